@@ -1,0 +1,202 @@
+//! New sessions: whether a packet may open one, which real server gets it, and from
+//! which local port.
+
+use super::{Director, Flow};
+use crate::clock::Instant;
+use crate::drop::DropReason;
+use crate::flow::{Direction, Endpoint, FlowKey, Protocol};
+use crate::ids::LocalId;
+use crate::scheduler::{self, Candidates, Cursor};
+use crate::session::{NewSession, Pair, SessionIndex, State};
+use crate::snapshot::{AddressRole, RealServer, Service, Snapshot};
+use crate::stats::WorkerStats;
+use crate::wire::Packet;
+
+/// Where a service's rounds stand.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ServiceCursor {
+    scheduler: Cursor,
+    next_local: u32,
+}
+
+/// Ports looked at, oldest first, for a closed session that can make room.
+const RECYCLE_TRIES: usize = 16;
+
+impl Director {
+    /// Makes the session that a packet opens.
+    ///
+    /// A packet whose time to live ends here is refused with [`DropReason::TtlExceeded`];
+    /// the caller tells its sender.
+    pub(super) fn admit(
+        &mut self,
+        packet: &Packet,
+        flow: &Flow,
+        world: &Snapshot,
+        now: Instant,
+    ) -> Result<SessionIndex, DropReason> {
+        let service = self.service_for(packet, flow, world)?;
+        check_source(packet, world)?;
+        let counters = self.stats.service(service.id);
+        if flow.protocol == Protocol::Tcp && !flow.flags.opens() {
+            counters.no_session.add(1);
+            return Err(DropReason::NoSession);
+        }
+        if !service.ready {
+            counters.unready.add(1);
+            return Err(DropReason::ServiceUnready);
+        }
+        if packet.ttl <= 1 {
+            return Err(DropReason::TtlExceeded);
+        }
+        let Some(server) = self.schedule(service, packet) else {
+            self.stats.service(service.id).no_real_server.add(1);
+            return Err(DropReason::NoRealServer);
+        };
+        if world.routes.lookup(server.endpoint.address).is_none() {
+            self.stats.service(service.id).no_route.add(1);
+            return Err(DropReason::NoRoute);
+        }
+        self.open(service, server, flow, now)
+    }
+
+    fn service_for<'w>(
+        &self,
+        packet: &Packet,
+        flow: &Flow,
+        world: &'w Snapshot,
+    ) -> Result<&'w Service, DropReason> {
+        match world.addresses.get(&packet.destination) {
+            Some(AddressRole::Vip) => {
+                world.services.find(flow.protocol, flow.key.destination()).ok_or(DropReason::NoService)
+            }
+            Some(AddressRole::Local) => Err(DropReason::LocalNoSession),
+            Some(AddressRole::Own) | None => Err(DropReason::NotForUs),
+        }
+    }
+
+    fn schedule<'w>(&mut self, service: &'w Service, packet: &Packet) -> Option<&'w RealServer> {
+        let candidates = Servers { list: &service.servers, stats: &self.stats };
+        let at = scheduler::choose(
+            service.scheduler,
+            &candidates,
+            service.maglev.as_ref(),
+            &mut self.cursors[service.id.0 as usize].scheduler,
+            packet.source,
+        )?;
+        service.servers.get(at)
+    }
+
+    fn open(
+        &mut self,
+        service: &Service,
+        server: &RealServer,
+        flow: &Flow,
+        now: Instant,
+    ) -> Result<SessionIndex, DropReason> {
+        let Some((local_id, local)) = self.take_local(service, server) else {
+            self.stats.service(service.id).local_ports_exhausted.add(1);
+            return Err(DropReason::LocalPortsExhausted);
+        };
+        let new = NewSession {
+            protocol: flow.protocol,
+            client: flow.key.source(),
+            vip: flow.key.destination(),
+            local,
+            real: server.endpoint,
+            server: server.id,
+            service: service.id,
+            local_id,
+        };
+        let state = match flow.protocol {
+            Protocol::Tcp => State::None,
+            Protocol::Udp => State::UdpOneWay,
+        };
+        let Ok(index) = self.sessions.insert(&new, state, now.stamp()) else {
+            let pair = Pair { local: local.address, real: server.endpoint, protocol: flow.protocol };
+            self.local_ports.release(pair, local.l4_port);
+            self.stats.service(service.id).session_table_full.add(1);
+            return Err(DropReason::SessionTableFull);
+        };
+        self.stats.sessions_created.add(1);
+        self.stats.sessions_live.add(1);
+        self.stats.local_ports_used(local_id).add(1);
+        let counters = self.stats.server(server.id);
+        counters.sessions_created.add(1);
+        counters.sessions_inactive.add(1);
+        Ok(index)
+    }
+
+    /// A local endpoint towards `server` that no session uses, from the service's local
+    /// addresses in turn. When none is left, the oldest closed session makes room.
+    fn take_local(&mut self, service: &Service, server: &RealServer) -> Option<(LocalId, Endpoint)> {
+        let count = service.locals.len();
+        let cursor = self.cursor(service.id);
+        let first = cursor.next_local as usize;
+        cursor.next_local = cursor.next_local.wrapping_add(1);
+        let locals = (0..count).map(|step| service.locals[first.wrapping_add(step) % count]);
+        let pair = |local| Pair { local, real: server.endpoint, protocol: service.protocol };
+        for (id, address) in locals.clone() {
+            if let Some(l4_port) = self.local_ports.take(pair(address)) {
+                return Some((id, Endpoint::new(address, l4_port)));
+            }
+        }
+        for (id, address) in locals {
+            if self.recycle(pair(address))
+                && let Some(l4_port) = self.local_ports.take(pair(address))
+            {
+                return Some((id, Endpoint::new(address, l4_port)));
+            }
+        }
+        None
+    }
+
+    /// Ends one closed session of `pair`, trying those whose ports were given out longest ago.
+    fn recycle(&mut self, pair: Pair) -> bool {
+        for _ in 0..RECYCLE_TRIES {
+            let Some(l4_port) = self.local_ports.oldest(pair) else { return false };
+            let key = FlowKey::new(pair.protocol, pair.real, Endpoint::new(pair.local, l4_port));
+            match self.sessions.find(key, self.sessions.hash(key)) {
+                Some((index, Direction::Outbound)) if self.sessions.get(index).state.is_closed() => {
+                    self.stats.sessions_recycled.add(1);
+                    self.end(index);
+                    return true;
+                }
+                Some(_) | None => self.local_ports.skip(pair),
+            }
+        }
+        false
+    }
+}
+
+/// A service's servers with this worker's view of their load.
+struct Servers<'a> {
+    list: &'a [RealServer],
+    stats: &'a WorkerStats,
+}
+
+impl Candidates for Servers<'_> {
+    fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    fn weight(&self, at: usize) -> u32 {
+        self.list[at].weight
+    }
+
+    fn load(&self, at: usize) -> u64 {
+        let counters = self.stats.server(self.list[at].id);
+        counters.sessions_active.value() * 256 + counters.sessions_inactive.value()
+    }
+}
+
+/// RFC 1812 §5.3.7, and that nobody speaks from one of our own addresses.
+fn check_source(packet: &Packet, world: &Snapshot) -> Result<(), DropReason> {
+    if world.addresses.contains_key(&packet.source) {
+        return Err(DropReason::SourceOurs);
+    }
+    let broadcast = |network: &crate::snapshot::Network| network.is_broadcast(packet.source);
+    if world.ports.iter().any(|port| port.networks.iter().any(broadcast)) {
+        return Err(DropReason::SourceInvalid);
+    }
+    Ok(())
+}

@@ -1,0 +1,111 @@
+//! What the appliance itself says: echo replies and ICMP errors.
+
+use super::{Director, Verdict, next_hop_to};
+use crate::clock::Instant;
+use crate::drop::DropReason;
+use crate::frame::Frame;
+use crate::snapshot::Snapshot;
+use crate::wire::Packet;
+use crate::wire::icmp::{self, IcmpError};
+
+/// ICMP errors that one worker may send per second (RFC 1812 §4.3.2.8 asks for a limit).
+const ERRORS_PER_SECOND: u64 = 1_000;
+/// Errors that may come at once after silence.
+const ERROR_BURST: u64 = 50;
+const NANOS_PER_ERROR: u64 = 1_000_000_000 / ERRORS_PER_SECOND;
+
+/// A token bucket that counts in time: the moment up to which errors are paid for.
+#[derive(Debug, Default)]
+pub(super) struct IcmpBudget {
+    paid_until: u64,
+}
+
+impl IcmpBudget {
+    fn take(&mut self, now: Instant) -> bool {
+        let earliest = now.nanos().saturating_sub(ERROR_BURST * NANOS_PER_ERROR);
+        let next = self.paid_until.max(earliest) + NANOS_PER_ERROR;
+        if next > now.nanos() {
+            return false;
+        }
+        self.paid_until = next;
+        true
+    }
+}
+
+impl Director {
+    /// Answers a ping of one of the appliance's addresses.
+    pub(super) fn answer_echo(
+        &mut self,
+        frame: &mut Frame<'_>,
+        packet: &Packet,
+        world: &Snapshot,
+    ) -> Verdict {
+        if !world.addresses.contains_key(&packet.destination) {
+            return Verdict::Drop(DropReason::NotForUs);
+        }
+        if world.addresses.contains_key(&packet.source) {
+            return Verdict::Drop(DropReason::SourceOurs);
+        }
+        let next = match next_hop_to(packet.source, world) {
+            Ok((_, next)) => next,
+            Err(reason) => return Verdict::Drop(reason),
+        };
+        icmp::answer_echo(frame.bytes_mut(), packet);
+        self.stats.echo_replies.add(1);
+        next.send(frame)
+    }
+
+    /// Tells the sender that its packet's time to live ended here.
+    pub(super) fn ttl_exceeded(
+        &mut self,
+        frame: &mut Frame<'_>,
+        packet: &Packet,
+        world: &Snapshot,
+        now: Instant,
+    ) -> Result<Verdict, DropReason> {
+        self.send_error(frame, packet, IcmpError::TtlExceeded, DropReason::TtlExceeded, world, now)
+    }
+
+    /// Tells the sender what fits, if it forbade fragmentation; drops the packet otherwise.
+    pub(super) fn exceeds_mtu(
+        &mut self,
+        frame: &mut Frame<'_>,
+        packet: &Packet,
+        mtu: u16,
+        world: &Snapshot,
+        now: Instant,
+    ) -> Result<Verdict, DropReason> {
+        if !icmp::dont_fragment(frame.bytes()) {
+            return Err(DropReason::ExceedsMtu);
+        }
+        self.send_error(
+            frame,
+            packet,
+            IcmpError::FragmentationNeeded { mtu },
+            DropReason::ExceedsMtu,
+            world,
+            now,
+        )
+    }
+
+    /// Turns the packet into `error`. The packet itself counts as dropped for `reason`;
+    /// without budget, or without a way back, that is all that happens.
+    fn send_error(
+        &mut self,
+        frame: &mut Frame<'_>,
+        packet: &Packet,
+        error: IcmpError,
+        reason: DropReason,
+        world: &Snapshot,
+        now: Instant,
+    ) -> Result<Verdict, DropReason> {
+        let (_, next) = next_hop_to(packet.source, world).map_err(|_| reason)?;
+        // The address that the sender addressed: the VIP, or the local address.
+        if !self.icmp_budget.take(now) || !icmp::make_error(frame, packet, packet.destination, error) {
+            return Err(reason);
+        }
+        self.stats.drops(reason).add(1);
+        self.stats.icmp_errors.add(1);
+        Ok(next.send(frame))
+    }
+}

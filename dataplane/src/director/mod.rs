@@ -1,0 +1,358 @@
+//! The pure decision on packets.
+//!
+//! [`Director::process`] takes a burst of frames, the world as control last
+//! described it, and the time; it changes the frames in place and returns a verdict
+//! for each. It knows no device, no clock and no I/O, so everything it does can be
+//! tested, fuzzed and measured on its own.
+//!
+//! A burst goes through three stages, each a loop over the burst, because that
+//! hides the latency of memory: parse and ask for the index lines; ask for the
+//! session lines; decide. [`admit`] makes new sessions, [`expire`] ends old ones,
+//! [`answer`] writes what the appliance itself has to say.
+
+mod admit;
+mod answer;
+mod expire;
+
+#[cfg(test)]
+mod tests;
+
+use crate::clock::Instant;
+use crate::drop::DropReason;
+use crate::flow::{Direction, FlowHasher, FlowKey, Protocol};
+use crate::frame::{BURST_SIZE, Frame};
+use crate::ids::{MAX_SERVICES, NeighborId, PortId, ServiceId};
+use crate::session::{LocalPorts, Session, SessionIndex, SessionTable, State};
+use crate::snapshot::{Neighbor, NextHop, Snapshot};
+use crate::stats::{Counter, ServerCounters, WorkerStats};
+use crate::wire::{self, Packet, Payload, TcpFlags};
+use admit::ServiceCursor;
+use answer::IcmpBudget;
+use arrayvec::ArrayVec;
+use expire::Sweep;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+/// What is to be done with one frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Send it by this port; the frame is complete.
+    Transmit(PortId),
+    /// Send it to this next hop as soon as its station address is known; only the
+    /// Ethernet header is missing.
+    Await(NextHop),
+    /// Give it to the control thread: ARP.
+    Punt,
+    /// Free it and count the reason.
+    Drop(DropReason),
+}
+
+/// The verdicts on one burst, in its order.
+pub type Verdicts = ArrayVec<Verdict, BURST_SIZE>;
+
+/// What a director is made with.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Most sessions at a time.
+    pub sessions: usize,
+    /// Most pairs of local address and real server that have ports in use at a time.
+    pub local_port_pairs: usize,
+}
+
+impl Limits {
+    /// Limits that fit a table of `sessions`.
+    pub fn for_sessions(sessions: usize) -> Self {
+        // One pair for 64 sessions: 8 KiB for what takes 5.8 KiB in the table, if it all gets used.
+        Self { sessions, local_port_pairs: (sessions / 64).clamp(1_024, 131_072) }
+    }
+}
+
+/// One worker's sessions and the decisions about its packets.
+#[derive(Debug)]
+pub struct Director {
+    sessions: SessionTable,
+    local_ports: LocalPorts,
+    cursors: Box<[ServiceCursor]>,
+    sweep: Sweep,
+    icmp_budget: IcmpBudget,
+    stats: Arc<WorkerStats>,
+}
+
+/// A packet between the stages.
+struct Staged {
+    packet: Result<Packet, DropReason>,
+    hash: u64,
+}
+
+impl Director {
+    /// A director without sessions that counts into `stats`.
+    pub fn new(limits: Limits, hasher: FlowHasher, stats: Arc<WorkerStats>) -> Self {
+        Self {
+            sessions: SessionTable::with_capacity(limits.sessions, hasher),
+            local_ports: LocalPorts::with_capacity(limits.local_port_pairs),
+            cursors: vec![ServiceCursor::default(); MAX_SERVICES].into_boxed_slice(),
+            sweep: Sweep::default(),
+            icmp_budget: IcmpBudget::default(),
+            stats,
+        }
+    }
+
+    /// Decides about each of `frames` and changes it as its verdict needs.
+    ///
+    /// # Panics
+    /// When there are more frames than [`BURST_SIZE`].
+    pub fn process(
+        &mut self,
+        frames: &mut [Frame<'_>],
+        world: &Snapshot,
+        now: Instant,
+        verdicts: &mut Verdicts,
+    ) {
+        verdicts.clear();
+        let mut staged: ArrayVec<Staged, BURST_SIZE> = ArrayVec::new();
+        for frame in frames.iter_mut() {
+            staged.push(self.parse(frame, world));
+        }
+        for stage in &staged {
+            if stage.packet.is_ok() {
+                self.sessions.prefetch_session(stage.hash);
+            }
+        }
+        for (frame, stage) in frames.iter_mut().zip(&staged) {
+            let verdict = match &stage.packet {
+                Ok(packet) => self.decide(frame, packet, stage.hash, world, now),
+                Err(reason) => Verdict::Drop(*reason),
+            };
+            if let Verdict::Drop(reason) = verdict {
+                self.stats.drops(reason).add(1);
+                if reason == DropReason::SuperFrame {
+                    self.stats.port(frame.port).super_frames.add(1);
+                }
+            }
+            verdicts.push(verdict);
+        }
+    }
+
+    /// The sessions, to be listed.
+    pub fn sessions(&self) -> &SessionTable {
+        &self.sessions
+    }
+
+    #[inline]
+    fn parse(&self, frame: &mut Frame<'_>, world: &Snapshot) -> Staged {
+        let packet = wire::parse(frame, &world.port(frame.port).link);
+        let hash = match &packet {
+            Ok(Packet { payload: Payload::Tcp { key, .. } | Payload::Udp { key }, .. }) => {
+                let hash = self.sessions.hash(*key);
+                self.sessions.prefetch_bucket(hash);
+                hash
+            }
+            Ok(_) | Err(_) => 0,
+        };
+        Staged { packet, hash }
+    }
+
+    #[inline]
+    fn decide(
+        &mut self,
+        frame: &mut Frame<'_>,
+        packet: &Packet,
+        hash: u64,
+        world: &Snapshot,
+        now: Instant,
+    ) -> Verdict {
+        let flow = match packet.payload {
+            Payload::Tcp { key, flags } => Flow { key, hash, protocol: Protocol::Tcp, flags },
+            Payload::Udp { key } => {
+                Flow { key, hash, protocol: Protocol::Udp, flags: TcpFlags::from_octet(0) }
+            }
+            Payload::EchoRequest => return self.answer_echo(frame, packet, world),
+            Payload::Arp => return Verdict::Punt,
+        };
+        if world.port(frame.port).link.kernel_peer
+            && wire::finish_partial_checksum(frame.bytes_mut(), packet, flow.protocol)
+        {
+            self.stats.port(frame.port).partial_checksums.add(1);
+        }
+        let outcome = match self.find(&flow, world) {
+            Some(found) => self.forward(frame, packet, &flow, found, world, now),
+            None => match self.admit(packet, &flow, world, now) {
+                Ok(index) => self.forward(frame, packet, &flow, (index, Direction::Inbound), world, now),
+                Err(DropReason::TtlExceeded) => self.ttl_exceeded(frame, packet, world, now),
+                Err(reason) => Err(reason),
+            },
+        };
+        outcome.unwrap_or_else(Verdict::Drop)
+    }
+
+    /// The session of `flow`, unless the packet must start a new one instead.
+    #[inline]
+    fn find(&mut self, flow: &Flow, world: &Snapshot) -> Option<(SessionIndex, Direction)> {
+        let (index, direction) = self.sessions.find(flow.key, flow.hash)?;
+        let session = self.sessions.get_mut(index);
+        if direction == Direction::Inbound && flow.flags.opens() && session.state.is_closed() {
+            // The client uses its port again: schedule anew instead of waiting for a timeout.
+            self.stats.sessions_recycled.add(1);
+            self.end(index);
+            return None;
+        }
+        if session.routing_epoch != world.routing_epoch {
+            session.routing_epoch = world.routing_epoch;
+            session.next_hop_client = NeighborId::NONE;
+            session.next_hop_real = NeighborId::NONE;
+            if session.protocol() == Protocol::Udp && !world.services.has_server(session.server) {
+                // Datagrams must not follow a server that was removed.
+                self.end(index);
+                return None;
+            }
+        }
+        Some((index, direction))
+    }
+
+    /// Sends a packet of a session on its way.
+    #[inline]
+    fn forward(
+        &mut self,
+        frame: &mut Frame<'_>,
+        packet: &Packet,
+        flow: &Flow,
+        (index, direction): (SessionIndex, Direction),
+        world: &Snapshot,
+        now: Instant,
+    ) -> Result<Verdict, DropReason> {
+        if packet.ttl <= 1 {
+            return self.ttl_exceeded(frame, packet, world, now);
+        }
+        let session = self.sessions.get_mut(index);
+        let next = next_hop(session, direction, world)?;
+        let mtu = world.port(next.port()).link.mtu;
+        if packet.total_len > mtu {
+            return self.exceeds_mtu(frame, packet, mtu, world, now);
+        }
+
+        let state = match flow.protocol {
+            Protocol::Tcp => session.state.after_tcp(flow.flags, direction),
+            Protocol::Udp => session.state.after_udp(direction),
+        };
+        session.last_seen = now.stamp();
+        let counters = self.stats.server(session.server);
+        if state != session.state {
+            if state.is_active() != session.state.is_active() {
+                let (from, to) = gauges(counters, session.state, state);
+                from.decrement();
+                to.add(1);
+            }
+            session.state = state;
+        }
+        let (packets, bytes) = match direction {
+            Direction::Inbound => (&counters.packets_in, &counters.bytes_in),
+            Direction::Outbound => (&counters.packets_out, &counters.bytes_out),
+        };
+        packets.add(1);
+        bytes.add(u64::from(packet.total_len));
+
+        wire::translate(frame.bytes_mut(), packet, flow.protocol, &session.translation(direction));
+        Ok(next.send(frame))
+    }
+
+    /// Takes a session out of the table and gives back what it held.
+    fn end(&mut self, index: SessionIndex) {
+        let session = self.sessions.remove(index);
+        self.local_ports.release(session.pair(), session.local().l4_port);
+        self.stats.local_ports_used(session.local_id).decrement();
+        self.stats.sessions_live.decrement();
+        let counters = self.stats.server(session.server);
+        if session.state.is_active() {
+            counters.sessions_active.decrement();
+        } else {
+            counters.sessions_inactive.decrement();
+        }
+    }
+
+    fn cursor(&mut self, service: ServiceId) -> &mut ServiceCursor {
+        &mut self.cursors[service.0 as usize]
+    }
+}
+
+/// A TCP or UDP packet's flow.
+struct Flow {
+    key: FlowKey,
+    hash: u64,
+    protocol: Protocol,
+    flags: TcpFlags,
+}
+
+/// Where a packet goes, and whether its Ethernet header is known.
+enum Next<'a> {
+    Known(&'a Neighbor, &'a wire::EthernetHeader),
+    Unresolved(NextHop),
+}
+
+impl Next<'_> {
+    fn port(&self) -> PortId {
+        match self {
+            Self::Known(neighbor, _) => neighbor.hop.port,
+            Self::Unresolved(hop) => hop.port,
+        }
+    }
+
+    /// Completes the frame and says what to do with it.
+    #[inline]
+    fn send(&self, frame: &mut Frame<'_>) -> Verdict {
+        match self {
+            Self::Known(neighbor, header) => {
+                wire::set_ethernet(frame.bytes_mut(), header);
+                Verdict::Transmit(neighbor.hop.port)
+            }
+            Self::Unresolved(hop) => Verdict::Await(*hop),
+        }
+    }
+}
+
+/// The next hop of a session's packet: remembered, or looked up and remembered.
+#[inline]
+fn next_hop<'w>(
+    session: &mut Session,
+    direction: Direction,
+    world: &'w Snapshot,
+) -> Result<Next<'w>, DropReason> {
+    let remembered = match direction {
+        Direction::Inbound => session.next_hop_real,
+        Direction::Outbound => session.next_hop_client,
+    };
+    if let Some(neighbor) = world.neighbors.get(remembered)
+        && let Some(header) = &neighbor.header
+    {
+        return Ok(Next::Known(neighbor, header));
+    }
+    match direction {
+        Direction::Inbound => {
+            let (id, next) = next_hop_to(session.real().address, world)?;
+            session.next_hop_real = id;
+            Ok(next)
+        }
+        Direction::Outbound => {
+            let (id, next) = next_hop_to(session.client().address, world)?;
+            session.next_hop_client = id;
+            Ok(next)
+        }
+    }
+}
+
+/// The next hop towards an address, and its slot if it has one.
+fn next_hop_to(destination: Ipv4Addr, world: &Snapshot) -> Result<(NeighborId, Next<'_>), DropReason> {
+    let hop = world.routes.lookup(destination).ok_or(DropReason::NoRoute)?;
+    let Some(id) = world.neighbors.find(hop) else {
+        return Ok((NeighborId::NONE, Next::Unresolved(hop)));
+    };
+    let known = world.neighbors.get(id).and_then(|neighbor| Some((neighbor, neighbor.header.as_ref()?)));
+    Ok((id, known.map_or(Next::Unresolved(hop), |(neighbor, header)| Next::Known(neighbor, header))))
+}
+
+/// The session gauges that `from` and `to` count in, which differ.
+fn gauges(counters: &ServerCounters, from: State, to: State) -> (&Counter, &Counter) {
+    let gauge = |state: State| {
+        if state.is_active() { &counters.sessions_active } else { &counters.sessions_inactive }
+    };
+    (gauge(from), gauge(to))
+}

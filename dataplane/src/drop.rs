@@ -1,0 +1,137 @@
+//! Why a packet was not forwarded: one public enum, one counter for each reason.
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
+        /// Why a packet was dropped. The names are part of the admin protocol.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum DropReason {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl DropReason {
+            /// Every reason, in the order of the enum.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The reason's name in `sluice stats drops`.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)+
+                }
+            }
+
+            /// What the reason means, for an operator.
+            pub const fn explanation(self) -> &'static str {
+                match self {
+                    $(Self::$variant => concat!($($doc),+).trim_ascii(),)+
+                }
+            }
+        }
+    };
+}
+
+// A macro, because the variant, its name, its text and its place in `ALL` must never part.
+reasons! {
+    /// The frame is shorter than an Ethernet header.
+    EthernetShort = "ethernet_short",
+    /// The frame is addressed to another station, or is a broadcast or multicast that carries unicast IP.
+    EthernetNotOurs = "ethernet_not_ours",
+    /// The EtherType is neither IPv4 nor ARP.
+    EthertypeUnsupported = "ethertype_unsupported",
+    /// The frame ends before the 20 bytes of an IPv4 header.
+    Ipv4Short = "ipv4_short",
+    /// The IP version field is not 4.
+    Ipv4Version = "ipv4_version",
+    /// The IPv4 header length is below 20 bytes or past the end of the frame.
+    Ipv4HeaderLength = "ipv4_header_length",
+    /// The IPv4 total length is smaller than the header.
+    Ipv4TotalLength = "ipv4_total_length",
+    /// The IPv4 total length is larger than the frame.
+    Ipv4Truncated = "ipv4_truncated",
+    /// A super-frame (GSO) that is longer than the port's MTU, or that the device cut short: switch off tso and gso at the sender.
+    SuperFrame = "super_frame",
+    /// The IPv4 header checksum is wrong.
+    Ipv4Checksum = "ipv4_checksum",
+    /// An IPv4 option is malformed.
+    Ipv4Options = "ipv4_options",
+    /// The packet asks for source routing.
+    Ipv4SourceRoute = "ipv4_source_route",
+    /// The source address is zero, loopback, multicast, broadcast or reserved.
+    SourceInvalid = "source_invalid",
+    /// The source is one of the appliance's own addresses, VIPs or local addresses.
+    SourceOurs = "source_ours",
+    /// A fragment; fragments are not followed in this version.
+    Fragment = "fragment",
+    /// The TTL ended here; the sender was told by ICMP unless the rate limit was reached.
+    TtlExceeded = "ttl_exceeded",
+    /// The packet is larger than the MTU of the port it must leave by; the sender was told by ICMP if it asked for that.
+    ExceedsMtu = "exceeds_mtu",
+    /// The TCP header is cut off.
+    TcpShort = "tcp_short",
+    /// The TCP data offset is below 20 bytes or past the end of the segment.
+    TcpHeaderLength = "tcp_header_length",
+    /// The TCP flags form no valid combination (none, SYN+FIN, SYN+RST, FIN without ACK and the like).
+    TcpFlags = "tcp_flags",
+    /// The UDP header is cut off.
+    UdpShort = "udp_short",
+    /// The UDP length is below 8 or past the end of the packet.
+    UdpLength = "udp_length",
+    /// The ICMP message is cut off.
+    IcmpShort = "icmp_short",
+    /// The ICMP checksum is wrong.
+    IcmpChecksum = "icmp_checksum",
+    /// An ICMP error or query that this version does not handle.
+    IcmpUnsupported = "icmp_unsupported",
+    /// The transport protocol is neither TCP, UDP nor ICMP.
+    ProtocolUnsupported = "protocol_unsupported",
+    /// The destination is none of the appliance's addresses.
+    NotForUs = "not_for_us",
+    /// A VIP is addressed on a port or protocol for which there is no service.
+    NoService = "no_service",
+    /// A TCP segment that opens nothing and belongs to no session of the service.
+    NoSession = "no_session",
+    /// A packet to a local address that belongs to no session (late server data, scans).
+    LocalNoSession = "local_no_session",
+    /// The service is configured but cannot forward; `sluice service show` names the reason.
+    ServiceUnready = "service_unready",
+    /// The service has no real server with a weight above zero.
+    NoRealServer = "no_real_server",
+    /// Every local port towards the chosen real server is in use.
+    LocalPortsExhausted = "local_ports_exhausted",
+    /// The worker's session table is full.
+    SessionTableFull = "session_table_full",
+    /// No route leads to the next hop.
+    NoRoute = "no_route",
+    /// The next hop did not answer ARP in time.
+    NeighborUnresolved = "neighbor_unresolved",
+    /// Too many packets wait for the same or for all unresolved next hops.
+    NeighborQueueFull = "neighbor_queue_full",
+    /// ARP came faster than the control thread takes it.
+    ControlQueueFull = "control_queue_full",
+    /// The device's transmit queue was full.
+    TransmitRefused = "transmit_refused",
+    /// No buffer was left for a packet that Sluice itself makes.
+    NoBuffer = "no_buffer",
+}
+
+impl DropReason {
+    /// How many reasons there are.
+    pub const COUNT: usize = Self::ALL.len();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_reason_has_its_own_name_and_an_explanation() {
+        let names: HashSet<_> = DropReason::ALL.iter().map(|reason| reason.name()).collect();
+
+        assert_eq!(names.len(), DropReason::COUNT);
+        for (index, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index);
+            assert!(reason.explanation().ends_with('.') || reason.explanation().ends_with("sender"));
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! Where a session stands, and how long it may be silent there.
+//!
+//! TCP follows IPVS: four kinds of segment, two directions, eleven states.
+//! RST counts before SYN, SYN before FIN, FIN before ACK.
+
+use crate::flow::Direction;
+use crate::wire::TcpFlags;
+
+/// A session's state. Names are those `ipvsadm -Lc` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum State {
+    /// The line holds no session.
+    Free,
+    /// TCP, nothing seen yet.
+    None,
+    /// TCP, both sides have spoken.
+    Established,
+    /// TCP, a SYN came from the server's side.
+    SynSent,
+    /// TCP, the client's SYN was seen.
+    SynRecv,
+    /// TCP, the server closed first.
+    FinWait,
+    /// TCP, both sides closed.
+    TimeWait,
+    /// TCP, reset or closed.
+    Close,
+    /// TCP, the client closed first.
+    CloseWait,
+    /// TCP, waiting for the last acknowledgement.
+    LastAck,
+    /// TCP, listening.
+    Listen,
+    /// TCP, SYN and ACK from both.
+    SynAck,
+    /// UDP, only the client has spoken.
+    UdpOneWay,
+    /// UDP, both have spoken.
+    UdpTwoWay,
+}
+
+use State::{
+    Close as CL, CloseWait as CW, Established as ES, FinWait as FW, LastAck as LA, Listen as LI,
+    SynRecv as SR, SynSent as SS, TimeWait as TW,
+};
+
+/// One row of a transition table: the next state for each of the TCP states, in the
+/// order NO ES SS SR FW TW CL CW LA LI SA.
+type Row = [State; 11];
+
+/// Client to server: SYN, FIN, ACK, RST. A bare ACK makes a session without state
+/// ESTABLISHED, as kernels with sloppy TCP do; the director lets none come that far
+/// unless the service is sloppy.
+const INBOUND: [Row; 4] = [
+    [SR, ES, ES, SR, SR, SR, SR, SR, SR, SR, SR],
+    [CL, CW, SS, TW, TW, TW, CL, CW, LA, LI, TW],
+    [ES, ES, SS, ES, FW, TW, CL, CW, CL, LI, ES],
+    [CL, CL, CL, SR, CL, CL, CL, CL, LA, LI, SR],
+];
+
+/// Server to client: SYN, FIN, ACK, RST.
+const OUTBOUND: [Row; 4] = [
+    [SS, ES, SS, SR, SS, SS, SS, SS, SS, LI, SR],
+    [TW, FW, SS, TW, FW, TW, CL, TW, LA, LI, TW],
+    [ES, ES, SS, ES, FW, TW, CL, CW, LA, ES, ES],
+    [CL, CL, SS, CL, CL, TW, CL, CL, CL, CL, CL],
+];
+
+impl State {
+    /// Every state that a session can be in.
+    pub const ALL: [Self; 13] = [
+        Self::None,
+        Self::Established,
+        Self::SynSent,
+        Self::SynRecv,
+        Self::FinWait,
+        Self::TimeWait,
+        Self::Close,
+        Self::CloseWait,
+        Self::LastAck,
+        Self::Listen,
+        Self::SynAck,
+        Self::UdpOneWay,
+        Self::UdpTwoWay,
+    ];
+
+    /// The state after a TCP segment with `flags` in `direction`.
+    #[inline]
+    pub fn after_tcp(self, flags: TcpFlags, direction: Direction) -> Self {
+        let kind = match flags {
+            flags if flags.rst() => 3,
+            flags if flags.syn() => 0,
+            flags if flags.fin() => 1,
+            flags if flags.ack() => 2,
+            _ => return self,
+        };
+        let column = (self as usize).wrapping_sub(State::None as usize);
+        let table = match direction {
+            Direction::Inbound => &INBOUND,
+            Direction::Outbound => &OUTBOUND,
+        };
+        table[kind].get(column).copied().unwrap_or(self)
+    }
+
+    /// The state after a UDP datagram in `direction`.
+    #[inline]
+    pub fn after_udp(self, direction: Direction) -> Self {
+        match direction {
+            Direction::Inbound => self,
+            Direction::Outbound => Self::UdpTwoWay,
+        }
+    }
+
+    /// Whether the session counts as active (against inactive) in lists and for wlc.
+    #[inline]
+    pub const fn is_active(self) -> bool {
+        matches!(self, Self::Established | Self::UdpTwoWay)
+    }
+
+    /// Whether both ends are done with the connection, so that its slot and
+    /// local port may be taken when they are needed, and a new SYN starts afresh.
+    #[inline]
+    pub const fn is_closed(self) -> bool {
+        matches!(self, Self::TimeWait | Self::Close | Self::LastAck)
+    }
+
+    /// The state's name in lists.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Free => "FREE",
+            Self::None => "NONE",
+            Self::Established => "ESTABLISHED",
+            Self::SynSent => "SYN_SENT",
+            Self::SynRecv => "SYN_RECV",
+            Self::FinWait => "FIN_WAIT",
+            Self::TimeWait => "TIME_WAIT",
+            Self::Close => "CLOSE",
+            Self::CloseWait => "CLOSE_WAIT",
+            Self::LastAck => "LAST_ACK",
+            Self::Listen => "LISTEN",
+            Self::SynAck => "SYNACK",
+            Self::UdpOneWay => "UDP_ONE_WAY",
+            Self::UdpTwoWay => "UDP",
+        }
+    }
+}
+
+/// How long a session may be silent in each state, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    by_state: [u32; State::ALL.len() + 1],
+}
+
+impl Default for Timeouts {
+    /// The kernel's IPVS defaults.
+    fn default() -> Self {
+        let mut timeouts = Self { by_state: [0; _] };
+        for state in State::ALL {
+            let seconds = match state {
+                State::Free => 0,
+                State::None => 2,
+                State::Established => 900,
+                State::SynSent => 120,
+                State::SynRecv => 60,
+                State::FinWait | State::TimeWait => 120,
+                State::Close => 10,
+                State::CloseWait => 60,
+                State::LastAck => 30,
+                State::Listen | State::SynAck => 120,
+                State::UdpOneWay | State::UdpTwoWay => 300,
+            };
+            timeouts.set(state, seconds * 1000);
+        }
+        timeouts
+    }
+}
+
+impl Timeouts {
+    /// The timeout of `state`, in milliseconds.
+    #[inline]
+    pub fn of(&self, state: State) -> u32 {
+        self.by_state[state as usize]
+    }
+
+    /// Sets the timeout of `state`, in milliseconds.
+    pub fn set(&mut self, state: State, millis: u32) {
+        self.by_state[state as usize] = millis;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use State::{None as NO, SynAck as SA};
+
+    const SYN: TcpFlags = TcpFlags::from_octet(0x02);
+    const SYN_ACK: TcpFlags = TcpFlags::from_octet(0x12);
+    const ACK: TcpFlags = TcpFlags::from_octet(0x10);
+    const FIN_ACK: TcpFlags = TcpFlags::from_octet(0x11);
+    const RST: TcpFlags = TcpFlags::from_octet(0x04);
+
+    fn walk(segments: &[(TcpFlags, Direction)]) -> Vec<State> {
+        let mut state = State::None;
+        segments
+            .iter()
+            .map(|(flags, direction)| {
+                state = state.after_tcp(*flags, *direction);
+                state
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_connection_that_the_client_closes_ends_in_time_wait() {
+        use Direction::{Inbound, Outbound};
+        let states = walk(&[
+            (SYN, Inbound),
+            (SYN_ACK, Outbound),
+            (ACK, Inbound),
+            (FIN_ACK, Inbound),
+            (FIN_ACK, Outbound),
+            (ACK, Inbound),
+        ]);
+        assert_eq!(states, [SR, SR, ES, CW, TW, TW]);
+    }
+
+    #[test]
+    fn a_connection_that_the_server_closes_ends_in_time_wait() {
+        use Direction::{Inbound, Outbound};
+        let states = walk(&[
+            (SYN, Inbound),
+            (SYN_ACK, Outbound),
+            (ACK, Inbound),
+            (FIN_ACK, Outbound),
+            (ACK, Inbound),
+            (FIN_ACK, Inbound),
+            (ACK, Outbound),
+        ]);
+        assert_eq!(states, [SR, SR, ES, FW, FW, TW, TW]);
+    }
+
+    #[test]
+    fn a_reset_counts_before_everything_else() {
+        assert_eq!(ES.after_tcp(TcpFlags::from_octet(0x14), Direction::Outbound), CL);
+        assert_eq!(SR.after_tcp(RST, Direction::Inbound), SR);
+        assert_eq!(SR.after_tcp(RST, Direction::Outbound), CL);
+    }
+
+    #[test]
+    fn udp_becomes_two_way_by_a_reply_and_stays_so() {
+        let replied = State::UdpOneWay.after_udp(Direction::Outbound);
+
+        assert_eq!(replied, State::UdpTwoWay);
+        assert_eq!(replied.after_udp(Direction::Inbound), State::UdpTwoWay);
+    }
+
+    #[test]
+    fn default_timeouts_are_the_kernels() {
+        let timeouts = Timeouts::default();
+        let seconds = |state| timeouts.of(state) / 1000;
+        assert_eq!(
+            [NO, ES, SS, SR, FW, TW, CL, CW, LA, LI, SA].map(seconds),
+            [2, 900, 120, 60, 120, 120, 10, 60, 30, 120, 120]
+        );
+        assert_eq!(seconds(State::UdpOneWay), 300);
+    }
+}

@@ -1,0 +1,273 @@
+//! The table of sessions: a fixed number of lines, found by either direction's key.
+
+use super::index::FlowIndex;
+use super::{NewSession, Session, State};
+use crate::clock::Stamp;
+use crate::flow::{Direction, FlowHasher, FlowKey};
+use crate::prefetch::prefetch;
+
+/// A session's place in the table; valid until the session is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SessionIndex(u32);
+
+/// One worker's sessions.
+///
+/// The capacity is fixed at start: the packet path never allocates.
+#[derive(Debug)]
+pub struct SessionTable {
+    sessions: Box<[Session]>,
+    index: FlowIndex,
+    hasher: FlowHasher,
+    /// Unused lines; the last freed is the first used, because it is still in the cache.
+    free: Vec<u32>,
+}
+
+/// Why a session could not be added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InsertError {
+    /// Every line is in use.
+    Full,
+    /// A session with one of the two keys exists.
+    Exists,
+}
+
+impl SessionTable {
+    /// A table for `capacity` sessions.
+    ///
+    /// # Panics
+    /// When `capacity` is zero or above 2^31 - 1.
+    pub fn with_capacity(capacity: usize, hasher: FlowHasher) -> Self {
+        assert!((1..1 << 31).contains(&capacity), "session capacity {capacity} is out of range");
+        Self {
+            sessions: vec![Session::FREE; capacity].into_boxed_slice(),
+            index: FlowIndex::with_capacity(capacity * 2),
+            hasher,
+            free: (0..capacity as u32).rev().collect(),
+        }
+    }
+
+    /// How many sessions fit.
+    pub fn capacity(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// How many sessions are in the table.
+    pub fn len(&self) -> usize {
+        self.sessions.len() - self.free.len()
+    }
+
+    /// Whether the table has no session.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The hash under which `key` is looked up.
+    #[inline]
+    pub fn hash(&self, key: FlowKey) -> u64 {
+        self.hasher.hash(key)
+    }
+
+    /// Stage one of a lookup: asks for the bucket's line.
+    #[inline]
+    pub fn prefetch_bucket(&self, hash: u64) {
+        self.index.prefetch(hash);
+    }
+
+    /// Stage two: asks for the line of the session that probably matches.
+    #[inline]
+    pub fn prefetch_session(&self, hash: u64) {
+        if let Some(slot) = self.index.find(hash, |_| true) {
+            prefetch(&self.sessions[(slot >> 1) as usize]);
+        }
+    }
+
+    /// Stage three: the session of `key`, and the direction in which `key` goes.
+    #[inline]
+    pub fn find(&self, key: FlowKey, hash: u64) -> Option<(SessionIndex, Direction)> {
+        let slot =
+            self.index.find(hash, |slot| self.sessions[(slot >> 1) as usize].key(direction(slot)) == key)?;
+        Some((SessionIndex(slot >> 1), direction(slot)))
+    }
+
+    /// Adds a session that is reached by both of its keys.
+    ///
+    /// # Errors
+    /// When the table is full, or when one of the keys is taken. Nothing changed then.
+    pub fn insert(
+        &mut self,
+        new: &NewSession,
+        state: State,
+        now: Stamp,
+    ) -> Result<SessionIndex, InsertError> {
+        let session = Session::new(new, state, now);
+        let hashes = [Direction::Inbound, Direction::Outbound].map(|way| {
+            let key = session.key(way);
+            (key, self.hasher.hash(key))
+        });
+        if hashes.iter().any(|(key, hash)| self.find(*key, *hash).is_some()) {
+            return Err(InsertError::Exists);
+        }
+        let at = self.free.pop().ok_or(InsertError::Full)?;
+        let [(_, inbound), (_, outbound)] = hashes;
+        if self.index.insert(inbound, slot(at, Direction::Inbound)).is_err() {
+            self.free.push(at);
+            return Err(InsertError::Full);
+        }
+        if self.index.insert(outbound, slot(at, Direction::Outbound)).is_err() {
+            self.index.remove(inbound, slot(at, Direction::Inbound));
+            self.free.push(at);
+            return Err(InsertError::Full);
+        }
+        self.sessions[at as usize] = session;
+        Ok(SessionIndex(at))
+    }
+
+    /// Takes a session out.
+    ///
+    /// # Panics
+    /// When `index` was removed before.
+    pub fn remove(&mut self, index: SessionIndex) -> Session {
+        let session = std::mem::replace(&mut self.sessions[index.0 as usize], Session::FREE);
+        assert_ne!(session.state, State::Free, "a session is removed once");
+        for way in [Direction::Inbound, Direction::Outbound] {
+            let found = self.index.remove(self.hasher.hash(session.key(way)), slot(index.0, way));
+            debug_assert!(found);
+        }
+        self.free.push(index.0);
+        session
+    }
+
+    /// The session at `index`.
+    #[inline]
+    pub fn get(&self, index: SessionIndex) -> &Session {
+        &self.sessions[index.0 as usize]
+    }
+
+    /// The session at `index`, to be changed.
+    #[inline]
+    pub fn get_mut(&mut self, index: SessionIndex) -> &mut Session {
+        &mut self.sessions[index.0 as usize]
+    }
+
+    /// The session in line `line`, if the line is in use; for sweeps and lists.
+    #[inline]
+    pub fn line(&self, line: usize) -> Option<(SessionIndex, &Session)> {
+        let session = self.sessions.get(line)?;
+        (session.state != State::Free).then_some((SessionIndex(line as u32), session))
+    }
+}
+
+#[inline]
+fn slot(line: u32, way: Direction) -> u32 {
+    line << 1 | u32::from(way == Direction::Outbound)
+}
+
+#[inline]
+fn direction(slot: u32) -> Direction {
+    if slot & 1 == 0 { Direction::Inbound } else { Direction::Outbound }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::{Endpoint, Protocol};
+    use crate::ids::{LocalId, ServerId, ServiceId};
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+    use std::net::Ipv4Addr;
+
+    fn table(capacity: usize) -> SessionTable {
+        SessionTable::with_capacity(
+            capacity,
+            FlowHasher::new([1, 2, 3, 4].map(|n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15))),
+        )
+    }
+
+    fn new(client: u16, local_port: u16) -> NewSession {
+        NewSession {
+            protocol: Protocol::Tcp,
+            client: Endpoint::new(Ipv4Addr::new(198, 51, 100, client as u8), 4000 + client),
+            vip: Endpoint::new(Ipv4Addr::new(192, 0, 2, 10), 80),
+            local: Endpoint::new(Ipv4Addr::new(10, 0, 0, 200), local_port),
+            real: Endpoint::new(Ipv4Addr::new(10, 0, 0, 11), 8080),
+            server: ServerId(0),
+            service: ServiceId(0),
+            local_id: LocalId(0),
+        }
+    }
+
+    fn found(table: &SessionTable, key: FlowKey) -> Option<(SessionIndex, Direction)> {
+        table.find(key, table.hash(key))
+    }
+
+    #[test]
+    fn both_directions_find_one_session() {
+        let mut table = table(4);
+        let index = table.insert(&new(7, 5000), State::SynRecv, Stamp::from_zero()).unwrap();
+        let session = *table.get(index);
+
+        for way in [Direction::Inbound, Direction::Outbound] {
+            assert_eq!(found(&table, session.key(way)), Some((index, way)));
+        }
+    }
+
+    #[test]
+    fn a_full_table_refuses_and_keeps_its_sessions() {
+        let mut table = table(2);
+        table.insert(&new(1, 5001), State::SynRecv, Stamp::from_zero()).unwrap();
+        table.insert(&new(2, 5002), State::SynRecv, Stamp::from_zero()).unwrap();
+
+        let refused = table.insert(&new(3, 5003), State::SynRecv, Stamp::from_zero());
+
+        assert_eq!(refused, Err(InsertError::Full));
+        assert_eq!(table.len(), 2);
+    }
+
+    #[test]
+    fn a_taken_key_is_refused() {
+        let mut table = table(4);
+        table.insert(&new(1, 5001), State::SynRecv, Stamp::from_zero()).unwrap();
+
+        let same_reply_key = table.insert(&new(2, 5001), State::SynRecv, Stamp::from_zero());
+        let same_client_key = table.insert(&new(1, 5002), State::SynRecv, Stamp::from_zero());
+
+        assert_eq!(same_reply_key, Err(InsertError::Exists));
+        assert_eq!(same_client_key, Err(InsertError::Exists));
+        assert_eq!(table.len(), 1);
+    }
+
+    proptest! {
+        /// The twin is an ordered map from each direction's key.
+        #[test]
+        fn agrees_with_an_ordered_map(steps in prop::collection::vec((any::<bool>(), 0u16..60, 0u16..60), 1..300)) {
+            let mut table = table(40);
+            let mut twin: BTreeMap<u16, (u16, SessionIndex)> = BTreeMap::new();
+            for (insert, client, local) in steps {
+                if insert {
+                    let local_port = 5000 + local;
+                    let expected = if twin.contains_key(&client) || twin.values().any(|(port, _)| *port == local_port) {
+                        Err(InsertError::Exists)
+                    } else if twin.len() == 40 {
+                        Err(InsertError::Full)
+                    } else {
+                        Ok(())
+                    };
+                    let result = table.insert(&new(client, local_port), State::SynRecv, Stamp::from_zero());
+                    prop_assert_eq!(result.map(|_| ()), expected);
+                    if let Ok(index) = result {
+                        twin.insert(client, (local_port, index));
+                    }
+                } else if let Some((local_port, index)) = twin.remove(&client) {
+                    prop_assert_eq!(table.remove(index).local().l4_port, local_port);
+                }
+                prop_assert_eq!(table.len(), twin.len());
+                for (client, (local_port, index)) in &twin {
+                    let session = Session::new(&new(*client, *local_port), State::SynRecv, Stamp::from_zero());
+                    for way in [Direction::Inbound, Direction::Outbound] {
+                        prop_assert_eq!(found(&table, session.key(way)), Some((*index, way)));
+                    }
+                }
+            }
+        }
+    }
+}

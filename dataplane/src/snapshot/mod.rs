@@ -1,0 +1,165 @@
+//! The world that a worker looks at: built by control, never changed, swapped whole.
+
+mod mailbox;
+mod neighbors;
+mod routes;
+
+pub use mailbox::{Mailbox, Publisher, mailboxes};
+pub use neighbors::{Neighbor, Neighbors};
+pub use routes::{Network, NextHop, Routes};
+
+use crate::flow::{Endpoint, Protocol};
+use crate::ids::{Generation, LocalId, PortId, ServerId, ServiceId};
+use crate::scheduler::{MaglevTable, Scheduler};
+use crate::session::Timeouts;
+use crate::wire::LinkTraits;
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+/// Everything that workers need to know, at one moment.
+///
+/// The parts that change at different rates are shared between generations: a new
+/// neighbour costs a new neighbour table, not new services.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Which snapshot this is.
+    pub generation: Generation,
+    /// Changes whenever a next hop that a session remembers may be wrong: on every new
+    /// configuration, and when a neighbour's slot is given to another.
+    pub routing_epoch: u16,
+    /// The ports, by [`PortId`].
+    pub ports: Arc<[PortConfig]>,
+    /// The appliance's addresses and what each is for.
+    pub addresses: Arc<HashMap<Ipv4Addr, AddressRole>>,
+    /// The services.
+    pub services: Arc<Services>,
+    /// Where packets go next.
+    pub routes: Arc<Routes>,
+    /// Who is there.
+    pub neighbors: Arc<Neighbors>,
+    /// How long sessions may be silent.
+    pub timeouts: Timeouts,
+}
+
+/// A port as the director sees it.
+#[derive(Clone, Debug)]
+pub struct PortConfig {
+    /// Station address, MTU, and what kind of peer is on the link.
+    pub link: LinkTraits,
+    /// The appliance's own addresses on this link.
+    pub networks: Vec<Network>,
+}
+
+/// What one of the appliance's addresses is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressRole {
+    /// An address of a port.
+    Own,
+    /// An address that services listen on.
+    Vip,
+    /// An address that FullNAT uses towards servers.
+    Local,
+}
+
+/// All services, found by what they listen on.
+#[derive(Debug, Default)]
+pub struct Services {
+    by_listen: HashMap<(Protocol, Endpoint), usize>,
+    list: Vec<Service>,
+    /// Bit per [`ServerId`]: whether a service of this snapshot has the server.
+    present: Vec<u64>,
+}
+
+/// One service.
+#[derive(Debug)]
+pub struct Service {
+    /// The counters' slot.
+    pub id: ServiceId,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// What clients connect to.
+    pub listen: Endpoint,
+    /// How new sessions are spread.
+    pub scheduler: Scheduler,
+    /// Whether it can forward at all; control knows the reason when not.
+    pub ready: bool,
+    /// The director's addresses towards the servers.
+    pub locals: Vec<(LocalId, Ipv4Addr)>,
+    /// The servers, in the order in which they were added.
+    pub servers: Vec<RealServer>,
+    /// The table of scheduler `mh`.
+    pub maglev: Option<MaglevTable>,
+}
+
+/// One real server of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RealServer {
+    /// The counters' slot.
+    pub id: ServerId,
+    /// Where it listens.
+    pub endpoint: Endpoint,
+    /// Its share; 0 takes no new sessions.
+    pub weight: u32,
+}
+
+impl Services {
+    /// The services of `list`. Later entries with the same listener are never found.
+    pub fn new(list: Vec<Service>) -> Self {
+        let mut by_listen = HashMap::with_capacity(list.len());
+        let mut present = Vec::new();
+        for (at, service) in list.iter().enumerate() {
+            by_listen.entry((service.protocol, service.listen)).or_insert(at);
+            for server in &service.servers {
+                let id = server.id.0 as usize;
+                if present.len() <= id / 64 {
+                    present.resize(id / 64 + 1, 0);
+                }
+                present[id / 64] |= 1 << (id % 64);
+            }
+        }
+        Self { by_listen, list, present }
+    }
+
+    /// The service that listens on `listen`.
+    #[inline]
+    pub fn find(&self, protocol: Protocol, listen: Endpoint) -> Option<&Service> {
+        self.by_listen.get(&(protocol, listen)).map(|at| &self.list[*at])
+    }
+
+    /// Every service.
+    pub fn iter(&self) -> impl Iterator<Item = &Service> {
+        self.list.iter()
+    }
+
+    /// Whether a service of this snapshot has the server.
+    #[inline]
+    pub fn has_server(&self, id: ServerId) -> bool {
+        self.present.get(id.0 as usize / 64).is_some_and(|bits| bits >> (id.0 % 64) & 1 == 1)
+    }
+}
+
+impl Snapshot {
+    /// A snapshot of an appliance without services, routes or neighbours.
+    pub fn empty(ports: Vec<PortConfig>) -> Self {
+        Self {
+            generation: Generation(0),
+            routing_epoch: 0,
+            ports: ports.into(),
+            addresses: Arc::default(),
+            services: Arc::default(),
+            routes: Arc::default(),
+            neighbors: Arc::default(),
+            timeouts: Timeouts::default(),
+        }
+    }
+
+    /// The port's configuration.
+    ///
+    /// # Panics
+    /// When there is no such port.
+    #[inline]
+    pub fn port(&self, id: PortId) -> &PortConfig {
+        &self.ports[usize::from(id.0)]
+    }
+}

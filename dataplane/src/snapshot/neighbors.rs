@@ -1,0 +1,51 @@
+//! Who is on the links: the Ethernet header towards each next hop.
+
+use super::NextHop;
+use crate::ids::NeighborId;
+use crate::wire::EthernetHeader;
+use std::collections::HashMap;
+
+/// A next hop whose station address may be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Neighbor {
+    /// The station.
+    pub hop: NextHop,
+    /// What to put in front of a packet for it; `None` while it is being resolved.
+    pub header: Option<EthernetHeader>,
+}
+
+/// The neighbours that control knows.
+#[derive(Clone, Debug, Default)]
+pub struct Neighbors {
+    slots: Vec<Option<Neighbor>>,
+    by_hop: HashMap<NextHop, NeighborId>,
+}
+
+impl Neighbors {
+    /// A table with each neighbour in its own place; a place may be empty.
+    pub fn new(slots: Vec<Option<Neighbor>>) -> Self {
+        let by_hop = slots
+            .iter()
+            .enumerate()
+            .filter_map(|(at, neighbor)| Some((neighbor.as_ref()?.hop, NeighborId(at as u32))))
+            .collect();
+        Self { slots, by_hop }
+    }
+
+    /// The slot of a next hop.
+    #[inline]
+    pub fn find(&self, hop: NextHop) -> Option<NeighborId> {
+        self.by_hop.get(&hop).copied()
+    }
+
+    /// The neighbour in a slot; `None` for an empty slot and for [`NeighborId::NONE`].
+    #[inline]
+    pub fn get(&self, id: NeighborId) -> Option<&Neighbor> {
+        self.slots.get(id.0 as usize)?.as_ref()
+    }
+
+    /// The header towards a next hop, when its station address is known.
+    pub fn header(&self, hop: NextHop) -> Option<EthernetHeader> {
+        self.get(self.find(hop)?)?.header
+    }
+}

@@ -1,0 +1,175 @@
+//! What was counted: one block per worker, written by that worker alone and
+//! read by anyone at any time.
+
+use crate::drop::DropReason;
+use crate::ids::{LocalId, MAX_LOCALS, MAX_SERVERS, MAX_SERVICES, PortId, ServerId, ServiceId};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A number with one writer. Reading never disturbs the writer; the writer
+/// needs no atomic read-modify-write.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `amount`. Only the owning worker may call this.
+    #[inline]
+    pub fn add(&self, amount: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
+    }
+
+    /// Takes one away. Only the owning worker may call this.
+    #[inline]
+    pub fn decrement(&self) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(1), Ordering::Relaxed);
+    }
+
+    /// The value as last written.
+    #[inline]
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A real server's counters: one cache line.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct ServerCounters {
+    /// Packets from clients.
+    pub packets_in: Counter,
+    /// Packets to clients.
+    pub packets_out: Counter,
+    /// IP bytes from clients.
+    pub bytes_in: Counter,
+    /// IP bytes to clients.
+    pub bytes_out: Counter,
+    /// Sessions ever made.
+    pub sessions_created: Counter,
+    /// Live sessions that are ESTABLISHED (TCP) or have seen a reply (UDP).
+    pub sessions_active: Counter,
+    /// Other live sessions.
+    pub sessions_inactive: Counter,
+}
+
+/// A service's counters of what never reached a real server.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct ServiceCounters {
+    /// New sessions refused because no real server had a weight.
+    pub no_real_server: Counter,
+    /// New sessions refused because every local port was in use.
+    pub local_ports_exhausted: Counter,
+    /// New sessions refused because the session table was full.
+    pub session_table_full: Counter,
+    /// New sessions refused because no route leads to the server.
+    pub no_route: Counter,
+    /// TCP segments that opened nothing and belonged to no session.
+    pub no_session: Counter,
+    /// Packets refused because the service cannot forward as configured.
+    pub unready: Counter,
+}
+
+/// What one worker did on one port.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct PortCounters {
+    /// Packets taken from the device.
+    pub rx_packets: Counter,
+    /// Bytes taken from the device, Ethernet headers included.
+    pub rx_bytes: Counter,
+    /// Packets given to the device.
+    pub tx_packets: Counter,
+    /// Bytes given to the device, Ethernet headers included.
+    pub tx_bytes: Counter,
+    /// Packets the device did not take.
+    pub tx_refused: Counter,
+    /// Partial checksums that were finished (a sender's checksum offload is on).
+    pub partial_checksums: Counter,
+    /// Super-frames dropped (a sender's segmentation offload is on).
+    pub super_frames: Counter,
+}
+
+/// One worker's counters.
+#[derive(Debug)]
+pub struct WorkerStats {
+    /// Turns of the loop.
+    pub turns: Counter,
+    /// Time spent in turns that found packets, in nanoseconds.
+    pub busy_ns: Counter,
+    /// Time spent in all turns, in nanoseconds.
+    pub total_ns: Counter,
+    /// Sessions made.
+    pub sessions_created: Counter,
+    /// Sessions ended by their timeout.
+    pub sessions_expired: Counter,
+    /// Closed sessions ended early because their local port or slot was needed.
+    pub sessions_recycled: Counter,
+    /// Sessions now in the table.
+    pub sessions_live: Counter,
+    /// ICMP echo requests answered.
+    pub echo_replies: Counter,
+    /// ICMP errors sent.
+    pub icmp_errors: Counter,
+    /// Packets now waiting for a neighbour.
+    pub parked: Counter,
+    drops: [Counter; DropReason::COUNT],
+    ports: Box<[PortCounters]>,
+    servers: Box<[ServerCounters]>,
+    services: Box<[ServiceCounters]>,
+    locals: Box<[Counter]>,
+}
+
+impl WorkerStats {
+    /// Zeroed counters for `ports` ports.
+    pub fn new(ports: usize) -> Self {
+        fn zeroed<T: Default>(len: usize) -> Box<[T]> {
+            std::iter::repeat_with(T::default).take(len).collect()
+        }
+        Self {
+            turns: Counter::default(),
+            busy_ns: Counter::default(),
+            total_ns: Counter::default(),
+            sessions_created: Counter::default(),
+            sessions_expired: Counter::default(),
+            sessions_recycled: Counter::default(),
+            sessions_live: Counter::default(),
+            echo_replies: Counter::default(),
+            icmp_errors: Counter::default(),
+            parked: Counter::default(),
+            drops: std::array::from_fn(|_| Counter::default()),
+            ports: zeroed(ports),
+            servers: zeroed(MAX_SERVERS),
+            services: zeroed(MAX_SERVICES),
+            locals: zeroed(MAX_LOCALS),
+        }
+    }
+
+    /// The counter of packets dropped for `reason`.
+    #[inline]
+    pub fn drops(&self, reason: DropReason) -> &Counter {
+        &self.drops[reason as usize]
+    }
+
+    /// The counters of a port.
+    #[inline]
+    pub fn port(&self, id: PortId) -> &PortCounters {
+        &self.ports[usize::from(id.0)]
+    }
+
+    /// The counters of a real server.
+    #[inline]
+    pub fn server(&self, id: ServerId) -> &ServerCounters {
+        &self.servers[id.0 as usize]
+    }
+
+    /// The counters of a service.
+    #[inline]
+    pub fn service(&self, id: ServiceId) -> &ServiceCounters {
+        &self.services[id.0 as usize]
+    }
+
+    /// Local ports in use of a local address.
+    #[inline]
+    pub fn local_ports_used(&self, id: LocalId) -> &Counter {
+        &self.locals[usize::from(id.0)]
+    }
+}

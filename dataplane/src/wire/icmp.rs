@@ -1,0 +1,91 @@
+//! ICMP messages that the director makes out of the frame it is looking at (RFC 792).
+
+use super::{ETHERNET_LEN, IPV4_LEN, Packet, be16, checksum, put16, put32};
+use crate::frame::Frame;
+use std::net::Ipv4Addr;
+
+/// The TTL of packets that Sluice makes.
+const INITIAL_TTL: u8 = 64;
+/// RFC 1812 §4.3.2.3: as much of the packet as fits without exceeding 576 bytes.
+const ERROR_LEN_MAX: usize = 576;
+const ICMP_LEN: usize = 8;
+
+/// What an ICMP error says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IcmpError {
+    /// Type 11 code 0: the time to live ended in transit.
+    TtlExceeded,
+    /// Type 3 code 4: fragmentation needed and forbidden, with the next hop's MTU (RFC 1191).
+    FragmentationNeeded {
+        /// Largest IP packet that would pass, in bytes.
+        mtu: u16,
+    },
+}
+
+/// Turns an echo request into its reply, in place; Ethernet addresses are left to the caller.
+///
+/// # Panics
+/// When `packet` is no echo request parsed from this frame.
+pub fn answer_echo(frame: &mut [u8], packet: &Packet) {
+    let (ip, icmp) = frame[ETHERNET_LEN..].split_at_mut(usize::from(packet.l4) - ETHERNET_LEN);
+    put32(ip, 12, packet.destination.to_bits());
+    put32(ip, 16, packet.source.to_bits());
+    ip[8] = INITIAL_TTL;
+    put16(ip, 10, 0);
+    let header_checksum = !checksum::sum(ip);
+    put16(ip, 10, header_checksum);
+
+    // Type 8 becomes 0; the type is the high octet of its word.
+    let adjusted = checksum::adjust(be16(icmp, 2), !0x0800);
+    icmp[0] = 0;
+    put16(icmp, 2, adjusted);
+}
+
+/// Turns the frame into an ICMP error about itself, from `source` to its sender.
+/// Ethernet addresses are left to the caller.
+///
+/// False when the buffer's headroom has no place for it; the frame is then unchanged.
+///
+/// # Panics
+/// When `packet` was not parsed from this frame.
+pub fn make_error(frame: &mut Frame<'_>, packet: &Packet, source: Ipv4Addr, error: IcmpError) -> bool {
+    if !frame.prepend(IPV4_LEN + ICMP_LEN) {
+        return false;
+    }
+    frame.truncate(ETHERNET_LEN + ERROR_LEN_MAX);
+    let ip = &mut frame.bytes_mut()[ETHERNET_LEN..];
+    let total_len = ip.len() as u16;
+    let (kind, code, rest) = match error {
+        IcmpError::TtlExceeded => (11, 0, 0),
+        IcmpError::FragmentationNeeded { mtu } => (3, 4, u32::from(mtu)),
+    };
+
+    // RFC 1812 §4.3.2.5: precedence 6, internetwork control, would be right for a
+    // router; the kernel sends 0 for a load balancer's address, and so do we.
+    ip[..IPV4_LEN].fill(0);
+    ip[0] = 0x45;
+    put16(ip, 2, total_len);
+    ip[8] = INITIAL_TTL;
+    ip[9] = 1;
+    put32(ip, 12, source.to_bits());
+    put32(ip, 16, packet.source.to_bits());
+    let header_checksum = !checksum::sum(&ip[..IPV4_LEN]);
+    put16(ip, 10, header_checksum);
+
+    let icmp = &mut ip[IPV4_LEN..];
+    icmp[0] = kind;
+    icmp[1] = code;
+    put16(icmp, 2, 0);
+    put32(icmp, 4, rest);
+    let icmp_checksum = !checksum::sum(icmp);
+    put16(icmp, 2, icmp_checksum);
+    true
+}
+
+/// Whether the packet forbids fragmentation.
+///
+/// # Panics
+/// When the frame holds no IPv4 header.
+pub fn dont_fragment(frame: &[u8]) -> bool {
+    be16(frame, ETHERNET_LEN + 6) & 0x4000 != 0
+}

@@ -1,0 +1,66 @@
+//! Bytes on the wire: offsets, byte order and checksums appear here and nowhere else.
+//!
+//! [`parse`] reads a frame once, checks it, and gives a [`Packet`] after which
+//! there is nothing left to check. [`rewrite`] changes addresses in place,
+//! [`icmp`] turns a frame into an answer, [`checksum`] has the arithmetic.
+
+pub mod checksum;
+pub mod icmp;
+mod parse;
+mod rewrite;
+
+pub use parse::{LinkTraits, Packet, Payload, TcpFlags, parse};
+pub use rewrite::{Translation, finish_partial_checksum, translate};
+
+/// Six octets that name a station on an Ethernet link.
+pub type Mac = [u8; 6];
+
+/// Destination, source and EtherType of a frame.
+pub type EthernetHeader = [u8; ETHERNET_LEN];
+
+/// Bytes of an Ethernet header without tags.
+pub const ETHERNET_LEN: usize = 14;
+/// Bytes of an IPv4 header without options (RFC 791 §3.1).
+pub const IPV4_LEN: usize = 20;
+/// EtherType of IPv4.
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+/// EtherType of ARP (RFC 826).
+pub const ETHERTYPE_ARP: u16 = 0x0806;
+
+/// The header of an IPv4 frame from `source` to `destination`.
+pub fn ethernet_header(destination: Mac, source: Mac) -> EthernetHeader {
+    let mut header = [0; ETHERNET_LEN];
+    header[..6].copy_from_slice(&destination);
+    header[6..12].copy_from_slice(&source);
+    header[12..].copy_from_slice(&ETHERTYPE_IPV4.to_be_bytes());
+    header
+}
+
+/// Writes `header` over the frame's own.
+///
+/// # Panics
+/// When the frame is shorter than an Ethernet header; a parsed frame never is.
+#[inline]
+pub fn set_ethernet(frame: &mut [u8], header: &EthernetHeader) {
+    frame[..ETHERNET_LEN].copy_from_slice(header);
+}
+
+#[inline]
+fn be16(bytes: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+#[inline]
+fn be32(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+#[inline]
+fn put16(bytes: &mut [u8], at: usize, value: u16) {
+    bytes[at..at + 2].copy_from_slice(&value.to_be_bytes());
+}
+
+#[inline]
+fn put32(bytes: &mut [u8], at: usize, value: u32) {
+    bytes[at..at + 4].copy_from_slice(&value.to_be_bytes());
+}

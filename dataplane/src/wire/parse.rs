@@ -1,0 +1,343 @@
+//! From bytes to a [`Packet`]: every check that a header needs, once.
+
+use super::{ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, IPV4_LEN, Mac, be16, be32, checksum};
+use crate::drop::DropReason;
+use crate::flow::{Endpoint, FlowKey, Protocol};
+use crate::frame::Frame;
+use std::net::Ipv4Addr;
+
+/// What a port's link lets through, as far as parsing must know.
+#[derive(Clone, Copy, Debug)]
+pub struct LinkTraits {
+    /// The station address that frames for us carry.
+    pub mac: Mac,
+    /// Largest IP packet of the link, in bytes.
+    pub mtu: u16,
+    /// True where a kernel may hand over super-frames and partial checksums (af_packet, tap).
+    pub kernel_peer: bool,
+}
+
+/// One checked packet. Offsets are from the frame's first byte.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet {
+    /// Where the layer-4 header begins.
+    pub l4: u16,
+    /// The IPv4 total length, in bytes; the frame was cut to it.
+    pub total_len: u16,
+    /// Time to live, as it came.
+    pub ttl: u8,
+    /// The sender.
+    pub source: Ipv4Addr,
+    /// The receiver.
+    pub destination: Ipv4Addr,
+    /// What the packet carries.
+    pub payload: Payload,
+}
+
+/// What an IPv4 packet carries, as far as Sluice looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// A TCP segment.
+    Tcp {
+        /// Its flow.
+        key: FlowKey,
+        /// Its flags, a valid combination.
+        flags: TcpFlags,
+    },
+    /// A UDP datagram.
+    Udp {
+        /// Its flow.
+        key: FlowKey,
+    },
+    /// An ICMP echo request with a right checksum.
+    EchoRequest,
+    /// An ARP frame; all other fields of the packet are zero.
+    Arp,
+}
+
+/// The control bits of a TCP header (RFC 9293 §3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpFlags(u8);
+
+impl TcpFlags {
+    const FIN: u8 = 0x01;
+    const SYN: u8 = 0x02;
+    const RST: u8 = 0x04;
+    const ACK: u8 = 0x10;
+    const URG: u8 = 0x20;
+
+    /// Flags from their octet on the wire.
+    pub const fn from_octet(octet: u8) -> Self {
+        Self(octet)
+    }
+
+    /// Whether the sender has no more data.
+    pub const fn fin(self) -> bool {
+        self.0 & Self::FIN != 0
+    }
+
+    /// Whether the segment synchronises sequence numbers.
+    pub const fn syn(self) -> bool {
+        self.0 & Self::SYN != 0
+    }
+
+    /// Whether the segment resets the connection.
+    pub const fn rst(self) -> bool {
+        self.0 & Self::RST != 0
+    }
+
+    /// Whether the acknowledgement field is significant.
+    pub const fn ack(self) -> bool {
+        self.0 & Self::ACK != 0
+    }
+
+    /// Whether the segment opens a connection: SYN and nothing that contradicts it.
+    pub const fn opens(self) -> bool {
+        self.0 & (Self::SYN | Self::ACK | Self::RST | Self::FIN) == Self::SYN
+    }
+
+    /// Whether RFC 9293 allows the combination. PSH, ECE and CWR say nothing here.
+    const fn is_valid(self) -> bool {
+        let urgent_aside = self.0 & (Self::FIN | Self::SYN | Self::RST | Self::ACK);
+        match urgent_aside {
+            Self::SYN | Self::ACK => true,
+            _ if urgent_aside == Self::SYN | Self::ACK => self.0 & Self::URG == 0,
+            _ if urgent_aside == Self::RST || urgent_aside == Self::RST | Self::ACK => {
+                self.0 & Self::URG == 0
+            }
+            _ => urgent_aside == Self::FIN | Self::ACK,
+        }
+    }
+}
+
+/// Reads and checks `frame`, and cuts off its Ethernet padding.
+///
+/// # Errors
+/// The reason why a malformed frame, or one that is not for us, must be dropped.
+#[inline]
+pub fn parse(frame: &mut Frame<'_>, link: &LinkTraits) -> Result<Packet, DropReason> {
+    let bytes = frame.bytes();
+    let Some((ethernet, ip)) = bytes.split_first_chunk::<ETHERNET_LEN>() else {
+        return Err(DropReason::EthernetShort);
+    };
+    match be16(ethernet, 12) {
+        ETHERTYPE_IPV4 => {}
+        ETHERTYPE_ARP => return Ok(ARP),
+        _ => return Err(DropReason::EthertypeUnsupported),
+    }
+    if ethernet[..6] != link.mac {
+        return Err(DropReason::EthernetNotOurs);
+    }
+    let header = parse_ipv4(ip, link)?;
+    let packet = match header.protocol {
+        TCP => parse_tcp(&header)?,
+        UDP => parse_udp(&header)?,
+        ICMP => parse_icmp(&header)?,
+        _ => return Err(DropReason::ProtocolUnsupported),
+    };
+    let total_len = usize::from(packet.total_len);
+    frame.truncate(ETHERNET_LEN + total_len);
+    Ok(packet)
+}
+
+const TCP: u8 = Protocol::Tcp as u8;
+const UDP: u8 = Protocol::Udp as u8;
+const ICMP: u8 = 1;
+
+const ARP: Packet = Packet {
+    l4: 0,
+    total_len: 0,
+    ttl: 0,
+    source: Ipv4Addr::UNSPECIFIED,
+    destination: Ipv4Addr::UNSPECIFIED,
+    payload: Payload::Arp,
+};
+
+/// A checked IPv4 header and the bytes behind it.
+struct Ipv4<'a> {
+    header_len: u16,
+    total_len: u16,
+    ttl: u8,
+    protocol: u8,
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    body: &'a [u8],
+}
+
+impl Ipv4<'_> {
+    fn packet(&self, payload: Payload) -> Packet {
+        Packet {
+            l4: ETHERNET_LEN as u16 + self.header_len,
+            total_len: self.total_len,
+            ttl: self.ttl,
+            source: self.source,
+            destination: self.destination,
+            payload,
+        }
+    }
+
+    fn key(&self, protocol: Protocol, l4: &[u8; 4]) -> FlowKey {
+        FlowKey::new(
+            protocol,
+            Endpoint::new(self.source, be16(l4, 0)),
+            Endpoint::new(self.destination, be16(l4, 2)),
+        )
+    }
+}
+
+/// RFC 791 §3.1, and RFC 1812 §5.2.2 for what a router must check.
+#[inline]
+fn parse_ipv4<'a>(ip: &'a [u8], link: &LinkTraits) -> Result<Ipv4<'a>, DropReason> {
+    let Some(fixed) = ip.first_chunk::<IPV4_LEN>() else {
+        return Err(DropReason::Ipv4Short);
+    };
+    if fixed[0] >> 4 != 4 {
+        return Err(DropReason::Ipv4Version);
+    }
+    let header_len = usize::from(fixed[0] & 0x0f) * 4;
+    if header_len < IPV4_LEN || header_len > ip.len() {
+        return Err(DropReason::Ipv4HeaderLength);
+    }
+    let total_len = usize::from(be16(fixed, 2));
+    if total_len < header_len {
+        return Err(DropReason::Ipv4TotalLength);
+    }
+    if total_len > usize::from(link.mtu) && link.kernel_peer {
+        return Err(DropReason::SuperFrame);
+    }
+    if total_len > ip.len() {
+        return Err(DropReason::Ipv4Truncated);
+    }
+    if checksum::sum(&ip[..header_len]) != 0xffff {
+        return Err(DropReason::Ipv4Checksum);
+    }
+    if header_len > IPV4_LEN {
+        check_options(&ip[IPV4_LEN..header_len])?;
+    }
+    let source = Ipv4Addr::from_bits(be32(fixed, 12));
+    // RFC 1812 §5.3.7: packets from such sources must not be forwarded.
+    if source.octets()[0] == 0 || source.is_loopback() || source.octets()[0] >= 224 {
+        return Err(DropReason::SourceInvalid);
+    }
+    // More fragments, or an offset.
+    if be16(fixed, 6) & 0x3fff != 0 {
+        return Err(DropReason::Fragment);
+    }
+    Ok(Ipv4 {
+        header_len: header_len as u16,
+        total_len: total_len as u16,
+        ttl: fixed[8],
+        protocol: fixed[9],
+        source,
+        destination: Ipv4Addr::from_bits(be32(fixed, 16)),
+        body: &ip[header_len..total_len],
+    })
+}
+
+/// RFC 791 §3.1 options: well formed, and no source route (RFC 7126 §4.3, §4.4).
+fn check_options(mut options: &[u8]) -> Result<(), DropReason> {
+    const END: u8 = 0;
+    const NO_OPERATION: u8 = 1;
+    const LOOSE_SOURCE_ROUTE: u8 = 131;
+    const STRICT_SOURCE_ROUTE: u8 = 137;
+    loop {
+        match options {
+            [] | [END, ..] => return Ok(()),
+            [NO_OPERATION, rest @ ..] => options = rest,
+            [LOOSE_SOURCE_ROUTE | STRICT_SOURCE_ROUTE, ..] => return Err(DropReason::Ipv4SourceRoute),
+            [_, len, ..] if (2..=options.len()).contains(&usize::from(*len)) => {
+                options = &options[usize::from(*len)..];
+            }
+            _ => return Err(DropReason::Ipv4Options),
+        }
+    }
+}
+
+#[inline]
+fn parse_tcp(ip: &Ipv4<'_>) -> Result<Packet, DropReason> {
+    let Some(header) = ip.body.first_chunk::<20>() else {
+        return Err(DropReason::TcpShort);
+    };
+    let header_len = usize::from(header[12] >> 4) * 4;
+    if header_len < 20 || header_len > ip.body.len() {
+        return Err(DropReason::TcpHeaderLength);
+    }
+    let flags = TcpFlags(header[13]);
+    if !flags.is_valid() {
+        return Err(DropReason::TcpFlags);
+    }
+    let ports = [header[0], header[1], header[2], header[3]];
+    Ok(ip.packet(Payload::Tcp { key: ip.key(Protocol::Tcp, &ports), flags }))
+}
+
+#[inline]
+fn parse_udp(ip: &Ipv4<'_>) -> Result<Packet, DropReason> {
+    let Some(header) = ip.body.first_chunk::<8>() else {
+        return Err(DropReason::UdpShort);
+    };
+    let len = usize::from(be16(header, 4));
+    if len < 8 || len > ip.body.len() {
+        return Err(DropReason::UdpLength);
+    }
+    let ports = [header[0], header[1], header[2], header[3]];
+    Ok(ip.packet(Payload::Udp { key: ip.key(Protocol::Udp, &ports) }))
+}
+
+/// RFC 792; only the echo request is ours to answer.
+fn parse_icmp(ip: &Ipv4<'_>) -> Result<Packet, DropReason> {
+    const ECHO_REQUEST: [u8; 2] = [8, 0];
+    if ip.body.len() < 8 {
+        return Err(DropReason::IcmpShort);
+    }
+    if checksum::sum(ip.body) != 0xffff {
+        return Err(DropReason::IcmpChecksum);
+    }
+    if ip.body[..2] != ECHO_REQUEST {
+        return Err(DropReason::IcmpUnsupported);
+    }
+    Ok(ip.packet(Payload::EchoRequest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tcp_flags_are_valid_in_the_combinations_of_rfc_9293() {
+        // (octet without PSH, ECE, CWR; valid)
+        let cases = [
+            (0x00, false), // null
+            (0x02, true),  // SYN
+            (0x22, true),  // SYN URG
+            (0x12, true),  // SYN ACK
+            (0x10, true),  // ACK
+            (0x30, true),  // ACK URG
+            (0x11, true),  // FIN ACK
+            (0x31, true),  // FIN ACK URG
+            (0x04, true),  // RST
+            (0x14, true),  // RST ACK
+            (0x01, false), // FIN alone
+            (0x03, false), // SYN FIN
+            (0x06, false), // SYN RST
+            (0x21, false), // FIN URG, as in a "christmas tree" with PSH
+            (0x3f, false), // everything
+            (0x20, false), // URG alone
+        ];
+        for (octet, valid) in cases {
+            for ignored in [0x00, 0x08, 0x40, 0x80, 0xc8] {
+                assert_eq!(TcpFlags(octet | ignored).is_valid(), valid, "{:#04x}", octet | ignored);
+            }
+        }
+    }
+
+    #[test]
+    fn options_are_walked_to_their_end() {
+        assert_eq!(check_options(&[1, 1, 1, 0]), Ok(()));
+        assert_eq!(check_options(&[7, 7, 4, 0, 0, 0, 0, 0]), Ok(())); // record route
+        assert_eq!(check_options(&[1, 131, 3, 4]), Err(DropReason::Ipv4SourceRoute));
+        assert_eq!(check_options(&[137, 3, 4, 0]), Err(DropReason::Ipv4SourceRoute));
+        assert_eq!(check_options(&[7, 0, 4, 0]), Err(DropReason::Ipv4Options));
+        assert_eq!(check_options(&[7, 5, 4, 0]), Err(DropReason::Ipv4Options));
+        assert_eq!(check_options(&[1, 1, 1, 7]), Err(DropReason::Ipv4Options));
+    }
+}

@@ -1,0 +1,237 @@
+//! The loop around the director: take packets, decide, send, look after the rest.
+//!
+//! A turn is bounded: one burst per port, a few expired sessions, a few lines of a
+//! list that somebody asked for. It never waits and never allocates.
+
+mod parked;
+mod requests;
+
+#[cfg(test)]
+mod tests;
+
+pub use requests::{Command, ControlFrame, Event, Link, SessionQuery, SessionRecord, WorkerLink, link};
+
+use crate::clock::Instant;
+use crate::director::{Director, Verdict, Verdicts};
+use crate::drop::DropReason;
+use crate::frame::BURST_SIZE;
+use crate::ids::{PortId, WorkerId};
+use crate::port::{Buffer, Burst, Port};
+use crate::snapshot::{Mailbox, Snapshot};
+use crate::stats::WorkerStats;
+use crate::wire;
+use arrayvec::ArrayVec;
+use parked::Parked;
+use std::sync::Arc;
+
+/// One worker with its queues.
+#[derive(Debug)]
+pub struct Worker<P: Port> {
+    id: WorkerId,
+    ports: Vec<P>,
+    /// Packets on their way out, by port.
+    egress: Vec<Burst<P::Buffer>>,
+    discard: Burst<P::Buffer>,
+    director: Director,
+    world: Arc<Snapshot>,
+    mailbox: Mailbox,
+    parked: Parked<P::Buffer>,
+    link: WorkerLink,
+    stats: Arc<WorkerStats>,
+}
+
+/// What a worker is made of.
+#[derive(Debug)]
+pub struct Parts<P: Port> {
+    /// Its number.
+    pub id: WorkerId,
+    /// Its queues; the place of each is its [`PortId`].
+    pub ports: Vec<P>,
+    /// Its decisions and sessions.
+    pub director: Director,
+    /// The world to start with.
+    pub world: Arc<Snapshot>,
+    /// Where newer worlds come from.
+    pub mailbox: Mailbox,
+    /// Commands from control and events to it.
+    pub link: WorkerLink,
+    /// What it counts into; the director's too.
+    pub stats: Arc<WorkerStats>,
+}
+
+impl<P: Port> Worker<P> {
+    /// A worker of `parts`.
+    ///
+    /// # Panics
+    /// When a port is not in its own place.
+    pub fn new(parts: Parts<P>) -> Self {
+        for (at, port) in parts.ports.iter().enumerate() {
+            assert_eq!(usize::from(port.id().0), at, "ports stand in the order of their ids");
+        }
+        let egress = parts.ports.iter().map(|_| Burst::new()).collect();
+        Self {
+            id: parts.id,
+            ports: parts.ports,
+            egress,
+            discard: Burst::new(),
+            director: parts.director,
+            world: parts.world,
+            mailbox: parts.mailbox,
+            parked: Parked::default(),
+            link: parts.link,
+            stats: parts.stats,
+        }
+    }
+
+    /// One round of everything. Returns how many packets came in.
+    pub fn turn(&mut self, now: Instant) -> usize {
+        if self.mailbox.refresh(&mut self.world) {
+            self.release_parked();
+        }
+        let mut received = 0;
+        for at in 0..self.ports.len() {
+            received += self.serve(at, now);
+        }
+        self.director.expire(&self.world, now);
+        self.drop_overdue(now);
+        self.obey(now);
+        for at in 0..self.ports.len() {
+            self.flush(at);
+        }
+        self.ports.iter_mut().next().into_iter().for_each(|port| port.discard(&mut self.discard));
+        self.stats.turns.add(1);
+        received
+    }
+
+    /// The ports, for tests.
+    pub fn ports_mut(&mut self) -> &mut [P] {
+        &mut self.ports
+    }
+
+    /// The sessions, for tests.
+    pub fn director(&self) -> &Director {
+        &self.director
+    }
+
+    /// One burst of one port.
+    fn serve(&mut self, at: usize, now: Instant) -> usize {
+        let mut burst: Burst<P::Buffer> = Burst::new();
+        self.ports[at].rx(&mut burst);
+        if burst.is_empty() {
+            return 0;
+        }
+        let received = burst.len();
+        let id = self.ports[at].id();
+        let mut verdicts = Verdicts::new();
+        let (windows, bytes) = {
+            let mut frames: ArrayVec<_, BURST_SIZE> =
+                burst.iter_mut().map(|buffer| buffer.frame(id)).collect();
+            let bytes: usize = frames.iter().map(|frame| frame.bytes().len()).sum();
+            self.director.process(&mut frames, &self.world, now, &mut verdicts);
+            let windows: ArrayVec<_, BURST_SIZE> = frames.iter().map(|frame| frame.window()).collect();
+            (windows, bytes)
+        };
+        let counters = self.stats.port(id);
+        counters.rx_packets.add(received as u64);
+        counters.rx_bytes.add(bytes as u64);
+        for ((mut buffer, window), verdict) in burst.into_iter().zip(windows).zip(verdicts) {
+            buffer.set_window(window);
+            self.dispatch(buffer, id, verdict, now);
+        }
+        received
+    }
+
+    fn dispatch(&mut self, mut buffer: P::Buffer, from: PortId, verdict: Verdict, now: Instant) {
+        match verdict {
+            Verdict::Transmit(port) => self.send(port, buffer),
+            Verdict::Drop(_) => self.free(buffer),
+            Verdict::Await(hop) => match self.parked.park(hop, buffer, now) {
+                Ok(()) => {
+                    self.stats.parked.add(1);
+                    // A full queue only delays the question: the next packet asks again.
+                    let _ = self.link.report(Event::Resolve(hop));
+                }
+                Err(buffer) => {
+                    self.stats.drops(DropReason::NeighborQueueFull).add(1);
+                    let _ = self.link.report(Event::Resolve(hop));
+                    self.free(buffer);
+                }
+            },
+            Verdict::Punt => {
+                let frame = ControlFrame::copy_of(buffer.frame(from).bytes());
+                if self.link.report(Event::Arp { port: from, frame }).is_err() {
+                    self.stats.drops(DropReason::ControlQueueFull).add(1);
+                }
+                self.free(buffer);
+            }
+        }
+    }
+
+    fn send(&mut self, port: PortId, buffer: P::Buffer) {
+        let at = usize::from(port.0);
+        if self.egress[at].is_full() {
+            self.flush(at);
+        }
+        self.egress[at].push(buffer);
+    }
+
+    fn free(&mut self, buffer: P::Buffer) {
+        if self.discard.is_full() {
+            self.ports[0].discard(&mut self.discard);
+        }
+        self.discard.push(buffer);
+    }
+
+    /// Gives what waits for a port to its device; what the device refuses is counted and freed.
+    fn flush(&mut self, at: usize) {
+        let egress = &mut self.egress[at];
+        if egress.is_empty() {
+            return;
+        }
+        let (packets, bytes) = (egress.len(), egress.iter().map(Buffer::len).sum::<usize>());
+        self.ports[at].tx(egress);
+        let (refused, refused_bytes) = (egress.len(), egress.iter().map(Buffer::len).sum::<usize>());
+        let counters = self.stats.port(PortId(at as u16));
+        counters.tx_packets.add((packets - refused) as u64);
+        counters.tx_bytes.add((bytes - refused_bytes) as u64);
+        if refused > 0 {
+            counters.tx_refused.add(refused as u64);
+            self.stats.drops(DropReason::TransmitRefused).add(refused as u64);
+            self.ports[at].discard(egress);
+        }
+    }
+
+    /// Sends what waited for neighbours that the new snapshot knows.
+    fn release_parked(&mut self) {
+        let world = Arc::clone(&self.world);
+        while let Some((hop, header, mut buffer)) = self.parked.next_resolved(&world.neighbors) {
+            self.stats.parked.decrement();
+            wire::set_ethernet(buffer.frame(hop.port).bytes_mut(), &header);
+            self.send(hop.port, buffer);
+        }
+    }
+
+    fn drop_overdue(&mut self, now: Instant) {
+        while let Some(buffer) = self.parked.next_overdue(now) {
+            self.stats.parked.decrement();
+            self.stats.drops(DropReason::NeighborUnresolved).add(1);
+            self.free(buffer);
+        }
+    }
+
+    /// Does what control asked for: frames to send, lists to write.
+    fn obey(&mut self, now: Instant) {
+        while let Some(command) = self.link.next_command() {
+            match command {
+                Command::Transmit { port, frame } => {
+                    match self.ports[usize::from(port.0)].buffer_from(frame.bytes()) {
+                        Some(buffer) => self.send(port, buffer),
+                        None => self.stats.drops(DropReason::NoBuffer).add(1),
+                    }
+                }
+                Command::List(query) => self.link.begin(query),
+            }
+        }
+        self.link.continue_list(self.director.sessions(), self.id, now);
+    }
+}

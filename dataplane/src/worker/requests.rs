@@ -1,0 +1,203 @@
+//! What control asks of a worker, and what a worker reports: bounded queues, so that
+//! neither ever waits for the other.
+
+use crate::clock::Instant;
+use crate::flow::{Endpoint, Protocol};
+use crate::ids::{PortId, WorkerId};
+use crate::session::{SessionTable, State};
+use crate::snapshot::NextHop;
+use arrayvec::ArrayVec;
+use crossbeam_queue::ArrayQueue;
+use std::sync::Arc;
+
+/// Events that may wait for the control thread; more ARP than that in a millisecond is a flood.
+const EVENTS: usize = 512;
+const COMMANDS: usize = 256;
+/// Lists that one worker writes at a time.
+const QUERIES: usize = 16;
+/// Lines of the table that a list looks at in one turn: about 0.5 µs.
+const LINES_PER_TURN: usize = 128;
+/// Bytes of the largest frame that control exchanges with workers: ARP with padding.
+const CONTROL_FRAME_LEN: usize = 64;
+
+/// A small frame by value, so that no queue owns memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlFrame(ArrayVec<u8, CONTROL_FRAME_LEN>);
+
+impl ControlFrame {
+    /// A copy of the frame's first 64 bytes.
+    pub fn copy_of(bytes: &[u8]) -> Self {
+        Self(bytes.iter().copied().take(CONTROL_FRAME_LEN).collect())
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// What a worker tells control.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// An ARP frame came in.
+    Arp {
+        /// The port it came by.
+        port: PortId,
+        /// The frame.
+        frame: ControlFrame,
+    },
+    /// A packet waits for this next hop.
+    Resolve(NextHop),
+}
+
+/// What control asks of a worker.
+#[derive(Debug)]
+pub enum Command {
+    /// Send this frame.
+    Transmit {
+        /// The port to send by.
+        port: PortId,
+        /// The frame, complete.
+        frame: ControlFrame,
+    },
+    /// Write sessions into the query and send it back.
+    List(Box<SessionQuery>),
+}
+
+/// One session, as lists show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionRecord {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The four endpoints.
+    pub client: Endpoint,
+    /// What the client addresses.
+    pub vip: Endpoint,
+    /// The director's side towards the server.
+    pub local: Endpoint,
+    /// The server.
+    pub real: Endpoint,
+    /// Where it stands.
+    pub state: State,
+    /// Who owns it.
+    pub worker: WorkerId,
+    /// Since when no packet passed, in milliseconds.
+    pub idle_ms: u32,
+}
+
+/// A question for sessions: the worker fills `records` and never lets it grow.
+#[derive(Debug)]
+pub struct SessionQuery {
+    /// Tells answers apart.
+    pub id: u64,
+    /// The table's line to go on from; the table's end when all was seen.
+    pub line: usize,
+    /// Whether the end of the table was reached.
+    pub finished: bool,
+    /// The answer; its capacity is the page's size.
+    pub records: Vec<SessionRecord>,
+}
+
+impl SessionQuery {
+    /// A question for at most `page` sessions from `line` on.
+    pub fn new(id: u64, line: usize, page: usize) -> Self {
+        Self { id, line, finished: false, records: Vec::with_capacity(page) }
+    }
+}
+
+#[derive(Debug)]
+struct Queues {
+    events: ArrayQueue<Event>,
+    commands: ArrayQueue<Command>,
+    answers: ArrayQueue<Box<SessionQuery>>,
+}
+
+/// Control's end of the queues to one worker.
+#[derive(Clone, Debug)]
+pub struct Link(Arc<Queues>);
+
+/// The worker's end.
+#[derive(Debug)]
+pub struct WorkerLink {
+    queues: Arc<Queues>,
+    lists: ArrayVec<Box<SessionQuery>, QUERIES>,
+}
+
+/// The queues between control and one worker.
+pub fn link() -> (Link, WorkerLink) {
+    let queues = Arc::new(Queues {
+        events: ArrayQueue::new(EVENTS),
+        commands: ArrayQueue::new(COMMANDS),
+        answers: ArrayQueue::new(COMMANDS),
+    });
+    (Link(Arc::clone(&queues)), WorkerLink { queues, lists: ArrayVec::new() })
+}
+
+impl Link {
+    /// Asks the worker for something.
+    ///
+    /// # Errors
+    /// Gives the command back when the worker has too much to do already.
+    pub fn ask(&self, command: Command) -> Result<(), Command> {
+        self.0.commands.push(command)
+    }
+
+    /// The next thing the worker reported.
+    pub fn next_event(&self) -> Option<Event> {
+        self.0.events.pop()
+    }
+
+    /// The next list that is written.
+    pub fn next_answer(&self) -> Option<Box<SessionQuery>> {
+        self.0.answers.pop()
+    }
+}
+
+impl WorkerLink {
+    pub(super) fn report(&self, event: Event) -> Result<(), Event> {
+        self.queues.events.push(event)
+    }
+
+    #[inline]
+    pub(super) fn next_command(&self) -> Option<Command> {
+        if self.queues.commands.is_empty() || self.lists.is_full() {
+            return None;
+        }
+        self.queues.commands.pop()
+    }
+
+    pub(super) fn begin(&mut self, query: Box<SessionQuery>) {
+        self.lists.push(query);
+    }
+
+    /// Looks at a few more lines for the list that was asked for first.
+    #[inline]
+    pub(super) fn continue_list(&mut self, sessions: &SessionTable, worker: WorkerId, now: Instant) {
+        let Some(query) = self.lists.first_mut() else { return };
+        let end = sessions.capacity().min(query.line + LINES_PER_TURN);
+        while query.line < end && query.records.len() < query.records.capacity() {
+            if let Some((_, session)) = sessions.line(query.line) {
+                query.records.push(SessionRecord {
+                    protocol: session.protocol(),
+                    client: session.client(),
+                    vip: session.vip(),
+                    local: session.local(),
+                    real: session.real(),
+                    state: session.state,
+                    worker,
+                    idle_ms: now.stamp().millis_since(session.last_seen),
+                });
+            }
+            query.line += 1;
+        }
+        query.finished = query.line >= sessions.capacity();
+        if query.finished || query.records.len() == query.records.capacity() {
+            let query = self.lists.remove(0);
+            // Control never has more questions open than the queue holds; were it otherwise, the
+            // list would wait its turn again rather than be freed here.
+            if let Err(query) = self.queues.answers.push(query) {
+                self.lists.push(query);
+            }
+        }
+    }
+}

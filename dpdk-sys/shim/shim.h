@@ -1,0 +1,60 @@
+/* What Rust cannot reach by itself in DPDK: static inlines, thread-local
+ * variables, and layouts that move between releases.
+ *
+ * Every function is one call per burst or per configuration step, never one
+ * per packet. bindgen reads this header; shim.c implements it. */
+#ifndef SLUICE_DPDK_SHIM_H
+#define SLUICE_DPDK_SHIM_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include <rte_config.h>
+#include <rte_eal.h>
+#include <rte_errno.h>
+#include <rte_ethdev.h>
+#include <rte_launch.h>
+#include <rte_lcore.h>
+#include <rte_log.h>
+#include <rte_mbuf.h>
+#include <rte_mempool.h>
+#include <rte_version.h>
+
+/* Where the fields of an mbuf are. DPDK 24.11 moved them into anonymous
+ * unions, so Rust must not name them; their offsets are the ABI. */
+enum sluice_mbuf_layout {
+	SLUICE_MBUF_BUF_ADDR = offsetof(struct rte_mbuf, buf_addr),
+	SLUICE_MBUF_DATA_OFF = offsetof(struct rte_mbuf, data_off),
+	SLUICE_MBUF_REFCNT = offsetof(struct rte_mbuf, refcnt),
+	SLUICE_MBUF_NB_SEGS = offsetof(struct rte_mbuf, nb_segs),
+	SLUICE_MBUF_OL_FLAGS = offsetof(struct rte_mbuf, ol_flags),
+	SLUICE_MBUF_PKT_LEN = offsetof(struct rte_mbuf, pkt_len),
+	SLUICE_MBUF_DATA_LEN = offsetof(struct rte_mbuf, data_len),
+	SLUICE_MBUF_BUF_LEN = offsetof(struct rte_mbuf, buf_len),
+	SLUICE_MBUF_SIZE = sizeof(struct rte_mbuf),
+	SLUICE_MBUF_HEADROOM = RTE_PKTMBUF_HEADROOM,
+};
+
+/* Limits that have no linkable symbol. */
+enum sluice_limits {
+	SLUICE_MAX_LCORE = RTE_MAX_LCORE,
+	SLUICE_MAX_ETHPORTS = RTE_MAX_ETHPORTS,
+};
+
+uint16_t sluice_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
+uint16_t sluice_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count);
+/* 0 when all `count` mbufs were taken from the pool, negative when none was. */
+int sluice_mbuf_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **mbufs, unsigned int count);
+void sluice_mbuf_free_bulk(struct rte_mbuf **mbufs, unsigned int count);
+
+uint64_t sluice_tsc(void);
+int sluice_errno(void);
+unsigned int sluice_lcore_id(void);
+
+/* 1 up, 0 down, -1 unknown; `mbps` receives the speed, 0 when unknown. */
+int sluice_link_up(uint16_t port, uint32_t *mbps);
+/* Send EAL's log to `fd`, which stays the caller's to close. 0 or -1. */
+int sluice_log_to(int fd);
+
+#endif
