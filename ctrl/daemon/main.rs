@@ -1,1 +1,231 @@
-fn main() {}
+//! `sluiced`: reads the configuration, starts DPDK, the workers and the control thread,
+//! and takes them down again in order.
+//!
+//! Exit status: 0 stopped as asked, 1 could not start (one line says why and what to do);
+//! `--check` exits 0 good, 1 cannot be read or parsed, 2 wrong.
+
+mod machine;
+mod preflight;
+
+use clap::Parser;
+use ctrl::admin::Server;
+use ctrl::compile::{self, DeviceFacts};
+use ctrl::config::{self, Config, Loaded};
+use ctrl::control::{Control, Identity, Parts, Request};
+use dataplane::director::{Director, Limits};
+use dataplane::dpdk::{self, Clock, Device, DeviceSettings, Eal, EalSettings, Memory, Pool};
+use dataplane::flow::FlowHasher;
+use dataplane::ids::{PortId, WorkerId};
+use dataplane::snapshot::{Snapshot, mailboxes};
+use dataplane::stats::WorkerStats;
+use dataplane::worker::{self, Worker};
+use machine::Hardware;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Sender, channel};
+
+/// A layer-4 load balancer on DPDK.
+#[derive(Debug, Parser)]
+#[command(name = "sluiced", version = env!("SLUICE_VERSION"), max_term_width = 100)]
+struct Arguments {
+    /// The configuration to run.
+    #[arg(long, value_name = "FILE", default_value = "/etc/sluice/sluice.toml")]
+    config: PathBuf,
+    /// Only check a configuration: exit 0 good, 1 cannot be read or parsed, 2 wrong.
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
+    check: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    if let Some(file) = &arguments.check {
+        return ExitCode::from(ctrl::cli::check(file, false));
+    }
+    match run(&arguments.config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("sluiced: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(path: &Path) -> Result<(), String> {
+    // Before any thread: one that is made later inherits it.
+    let path = std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let loaded = config::load(&path).map_err(|error| {
+        let lines: Vec<_> = error.problems().iter().map(ToString::to_string).collect();
+        lines.join("\nsluiced: ")
+    })?;
+    loaded.warnings.iter().for_each(|warning| eprintln!("sluiced: {warning}"));
+    let config = &loaded.config;
+
+    // Everything that can be found wrong without touching a device.
+    let (sender, requests) = channel();
+    let admin = Server::bind(&config.admin_socket)
+        .map_err(|error| format!("admin.socket {}: {error}", config.admin_socket.display()))?;
+    let control_cores = preflight::control_cores(&config.dataplane.workers)?;
+    let _held = preflight::claim_devices(&config.ports)?;
+    let buffers = buffers_needed(config);
+    let memory = preflight::memory(config.dataplane.hugepages, buffers)?;
+
+    let mut eal = Eal::start(&EalSettings {
+        worker_cores: config.dataplane.workers.clone(),
+        control_cores,
+        memory,
+        pci: devices(config, |device| matches!(device, config::Device::Pci(_))),
+        vdevs: devices(config, |device| matches!(device, config::Device::Vdev(_))),
+    })
+    .map_err(|error| format!("DPDK does not start: {error}; {}", preflight::remedy(config)))?;
+    let clock = Clock::start(&eal);
+    let hardware = start_hardware(&mut eal, config, buffers)?;
+    serve(&eal, clock, hardware, loaded, path, memory, &admin, (sender, requests))
+}
+
+fn devices(config: &Config, wanted: impl Fn(&config::Device) -> bool) -> Vec<String> {
+    let devices = config.ports.iter().map(|port| &port.device);
+    devices.filter(|device| wanted(device)).map(|device| device.text().to_owned()).collect()
+}
+
+/// Frames that each queue holds in each direction.
+const DESCRIPTORS: u16 = 1_024;
+
+/// Packet buffers for full queues, bursts in flight, waiting packets and each lcore's cache.
+fn buffers_needed(config: &Config) -> u32 {
+    let queues = (config.ports.len() * config.dataplane.workers.len()) as u32;
+    let per_worker = 256 + 512 + 1_024;
+    (queues * 2 * u32::from(DESCRIPTORS) + config.dataplane.workers.len() as u32 * per_worker).max(8_192)
+}
+
+fn start_hardware(eal: &mut Eal, config: &Config, buffers: u32) -> Result<Hardware, String> {
+    let pool = Pool::create("packets", buffers, preflight::BUFFER_ROOM, -1).map_err(|error| {
+        format!("no memory for {buffers} packet buffers: {error}; free some memory or reserve more hugepages")
+    })?;
+    let settings = DeviceSettings { queues: config.dataplane.workers.len() as u16, descriptors: DESCRIPTORS };
+    let mut devices = Vec::new();
+    for (at, port) in config.ports.iter().enumerate() {
+        let device =
+            Device::start(eal, PortId(at as u16), port.device.name(), pool, settings).map_err(|error| {
+                let log = eal.complaint().map_or(String::new(), |line| format!(" [{line}]"));
+                format!(
+                    "port {}: device {}: {error}{log}; {}",
+                    port.name,
+                    port.device.text(),
+                    preflight::remedy(config)
+                )
+            })?;
+        devices.push(device);
+    }
+    Ok(Hardware { devices, pool })
+}
+
+#[allow(clippy::too_many_arguments, reason = "the one place where everything meets")]
+fn serve(
+    eal: &Eal,
+    clock: Clock,
+    mut hardware: Hardware,
+    loaded: Loaded,
+    path: PathBuf,
+    memory: Memory,
+    admin: &Server,
+    (sender, requests): (Sender<Request>, std::sync::mpsc::Receiver<Request>),
+) -> Result<(), String> {
+    let config = &loaded.config;
+    let facts: Vec<_> = hardware
+        .devices
+        .iter()
+        .map(|device| DeviceFacts {
+            driver: device.driver().to_owned(),
+            mac: device.mac(),
+            mtu: device.mtu(),
+        })
+        .collect();
+    let count = config.dataplane.workers.len();
+    let (publisher, mailboxes) = mailboxes(count);
+    let stats: Vec<_> = (0..count).map(|_| Arc::new(WorkerStats::new(facts.len()))).collect();
+    let mut links = Vec::new();
+    let mut workers = Vec::new();
+    let empty = Arc::new(Snapshot::empty(compile::ports(config, &facts).to_vec()));
+    for (at, mailbox) in mailboxes.into_iter().enumerate() {
+        let (link, worker_link) = worker::link();
+        links.push(link);
+        let director = Director::new(
+            Limits::for_sessions(config.dataplane.session_capacity),
+            hasher()?,
+            Arc::clone(&stats[at]),
+        );
+        let ports = hardware.devices.iter_mut().filter_map(Device::take_queue).collect();
+        workers.push(Worker::new(worker::Parts {
+            id: WorkerId(at as u16),
+            ports,
+            director,
+            world: Arc::clone(&empty),
+            mailbox,
+            link: worker_link,
+            stats: Arc::clone(&stats[at]),
+        }));
+    }
+
+    let identity = Identity {
+        version: env!("SLUICE_VERSION").to_owned(),
+        dpdk: dpdk::version(),
+        memory: preflight::describe(memory),
+        config_path: path,
+    };
+    let parts = Parts {
+        identity,
+        loaded,
+        facts,
+        devices: hardware,
+        publisher,
+        links,
+        stats: stats.clone(),
+        requests,
+    };
+    let mut control = Control::new(parts, clock.now())?;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut lcores = Vec::new();
+    for (at, worker) in workers.into_iter().enumerate() {
+        let (stop, stats) = (Arc::clone(&stop), Arc::clone(&stats[at]));
+        lcores.push(dpdk::launch(eal, at as u32 + 1, move || work(worker, clock, &stats, &stop))?);
+    }
+    let served = machine::forward_signals(sender.clone())
+        .and_then(|()| admin.serve(env!("SLUICE_VERSION"), sender))
+        .map_err(|error| format!("a thread cannot be started: {error}"));
+    if served.is_ok() {
+        machine::notify_ready();
+        eprintln!("sluiced: ready");
+        control.run(|| clock.now());
+        eprintln!("sluiced: stopping");
+    }
+    stop.store(true, Ordering::Release);
+    lcores.into_iter().for_each(dpdk::Lcore::join);
+    served
+}
+
+/// A worker's life: turns until told to stop.
+fn work(mut worker: Worker<dpdk::Queue>, clock: Clock, stats: &WorkerStats, stop: &AtomicBool) {
+    let mut before = clock.now();
+    while !stop.load(Ordering::Relaxed) {
+        let received = worker.turn(before);
+        let now = clock.now();
+        let spent = now.since(before).as_nanos() as u64;
+        stats.total_ns.add(spent);
+        if received > 0 {
+            stats.busy_ns.add(spent);
+        }
+        before = now;
+    }
+}
+
+fn hasher() -> Result<FlowHasher, String> {
+    let mut key = [0u64; 4];
+    for word in &mut key {
+        *word = getrandom::u64()
+            .map_err(|error| format!("the system gives no randomness for the flow hash: {error}"))?;
+    }
+    Ok(FlowHasher::new(key))
+}

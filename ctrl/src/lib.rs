@@ -1,1 +1,17 @@
-//! x
+//! What the operator wants: from a configuration file to the snapshot that workers
+//! follow, and from workers' counters to what the command line shows.
+//!
+//! [`config`] reads and checks the file. [`control`] is the one thread that owns the
+//! desired state; [`compile`] turns it into a snapshot, [`registry`] gives out stable
+//! ids, [`neighbors`] and [`arp`] find stations. [`admin`] serves the Unix socket,
+//! [`view`] is what it says, [`cli`] is the command's side of it.
+
+pub mod admin;
+pub mod arp;
+pub mod cli;
+pub mod compile;
+pub mod config;
+pub mod control;
+pub mod neighbors;
+pub mod registry;
+pub mod view;

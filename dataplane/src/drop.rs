@@ -92,8 +92,6 @@ reasons! {
     NoSession = "no_session",
     /// A packet to a local address that belongs to no session (late server data, scans).
     LocalNoSession = "local_no_session",
-    /// The service is configured but cannot forward; `sluice service show` names the reason.
-    ServiceUnready = "service_unready",
     /// The service has no real server with a weight above zero.
     NoRealServer = "no_real_server",
     /// Every local port towards the chosen real server is in use.

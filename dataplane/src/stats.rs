@@ -64,8 +64,6 @@ pub struct ServiceCounters {
     pub no_route: Counter,
     /// TCP segments that opened nothing and belonged to no session.
     pub no_session: Counter,
-    /// Packets refused because the service cannot forward as configured.
-    pub unready: Counter,
 }
 
 /// What one worker did on one port.

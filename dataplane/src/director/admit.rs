@@ -41,10 +41,6 @@ impl Director {
             counters.no_session.add(1);
             return Err(DropReason::NoSession);
         }
-        if !service.ready {
-            counters.unready.add(1);
-            return Err(DropReason::ServiceUnready);
-        }
         if packet.ttl <= 1 {
             return Err(DropReason::TtlExceeded);
         }

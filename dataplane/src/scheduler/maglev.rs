@@ -71,7 +71,7 @@ impl MaglevTable {
     #[inline]
     pub fn lookup(&self, client: Ipv4Addr) -> Option<usize> {
         let hash = fold(u64::from(client.to_bits()) ^ CLIENT_KEY, OFFSET_KEY);
-        let slot = (hash & 0xffff_ffff) * self.slots.len() as u64 >> 32;
+        let slot = ((hash & 0xffff_ffff) * self.slots.len() as u64) >> 32;
         Some(usize::from(self.slots[slot as usize]))
     }
 }

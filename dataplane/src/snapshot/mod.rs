@@ -82,8 +82,6 @@ pub struct Service {
     pub listen: Endpoint,
     /// How new sessions are spread.
     pub scheduler: Scheduler,
-    /// Whether it can forward at all; control knows the reason when not.
-    pub ready: bool,
     /// The director's addresses towards the servers.
     pub locals: Vec<(LocalId, Ipv4Addr)>,
     /// The servers, in the order in which they were added.

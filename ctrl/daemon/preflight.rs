@@ -1,0 +1,141 @@
+//! What can be found wrong before a device is touched, said with its remedy.
+
+use ctrl::config::{Config, Device, Hugepages, PortSpec};
+use dataplane::dpdk::Memory;
+use std::collections::HashSet;
+use std::fs;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::path::Path;
+
+/// Bytes of one packet buffer: 128 of headroom and 2,048 for the frame.
+pub(crate) const BUFFER_ROOM: u16 = 2_176;
+/// Bytes that a buffer takes from memory: the mbuf, its room, alignment and mempool header.
+const BUFFER_FOOTPRINT: u64 = 128 + BUFFER_ROOM as u64 + 128;
+/// What EAL and the drivers need besides.
+const EAL_MEGABYTES: u64 = 48;
+
+/// Cores for control's threads: all that the process may use but the workers'.
+pub(crate) fn control_cores(workers: &[usize]) -> Result<Vec<usize>, String> {
+    let allowed: Vec<_> =
+        core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|core| core.id).collect();
+    let list = || allowed.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
+    for (at, core) in workers.iter().enumerate() {
+        if !allowed.contains(core) {
+            return Err(format!(
+                "dataplane.workers[{at}]: core {core} is not there or not allowed to this process; use one of {}",
+                list()
+            ));
+        }
+    }
+    let taken: HashSet<_> = workers.iter().copied().collect();
+    let rest: Vec<_> = allowed.iter().copied().filter(|core| !taken.contains(core)).collect();
+    if rest.is_empty() {
+        eprintln!("sluiced: warning: every core is a worker's; control shares core {} with one", allowed[0]);
+        return Ok(allowed[..1].to_vec());
+    }
+    Ok(rest)
+}
+
+/// Claims that no other sluiced on this machine (in this network namespace) uses a device.
+/// They end with the process.
+pub(crate) fn claim_devices(ports: &[PortSpec]) -> Result<Vec<UnixListener>, String> {
+    let mut held = Vec::new();
+    for port in ports {
+        let identity = match &port.device {
+            Device::Pci(address) => {
+                if !Path::new("/sys/bus/pci/devices").join(address).exists() {
+                    return Err(format!(
+                        "port {}: there is no PCI device {address}; `dpdk-devbind.py --status-dev net` lists those there are",
+                        port.name
+                    ));
+                }
+                address.clone()
+            }
+            Device::Vdev(text) => match port.device.argument("iface") {
+                // A tap makes its interface; the others open one that exists.
+                Some(interface) if !port.device.name().starts_with("net_tap") => {
+                    if !Path::new("/sys/class/net").join(interface).exists() {
+                        return Err(format!(
+                            "port {}: there is no interface {interface}; `ip link` lists those there are",
+                            port.name
+                        ));
+                    }
+                    interface.to_owned()
+                }
+                Some(interface) => interface.to_owned(),
+                None => text.clone(),
+            },
+        };
+        // An abstract socket: its name is free again as soon as the process is gone.
+        let address = SocketAddr::from_abstract_name(format!("sluice/device/{identity}"))
+            .map_err(|error| format!("port {}: {error}", port.name))?;
+        match UnixListener::bind_addr(&address) {
+            Ok(listener) => held.push(listener),
+            Err(_) => {
+                let pid = UnixStream::connect_addr(&address)
+                    .ok()
+                    .and_then(|stream| rustix::net::sockopt::socket_peercred(&stream).ok())
+                    .map_or("another process".to_owned(), |peer| {
+                        format!("pid {}", peer.pid.as_raw_nonzero())
+                    });
+                return Err(format!(
+                    "port {}: device {identity} is in use by {pid} (sluiced); stop that one, or name another device",
+                    port.name
+                ));
+            }
+        }
+    }
+    Ok(held)
+}
+
+/// Where packet memory will come from.
+pub(crate) fn memory(wanted: Hugepages, buffers: u32) -> Result<Memory, String> {
+    let megabytes = (u64::from(buffers) * BUFFER_FOOTPRINT).div_ceil(1 << 20) + EAL_MEGABYTES;
+    let free = free_hugepage_megabytes();
+    let pages = Memory::Pages { megabytes: megabytes as usize };
+    match wanted {
+        Hugepages::Off => Ok(pages),
+        Hugepages::Auto if free >= megabytes => Ok(Memory::Hugepages),
+        Hugepages::Auto => Ok(pages),
+        Hugepages::Require if free >= megabytes => Ok(Memory::Hugepages),
+        Hugepages::Require => Err(format!(
+            "dataplane.hugepages: {megabytes} MB of hugepages are required, {free} MB are free; run `sysctl -w vm.nr_hugepages={}` (2 MB pages), or set hugepages = \"auto\"",
+            megabytes.div_ceil(2) + 8
+        )),
+    }
+}
+
+/// The memory in words, for status.
+pub(crate) fn describe(memory: Memory) -> String {
+    match memory {
+        Memory::Hugepages => "hugepages".into(),
+        Memory::Pages { megabytes } => format!("ordinary pages ({megabytes} MB; hugepages are faster)"),
+    }
+}
+
+/// What usually helps when DPDK refuses the configured devices.
+pub(crate) fn remedy(config: &Config) -> String {
+    let needs_root = !rustix::process::geteuid().is_root();
+    if needs_root {
+        return "sluiced needs root, or CAP_NET_RAW and CAP_NET_ADMIN for interfaces and access to /dev/vfio for NICs".into();
+    }
+    if config.ports.iter().any(|port| matches!(port.device, Device::Pci(_))) {
+        return "check that the NIC is bound to vfio-pci (`dpdk-devbind.py --status-dev net`) and that no other process uses it".into();
+    }
+    "check each port's device string: driver name, interface, and that no other process uses it".into()
+}
+
+/// Free hugepages of all sizes, in megabytes.
+fn free_hugepage_megabytes() -> u64 {
+    let folders = fs::read_dir("/sys/kernel/mm/hugepages").into_iter().flatten().flatten();
+    folders
+        .filter_map(|folder| {
+            let name = folder.file_name().into_string().ok()?;
+            let kilobytes: u64 = name.strip_prefix("hugepages-")?.strip_suffix("kB")?.parse().ok()?;
+            let free: u64 =
+                fs::read_to_string(folder.path().join("free_hugepages")).ok()?.trim().parse().ok()?;
+            Some(kilobytes * free / 1024)
+        })
+        .sum()
+}

@@ -1,0 +1,17 @@
+//! The admin protocol: JSON-RPC 2.0 over a Unix socket, one object per line.
+//!
+//! The server greets with `{"jsonrpc":"2.0","method":"hello","params":{"protocol":1,...}}`.
+//! A list is paged: it takes `cursor` and `limit` and gives `items` and `next`, which is
+//! null at the end.
+
+mod client;
+mod server;
+
+pub use client::{CallError, Client};
+pub use server::{BindError, Server};
+
+/// The protocol's version; it changes when an old client could misread an answer.
+pub const PROTOCOL: u64 = 1;
+
+/// Longest line that either side accepts, in bytes.
+const LINE_MAX: u64 = 16 * 1024 * 1024;

@@ -1,0 +1,275 @@
+//! The daemon's side of the socket: a thread that accepts, and one per client.
+
+use super::{LINE_MAX, PROTOCOL};
+use crate::control::{Refusal, Reply, Request};
+use serde_json::{Value, json};
+use std::fmt;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
+
+/// Clients at a time; another is told so and sent away.
+const CLIENTS_MAX: usize = 64;
+/// A client that neither speaks nor reads for so long is sent away.
+const IDLE_MAX: Duration = Duration::from_secs(300);
+/// How long the control thread may take; it answers sooner, or says why it does not.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// The bound socket. Dropping it removes the file.
+#[derive(Debug)]
+pub struct Server {
+    path: PathBuf,
+    listener: UnixListener,
+}
+
+/// Why the socket cannot be had.
+#[derive(Debug)]
+pub enum BindError {
+    /// Another daemon answers there.
+    InUse {
+        /// Its process, if the system says.
+        pid: Option<i32>,
+    },
+    /// The path cannot be used.
+    Path(std::io::Error),
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InUse { pid: Some(pid) } => {
+                write!(f, "another sluiced (pid {pid}) serves it; stop that one, or set another admin.socket")
+            }
+            Self::InUse { pid: None } => {
+                write!(f, "another sluiced serves it; stop that one, or set another admin.socket")
+            }
+            Self::Path(error) => {
+                write!(f, "{error}; check that its folder exists and that you may write there")
+            }
+        }
+    }
+}
+
+impl Server {
+    /// Binds the socket at `path`, mode 0660. A file that a dead daemon left is replaced.
+    ///
+    /// # Errors
+    /// When another daemon lives there, or the path cannot be used.
+    pub fn bind(path: &Path) -> Result<Self, BindError> {
+        if let Ok(stream) = UnixStream::connect(path) {
+            let pid = rustix::net::sockopt::socket_peercred(&stream).ok();
+            return Err(BindError::InUse { pid: pid.map(|peer| peer.pid.as_raw_nonzero().get()) });
+        }
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(BindError::Path)?;
+        }
+        match std::fs::symlink_metadata(path) {
+            Ok(found) if std::os::unix::fs::FileTypeExt::is_socket(&found.file_type()) => {
+                std::fs::remove_file(path).map_err(BindError::Path)?;
+            }
+            Ok(_) | Err(_) => {}
+        }
+        let listener = UnixListener::bind(path).map_err(BindError::Path)?;
+        let server = Self { path: path.to_owned(), listener };
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(BindError::Path)?;
+        Ok(server)
+    }
+
+    /// Serves for ever, on threads of its own.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn serve(&self, version: &str, requests: Sender<Request>) -> std::io::Result<()> {
+        let listener = self.listener.try_clone()?;
+        let version = version.to_owned();
+        let clients = Arc::new(AtomicUsize::new(0));
+        std::thread::Builder::new().name("admin".into()).spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(mut stream) = stream else { continue };
+                if clients.fetch_add(1, Ordering::Relaxed) >= CLIENTS_MAX {
+                    clients.fetch_sub(1, Ordering::Relaxed);
+                    let refusal = Refusal {
+                        code: 1,
+                        message: format!("{CLIENTS_MAX} clients are connected already; try again"),
+                    };
+                    let _ = writeln!(stream, "{}", response(&Value::Null, Err(refusal)));
+                    continue;
+                }
+                let (requests, clients, version) = (requests.clone(), Arc::clone(&clients), version.clone());
+                let client = std::thread::Builder::new().name("admin-client".into());
+                let counter = Arc::clone(&clients);
+                let spawned = client.spawn(move || {
+                    // A client that goes away in mid-sentence is no event.
+                    let _ = converse(stream, &version, &requests);
+                    clients.fetch_sub(1, Ordering::Relaxed);
+                });
+                if spawned.is_err() {
+                    counter.fetch_sub(1, Ordering::Relaxed);
+                }
+            }
+        })?;
+        Ok(())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn converse(stream: UnixStream, version: &str, requests: &Sender<Request>) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(IDLE_MAX))?;
+    stream.set_write_timeout(Some(IDLE_MAX))?;
+    let mut writer = stream.try_clone()?;
+    let mut reader = BufReader::new(stream);
+    let greeting = json!({ "jsonrpc": "2.0", "method": "hello", "params": { "protocol": PROTOCOL, "server": "sluiced", "version": version } });
+    writeln!(writer, "{greeting}")?;
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = reader.by_ref().take(LINE_MAX).read_until(b'\n', &mut line)?;
+        if read == 0 {
+            return Ok(());
+        }
+        if !line.ends_with(b"\n") && read as u64 == LINE_MAX {
+            let refusal = Refusal { code: -32600, message: format!("a line has at most {LINE_MAX} bytes") };
+            writeln!(writer, "{}", response(&Value::Null, Err(refusal)))?;
+            return Ok(());
+        }
+        if let Some(answer) = handle(&line, requests) {
+            writeln!(writer, "{answer}")?;
+        }
+    }
+}
+
+/// The answer to one line; `None` for a notification.
+fn handle(line: &[u8], requests: &Sender<Request>) -> Option<Value> {
+    let refuse = |id: &Value, code: i32, message: &str| {
+        Some(response(id, Err(Refusal { code, message: message.to_owned() })))
+    };
+    let Ok(call) = serde_json::from_slice::<Value>(line) else {
+        return refuse(&Value::Null, -32700, "the line is not JSON");
+    };
+    let id = call.get("id").cloned();
+    let (Some("2.0"), Some(method)) = (call["jsonrpc"].as_str(), call["method"].as_str()) else {
+        return refuse(&id.unwrap_or(Value::Null), -32600, "the object is no JSON-RPC 2.0 request");
+    };
+    let (reply, answer) = channel();
+    let request = Request::Call { method: method.to_owned(), params: call["params"].clone(), reply };
+    if requests.send(request).is_err() {
+        return refuse(&id?, 1, "sluiced is stopping");
+    }
+    let answer = answer.recv_timeout(ANSWER_MAX).unwrap_or_else(|_| {
+        Err(Refusal { code: 1, message: "sluiced is busy or stopping; try again".into() })
+    });
+    Some(response(&id?, answer))
+}
+
+fn response(id: &Value, answer: Reply) -> Value {
+    match answer {
+        Ok(result) => json!({ "jsonrpc": "2.0", "id": id, "result": result }),
+        Err(Refusal { code, message }) => {
+            json!({ "jsonrpc": "2.0", "id": id, "error": { "code": code, "message": message } })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::{CallError, Client};
+
+    struct TestSocket(PathBuf);
+
+    impl TestSocket {
+        fn new(name: &str) -> Self {
+            Self(std::env::temp_dir().join(format!("sluice-admin-{name}-{}.sock", std::process::id())))
+        }
+    }
+
+    impl Drop for TestSocket {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_file(&self.0);
+        }
+    }
+
+    /// A server whose control thread answers `echo` with its parameters.
+    fn echo(socket: &TestSocket) -> Server {
+        let server = Server::bind(&socket.0).unwrap();
+        let (sender, requests) = channel();
+        server.serve("test", sender).unwrap();
+        std::thread::spawn(move || {
+            for request in requests {
+                let Request::Call { method, params, reply } = request else { return };
+                let answer = if method == "echo" {
+                    Ok(params)
+                } else {
+                    Err(Refusal { code: -32601, message: "no".into() })
+                };
+                reply.send(answer).unwrap();
+            }
+        });
+        server
+    }
+
+    #[test]
+    fn a_call_gets_its_answer_and_an_unknown_one_a_refusal() {
+        let socket = TestSocket::new("calls");
+        let _server = echo(&socket);
+        let mut client = Client::connect(&socket.0).unwrap();
+
+        assert_eq!(client.call("echo", json!({ "a": 1 })).unwrap(), json!({ "a": 1 }));
+        assert!(
+            matches!(client.call("other", Value::Null), Err(CallError::Refused(message)) if message == "no")
+        );
+    }
+
+    #[test]
+    fn the_socket_is_for_owner_and_group() {
+        let socket = TestSocket::new("mode");
+        let _server = echo(&socket);
+
+        let mode = std::fs::metadata(&socket.0).unwrap().permissions().mode();
+
+        assert_eq!(mode & 0o777, 0o660);
+    }
+
+    #[test]
+    fn a_second_server_is_refused_and_a_dead_ones_file_is_replaced() {
+        let socket = TestSocket::new("second");
+        let server = echo(&socket);
+        let refused = Server::bind(&socket.0).map(|_| ());
+        assert!(
+            matches!(refused, Err(BindError::InUse { pid: Some(pid) }) if pid == std::process::id() as i32)
+        );
+        // As after a crash: the file is there, and nobody listens.
+        std::mem::forget(server);
+        let stale = TestSocket::new("stale");
+        drop(UnixListener::bind(&stale.0).unwrap());
+        assert!(Server::bind(&stale.0).is_ok());
+    }
+
+    #[test]
+    fn rubbish_is_answered_and_does_not_end_the_conversation() {
+        let socket = TestSocket::new("rubbish");
+        let _server = echo(&socket);
+        let mut stream = UnixStream::connect(&socket.0).unwrap();
+        stream
+            .write_all(b"\xff{}\n[1]\n{\"jsonrpc\":\"2.0\",\"id\":7,\"method\":\"echo\",\"params\":5}\n")
+            .unwrap();
+
+        let mut lines =
+            BufReader::new(stream).lines().map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
+
+        assert_eq!(lines.next().unwrap()["params"]["protocol"], PROTOCOL);
+        assert_eq!(lines.next().unwrap()["error"]["code"], -32700);
+        assert_eq!(lines.next().unwrap()["error"]["code"], -32600);
+        assert_eq!(lines.next().unwrap()["result"], 5);
+    }
+}

@@ -1,0 +1,288 @@
+//! What each answer looks like to a person.
+
+use super::table::Align::{Left, Right};
+use super::table::Table;
+use serde_json::Value;
+use std::io::{self, Write};
+
+type Out<'a> = &'a mut dyn Write;
+
+/// A value as one word.
+fn word(value: &Value) -> String {
+    match value {
+        Value::Null => "-".into(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(word).collect::<Vec<_>>().join(","),
+        other => other.to_string(),
+    }
+}
+
+/// A row of the named fields.
+fn fields(item: &Value, names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| word(&item[*name])).collect()
+}
+
+fn array(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+pub(super) fn status(out: Out<'_>, status: &Value) -> io::Result<()> {
+    let get = |name: &str| word(&status[name]);
+    writeln!(
+        out,
+        "sluiced {}, {}, pid {}, up {} s",
+        get("version"),
+        get("dpdk"),
+        get("pid"),
+        get("uptime_s")
+    )?;
+    writeln!(
+        out,
+        "config    {} (generation {}, applied {})",
+        get("config"),
+        get("generation"),
+        get("applied")
+    )?;
+    writeln!(
+        out,
+        "memory    {}; packet buffers {} of {} in use",
+        get("memory"),
+        get("buffers_in_use"),
+        get("buffers")
+    )?;
+    writeln!(out, "sessions  {} of {}", get("sessions"), get("session_capacity"))?;
+    let ports = status["ports"].as_object().into_iter().flatten();
+    let ports: Vec<_> = ports.map(|(name, link)| format!("{name} {}", word(link))).collect();
+    writeln!(out, "ports     {}", ports.join(", "))?;
+    let unready = status["unready"].as_object().map_or(0, serde_json::Map::len);
+    let services = status["services"].as_u64().unwrap_or(0);
+    writeln!(out, "services  {} of {services} ready", services.saturating_sub(unready as u64))?;
+    for (name, reason) in status["unready"].as_object().into_iter().flatten() {
+        writeln!(out, "  {name} is unready: {}", word(reason))?;
+    }
+    for draining in array(&status["draining"]) {
+        writeln!(out, "  removed, but still has sessions: {}", word(draining))?;
+    }
+    for warning in array(&status["warnings"]) {
+        writeln!(out, "warning: {}", word(warning))?;
+    }
+    Ok(())
+}
+
+pub(super) fn services(out: Out<'_>, (items, is_first): (&[Value], bool)) -> io::Result<()> {
+    let mut table = Table::new(&[
+        ("SERVICE", Left),
+        ("LISTEN", Left),
+        ("SCHED", Left),
+        ("FORWARD", Left),
+        ("STATE", Left),
+        ("WEIGHT", Right),
+        ("ACTIVE", Right),
+        ("INACT", Right),
+        ("CREATED", Right),
+        ("PKTS-IN", Right),
+        ("PKTS-OUT", Right),
+        ("BYTES-IN", Right),
+        ("BYTES-OUT", Right),
+    ]);
+    for service in items {
+        let servers = array(&service["servers"]);
+        let sum =
+            |name: &str| servers.iter().filter_map(|server| server[name].as_u64()).sum::<u64>().to_string();
+        let mut row = fields(service, &["name"]);
+        row.push(format!("{}/{}", word(&service["listen"]), word(&service["protocol"])));
+        row.extend(fields(service, &["scheduler", "forward", "state"]));
+        row.push(String::new());
+        row.extend([sum("sessions_active"), sum("sessions_inactive")]);
+        row.extend(fields(
+            service,
+            &["sessions_created", "packets_in", "packets_out", "bytes_in", "bytes_out"],
+        ));
+        table.row(row);
+        for server in servers {
+            let mut row = vec!["  ->".into()];
+            row.extend(fields(server, &["address"]));
+            row.extend([String::new(), String::new()]);
+            let names = [
+                "state",
+                "weight",
+                "sessions_active",
+                "sessions_inactive",
+                "sessions_created",
+                "packets_in",
+                "packets_out",
+                "bytes_in",
+                "bytes_out",
+            ];
+            row.extend(fields(server, &names));
+            table.row(row);
+        }
+    }
+    table.print(out, is_first)
+}
+
+pub(super) fn service(out: Out<'_>, service: &Value) -> io::Result<()> {
+    services(out, (std::slice::from_ref(service), true))?;
+    writeln!(out, "local addresses  {}", word(&service["local_addresses"]).replace(',', ", "))?;
+    if let Some(reason) = service["reason"].as_str() {
+        writeln!(out, "unready          {reason}")?;
+    }
+    for (reason, count) in service["refused"].as_object().into_iter().flatten() {
+        if count.as_u64() != Some(0) {
+            writeln!(out, "refused          {count} {reason}")?;
+        }
+    }
+    Ok(())
+}
+
+fn plain(
+    out: Out<'_>,
+    (items, is_first): (&[Value], bool),
+    columns: &[(&'static str, &str, super::table::Align)],
+) -> io::Result<()> {
+    let mut table = Table::new(&columns.iter().map(|(title, _, align)| (*title, *align)).collect::<Vec<_>>());
+    let names: Vec<_> = columns.iter().map(|(_, name, _)| *name).collect();
+    items.iter().for_each(|item| table.row(fields(item, &names)));
+    table.print(out, is_first)
+}
+
+pub(super) fn servers(out: Out<'_>, page: (&[Value], bool)) -> io::Result<()> {
+    plain(
+        out,
+        page,
+        &[
+            ("SERVICE", "service", Left),
+            ("SERVER", "address", Left),
+            ("STATE", "state", Left),
+            ("WEIGHT", "weight", Right),
+            ("ACTIVE", "sessions_active", Right),
+            ("INACT", "sessions_inactive", Right),
+            ("CREATED", "sessions_created", Right),
+            ("PKTS-IN", "packets_in", Right),
+            ("PKTS-OUT", "packets_out", Right),
+            ("BYTES-IN", "bytes_in", Right),
+            ("BYTES-OUT", "bytes_out", Right),
+        ],
+    )
+}
+
+pub(super) fn sessions(out: Out<'_>, page: (&[Value], bool)) -> io::Result<()> {
+    plain(
+        out,
+        page,
+        &[
+            ("PROTO", "protocol", Left),
+            ("CLIENT", "client", Left),
+            ("VIP", "vip", Left),
+            ("LOCAL", "local", Left),
+            ("REAL", "real", Left),
+            ("STATE", "state", Left),
+            ("WORKER", "worker", Right),
+            ("IDLE-MS", "idle_ms", Right),
+        ],
+    )
+}
+
+pub(super) fn session_count(out: Out<'_>, count: &Value) -> io::Result<()> {
+    let get = |name: &str| word(&count[name]);
+    writeln!(
+        out,
+        "{} sessions of {} ({} active, {} inactive)",
+        get("sessions"),
+        get("capacity"),
+        get("active"),
+        get("inactive")
+    )?;
+    writeln!(out, "{} created, {} expired, {} recycled", get("created"), get("expired"), get("recycled"))
+}
+
+pub(super) fn locals(out: Out<'_>, page: (&[Value], bool)) -> io::Result<()> {
+    plain(
+        out,
+        page,
+        &[
+            ("LOCAL", "address", Left),
+            ("PORT", "port", Left),
+            ("USED", "used", Right),
+            ("CAPACITY", "capacity", Right),
+            ("SERVICES", "services", Left),
+        ],
+    )
+}
+
+pub(super) fn ports(out: Out<'_>, page: (&[Value], bool)) -> io::Result<()> {
+    plain(
+        out,
+        page,
+        &[
+            ("PORT", "name", Left),
+            ("DRIVER", "driver", Left),
+            ("MAC", "mac", Left),
+            ("MTU", "mtu", Right),
+            ("LINK", "link", Left),
+            ("MBPS", "speed_mbps", Right),
+            ("ADDRESSES", "addresses", Left),
+            ("RX-PKTS", "rx_packets", Right),
+            ("TX-PKTS", "tx_packets", Right),
+            ("MISSED", "rx_missed", Right),
+            ("REFUSED", "tx_refused", Right),
+            ("DEVICE", "device", Left),
+        ],
+    )
+}
+
+pub(super) fn neighbors(out: Out<'_>, page: (&[Value], bool)) -> io::Result<()> {
+    plain(
+        out,
+        page,
+        &[
+            ("NEIGHBOR", "address", Left),
+            ("PORT", "port", Left),
+            ("MAC", "mac", Left),
+            ("STATE", "state", Left),
+            ("CONFIRMED-MS", "confirmed_ms", Right),
+        ],
+    )
+}
+
+pub(super) fn workers(out: Out<'_>, page: (&[Value], bool)) -> io::Result<()> {
+    plain(
+        out,
+        page,
+        &[
+            ("WORKER", "id", Right),
+            ("CORE", "core", Right),
+            ("BUSY", "busy_ratio", Right),
+            ("GENERATION", "generation", Right),
+            ("SESSIONS", "sessions", Right),
+            ("CAPACITY", "session_capacity", Right),
+            ("RX-PKTS", "rx_packets", Right),
+            ("TX-PKTS", "tx_packets", Right),
+            ("DROPPED", "dropped", Right),
+            ("PARKED", "parked", Right),
+        ],
+    )
+}
+
+pub(super) fn stats(out: Out<'_>, stats: &Value) -> io::Result<()> {
+    workers(out, (array(&stats["workers"]), true))?;
+    writeln!(out)?;
+    ports(out, (array(&stats["ports"]), true))?;
+    writeln!(out)?;
+    drops(out, &stats["drops"])
+}
+
+pub(super) fn drops(out: Out<'_>, counts: &Value) -> io::Result<()> {
+    let mut table = Table::new(&[("DROPPED", Right), ("REASON", Left), ("MEANING", Left)]);
+    for reason in dataplane::drop::DropReason::ALL {
+        let count = counts[reason.name()].as_u64().unwrap_or(0);
+        if count > 0 {
+            table.row([count.to_string(), reason.name().into(), reason.explanation().into()]);
+        }
+    }
+    table.print(out, true)
+}
+
+pub(super) fn reloaded(out: Out<'_>, answer: &Value) -> io::Result<()> {
+    writeln!(out, "reloaded: every worker follows generation {}", word(&answer["generation"]))
+}

@@ -1,0 +1,131 @@
+//! From what the operator wants to what workers follow: `(config, devices,
+//! neighbours) -> Snapshot`, a pure function but for the ids that the registry keeps.
+
+use crate::config::{Config, Device};
+use crate::registry::{Exhausted, ReadSlot, Registry};
+use dataplane::ids::{Generation, PortId};
+use dataplane::scheduler::{MaglevTable, Scheduler};
+use dataplane::snapshot::{
+    AddressRole, Neighbors, Network, PortConfig, RealServer, Routes, Service, Services, Snapshot,
+};
+use dataplane::wire::{LinkTraits, Mac};
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+/// What a started device says of itself.
+#[derive(Clone, Debug)]
+pub struct DeviceFacts {
+    /// The driver's name.
+    pub driver: String,
+    /// Station address.
+    pub mac: Mac,
+    /// Largest IP packet, in bytes.
+    pub mtu: u16,
+}
+
+/// Compiles `config`. The caller gives the routing epoch and publishes.
+///
+/// # Errors
+/// When the registry has no slot left for a service, server or local address.
+pub fn compile(
+    config: &Config,
+    devices: &[DeviceFacts],
+    neighbors: Arc<Neighbors>,
+    routing_epoch: u16,
+    registry: &mut Registry,
+    read: ReadSlot<'_>,
+) -> Result<Snapshot, Exhausted> {
+    registry.begin();
+    Ok(Snapshot {
+        generation: Generation(0),
+        routing_epoch,
+        ports: ports(config, devices),
+        addresses: Arc::new(addresses(config)),
+        services: Arc::new(services(config, registry, read)?),
+        routes: Arc::new(routes(config)),
+        neighbors,
+        timeouts: config.timeouts,
+    })
+}
+
+/// The ports as workers see them.
+pub fn ports(config: &Config, devices: &[DeviceFacts]) -> Arc<[PortConfig]> {
+    let pairs = config.ports.iter().zip(devices);
+    pairs
+        .map(|(spec, facts)| PortConfig {
+            link: LinkTraits {
+                mac: facts.mac,
+                mtu: facts.mtu,
+                kernel_peer: Device::has_kernel_peer(&spec.device),
+            },
+            networks: spec.addresses.clone(),
+        })
+        .collect()
+}
+
+/// What each of the appliance's addresses is for. A VIP may also be a port's address.
+pub fn addresses(config: &Config) -> HashMap<Ipv4Addr, AddressRole> {
+    let mut roles = HashMap::new();
+    for port in &config.ports {
+        roles.extend(port.addresses.iter().map(|network| (network.address, AddressRole::Own)));
+    }
+    for service in &config.services {
+        roles.insert(service.listen.address, AddressRole::Vip);
+        roles.extend(service.local_addresses.iter().map(|address| (*address, AddressRole::Local)));
+    }
+    roles
+}
+
+/// Networks of the ports, and static routes.
+pub fn routes(config: &Config) -> Routes {
+    let mut routes = Routes::default();
+    // Static routes first: a port's own network is never behind a gateway.
+    for route in &config.routes {
+        routes.add(route.to, PortId(route.port as u16), Some(route.via));
+    }
+    for (at, port) in config.ports.iter().enumerate() {
+        for network in &port.addresses {
+            routes.add(*network, PortId(at as u16), None);
+        }
+    }
+    routes
+}
+
+/// The port that answers ARP for an address; `None`: every port, because the address is
+/// on none's network (a routed VIP).
+pub fn port_of(config: &Config, address: Ipv4Addr) -> Option<PortId> {
+    let contains = |network: &Network| network.contains(address);
+    let at = config.ports.iter().position(|port| port.addresses.iter().any(contains))?;
+    Some(PortId(at as u16))
+}
+
+fn services(config: &Config, registry: &mut Registry, read: ReadSlot<'_>) -> Result<Services, Exhausted> {
+    let mut list = Vec::with_capacity(config.services.len());
+    for spec in &config.services {
+        let id = registry.service(&spec.name)?;
+        let locals = spec.local_addresses.iter().map(|address| Ok((registry.local(*address)?, *address)));
+        let locals = locals.collect::<Result<_, _>>()?;
+        let mut servers = Vec::with_capacity(spec.servers.len());
+        for server in &spec.servers {
+            let id = registry.server(&spec.name, spec.protocol, server.endpoint, read)?;
+            servers.push(RealServer { id, endpoint: server.endpoint, weight: server.weight });
+        }
+        let maglev = (spec.scheduler == Scheduler::Maglev)
+            .then(|| {
+                let weights: Vec<_> = servers.iter().map(|server| (server.endpoint, server.weight)).collect();
+                MaglevTable::build(&weights)
+            })
+            .flatten();
+        list.push(Service {
+            id,
+            protocol: spec.protocol,
+            listen: spec.listen,
+            scheduler: spec.scheduler,
+            locals,
+            servers,
+            maglev,
+        });
+    }
+    Ok(Services::new(list))
+}

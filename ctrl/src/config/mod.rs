@@ -1,0 +1,238 @@
+//! The configuration file: read, checked, and turned into types that need no more checking.
+//!
+//! [`raw`](self) structures mirror the file and remember where each value stands;
+//! `check` turns them into a [`Config`] or into a list of problems, each of which names
+//! file, line, key, what is wrong and what to do.
+
+mod check;
+mod problem;
+mod raw;
+
+pub use problem::{Problem, Severity};
+
+use dataplane::flow::{Endpoint, Protocol};
+use dataplane::scheduler::Scheduler;
+use dataplane::session::Timeouts;
+use dataplane::snapshot::Network;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+/// A configuration that passed every check.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Cores, memory, capacity.
+    pub dataplane: Dataplane,
+    /// Where the admin socket is.
+    pub admin_socket: PathBuf,
+    /// The devices.
+    pub ports: Vec<PortSpec>,
+    /// Static routes.
+    pub routes: Vec<RouteSpec>,
+    /// The services.
+    pub services: Vec<ServiceSpec>,
+    /// How long sessions may be silent.
+    pub timeouts: Timeouts,
+}
+
+/// How the dataplane is laid out. None of it can change without a restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dataplane {
+    /// CPU cores, one worker each.
+    pub workers: Vec<usize>,
+    /// Sessions per worker.
+    pub session_capacity: usize,
+    /// Whether packet memory is on hugepages.
+    pub hugepages: Hugepages,
+}
+
+/// Whether packet memory is on hugepages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hugepages {
+    /// If enough are free.
+    Auto,
+    /// Or the daemon does not start.
+    Require,
+    /// Never.
+    Off,
+}
+
+/// A device and the appliance's addresses on its link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortSpec {
+    /// The operator's name for it.
+    pub name: String,
+    /// A PCI address or a DPDK vdev string.
+    pub device: Device,
+    /// The appliance's own addresses.
+    pub addresses: Vec<Network>,
+}
+
+/// What a port is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// A PCI address, `0000:3b:00.0`.
+    Pci(String),
+    /// A DPDK vdev string, `net_af_packet0,iface=veth1`.
+    Vdev(String),
+}
+
+impl Device {
+    /// The name by which DPDK knows the device.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Pci(address) => address,
+            Self::Vdev(arguments) => arguments.split(',').next().unwrap_or(arguments),
+        }
+    }
+
+    /// The text of the configuration.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Pci(text) | Self::Vdev(text) => text,
+        }
+    }
+
+    /// A vdev's argument `key`.
+    pub fn argument(&self, key: &str) -> Option<&str> {
+        let Self::Vdev(text) = self else { return None };
+        text.split(',').skip(1).find_map(|argument| argument.strip_prefix(key)?.strip_prefix('='))
+    }
+
+    /// Whether a kernel is on the other side of the link and may hand over super-frames
+    /// and partial checksums.
+    pub fn has_kernel_peer(&self) -> bool {
+        let kernel_drivers =
+            ["net_af_packet", "net_af_xdp", "net_tap", "net_pcap", "eth_af_packet", "net_virtio_user"];
+        kernel_drivers.iter().any(|driver| self.name().starts_with(driver))
+    }
+}
+
+/// A static route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteSpec {
+    /// Which destinations.
+    pub to: Network,
+    /// The gateway, on the network of a port.
+    pub via: Ipv4Addr,
+    /// The index of that port.
+    pub port: usize,
+}
+
+/// A service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServiceSpec {
+    /// The operator's name for it.
+    pub name: String,
+    /// What clients connect to.
+    pub listen: Endpoint,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// How packets reach the servers.
+    pub forward: ForwardMode,
+    /// How new sessions are spread.
+    pub scheduler: Scheduler,
+    /// The director's addresses towards the servers.
+    pub local_addresses: Vec<Ipv4Addr>,
+    /// The servers.
+    pub servers: Vec<ServerSpec>,
+    /// How servers are to be checked.
+    pub health: Option<HealthSpec>,
+}
+
+/// How packets reach the servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardMode {
+    /// Both addresses are rewritten.
+    FullNat,
+}
+
+impl ForwardMode {
+    /// The name in configuration and lists.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::FullNat => "fullnat",
+        }
+    }
+}
+
+/// A real server of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerSpec {
+    /// Where it listens.
+    pub endpoint: Endpoint,
+    /// Its share; 0 takes no new sessions.
+    pub weight: u32,
+}
+
+/// A health check. This version reads and shows it but does not run it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HealthSpec {
+    /// `http`, `tcp` and so on.
+    pub kind: String,
+    /// What an HTTP check asks for.
+    pub path: Option<String>,
+    /// Time between two checks.
+    pub interval: std::time::Duration,
+    /// Good answers until a server is up.
+    pub rise: u32,
+    /// Bad answers until a server is down.
+    pub fall: u32,
+}
+
+/// What reading a file gave.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// What is allowed but probably not meant.
+    pub warnings: Vec<Problem>,
+}
+
+/// Why a file cannot be used.
+#[derive(Debug)]
+pub enum LoadError {
+    /// It cannot be read, or it is not TOML.
+    Unreadable(Problem),
+    /// It is TOML, but says something that cannot be done.
+    Wrong(Vec<Problem>),
+}
+
+impl LoadError {
+    /// Every problem, the worst first.
+    pub fn problems(&self) -> &[Problem] {
+        match self {
+            Self::Unreadable(problem) => std::slice::from_ref(problem),
+            Self::Wrong(problems) => problems,
+        }
+    }
+
+    /// The exit status of `config check`: 1 when the file cannot be read or parsed, 2 when it is wrong.
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Self::Unreadable(_) => 1,
+            Self::Wrong(_) => 2,
+        }
+    }
+}
+
+/// Reads and checks the file at `path`.
+///
+/// # Errors
+/// With every problem found.
+pub fn load(path: &Path) -> Result<Loaded, LoadError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| LoadError::Unreadable(Problem::of_file(path, format!("cannot be read: {error}"))))?;
+    parse(&text, path)
+}
+
+/// Checks `text`, which stands in the file at `path`.
+///
+/// # Errors
+/// With every problem found.
+pub fn parse(text: &str, path: &Path) -> Result<Loaded, LoadError> {
+    let raw = raw::read(text, path)?;
+    check::check(&raw, text, path)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,169 @@
+//! The file as it is written: one structure per table, every value with its place.
+
+use super::problem::line_of;
+use super::{LoadError, Problem, Severity};
+use serde::Deserialize;
+use std::path::Path;
+use toml::Spanned;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    #[serde(default)]
+    pub(super) dataplane: Dataplane,
+    #[serde(default)]
+    pub(super) admin: Admin,
+    #[serde(default)]
+    pub(super) port: Vec<Spanned<Port>>,
+    #[serde(default)]
+    pub(super) route: Vec<Spanned<Route>>,
+    #[serde(default)]
+    pub(super) service: Vec<Spanned<Service>>,
+    #[serde(default)]
+    pub(super) timeouts: Timeouts,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Dataplane {
+    pub(super) workers: Option<Spanned<Vec<Spanned<i64>>>>,
+    pub(super) session_capacity: Option<Spanned<i64>>,
+    pub(super) hugepages: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Admin {
+    pub(super) socket: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Port {
+    pub(super) name: Spanned<String>,
+    pub(super) device: Spanned<String>,
+    #[serde(default)]
+    pub(super) addresses: Vec<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Route {
+    pub(super) to: Spanned<String>,
+    pub(super) via: Spanned<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Service {
+    pub(super) name: Spanned<String>,
+    pub(super) listen: Spanned<String>,
+    pub(super) protocol: Option<Spanned<String>>,
+    pub(super) forward: Option<Spanned<String>>,
+    pub(super) scheduler: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) local_addresses: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) server: Vec<Spanned<Server>>,
+    pub(super) health: Option<Spanned<Health>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Server {
+    pub(super) address: Spanned<String>,
+    pub(super) weight: Option<Spanned<i64>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Health {
+    #[serde(rename = "type")]
+    pub(super) kind: Spanned<String>,
+    pub(super) path: Option<Spanned<String>>,
+    pub(super) interval: Option<Spanned<String>>,
+    pub(super) rise: Option<Spanned<i64>>,
+    pub(super) fall: Option<Spanned<i64>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Timeouts {
+    pub(super) established: Option<Spanned<String>>,
+    pub(super) syn_sent: Option<Spanned<String>>,
+    pub(super) syn_recv: Option<Spanned<String>>,
+    pub(super) fin_wait: Option<Spanned<String>>,
+    pub(super) time_wait: Option<Spanned<String>>,
+    pub(super) close: Option<Spanned<String>>,
+    pub(super) close_wait: Option<Spanned<String>>,
+    pub(super) last_ack: Option<Spanned<String>>,
+    pub(super) udp_one_way: Option<Spanned<String>>,
+    pub(super) udp: Option<Spanned<String>>,
+}
+
+/// Parses `text`.
+pub(super) fn read(text: &str, path: &Path) -> Result<File, LoadError> {
+    let problem = |line: Option<usize>, key: String, message: String| Problem {
+        file: path.to_owned(),
+        line,
+        key,
+        message,
+        severity: Severity::Error,
+    };
+    let place = |error: &toml::de::Error| error.span().map(|span| line_of(text, span.start));
+    let deserializer = toml::de::Deserializer::parse(text).map_err(|error| {
+        LoadError::Unreadable(problem(
+            place(&error),
+            String::new(),
+            format!("not valid TOML: {}", one_line(error.message())),
+        ))
+    })?;
+    serde_path_to_error::deserialize(deserializer).map_err(|error| {
+        let key = key_of(error.path());
+        let inner = error.into_inner();
+        LoadError::Wrong(vec![problem(place(&inner), key, explain(inner.message()))])
+    })
+}
+
+/// The path to a value without what `Spanned` adds to it.
+fn key_of(path: &serde_path_to_error::Path) -> String {
+    use serde_path_to_error::Segment;
+    let mut key = String::new();
+    for segment in path {
+        match segment {
+            Segment::Seq { index } => key.push_str(&format!("[{index}]")),
+            Segment::Map { key: name } if !name.starts_with("$__") => {
+                if !key.is_empty() {
+                    key.push('.');
+                }
+                key.push_str(name);
+            }
+            Segment::Map { .. } | Segment::Enum { .. } | Segment::Unknown => {}
+        }
+    }
+    key
+}
+
+/// serde's message, and for an unknown key the one that was probably meant.
+fn explain(message: &str) -> String {
+    let message = one_line(message);
+    let Some(rest) = message.strip_prefix("unknown field `") else { return message };
+    let mut names = rest.split('`');
+    let unknown = names.next().unwrap_or_default().to_owned();
+    // Every second piece is a name between backticks.
+    let known: Vec<_> = names.skip(1).step_by(2).collect();
+    format!("unknown key `{unknown}`; {}", suggestion(&unknown, &known))
+}
+
+/// `did you mean ...?`, or what there is to choose from.
+pub(super) fn suggestion(unknown: &str, known: &[&str]) -> String {
+    let nearest = known.iter().map(|name| (strsim::damerau_levenshtein(unknown, name), name)).min();
+    match nearest {
+        Some((distance, name)) if distance <= 1 + name.len() / 3 => format!("did you mean `{name}`?"),
+        _ => format!("use one of {}", known.join(", ")),
+    }
+}
+
+fn one_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,76 @@
+//! Gratuitous ARP: telling the links at once which addresses are ours, so that nobody has
+//! to wait for an old entry to age.
+
+use super::{Control, Devices};
+use crate::arp::{Arp, BROADCAST};
+use crate::compile::{addresses, port_of};
+use crate::config::Config;
+use dataplane::clock::Instant;
+use dataplane::ids::PortId;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+/// RFC 5227 §2.3: twice, two seconds apart; the second is for a switch that was not ready.
+const AGAIN: Duration = Duration::from_secs(2);
+/// RFC 5227 §2.4: a conflict is answered at most that often.
+const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Announcements to come, by time.
+#[derive(Debug, Default)]
+pub(super) struct Announcements {
+    due: VecDeque<(Instant, PortId, Ipv4Addr)>,
+    defended: BTreeMap<Ipv4Addr, Instant>,
+}
+
+impl Announcements {
+    /// Announces the addresses that `new` has and `old` had not; all of them at the start.
+    pub(super) fn schedule(&mut self, old: &Config, new: &Config, is_start: bool, now: Instant) {
+        let before = if is_start { Default::default() } else { addresses(old) };
+        let mut fresh: Vec<_> =
+            addresses(new).into_keys().filter(|address| !before.contains_key(address)).collect();
+        fresh.sort_unstable();
+        self.push(fresh.into_iter().filter_map(|address| Some((port_of(new, address)?, address))), now);
+    }
+
+    /// Announces every address of one port, because its link came up.
+    pub(super) fn schedule_port(&mut self, config: &Config, port: PortId, now: Instant) {
+        let mut all: Vec<_> = addresses(config).into_keys().collect();
+        all.sort_unstable();
+        let ours = all.into_iter().filter(|address| port_of(config, *address) == Some(port));
+        self.push(ours.map(|address| (port, address)).collect::<Vec<_>>().into_iter(), now);
+    }
+
+    /// Answers a station that uses one of our addresses.
+    pub(super) fn defend(&mut self, port: PortId, address: Ipv4Addr, now: Instant) {
+        if self.defended.get(&address).is_some_and(|last| now.since(*last) < DEFEND_INTERVAL) {
+            return;
+        }
+        eprintln!("sluiced: another station on port {} uses {address}, which is ours", port.0);
+        self.defended.insert(address, now);
+        self.due.push_front((now, port, address));
+    }
+
+    fn push(&mut self, list: impl Iterator<Item = (PortId, Ipv4Addr)> + Clone, now: Instant) {
+        self.due.extend(list.clone().map(|(port, address)| (now, port, address)));
+        self.due.extend(list.map(|(port, address)| (now + AGAIN, port, address)));
+        // The second round of an earlier push may be due after the first of this one.
+        self.due.make_contiguous().sort_by_key(|(at, ..)| *at);
+    }
+}
+
+impl<D: Devices> Control<D> {
+    /// Sends what is due, as far as the worker takes it.
+    pub(super) fn announce(&mut self, now: Instant) {
+        while let Some((at, port, address)) = self.announcements.due.front().copied() {
+            if at > now {
+                return;
+            }
+            let frame = Arp::announcement(self.mac(port), address).frame(BROADCAST);
+            if !self.transmit(port, &frame) {
+                return;
+            }
+            self.announcements.due.pop_front();
+        }
+    }
+}

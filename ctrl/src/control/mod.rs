@@ -1,0 +1,329 @@
+//! The control thread: owner of the desired state, and the one path from it to the workers.
+//!
+//! Whatever changes anything (a reload, an ARP answer) comes here as a message, changes
+//! the state, and leads to a new snapshot. [`announce`](self) sends gratuitous ARP,
+//! [`requests`](self) answers the admin socket.
+
+mod announce;
+mod arp;
+mod requests;
+
+pub use requests::{Refusal, Reply, Request};
+
+use crate::compile::{self, DeviceFacts};
+use crate::config::{self, Config, LoadError, Problem};
+use crate::neighbors::NeighborTable;
+use crate::registry::Registry;
+use crate::view::Observer;
+use announce::Announcements;
+use dataplane::clock::Instant;
+use dataplane::ids::{Generation, PortId};
+use dataplane::snapshot::{NextHop, Publisher, Snapshot};
+use dataplane::stats::WorkerStats;
+use dataplane::wire::Mac;
+use dataplane::worker::{Event, Link};
+use requests::Pending;
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+/// How long the thread sleeps when nothing comes; a packet that waits for ARP waits that
+/// much longer.
+const NAP: Duration = Duration::from_millis(1);
+/// How often links and busy shares are looked at.
+const POLL: Duration = Duration::from_secs(1);
+/// How often neighbours age.
+const AGE: Duration = Duration::from_millis(100);
+
+/// What devices say while they run.
+pub trait Devices {
+    /// Whether the link is up, and its speed in Mbit/s; `None` when the device cannot tell.
+    fn link(&self, port: PortId) -> Option<(bool, u32)>;
+    /// What the device counted.
+    fn counters(&self, port: PortId) -> DeviceCounters;
+    /// Packet buffers: (in use, in all).
+    fn buffers(&self) -> (u32, u32);
+}
+
+/// What a device counts itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DeviceCounters {
+    /// Packets lost because nobody took them.
+    pub missed: u64,
+    /// Packets received with errors.
+    pub rx_errors: u64,
+    /// Packets not sent because of errors.
+    pub tx_errors: u64,
+    /// Receptions that failed for want of buffers.
+    pub no_buffer: u64,
+}
+
+/// What is fixed while the process lives.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Sluice's version.
+    pub version: String,
+    /// DPDK's release.
+    pub dpdk: String,
+    /// Where packet memory comes from.
+    pub memory: String,
+    /// The configuration file.
+    pub config_path: PathBuf,
+}
+
+/// What the control thread is made of.
+pub struct Parts<D> {
+    /// Names and versions.
+    pub identity: Identity,
+    /// The configuration to begin with, and its warnings.
+    pub loaded: config::Loaded,
+    /// What the devices are.
+    pub facts: Vec<DeviceFacts>,
+    /// What the devices say.
+    pub devices: D,
+    /// Towards the workers' mailboxes.
+    pub publisher: Publisher,
+    /// Queues to each worker.
+    pub links: Vec<Link>,
+    /// Counters of each worker.
+    pub stats: Vec<Arc<WorkerStats>>,
+    /// What the admin socket and the signals ask for.
+    pub requests: Receiver<Request>,
+}
+
+/// The control thread's state.
+pub struct Control<D> {
+    identity: Identity,
+    config: Config,
+    warnings: Vec<Problem>,
+    facts: Vec<DeviceFacts>,
+    macs: Vec<Mac>,
+    devices: D,
+    publisher: Publisher,
+    links: Vec<Link>,
+    stats: Vec<Arc<WorkerStats>>,
+    requests: Receiver<Request>,
+    registry: Registry,
+    neighbors: NeighborTable,
+    world: Arc<Snapshot>,
+    announcements: Announcements,
+    pending: Pending,
+    /// Whether removed servers may still hold slots.
+    collect_after: Option<Generation>,
+    device_links: Vec<Option<(bool, u32)>>,
+    busy: Vec<f64>,
+    busy_samples: Vec<(u64, u64)>,
+    next_poll: Instant,
+    next_age: Instant,
+    now: Instant,
+    stopping: bool,
+}
+
+impl<D: Devices> Control<D> {
+    /// Compiles and publishes the first configuration.
+    ///
+    /// # Errors
+    /// When the configuration has more services or servers than fit.
+    pub fn new(parts: Parts<D>, now: Instant) -> Result<Self, String> {
+        let Parts { identity, loaded, facts, devices, publisher, links, stats, requests } = parts;
+        let workers = stats.len();
+        let device_links = (0..facts.len()).map(|at| devices.link(PortId(at as u16))).collect();
+        let mut control = Self {
+            identity,
+            config: loaded.config,
+            warnings: loaded.warnings,
+            macs: facts.iter().map(|facts| facts.mac).collect(),
+            world: Arc::new(Snapshot::empty(Vec::new())),
+            facts,
+            devices,
+            publisher,
+            links,
+            stats,
+            requests,
+            registry: Registry::default(),
+            neighbors: NeighborTable::default(),
+            announcements: Announcements::default(),
+            pending: Pending::default(),
+            collect_after: None,
+            device_links,
+            busy: vec![0.0; workers],
+            busy_samples: vec![(0, 0); workers],
+            next_poll: now,
+            next_age: now,
+            now,
+            stopping: false,
+        };
+        let config = control.config.clone();
+        control.apply(config, now)?;
+        Ok(control)
+    }
+
+    /// Serves until asked to stop. `clock` must be the workers' clock.
+    pub fn run(&mut self, clock: impl Fn() -> Instant) {
+        while !self.stopping {
+            match self.requests.recv_timeout(NAP) {
+                Ok(request) => self.answer(request, clock()),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => self.stopping = true,
+            }
+            self.turn(clock());
+        }
+    }
+
+    /// One round: workers' events, neighbours, announcements, answers, links.
+    pub fn turn(&mut self, now: Instant) {
+        self.now = now;
+        for at in 0..self.links.len() {
+            // At most one queue's worth, so that a flood of ARP cannot hold the thread.
+            for _ in 0..512 {
+                let Some(event) = self.links[at].next_event() else { break };
+                match event {
+                    Event::Arp { port, frame } => self.arp(port, frame.bytes(), now),
+                    Event::Resolve(hop) => {
+                        self.neighbors.resolve(hop, now);
+                        self.next_age = now;
+                    }
+                }
+            }
+        }
+        if now >= self.next_age {
+            self.next_age = now + AGE;
+            self.ask_neighbors(now);
+        }
+        self.publish_neighbors();
+        self.announce(now);
+        self.collect_answers(now);
+        if now >= self.next_poll {
+            self.next_poll = now + POLL;
+            self.poll(now);
+        }
+    }
+
+    /// Reads the configuration file again and follows it.
+    fn reload(&mut self, now: Instant) -> Result<Generation, Vec<String>> {
+        let path = self.identity.config_path.clone();
+        let texts = |problems: &[Problem]| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let loaded = config::load(&path).map_err(|error: LoadError| texts(error.problems()))?;
+        let fixed = needs_restart(&self.config, &loaded.config);
+        if !fixed.is_empty() {
+            let list = fixed.join(", ");
+            return Err(vec![format!(
+                "{}: {list} cannot change while sluiced runs; restart it, or undo that change",
+                path.display()
+            )]);
+        }
+        self.apply(loaded.config, now).map_err(|error| vec![error])?;
+        self.warnings = loaded.warnings;
+        Ok(self.world.generation)
+    }
+
+    /// Makes `config` the desired state and publishes it as one snapshot.
+    fn apply(&mut self, config: Config, now: Instant) -> Result<(), String> {
+        let networks_changed =
+            config.ports.iter().zip(&self.config.ports).any(|(new, old)| new.addresses != old.addresses);
+        if networks_changed {
+            self.neighbors.clear();
+        }
+        let stats = &self.stats;
+        let read = |id| crate::view::read_slot(stats, id);
+        let epoch = self.world.routing_epoch.wrapping_add(1);
+        let neighbors = Arc::clone(&self.world.neighbors);
+        let snapshot = compile::compile(&config, &self.facts, neighbors, epoch, &mut self.registry, &read)
+            .map_err(|_| "there are more services, servers or local addresses than fit, those that drain included; wait until removed servers have no sessions, or remove more".to_owned());
+        let snapshot = match snapshot {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                // Give the old configuration its slots back.
+                let old = self.config.clone();
+                let _ = compile::compile(&old, &self.facts, Arc::default(), 0, &mut self.registry, &read);
+                return Err(error);
+            }
+        };
+        let wanted = wanted_hops(&config, &snapshot);
+        self.announcements.schedule(&self.config, &config, self.world.generation == Generation(0), now);
+        self.config = config;
+        self.world = self.publisher.publish(snapshot);
+        self.collect_after = Some(self.world.generation);
+        self.neighbors.want(wanted, now);
+        self.publish_neighbors();
+        Ok(())
+    }
+
+    /// Publishes the neighbours if they changed.
+    fn publish_neighbors(&mut self) {
+        let Some((neighbors, moved)) = self.neighbors.take_changes(&self.macs) else { return };
+        let mut snapshot = Snapshot::clone(&self.world);
+        snapshot.neighbors = Arc::new(neighbors);
+        if moved {
+            snapshot.routing_epoch = snapshot.routing_epoch.wrapping_add(1);
+        }
+        self.world = self.publisher.publish(snapshot);
+    }
+
+    /// Once a second: links, busy shares, slots of removed servers.
+    fn poll(&mut self, now: Instant) {
+        for at in 0..self.facts.len() {
+            let link = self.devices.link(PortId(at as u16));
+            let is_up = |link: Option<(bool, u32)>| link.is_some_and(|(up, _)| up);
+            if is_up(link) && !is_up(self.device_links[at]) {
+                self.announcements.schedule_port(&self.config, PortId(at as u16), now);
+            }
+            self.device_links[at] = link;
+        }
+        for (at, stats) in self.stats.iter().enumerate() {
+            let sample = (stats.busy_ns.value(), stats.total_ns.value());
+            let (busy, total) = (sample.0 - self.busy_samples[at].0, sample.1 - self.busy_samples[at].1);
+            self.busy[at] = if total == 0 { 0.0 } else { busy as f64 / total as f64 };
+            self.busy_samples[at] = sample;
+        }
+        self.publisher.collect();
+        if self.collect_after.is_some_and(|generation| self.publisher.applied() >= generation) {
+            let stats = &self.stats;
+            self.registry.collect(&|id| crate::view::read_slot(stats, id));
+        }
+    }
+
+    fn observer(&self) -> Observer<'_> {
+        Observer {
+            config: &self.config,
+            facts: &self.facts,
+            devices: &self.devices,
+            stats: &self.stats,
+            registry: &self.registry,
+            neighbors: &self.neighbors,
+            world: &self.world,
+            publisher: &self.publisher,
+            busy: &self.busy,
+            links: &self.device_links,
+            now: self.now,
+        }
+    }
+}
+
+/// Keys that differ and cannot follow while the process runs.
+fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let mut keys = Vec::new();
+    if old.dataplane != new.dataplane {
+        keys.push("[dataplane]");
+    }
+    if old.admin_socket != new.admin_socket {
+        keys.push("admin.socket");
+    }
+    let devices = |config: &Config| {
+        config.ports.iter().map(|port| (port.name.clone(), port.device.clone())).collect::<Vec<_>>()
+    };
+    if devices(old) != devices(new) {
+        keys.push("a [[port]]'s name or device, or the number of ports");
+    }
+    keys
+}
+
+/// Next hops that are always to be known: gateways and the ways to servers.
+fn wanted_hops(config: &Config, world: &Snapshot) -> HashSet<NextHop> {
+    let gateways =
+        config.routes.iter().map(|route| NextHop { port: PortId(route.port as u16), address: route.via });
+    let servers = config.services.iter().flat_map(|service| &service.servers);
+    gateways.chain(servers.filter_map(|server| world.routes.lookup(server.endpoint.address))).collect()
+}

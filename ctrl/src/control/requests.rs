@@ -1,0 +1,257 @@
+//! What the admin socket and signals ask of the control thread, and its answers.
+
+use super::{Control, Devices};
+use crate::config::Severity;
+use crate::view::{SessionView, StatusView};
+use dataplane::clock::Instant;
+use dataplane::ids::Generation;
+use dataplane::worker::{Command, SessionQuery};
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+/// Most objects in one page.
+const PAGE_MAX: usize = 1_000;
+/// How long a worker may take to follow a snapshot or to write a page.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Sessions' lists that may be open at a time.
+const QUERIES_MAX: usize = 64;
+
+/// Something to do.
+#[derive(Debug)]
+pub enum Request {
+    /// A method of the admin protocol.
+    Call {
+        /// The method.
+        method: String,
+        /// Its parameters; `null` when there are none.
+        params: Value,
+        /// Where the answer goes. A client that went away is no error.
+        reply: Sender<Reply>,
+    },
+    /// Read the configuration file again (SIGHUP).
+    Reload,
+    /// End the thread (SIGTERM).
+    Stop,
+}
+
+/// An answer, or why there is none.
+pub type Reply = Result<Value, Refusal>;
+
+/// Why a call was refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// JSON-RPC's code: -32601 no such method, -32602 bad parameters, 1 the appliance says no.
+    pub code: i32,
+    /// What is wrong, and what to do.
+    pub message: String,
+}
+
+impl Refusal {
+    fn no(message: impl Into<String>) -> Self {
+        Self { code: 1, message: message.into() }
+    }
+
+    fn parameters(message: impl Into<String>) -> Self {
+        Self { code: -32602, message: message.into() }
+    }
+}
+
+/// Answers that wait for workers.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    reloads: Vec<(Generation, Instant, Sender<Reply>)>,
+    lists: Vec<(u64, usize, Instant, Sender<Reply>)>,
+    next_query: u64,
+}
+
+impl<D: Devices> Control<D> {
+    pub(super) fn answer(&mut self, request: Request, now: Instant) {
+        self.now = now;
+        match request {
+            Request::Stop => self.stopping = true,
+            Request::Reload => match self.reload(now) {
+                Ok(generation) => eprintln!("sluiced: reloaded as generation {}", generation.0),
+                Err(problems) => {
+                    eprintln!("sluiced: not reloaded, nothing changed:");
+                    problems.iter().for_each(|problem| eprintln!("sluiced: {problem}"));
+                }
+            },
+            Request::Call { method, params, reply } => match method.as_str() {
+                "config.reload" => match self.reload(now) {
+                    Ok(generation) => self.pending.reloads.push((generation, now + PATIENCE, reply)),
+                    Err(problems) => {
+                        let message = format!("not reloaded, nothing changed:\n{}", problems.join("\n"));
+                        let _ = reply.send(Err(Refusal::no(message)));
+                    }
+                },
+                "session.list" => self.begin_list(&params, reply, now),
+                _ => {
+                    let _ = reply.send(self.call(&method, &params));
+                }
+            },
+        }
+    }
+
+    /// A method that is answered at once.
+    fn call(&self, method: &str, params: &Value) -> Reply {
+        let observer = self.observer();
+        match method {
+            "status" => to_value(&self.status()),
+            "service.list" => page(&observer.services(), params),
+            "service.show" => {
+                let name = params["name"].as_str().ok_or_else(|| Refusal::parameters("name the service"))?;
+                let spec = self.config.services.iter().find(|spec| spec.name == name);
+                let spec = spec.ok_or_else(|| {
+                    Refusal::no(format!("there is no service `{name}`; `sluice service list` names all"))
+                })?;
+                to_value(&observer.service(spec))
+            }
+            "server.list" => {
+                let servers: Vec<_> =
+                    observer.services().into_iter().flat_map(|service| service.servers).collect();
+                page(&servers, params)
+            }
+            "session.count" => to_value(&observer.session_count()),
+            "local.list" => page(&observer.locals(), params),
+            "port.list" => page(&observer.ports(), params),
+            "neighbor.list" => page(&observer.neighbors(), params),
+            "worker.list" => page(&observer.workers(), params),
+            "stats" => to_value(&observer.stats()),
+            "stats.drops" => to_value(&observer.drops()),
+            _ => Err(Refusal { code: -32601, message: format!("there is no method `{method}`") }),
+        }
+    }
+
+    fn status(&self) -> StatusView {
+        let observer = self.observer();
+        let (in_use, buffers) = self.devices.buffers();
+        let count = observer.session_count();
+        let unready =
+            self.config.services.iter().filter_map(|spec| Some((spec.name.clone(), observer.unready(spec)?)));
+        let is_warning = |problem: &&crate::config::Problem| problem.severity == Severity::Warning;
+        let mut warnings: Vec<_> = self.warnings.iter().filter(is_warning).map(ToString::to_string).collect();
+        warnings.extend(observer.port_warnings());
+        let draining = self.registry.draining().into_iter();
+        StatusView {
+            version: self.identity.version.clone(),
+            dpdk: self.identity.dpdk.clone(),
+            pid: std::process::id(),
+            uptime_s: self.now.nanos() / 1_000_000_000,
+            config: self.identity.config_path.display().to_string(),
+            generation: self.publisher.published().0,
+            applied: self.publisher.applied().0,
+            memory: self.identity.memory.clone(),
+            buffers: u64::from(buffers),
+            buffers_in_use: u64::from(in_use),
+            sessions: count.sessions,
+            session_capacity: count.capacity,
+            services: self.config.services.len(),
+            unready: unready.collect(),
+            draining: draining.map(|(service, endpoint)| format!("{service} {endpoint}")).collect(),
+            ports: self
+                .config
+                .ports
+                .iter()
+                .enumerate()
+                .map(|(at, port)| (port.name.clone(), observer.link_text(at)))
+                .collect(),
+            warnings,
+        }
+    }
+
+    /// Asks a worker for a page of sessions. A cursor is the worker's number and a line of its table.
+    fn begin_list(&mut self, params: &Value, reply: Sender<Reply>, now: Instant) {
+        let asked = page_of(params).and_then(|(cursor, limit)| {
+            let (worker, line) = (cursor >> LINE_BITS, cursor & ((1 << LINE_BITS) - 1));
+            if worker >= self.links.len() {
+                return Err(Refusal::parameters("the cursor is none that a page gave"));
+            }
+            if self.pending.lists.len() == QUERIES_MAX {
+                return Err(Refusal::no("too many lists are being written; try again"));
+            }
+            let id = self.pending.next_query;
+            let query = Box::new(SessionQuery::new(id, line, limit));
+            match self.links[worker].ask(Command::List(query)) {
+                Ok(()) => Ok((id, worker)),
+                Err(_) => Err(Refusal::no(format!("worker {worker} has too much to do; try again"))),
+            }
+        });
+        match asked {
+            Ok((id, worker)) => {
+                self.pending.next_query += 1;
+                self.pending.lists.push((id, worker, now + PATIENCE, reply));
+            }
+            Err(refusal) => {
+                let _ = reply.send(Err(refusal));
+            }
+        }
+    }
+
+    /// Sends answers that workers made possible, and gives up on those that are overdue.
+    pub(super) fn collect_answers(&mut self, now: Instant) {
+        for worker in 0..self.links.len() {
+            while let Some(query) = self.links[worker].next_answer() {
+                let Some(at) = self.pending.lists.iter().position(|(id, ..)| *id == query.id) else {
+                    continue;
+                };
+                let (_, _, _, reply) = self.pending.lists.swap_remove(at);
+                let items: Vec<_> = query.records.iter().map(SessionView::from).collect();
+                let next = match (query.finished, worker + 1 < self.links.len()) {
+                    (false, _) => Some(worker << LINE_BITS | query.line),
+                    (true, true) => Some((worker + 1) << LINE_BITS),
+                    (true, false) => None,
+                };
+                let _ = reply.send(to_value(&items).map(|items| json!({ "items": items, "next": next })));
+            }
+        }
+        let applied = self.publisher.applied();
+        self.pending.reloads.retain(|(generation, deadline, reply)| {
+            if applied >= *generation {
+                let _ = reply.send(Ok(json!({ "generation": generation.0 })));
+            } else if now >= *deadline {
+                let message = format!("generation {} was published, but not every worker follows it yet; see `sluice worker list`", generation.0);
+                let _ = reply.send(Err(Refusal::no(message)));
+            } else {
+                return true;
+            }
+            false
+        });
+        self.pending.lists.retain(|(_, worker, deadline, reply)| {
+            if now < *deadline {
+                return true;
+            }
+            let _ = reply
+                .send(Err(Refusal::no(format!("worker {worker} did not answer; see `sluice worker list`"))));
+            false
+        });
+    }
+}
+
+/// Bits of a cursor that number a line; session_capacity is at most 2^30.
+const LINE_BITS: usize = 32;
+
+fn to_value<T: Serialize>(value: &T) -> Reply {
+    serde_json::to_value(value).map_err(|error| Refusal::no(format!("the answer cannot be written: {error}")))
+}
+
+/// The cursor and page size that the parameters name.
+fn page_of(params: &Value) -> Result<(usize, usize), Refusal> {
+    let number = |name: &str, default: usize| match &params[name] {
+        Value::Null => Ok(default),
+        value => value
+            .as_u64()
+            .map(|number| number as usize)
+            .ok_or_else(|| Refusal::parameters(format!("`{name}` is no whole number"))),
+    };
+    Ok((number("cursor", 0)?, number("limit", PAGE_MAX)?.clamp(1, PAGE_MAX)))
+}
+
+/// One page of a list that is at hand.
+fn page<T: Serialize>(list: &[T], params: &Value) -> Reply {
+    let (cursor, limit) = page_of(params)?;
+    let end = cursor.saturating_add(limit).min(list.len());
+    let items = list.get(cursor..end).unwrap_or_default();
+    Ok(json!({ "items": to_value(&items)?, "next": (end < list.len()).then_some(end) }))
+}

@@ -1,0 +1,289 @@
+//! Stable ids: the slots in which workers count.
+//!
+//! A server that is removed keeps its slot while sessions still use it, and what it
+//! counted stays in its service's totals for ever: removing a server never makes a
+//! service's numbers fall.
+
+use dataplane::flow::{Endpoint, Protocol};
+use dataplane::ids::{LocalId, MAX_LOCALS, MAX_SERVERS, MAX_SERVICES, ServerId, ServiceId};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::Ipv4Addr;
+use std::ops::AddAssign;
+
+/// What a server, or all servers of a service, counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Packets from clients.
+    pub packets_in: u64,
+    /// Packets to clients.
+    pub packets_out: u64,
+    /// IP bytes from clients.
+    pub bytes_in: u64,
+    /// IP bytes to clients.
+    pub bytes_out: u64,
+    /// Sessions ever made.
+    pub sessions_created: u64,
+    /// Live sessions that are ESTABLISHED or have seen a reply.
+    pub sessions_active: u64,
+    /// Other live sessions.
+    pub sessions_inactive: u64,
+}
+
+impl AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        self.packets_in += other.packets_in;
+        self.packets_out += other.packets_out;
+        self.bytes_in += other.bytes_in;
+        self.bytes_out += other.bytes_out;
+        self.sessions_created += other.sessions_created;
+        self.sessions_active += other.sessions_active;
+        self.sessions_inactive += other.sessions_inactive;
+    }
+}
+
+impl Totals {
+    /// What was counted since `baseline`; live sessions are counted as they are.
+    fn since(mut self, baseline: Self) -> Self {
+        self.packets_in -= baseline.packets_in;
+        self.packets_out -= baseline.packets_out;
+        self.bytes_in -= baseline.bytes_in;
+        self.bytes_out -= baseline.bytes_out;
+        self.sessions_created -= baseline.sessions_created;
+        self
+    }
+}
+
+/// Reads a slot's raw counters, summed over the workers.
+pub type ReadSlot<'a> = &'a dyn Fn(ServerId) -> Totals;
+
+/// Ids given out so far.
+#[derive(Debug, Default)]
+pub struct Registry {
+    services: BTreeMap<String, ServiceEntry>,
+    free_services: Vec<u32>,
+    service_slots: u32,
+    free_servers: Vec<u32>,
+    server_slots: u32,
+    locals: HashMap<Ipv4Addr, LocalId>,
+}
+
+#[derive(Debug)]
+struct ServiceEntry {
+    id: ServiceId,
+    servers: HashMap<(Protocol, Endpoint), ServerEntry>,
+    /// What servers that are gone for good had counted.
+    gone: Totals,
+    present: bool,
+}
+
+#[derive(Debug)]
+struct ServerEntry {
+    id: ServerId,
+    /// The slot's counters when this server got it.
+    baseline: Totals,
+    present: bool,
+}
+
+/// No slot is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exhausted;
+
+impl Registry {
+    /// The slot of a service.
+    ///
+    /// # Errors
+    /// When 16,384 services have slots, those that drain included.
+    pub fn service(&mut self, name: &str) -> Result<ServiceId, Exhausted> {
+        if let Some(entry) = self.services.get_mut(name) {
+            entry.present = true;
+            return Ok(entry.id);
+        }
+        let id = ServiceId(take(&mut self.free_services, &mut self.service_slots, MAX_SERVICES)?);
+        let entry = ServiceEntry { id, servers: HashMap::new(), gone: Totals::default(), present: true };
+        self.services.insert(name.to_owned(), entry);
+        Ok(id)
+    }
+
+    /// The slot of a real server of a service that has one.
+    ///
+    /// # Errors
+    /// When 131,072 servers have slots, those that drain included.
+    ///
+    /// # Panics
+    /// When the service has no slot.
+    pub fn server(
+        &mut self,
+        service: &str,
+        protocol: Protocol,
+        endpoint: Endpoint,
+        read: ReadSlot<'_>,
+    ) -> Result<ServerId, Exhausted> {
+        let entry = self.services.get_mut(service).expect("the service was registered first");
+        if let Some(server) = entry.servers.get_mut(&(protocol, endpoint)) {
+            server.present = true;
+            return Ok(server.id);
+        }
+        let id = ServerId(take(&mut self.free_servers, &mut self.server_slots, MAX_SERVERS)?);
+        entry.servers.insert((protocol, endpoint), ServerEntry { id, baseline: read(id), present: true });
+        Ok(id)
+    }
+
+    /// The slot of a local address; it is never given to another.
+    ///
+    /// # Errors
+    /// When 4,096 addresses have slots.
+    pub fn local(&mut self, address: Ipv4Addr) -> Result<LocalId, Exhausted> {
+        if let Some(id) = self.locals.get(&address) {
+            return Ok(*id);
+        }
+        if self.locals.len() == MAX_LOCALS {
+            return Err(Exhausted);
+        }
+        let id = LocalId(self.locals.len() as u16);
+        self.locals.insert(address, id);
+        Ok(id)
+    }
+
+    /// Marks every service and server as not configured, before a new configuration is compiled.
+    pub fn begin(&mut self) {
+        for entry in self.services.values_mut() {
+            entry.present = false;
+            entry.servers.values_mut().for_each(|server| server.present = false);
+        }
+    }
+
+    /// Gives back the slots of servers that are neither configured nor used by a session.
+    /// Call it only when every worker follows the last snapshot.
+    pub fn collect(&mut self, read: ReadSlot<'_>) {
+        let (free_servers, free_services) = (&mut self.free_servers, &mut self.free_services);
+        self.services.retain(|_, entry| {
+            entry.servers.retain(|_, server| {
+                let totals = read(server.id);
+                let keep = server.present || totals.sessions_active + totals.sessions_inactive > 0;
+                if !keep {
+                    entry.gone += totals.since(server.baseline);
+                    free_servers.push(server.id.0);
+                }
+                keep
+            });
+            let keep = entry.present || !entry.servers.is_empty();
+            if !keep {
+                free_services.push(entry.id.0);
+            }
+            keep
+        });
+    }
+
+    /// What a server counted.
+    pub fn server_totals(
+        &self,
+        service: &str,
+        protocol: Protocol,
+        endpoint: Endpoint,
+        read: ReadSlot<'_>,
+    ) -> Totals {
+        let server = self.services.get(service).and_then(|entry| entry.servers.get(&(protocol, endpoint)));
+        server.map_or(Totals::default(), |server| read(server.id).since(server.baseline))
+    }
+
+    /// What all servers of a service counted, those that are gone included.
+    pub fn service_totals(&self, service: &str, read: ReadSlot<'_>) -> Totals {
+        let Some(entry) = self.services.get(service) else { return Totals::default() };
+        let mut totals = entry.gone;
+        for server in entry.servers.values() {
+            totals += read(server.id).since(server.baseline);
+        }
+        totals
+    }
+
+    /// Servers that are no longer configured but still have sessions: (service, endpoint).
+    pub fn draining(&self) -> Vec<(String, Endpoint)> {
+        let names: HashSet<_> = self
+            .services
+            .iter()
+            .flat_map(|(name, entry)| {
+                let gone = entry.servers.iter().filter(|(_, server)| !server.present);
+                gone.map(move |((_, endpoint), _)| (name.clone(), *endpoint))
+            })
+            .collect();
+        let mut list: Vec<_> = names.into_iter().collect();
+        list.sort();
+        list
+    }
+}
+
+fn take(free: &mut Vec<u32>, used: &mut u32, limit: usize) -> Result<u32, Exhausted> {
+    if let Some(slot) = free.pop() {
+        return Ok(slot);
+    }
+    if *used as usize == limit {
+        return Err(Exhausted);
+    }
+    *used += 1;
+    Ok(*used - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    fn endpoint(last: u8) -> Endpoint {
+        Endpoint::new(Ipv4Addr::new(10, 0, 0, last), 80)
+    }
+
+    fn counted(packets_in: u64, sessions_active: u64) -> Totals {
+        Totals { packets_in, sessions_active, ..Totals::default() }
+    }
+
+    #[test]
+    fn removing_a_server_keeps_its_services_totals() {
+        let slot = Cell::new(counted(0, 0));
+        let read = |_| slot.get();
+        let mut registry = Registry::default();
+        registry.service("web").unwrap();
+        registry.server("web", Protocol::Tcp, endpoint(1), &read).unwrap();
+        slot.set(counted(100, 0));
+
+        registry.begin();
+        registry.service("web").unwrap();
+        registry.collect(&read);
+
+        assert_eq!(registry.service_totals("web", &read).packets_in, 100);
+    }
+
+    #[test]
+    fn a_slot_used_again_starts_at_zero() {
+        let slot = Cell::new(counted(100, 0));
+        let read = |_| slot.get();
+        let mut registry = Registry::default();
+        registry.service("web").unwrap();
+        let first = registry.server("web", Protocol::Tcp, endpoint(1), &read).unwrap();
+        registry.begin();
+        registry.service("web").unwrap();
+        registry.collect(&read);
+
+        let second = registry.server("web", Protocol::Tcp, endpoint(2), &read).unwrap();
+        slot.set(counted(107, 0));
+
+        assert_eq!(first, second);
+        assert_eq!(registry.server_totals("web", Protocol::Tcp, endpoint(2), &read).packets_in, 7);
+    }
+
+    #[test]
+    fn a_removed_server_with_sessions_keeps_its_slot() {
+        let slot = Cell::new(counted(5, 2));
+        let read = |_| slot.get();
+        let mut registry = Registry::default();
+        registry.service("web").unwrap();
+        let first = registry.server("web", Protocol::Tcp, endpoint(1), &read).unwrap();
+        registry.begin();
+        registry.service("web").unwrap();
+        registry.collect(&read);
+
+        assert_eq!(registry.draining(), [("web".to_owned(), endpoint(1))]);
+        let again = registry.server("web", Protocol::Tcp, endpoint(1), &read).unwrap();
+        assert_eq!(first, again);
+        assert!(registry.draining().is_empty());
+    }
+}

@@ -1,0 +1,268 @@
+//! What lists and reports look like: one structure per JSON object of the admin
+//! protocol, and how each is made from the control thread's state.
+
+mod build;
+
+pub use build::Observer;
+pub(crate) use build::read_slot;
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// `service list`, `service show`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ServiceView {
+    /// The operator's name for it.
+    pub name: String,
+    /// VIP and port.
+    pub listen: String,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// `fullnat`.
+    pub forward: String,
+    /// LVS's name of the scheduler.
+    pub scheduler: String,
+    /// `ready` or `unready`.
+    pub state: String,
+    /// Why it is unready.
+    pub reason: Option<String>,
+    /// Live sessions.
+    pub sessions: u64,
+    /// Packets from clients.
+    pub packets_in: u64,
+    /// Packets to clients.
+    pub packets_out: u64,
+    /// IP bytes from clients.
+    pub bytes_in: u64,
+    /// IP bytes to clients.
+    pub bytes_out: u64,
+    /// Sessions ever made.
+    pub sessions_created: u64,
+    /// The director's addresses towards the servers.
+    pub local_addresses: Vec<String>,
+    /// New sessions and packets that the service refused, by reason.
+    pub refused: BTreeMap<String, u64>,
+    /// The servers.
+    pub servers: Vec<ServerView>,
+}
+
+/// `server list`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ServerView {
+    /// The service it belongs to.
+    pub service: String,
+    /// Address and port.
+    pub address: String,
+    /// Its share.
+    pub weight: u32,
+    /// `up`, `unchecked`, `draining` or `unreachable`.
+    pub state: String,
+    /// Live sessions that are ESTABLISHED or have seen a reply.
+    pub sessions_active: u64,
+    /// Other live sessions.
+    pub sessions_inactive: u64,
+    /// Sessions ever made.
+    pub sessions_created: u64,
+    /// Packets from clients.
+    pub packets_in: u64,
+    /// Packets to clients.
+    pub packets_out: u64,
+    /// IP bytes from clients.
+    pub bytes_in: u64,
+    /// IP bytes to clients.
+    pub bytes_out: u64,
+}
+
+/// `session list`: client, vip, local, real, always in this order.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SessionView {
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// Who asks.
+    pub client: String,
+    /// Whom the client addresses.
+    pub vip: String,
+    /// The director's side towards the server.
+    pub local: String,
+    /// Who answers.
+    pub real: String,
+    /// LVS's name of the state.
+    pub state: String,
+    /// The worker that owns it.
+    pub worker: u16,
+    /// Since when no packet passed.
+    pub idle_ms: u32,
+}
+
+/// `session count`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SessionCount {
+    /// Live sessions.
+    pub sessions: u64,
+    /// Live sessions that are ESTABLISHED or have seen a reply.
+    pub active: u64,
+    /// Other live sessions.
+    pub inactive: u64,
+    /// Sessions that fit, over all workers.
+    pub capacity: u64,
+    /// Sessions ever made.
+    pub created: u64,
+    /// Sessions ended by timeout.
+    pub expired: u64,
+    /// Closed sessions ended early because their port was needed or used again.
+    pub recycled: u64,
+}
+
+/// `local list`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LocalView {
+    /// The address.
+    pub address: String,
+    /// The port on whose network it is.
+    pub port: String,
+    /// Local ports now in use, over all workers and servers.
+    pub used: u64,
+    /// Local ports that could be used towards the configured servers.
+    pub capacity: u64,
+    /// The services that use it.
+    pub services: Vec<String>,
+}
+
+/// `port list`, and `ports` in `stats`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PortView {
+    /// The operator's name for it.
+    pub name: String,
+    /// The device, as configured.
+    pub device: String,
+    /// DPDK's driver.
+    pub driver: String,
+    /// Station address.
+    pub mac: String,
+    /// Largest IP packet, in bytes.
+    pub mtu: u16,
+    /// `up`, `down` or `unknown`.
+    pub link: String,
+    /// Link speed; 0 when unknown.
+    pub speed_mbps: u32,
+    /// The appliance's own addresses.
+    pub addresses: Vec<String>,
+    /// Packets taken from the device.
+    pub rx_packets: u64,
+    /// Bytes taken, Ethernet headers included.
+    pub rx_bytes: u64,
+    /// Packets given to the device.
+    pub tx_packets: u64,
+    /// Bytes given, Ethernet headers included.
+    pub tx_bytes: u64,
+    /// Packets the device did not take.
+    pub tx_refused: u64,
+    /// Packets the device lost because nobody took them.
+    pub rx_missed: u64,
+    /// Packets received with errors.
+    pub rx_errors: u64,
+    /// Packets not sent because of errors.
+    pub tx_errors: u64,
+    /// Receptions that failed for want of buffers.
+    pub rx_no_buffer: u64,
+    /// Partial checksums finished.
+    pub partial_checksums: u64,
+    /// Super-frames dropped.
+    pub super_frames: u64,
+}
+
+/// `neighbor list`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NeighborView {
+    /// The neighbour.
+    pub address: String,
+    /// The port towards it.
+    pub port: String,
+    /// Station address, if known.
+    pub mac: Option<String>,
+    /// `INCOMPLETE`, `REACHABLE`, `PROBE` or `FAILED`.
+    pub state: String,
+    /// Since when it has not confirmed its address; absent when it never did.
+    pub confirmed_ms: Option<u64>,
+}
+
+/// `worker list`, and `workers` in `stats`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WorkerView {
+    /// Its number.
+    pub id: u16,
+    /// Its CPU core.
+    pub core: usize,
+    /// The share of its time in which it had packets, over the last second.
+    pub busy_ratio: f64,
+    /// The snapshot it follows.
+    pub generation: u64,
+    /// Live sessions.
+    pub sessions: u64,
+    /// Sessions that fit.
+    pub session_capacity: u64,
+    /// Packets taken from all ports.
+    pub rx_packets: u64,
+    /// Packets given to all ports.
+    pub tx_packets: u64,
+    /// Packets dropped, for any reason.
+    pub dropped: u64,
+    /// Packets that wait for a neighbour now.
+    pub parked: u64,
+    /// ICMP echo requests answered.
+    pub echo_replies: u64,
+    /// ICMP errors sent.
+    pub icmp_errors: u64,
+    /// Turns of its loop.
+    pub turns: u64,
+}
+
+/// `stats`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StatsView {
+    /// Per worker.
+    pub workers: Vec<WorkerView>,
+    /// Per port.
+    pub ports: Vec<PortView>,
+    /// Packets dropped, by reason; every reason is there.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// `status`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StatusView {
+    /// Sluice's version.
+    pub version: String,
+    /// DPDK's release.
+    pub dpdk: String,
+    /// The process.
+    pub pid: u32,
+    /// Since its start, in seconds.
+    pub uptime_s: u64,
+    /// The configuration file.
+    pub config: String,
+    /// The last snapshot published.
+    pub generation: u64,
+    /// The last snapshot that every worker follows.
+    pub applied: u64,
+    /// `hugepages` or `pages`, and how much.
+    pub memory: String,
+    /// Packet buffers in all.
+    pub buffers: u64,
+    /// Packet buffers in use.
+    pub buffers_in_use: u64,
+    /// Live sessions.
+    pub sessions: u64,
+    /// Sessions that fit.
+    pub session_capacity: u64,
+    /// Services configured.
+    pub services: usize,
+    /// Services that cannot forward now, with the reason.
+    pub unready: BTreeMap<String, String>,
+    /// Servers that were removed but still have sessions.
+    pub draining: Vec<String>,
+    /// Per port: name and link.
+    pub ports: BTreeMap<String, String>,
+    /// What an operator should know.
+    pub warnings: Vec<String>,
+}

@@ -1,0 +1,368 @@
+//! Making views from the control thread's state.
+
+use super::{
+    LocalView, NeighborView, PortView, ServerView, ServiceView, SessionCount, SessionView, StatsView,
+    WorkerView,
+};
+use crate::compile::{DeviceFacts, port_of};
+use crate::config::{Config, ServerSpec, ServiceSpec};
+use crate::control::{DeviceCounters, Devices};
+use crate::neighbors::{NeighborTable, Standing};
+use crate::registry::{Registry, Totals};
+use dataplane::clock::Instant;
+use dataplane::drop::DropReason;
+use dataplane::ids::{PortId, ServerId};
+use dataplane::session::PORTS_PER_PAIR;
+use dataplane::snapshot::{Publisher, Snapshot};
+use dataplane::stats::WorkerStats;
+use dataplane::wire::Mac;
+use dataplane::worker::SessionRecord;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// Everything that views are made from.
+pub struct Observer<'a> {
+    /// What the operator wants.
+    pub config: &'a Config,
+    /// What the devices are.
+    pub facts: &'a [DeviceFacts],
+    /// What the devices say now.
+    pub devices: &'a dyn Devices,
+    /// What the workers counted.
+    pub stats: &'a [Arc<WorkerStats>],
+    /// Who counted in which slot.
+    pub registry: &'a Registry,
+    /// Who is on the links.
+    pub neighbors: &'a NeighborTable,
+    /// What the workers follow.
+    pub world: &'a Snapshot,
+    /// Which generation each worker has reached.
+    pub publisher: &'a Publisher,
+    /// Each worker's busy share over the last second.
+    pub busy: &'a [f64],
+    /// Each port's link, as last polled.
+    pub links: &'a [Option<(bool, u32)>],
+    /// Now.
+    pub now: Instant,
+}
+
+/// A server's raw counters over all workers.
+pub(crate) fn read_slot(stats: &[Arc<WorkerStats>], id: ServerId) -> Totals {
+    let mut totals = Totals::default();
+    for worker in stats {
+        let counters = worker.server(id);
+        totals += Totals {
+            packets_in: counters.packets_in.value(),
+            packets_out: counters.packets_out.value(),
+            bytes_in: counters.bytes_in.value(),
+            bytes_out: counters.bytes_out.value(),
+            sessions_created: counters.sessions_created.value(),
+            sessions_active: counters.sessions_active.value(),
+            sessions_inactive: counters.sessions_inactive.value(),
+        };
+    }
+    totals
+}
+
+impl Observer<'_> {
+    fn sum(&self, value: impl Fn(&WorkerStats) -> u64) -> u64 {
+        self.stats.iter().map(|stats| value(stats)).sum()
+    }
+
+    fn read(&self) -> impl Fn(ServerId) -> Totals {
+        |id| read_slot(self.stats, id)
+    }
+
+    /// Every service.
+    pub fn services(&self) -> Vec<ServiceView> {
+        self.config.services.iter().map(|spec| self.service(spec)).collect()
+    }
+
+    /// One service.
+    pub fn service(&self, spec: &ServiceSpec) -> ServiceView {
+        let totals = self.registry.service_totals(&spec.name, &self.read());
+        let reason = self.unready(spec);
+        let mut refused = BTreeMap::new();
+        if let Some(service) = self.world.services.find(spec.protocol, spec.listen) {
+            let counters = |stats: &WorkerStats| {
+                let counters = stats.service(service.id);
+                [
+                    (DropReason::NoRealServer, counters.no_real_server.value()),
+                    (DropReason::LocalPortsExhausted, counters.local_ports_exhausted.value()),
+                    (DropReason::SessionTableFull, counters.session_table_full.value()),
+                    (DropReason::NoRoute, counters.no_route.value()),
+                    (DropReason::NoSession, counters.no_session.value()),
+                ]
+            };
+            for (reason, count) in self.stats.iter().flat_map(|stats| counters(stats)) {
+                *refused.entry(reason.name().to_owned()).or_insert(0) += count;
+            }
+        }
+        ServiceView {
+            name: spec.name.clone(),
+            listen: spec.listen.to_string(),
+            protocol: spec.protocol.name().into(),
+            forward: spec.forward.name().into(),
+            scheduler: spec.scheduler.name().into(),
+            state: if reason.is_none() { "ready" } else { "unready" }.into(),
+            reason,
+            sessions: totals.sessions_active + totals.sessions_inactive,
+            packets_in: totals.packets_in,
+            packets_out: totals.packets_out,
+            bytes_in: totals.bytes_in,
+            bytes_out: totals.bytes_out,
+            sessions_created: totals.sessions_created,
+            local_addresses: spec.local_addresses.iter().map(ToString::to_string).collect(),
+            refused,
+            servers: spec.servers.iter().map(|server| self.server(spec, server)).collect(),
+        }
+    }
+
+    fn server(&self, service: &ServiceSpec, spec: &ServerSpec) -> ServerView {
+        let totals =
+            self.registry.server_totals(&service.name, service.protocol, spec.endpoint, &self.read());
+        let state = if spec.weight == 0 {
+            "draining"
+        } else if self.unreachable(spec).is_some() {
+            "unreachable"
+        } else if service.health.is_some() {
+            "unchecked"
+        } else {
+            "up"
+        };
+        ServerView {
+            service: service.name.clone(),
+            address: spec.endpoint.to_string(),
+            weight: spec.weight,
+            state: state.into(),
+            sessions_active: totals.sessions_active,
+            sessions_inactive: totals.sessions_inactive,
+            sessions_created: totals.sessions_created,
+            packets_in: totals.packets_in,
+            packets_out: totals.packets_out,
+            bytes_in: totals.bytes_in,
+            bytes_out: totals.bytes_out,
+        }
+    }
+
+    /// Why a service cannot forward now.
+    pub fn unready(&self, spec: &ServiceSpec) -> Option<String> {
+        let weighted: Vec<_> = spec.servers.iter().filter(|server| server.weight > 0).collect();
+        if weighted.is_empty() {
+            let reason =
+                if spec.servers.is_empty() { "it has no server" } else { "every server has weight 0" };
+            return Some(reason.into());
+        }
+        let reasons: BTreeSet<_> =
+            weighted.iter().map(|server| self.unreachable(server)).collect::<Option<_>>()?;
+        Some(reasons.into_iter().collect::<Vec<_>>().join("; "))
+    }
+
+    /// Why a server cannot be reached now.
+    fn unreachable(&self, server: &ServerSpec) -> Option<String> {
+        let Some(hop) = self.world.routes.lookup(server.endpoint.address) else {
+            return Some(format!("no route leads to {}", server.endpoint.address));
+        };
+        let port = usize::from(hop.port.0);
+        if matches!(self.links[port], Some((false, _))) {
+            return Some(format!("the link of port {} is down", self.config.ports[port].name));
+        }
+        let failed = self.neighbors.entry(hop).is_some_and(|entry| entry.standing == Standing::Failed);
+        failed
+            .then(|| format!("{} does not answer ARP on port {}", hop.address, self.config.ports[port].name))
+    }
+
+    /// `session count`.
+    pub fn session_count(&self) -> SessionCount {
+        let (mut active, mut inactive) = (0, 0);
+        for spec in &self.config.services {
+            let totals = self.registry.service_totals(&spec.name, &self.read());
+            active += totals.sessions_active;
+            inactive += totals.sessions_inactive;
+        }
+        SessionCount {
+            sessions: self.sum(|stats| stats.sessions_live.value()),
+            active,
+            inactive,
+            capacity: (self.config.dataplane.session_capacity * self.stats.len()) as u64,
+            created: self.sum(|stats| stats.sessions_created.value()),
+            expired: self.sum(|stats| stats.sessions_expired.value()),
+            recycled: self.sum(|stats| stats.sessions_recycled.value()),
+        }
+    }
+
+    /// `local list`.
+    pub fn locals(&self) -> Vec<LocalView> {
+        let mut by_address: BTreeMap<_, (BTreeSet<String>, BTreeSet<_>, u64)> = BTreeMap::new();
+        for (spec, service) in self
+            .config
+            .services
+            .iter()
+            .filter_map(|spec| Some((spec, self.world.services.find(spec.protocol, spec.listen)?)))
+        {
+            for (id, address) in &service.locals {
+                let entry = by_address.entry(*address).or_default();
+                entry.0.insert(spec.name.clone());
+                entry.1.extend(service.servers.iter().map(|server| (spec.protocol, server.endpoint)));
+                entry.2 = self.sum(|stats| stats.local_ports_used(*id).value());
+            }
+        }
+        by_address
+            .into_iter()
+            .map(|(address, (services, servers, used))| LocalView {
+                address: address.to_string(),
+                port: port_of(self.config, address).map_or(String::new(), |port| self.port_name(port)),
+                used,
+                capacity: (servers.len() * PORTS_PER_PAIR) as u64,
+                services: services.into_iter().collect(),
+            })
+            .collect()
+    }
+
+    /// `port list`.
+    pub fn ports(&self) -> Vec<PortView> {
+        let ports = self.config.ports.iter().zip(self.facts).enumerate();
+        ports
+            .map(|(at, (spec, facts))| {
+                let id = PortId(at as u16);
+                let sum = |value: fn(&dataplane::stats::PortCounters) -> u64| {
+                    self.stats.iter().map(|stats| value(stats.port(id))).sum()
+                };
+                let DeviceCounters { missed, rx_errors, tx_errors, no_buffer } = self.devices.counters(id);
+                PortView {
+                    name: spec.name.clone(),
+                    device: spec.device.text().to_owned(),
+                    driver: facts.driver.clone(),
+                    mac: mac_text(facts.mac),
+                    mtu: facts.mtu,
+                    link: self.link_text(at),
+                    speed_mbps: self.links[at].map_or(0, |(_, speed)| speed),
+                    addresses: spec.addresses.iter().map(ToString::to_string).collect(),
+                    rx_packets: sum(|port| port.rx_packets.value()),
+                    rx_bytes: sum(|port| port.rx_bytes.value()),
+                    tx_packets: sum(|port| port.tx_packets.value()),
+                    tx_bytes: sum(|port| port.tx_bytes.value()),
+                    tx_refused: sum(|port| port.tx_refused.value()),
+                    rx_missed: missed,
+                    rx_errors,
+                    tx_errors,
+                    rx_no_buffer: no_buffer,
+                    partial_checksums: sum(|port| port.partial_checksums.value()),
+                    super_frames: sum(|port| port.super_frames.value()),
+                }
+            })
+            .collect()
+    }
+
+    /// A port's link in one word.
+    pub fn link_text(&self, port: usize) -> String {
+        match self.links[port] {
+            Some((true, _)) => "up".into(),
+            Some((false, _)) => "down".into(),
+            None => "unknown".into(),
+        }
+    }
+
+    /// `neighbor list`.
+    pub fn neighbors(&self) -> Vec<NeighborView> {
+        self.neighbors
+            .entries()
+            .into_iter()
+            .map(|entry| NeighborView {
+                address: entry.hop.address.to_string(),
+                port: self.port_name(entry.hop.port),
+                mac: entry.mac.map(mac_text),
+                state: entry.standing.name().into(),
+                confirmed_ms: entry.confirmed.map(|at| self.now.since(at).as_millis() as u64),
+            })
+            .collect()
+    }
+
+    /// `worker list`.
+    pub fn workers(&self) -> Vec<WorkerView> {
+        let workers = self.stats.iter().enumerate();
+        workers
+            .map(|(at, stats)| {
+                let ports = |value: fn(&dataplane::stats::PortCounters) -> u64| {
+                    (0..self.facts.len()).map(|port| value(stats.port(PortId(port as u16)))).sum()
+                };
+                WorkerView {
+                    id: at as u16,
+                    core: self.config.dataplane.workers[at],
+                    busy_ratio: self.busy[at],
+                    generation: self.publisher.applied_by(at).0,
+                    sessions: stats.sessions_live.value(),
+                    session_capacity: self.config.dataplane.session_capacity as u64,
+                    rx_packets: ports(|port| port.rx_packets.value()),
+                    tx_packets: ports(|port| port.tx_packets.value()),
+                    dropped: DropReason::ALL.iter().map(|reason| stats.drops(*reason).value()).sum(),
+                    parked: stats.parked.value(),
+                    echo_replies: stats.echo_replies.value(),
+                    icmp_errors: stats.icmp_errors.value(),
+                    turns: stats.turns.value(),
+                }
+            })
+            .collect()
+    }
+
+    /// `stats drops`.
+    pub fn drops(&self) -> BTreeMap<String, u64> {
+        let count = |reason: &DropReason| self.sum(|stats| stats.drops(*reason).value());
+        DropReason::ALL.iter().map(|reason| (reason.name().to_owned(), count(reason))).collect()
+    }
+
+    /// `stats`.
+    pub fn stats(&self) -> StatsView {
+        StatsView { workers: self.workers(), ports: self.ports(), drops: self.drops() }
+    }
+
+    /// What an operator should know about the ports.
+    pub fn port_warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for (at, spec) in self.config.ports.iter().enumerate() {
+            let id = PortId(at as u16);
+            let interface = spec.device.argument("iface").unwrap_or(spec.device.name());
+            let super_frames: u64 = self.stats.iter().map(|stats| stats.port(id).super_frames.value()).sum();
+            if super_frames > 0 {
+                warnings.push(format!(
+                    "port {}: {super_frames} super-frames were dropped because a sender leaves segmentation to its device; run `ethtool -K IFACE tso off gso off tx off` at the other end of {interface}",
+                    spec.name
+                ));
+            }
+            let partial: u64 = self.stats.iter().map(|stats| stats.port(id).partial_checksums.value()).sum();
+            if partial > 0 {
+                warnings.push(format!(
+                    "port {}: {partial} partial checksums were finished in software because a sender leaves them to its device; `ethtool -K IFACE tx off` at the other end of {interface} saves that work",
+                    spec.name
+                ));
+            }
+            if matches!(self.links[at], Some((false, _))) {
+                warnings.push(format!("port {}: the link is down", spec.name));
+            }
+        }
+        warnings
+    }
+
+    fn port_name(&self, port: PortId) -> String {
+        self.config.ports[usize::from(port.0)].name.clone()
+    }
+}
+
+impl From<&SessionRecord> for SessionView {
+    fn from(record: &SessionRecord) -> Self {
+        Self {
+            protocol: record.protocol.name().into(),
+            client: record.client.to_string(),
+            vip: record.vip.to_string(),
+            local: record.local.to_string(),
+            real: record.real.to_string(),
+            state: record.state.name().into(),
+            worker: record.worker.0,
+            idle_ms: record.idle_ms,
+        }
+    }
+}
+
+fn mac_text(mac: Mac) -> String {
+    mac.map(|octet| format!("{octet:02x}")).join(":")
+}

@@ -1,0 +1,202 @@
+//! A NIC or virtual device: found, configured, started, stopped and closed.
+
+use super::{Eal, Pool, Queue, error_text};
+use crate::ids::PortId;
+use crate::wire::Mac;
+use dpdk_sys as sys;
+use std::ffi::{CStr, CString};
+use std::mem::MaybeUninit;
+
+/// A started device. Dropping it stops and closes it.
+#[derive(Debug)]
+pub struct Device {
+    device: u16,
+    id: PortId,
+    driver: String,
+    mac: Mac,
+    mtu: u16,
+    queues_left: u16,
+    queues: u16,
+    pool: Pool,
+}
+
+/// How a device is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct DeviceSettings {
+    /// Queue pairs, one per worker.
+    pub queues: u16,
+    /// Frames that a queue holds in each direction.
+    pub descriptors: u16,
+}
+
+/// What a device counts itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DeviceStats {
+    /// Packets the device lost because nobody took them.
+    pub missed: u64,
+    /// Packets received with errors.
+    pub rx_errors: u64,
+    /// Packets not sent because of errors.
+    pub tx_errors: u64,
+    /// Receptions that failed for want of mbufs.
+    pub no_mbuf: u64,
+}
+
+impl Device {
+    /// Finds the device that EAL knows as `name`, configures and starts it.
+    ///
+    /// # Errors
+    /// With the step that failed and DPDK's reason.
+    pub fn start(
+        _: &Eal,
+        id: PortId,
+        name: &str,
+        pool: Pool,
+        settings: DeviceSettings,
+    ) -> Result<Self, String> {
+        let c_name = CString::new(name).map_err(|_| "the device's name contains a NUL byte".to_owned())?;
+        let mut device = 0u16;
+        // SAFETY: contract 1; the name is terminated, the result is written to `device`.
+        let result = unsafe { sys::rte_eth_dev_get_port_by_name(c_name.as_ptr(), &mut device) };
+        check("DPDK has no driver that took it", result)?;
+
+        let info = info(device)?;
+        let driver = if info.driver_name.is_null() {
+            "unknown".to_owned()
+        } else {
+            // SAFETY: drivers' names are static terminated strings.
+            unsafe { CStr::from_ptr(info.driver_name) }.to_string_lossy().into_owned()
+        };
+        if settings.queues > info.max_rx_queues || settings.queues > info.max_tx_queues {
+            return Err(format!(
+                "it has {} receive and {} transmit queues, {} workers need one of each",
+                info.max_rx_queues, info.max_tx_queues, settings.queues
+            ));
+        }
+        // From here on a failure must close the device, which dropping does.
+        let mut this =
+            Self { device, id, driver, mac: [0; 6], mtu: 0, queues_left: 0, queues: settings.queues, pool };
+        this.configure(&settings)?;
+        this.queues_left = settings.queues;
+        Ok(this)
+    }
+
+    fn configure(&mut self, settings: &DeviceSettings) -> Result<(), String> {
+        let device = self.device;
+        // SAFETY: plain data; zero is every field's default, whatever fields a release has.
+        let config: sys::rte_eth_conf = unsafe { MaybeUninit::zeroed().assume_init() };
+        // SAFETY: contract 1; `config` outlives the call.
+        let result = unsafe { sys::rte_eth_dev_configure(device, settings.queues, settings.queues, &config) };
+        check("it cannot be configured", result)?;
+
+        let (mut rx, mut tx) = (settings.descriptors, settings.descriptors);
+        // SAFETY: both are written before the call returns.
+        let result = unsafe { sys::rte_eth_dev_adjust_nb_rx_tx_desc(device, &mut rx, &mut tx) };
+        check("its queues cannot be sized", result)?;
+        // SAFETY: asks a number.
+        let socket = unsafe { sys::rte_eth_dev_socket_id(device) };
+        for queue in 0..settings.queues {
+            // SAFETY: contracts 1 and 2; a null configuration means the driver's defaults.
+            let result = unsafe {
+                sys::rte_eth_rx_queue_setup(
+                    device,
+                    queue,
+                    rx,
+                    socket as u32,
+                    std::ptr::null(),
+                    self.pool.as_ptr(),
+                )
+            };
+            check("a receive queue cannot be set up", result)?;
+            // SAFETY: contract 1; as above.
+            let result =
+                unsafe { sys::rte_eth_tx_queue_setup(device, queue, tx, socket as u32, std::ptr::null()) };
+            check("a transmit queue cannot be set up", result)?;
+        }
+        // SAFETY: contract 1.
+        check("it cannot be started", unsafe { sys::rte_eth_dev_start(device) })?;
+        // Several addresses answer by our one station address, but a virtual device may not
+        // filter and a NIC may; a refusal is no failure.
+        // SAFETY: contract 1.
+        unsafe { sys::rte_eth_promiscuous_enable(device) };
+
+        // SAFETY: plain data, overwritten by the call.
+        let mut mac: sys::rte_ether_addr = unsafe { MaybeUninit::zeroed().assume_init() };
+        // SAFETY: written before the call returns.
+        check("it has no station address", unsafe { sys::rte_eth_macaddr_get(device, &mut mac) })?;
+        self.mac = mac.addr_bytes;
+        // SAFETY: written before the call returns.
+        check("it has no MTU", unsafe { sys::rte_eth_dev_get_mtu(device, &mut self.mtu) })
+    }
+
+    /// The next queue pair that nobody has yet, for one worker.
+    pub fn take_queue(&mut self) -> Option<Queue> {
+        let queue = self.queues - self.queues_left;
+        self.queues_left = self.queues_left.checked_sub(1)?;
+        Some(Queue::new(self.id, self.device, queue, self.pool))
+    }
+
+    /// The driver's name.
+    pub fn driver(&self) -> &str {
+        &self.driver
+    }
+
+    /// The station address.
+    pub fn mac(&self) -> Mac {
+        self.mac
+    }
+
+    /// Largest IP packet, in bytes.
+    pub fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
+    /// Whether the link is up, and its speed in Mbit/s (0 when unknown). `None` when the
+    /// driver cannot tell.
+    pub fn link(&self) -> Option<(bool, u32)> {
+        let mut mbps = 0;
+        // SAFETY: contract 1; does not wait.
+        match unsafe { sys::sluice_link_up(self.device, &mut mbps) } {
+            up @ 0.. => Some((up == 1, mbps)),
+            _ => None,
+        }
+    }
+
+    /// What the device counted.
+    pub fn stats(&self) -> DeviceStats {
+        // SAFETY: plain data, overwritten by the call.
+        let mut stats: sys::rte_eth_stats = unsafe { MaybeUninit::zeroed().assume_init() };
+        // SAFETY: written before the call returns.
+        if unsafe { sys::rte_eth_stats_get(self.device, &mut stats) } != 0 {
+            return DeviceStats::default();
+        }
+        DeviceStats {
+            missed: stats.imissed,
+            rx_errors: stats.ierrors,
+            tx_errors: stats.oerrors,
+            no_mbuf: stats.rx_nombuf,
+        }
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        // SAFETY: contract 4 — the daemon joins its workers first, so no queue is polled any more.
+        unsafe {
+            sys::rte_eth_dev_stop(self.device);
+            sys::rte_eth_dev_close(self.device);
+        }
+    }
+}
+
+fn info(device: u16) -> Result<sys::rte_eth_dev_info, String> {
+    // SAFETY: plain data, overwritten by the call.
+    let mut info: sys::rte_eth_dev_info = unsafe { MaybeUninit::zeroed().assume_init() };
+    // SAFETY: written before the call returns.
+    check("it does not describe itself", unsafe { sys::rte_eth_dev_info_get(device, &mut info) })?;
+    Ok(info)
+}
+
+fn check(what: &str, result: i32) -> Result<(), String> {
+    if result < 0 { Err(format!("{what} ({})", error_text(result))) } else { Ok(()) }
+}

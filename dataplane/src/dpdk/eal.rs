@@ -1,0 +1,159 @@
+//! The environment abstraction layer: memory, cores, devices found on the buses.
+
+use std::ffi::{CStr, CString};
+use std::fmt;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// DPDK, initialised. Dropping it gives back hugepages and runtime files; every
+/// device must be closed before.
+#[derive(Debug)]
+pub struct Eal {
+    log: File,
+    memory: Memory,
+}
+
+/// What EAL is told.
+#[derive(Clone, Debug)]
+pub struct EalSettings {
+    /// Workers' cores, one lcore each, numbered from 1; lcore 0 is control's.
+    pub worker_cores: Vec<usize>,
+    /// Cores that control's threads may use.
+    pub control_cores: Vec<usize>,
+    /// Where packet memory comes from.
+    pub memory: Memory,
+    /// PCI addresses to probe.
+    pub pci: Vec<String>,
+    /// Virtual devices to make.
+    pub vdevs: Vec<String>,
+}
+
+/// Where packet memory comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// Anonymous hugepages, which leave no file behind.
+    Hugepages,
+    /// Ordinary pages, so many megabytes of them.
+    Pages {
+        /// Megabytes.
+        megabytes: usize,
+    },
+}
+
+/// Why EAL did not start.
+#[derive(Debug)]
+pub struct EalError {
+    /// What EAL logged last about it.
+    pub reason: String,
+}
+
+impl fmt::Display for EalError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+static STARTED: AtomicBool = AtomicBool::new(false);
+
+impl Eal {
+    /// Starts DPDK.
+    ///
+    /// # Errors
+    /// With EAL's own words when it refuses. EAL cannot be started a second time, even
+    /// after a failure.
+    pub fn start(settings: &EalSettings) -> Result<Self, EalError> {
+        let failed = |reason: String| EalError { reason };
+        if STARTED.swap(true, Ordering::SeqCst) {
+            return Err(failed("EAL was started before in this process".into()));
+        }
+        let log = rustix::fs::memfd_create("eal-log", rustix::fs::MemfdFlags::CLOEXEC)
+            .map_err(|error| failed(format!("no memory for EAL's log: {error}")))?;
+        let log = File::from(log);
+        {
+            use std::os::fd::AsRawFd;
+            // SAFETY: the shim duplicates the descriptor; contract 1 (nobody else logs yet).
+            if unsafe { dpdk_sys::sluice_log_to(log.as_raw_fd()) } != 0 {
+                return Err(failed("EAL's log cannot be captured".into()));
+            }
+        }
+        let mut eal = Self { log, memory: settings.memory };
+        let arguments: Vec<CString> = arguments(settings)
+            .into_iter()
+            .map(|argument| {
+                CString::new(argument).map_err(|_| failed("a device name contains a NUL byte".into()))
+            })
+            .collect::<Result<_, _>>()?;
+        let mut pointers: Vec<_> = arguments.iter().map(|argument| argument.as_ptr().cast_mut()).collect();
+        // SAFETY: contract 1; the pointers are to terminated strings, EAL copies what it keeps.
+        let result = unsafe { dpdk_sys::rte_eal_init(pointers.len() as i32, pointers.as_mut_ptr()) };
+        if result < 0 {
+            let reason = eal.complaint().unwrap_or_else(|| "EAL gave no reason".into());
+            // Nothing was started, so nothing is to be cleaned up.
+            std::mem::forget(eal);
+            return Err(failed(reason));
+        }
+        Ok(eal)
+    }
+
+    /// Where packet memory comes from.
+    pub fn memory(&self) -> Memory {
+        self.memory
+    }
+
+    /// The line of the log that best says what went wrong.
+    pub fn complaint(&mut self) -> Option<String> {
+        let mut text = String::new();
+        self.log.seek(SeekFrom::Start(0)).ok()?;
+        self.log.read_to_string(&mut text).ok()?;
+        let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let is_telling = |line: &&&str| {
+            let lower = line.to_lowercase();
+            ["cannot", "could not", "fail", "error", "invalid", "no such", "unable", "not found", "no free"]
+                .iter()
+                .any(|word| lower.contains(word))
+                // EAL's summary at the end tells less than what led to it.
+                && !lower.contains("bus (") && !lower.contains("eal: cannot probe devices")
+        };
+        lines.iter().rev().find(is_telling).or(lines.last()).map(|line| (*line).to_owned())
+    }
+}
+
+impl Drop for Eal {
+    fn drop(&mut self) {
+        // SAFETY: contract 1; workers have ended and devices are closed, which the daemon's
+        // order of fields and scopes sees to.
+        unsafe { dpdk_sys::rte_eal_cleanup() };
+    }
+}
+
+/// The release of DPDK that is loaded.
+pub fn version() -> String {
+    // SAFETY: returns a static string.
+    unsafe { CStr::from_ptr(dpdk_sys::rte_version()) }.to_string_lossy().into_owned()
+}
+
+fn arguments(settings: &EalSettings) -> Vec<String> {
+    let set = |cores: &[usize]| cores.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+    let mut lcores = format!("0@({})", set(&settings.control_cores));
+    for (at, core) in settings.worker_cores.iter().enumerate() {
+        lcores.push_str(&format!(",{}@{core}", at + 1));
+    }
+    let mut arguments: Vec<String> =
+        ["sluiced", "--no-telemetry", "--main-lcore=0", "--lcores", &lcores].map(String::from).to_vec();
+    match settings.memory {
+        Memory::Hugepages => arguments.push("--in-memory".into()),
+        Memory::Pages { megabytes } => {
+            arguments.extend(["--no-huge".into(), "-m".into(), megabytes.to_string()]);
+            arguments.push(format!("--file-prefix=sluice-{}", std::process::id()));
+        }
+    }
+    if settings.pci.is_empty() {
+        arguments.push("--no-pci".into());
+    }
+    for address in &settings.pci {
+        arguments.extend(["-a".into(), address.clone()]);
+    }
+    arguments.extend(settings.vdevs.iter().map(|vdev| format!("--vdev={vdev}")));
+    arguments
+}

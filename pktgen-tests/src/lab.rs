@@ -1,0 +1,390 @@
+//! A client, the appliance, and real servers, each in a network namespace of its own.
+//!
+//! ```text
+//!  client 192.0.2.50 ──── wan 192.0.2.2 ┌────────┐ lan 10.0.0.2 ──┬── 10.0.0.11 rs1
+//!                         VIP 192.0.2.10│ sluiced│ local .200,.201├── 10.0.0.12 rs2
+//!                                       └────────┘              (a bridge)
+//! ```
+//!
+//! One-arm labs put everything on the bridge. Ports are af_packet on veth, or taps.
+
+use crate::netns::{Namespace, cable};
+use crate::process::{Daemon, run, wait_until};
+use serde_json::Value;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// The client's address.
+pub const CLIENT: &str = "192.0.2.50";
+/// What the client connects to.
+pub const VIP: &str = "192.0.2.10";
+
+/// How a lab is built.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// How many real servers, 1 to 9.
+    pub servers: usize,
+    /// Client, appliance and servers on one link.
+    pub one_arm: bool,
+    /// What the appliance's ports are.
+    pub ports: Ports,
+    /// Whether client and servers leave checksums and segmentation to their devices.
+    pub offloads: bool,
+    /// `auto`, `require` or `off`.
+    pub hugepages: &'static str,
+}
+
+/// What the appliance's ports are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ports {
+    /// AF_PACKET sockets on veth interfaces.
+    AfPacket,
+    /// TAP interfaces, one of which is the client's and one the server's.
+    Tap,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self { servers: 2, one_arm: false, ports: Ports::AfPacket, offloads: false, hugepages: "auto" }
+    }
+}
+
+/// A lab. Dropping it ends its programs and removes its namespaces and files.
+#[derive(Debug)]
+pub struct Lab {
+    plan: Plan,
+    daemon: Option<Daemon>,
+    programs: Vec<Daemon>,
+    client: Namespace,
+    director: Namespace,
+    servers: Vec<Namespace>,
+    _switch: Option<Namespace>,
+    folder: PathBuf,
+}
+
+impl Lab {
+    /// Builds the namespaces and cables; nothing runs yet.
+    ///
+    /// # Errors
+    /// With what could not be made.
+    pub fn new(plan: Plan) -> Result<Self, String> {
+        static NUMBER: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+        let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("sluice-lab-{}-{number}", std::process::id()));
+        fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        let role = |name: &str| Namespace::new(&format!("{number}-{name}"));
+        let client = role("client")?;
+        let director = role("sluice")?;
+        let servers: Vec<_> =
+            (1..=plan.servers).map(|n| role(&format!("rs{n}"))).collect::<Result<_, _>>()?;
+        let switch = if plan.ports == Ports::AfPacket { Some(role("switch")?) } else { None };
+        let lab = Self {
+            plan,
+            daemon: None,
+            programs: Vec::new(),
+            client,
+            director,
+            servers,
+            _switch: switch,
+            folder,
+        };
+        lab.connect()?;
+        Ok(lab)
+    }
+
+    fn connect(&self) -> Result<(), String> {
+        let Some(switch) = &self._switch else { return Ok(()) };
+        switch.ip("link add br0 type bridge forward_delay 0")?;
+        switch.ip("link set br0 up")?;
+        let plug = |host: &Namespace, interface: &str, name: &str| {
+            cable((host, interface), (switch, name))?;
+            switch.ip(&format!("link set {name} master br0"))
+        };
+        plug(&self.director, "lan", "sluice")?;
+        if self.plan.one_arm {
+            plug(&self.client, "eth0", "client")?;
+        } else {
+            cable((&self.director, "wan"), (&self.client, "eth0"))?;
+            self.director.set_offloads("wan", "off")?;
+        }
+        self.director.set_offloads("lan", "off")?;
+        self.client_address()?;
+        for (at, server) in self.servers.iter().enumerate() {
+            plug(server, "eth0", &format!("rs{}", at + 1))?;
+            self.server_address(at)?;
+        }
+        Ok(())
+    }
+
+    fn client_address(&self) -> Result<(), String> {
+        self.client.ip(&format!("addr add {CLIENT}/24 dev eth0"))?;
+        self.client.ip("link set eth0 up")?;
+        self.client.set_offloads("eth0", if self.plan.offloads { "on" } else { "off" })
+    }
+
+    fn server_address(&self, at: usize) -> Result<(), String> {
+        let network = if self.plan.one_arm { "192.0.2" } else { "10.0.0" };
+        self.servers[at].ip(&format!("addr add {network}.{}/24 dev eth0", 11 + at))?;
+        self.servers[at].ip("link set eth0 up")?;
+        self.servers[at].set_offloads("eth0", if self.plan.offloads { "on" } else { "off" })
+    }
+
+    /// The client's namespace.
+    pub fn client(&self) -> &Namespace {
+        &self.client
+    }
+
+    /// The appliance's namespace.
+    pub fn director(&self) -> &Namespace {
+        &self.director
+    }
+
+    /// A server's namespace; the first is 0.
+    pub fn server(&self, at: usize) -> &Namespace {
+        &self.servers[at]
+    }
+
+    /// Where the lab keeps its files.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The address of a server.
+    pub fn server_ip(&self, at: usize) -> String {
+        format!("{}.{}", if self.plan.one_arm { "192.0.2" } else { "10.0.0" }, 11 + at)
+    }
+
+    /// The first part of a configuration: workers, socket, ports.
+    pub fn config_head(&self) -> String {
+        let device = |n: usize, interface: &str| match self.plan.ports {
+            Ports::AfPacket => format!("net_af_packet{n},iface={interface}"),
+            Ports::Tap => format!("net_tap{n},iface={interface}"),
+        };
+        let mut text = format!(
+            "[dataplane]\nworkers = [1]\nsession_capacity = 200_000\nhugepages = \"{}\"\n\n[admin]\nsocket = \"{}\"\n",
+            self.plan.hugepages,
+            self.socket().display()
+        );
+        let mut port = |name: &str, n, addresses: &str| {
+            let _ = write!(
+                text,
+                "\n[[port]]\nname = \"{name}\"\ndevice = \"{}\"\naddresses = [\"{addresses}\"]\n",
+                device(n, name)
+            );
+        };
+        if self.plan.one_arm {
+            port("lan", 0, "192.0.2.2/24");
+        } else {
+            port("wan", 0, "192.0.2.2/24");
+            port("lan", 1, "10.0.0.2/24");
+        }
+        text
+    }
+
+    /// A service on the VIP with servers by their numbers; each with weight 1.
+    pub fn service(
+        &self,
+        name: &str,
+        protocol: &str,
+        l4_port: u16,
+        scheduler: &str,
+        servers: &[usize],
+    ) -> String {
+        let locals = if self.plan.one_arm {
+            "\"192.0.2.200\", \"192.0.2.201\""
+        } else {
+            "\"10.0.0.200\", \"10.0.0.201\""
+        };
+        let mut text = format!(
+            "\n[[service]]\nname = \"{name}\"\nlisten = \"{VIP}:{l4_port}\"\nprotocol = \"{protocol}\"\nforward = \"fullnat\"\nscheduler = \"{scheduler}\"\nlocal_addresses = [{locals}]\n"
+        );
+        for at in servers {
+            let _ = write!(
+                text,
+                "\n[[service.server]]\naddress = \"{}:{l4_port}\"\nweight = 1\n",
+                self.server_ip(*at)
+            );
+        }
+        text
+    }
+
+    /// The configuration file.
+    pub fn config_path(&self) -> PathBuf {
+        self.folder.join("sluice.toml")
+    }
+
+    /// The admin socket.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join("sluice.sock")
+    }
+
+    /// Writes the configuration file; one who reads it sees the old or the new, never a part.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write_config(&self, text: &str) -> Result<(), String> {
+        let fresh = self.folder.join("sluice.toml.new");
+        fs::write(&fresh, text)
+            .and_then(|()| fs::rename(&fresh, self.config_path()))
+            .map_err(|error| format!("{}: {error}", self.config_path().display()))
+    }
+
+    /// Starts sluiced with this configuration and waits until it is ready.
+    ///
+    /// # Errors
+    /// With its words when it does not start.
+    pub fn start_sluiced(&mut self, config: &str) -> Result<(), String> {
+        self.write_config(config)?;
+        let mut command = self.director.command(&program("sluiced").display().to_string());
+        command.arg("--config").arg(self.config_path());
+        let mut daemon = Daemon::start(&mut command, &self.folder.join("sluiced.log"))?;
+        let ready = wait_until(Duration::from_secs(20), || {
+            daemon.output().contains("sluiced: ready") || daemon.ended().is_some()
+        });
+        let output = daemon.output();
+        if !ready || daemon.ended().is_some() {
+            return Err(format!("sluiced did not become ready:\n{output}"));
+        }
+        self.daemon = Some(daemon);
+        if self.plan.ports == Ports::Tap {
+            self.connect_taps()?;
+        }
+        Ok(())
+    }
+
+    /// Gives the taps' kernel sides to the client and the first server.
+    fn connect_taps(&self) -> Result<(), String> {
+        for (tap, host) in [("wan", &self.client), ("lan", &self.servers[0])] {
+            self.director.ip(&format!("link set {tap} netns {}", host.name()))?;
+            host.ip(&format!("link set {tap} down"))?;
+            // The tap's own address is the DPDK side's; the kernel's side gets another.
+            host.ip(&format!(
+                "link set {tap} name eth0 address 02:00:00:00:00:{}",
+                if tap == "wan" { "01" } else { "02" }
+            ))?;
+        }
+        self.client_address()?;
+        self.server_address(0)
+    }
+
+    /// The running daemon.
+    ///
+    /// # Errors
+    /// When it was not started.
+    pub fn sluiced(&mut self) -> Result<&mut Daemon, String> {
+        self.daemon.as_mut().ok_or_else(|| "sluiced was not started".to_owned())
+    }
+
+    /// Starts a program that ends with the lab.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(&mut self, name: &str, command: &mut Command) -> Result<(), String> {
+        let log = self.folder.join(format!("{name}.log"));
+        self.programs.push(Daemon::start(command, &log)?);
+        Ok(())
+    }
+
+    /// Starts nginx on a server: `/` says who it is, files come from the server's folder.
+    ///
+    /// # Errors
+    /// When nginx cannot be started or does not listen.
+    pub fn start_nginx(&mut self, at: usize, l4_port: u16) -> Result<(), String> {
+        let folder = self.folder.join(format!("nginx-{}", at + 1));
+        fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        let config = format!(
+            "daemon off;\nmaster_process off;\nuser root;\nworker_rlimit_nofile 20000;\nerror_log stderr error;\npid {dir}/nginx.pid;\nevents {{ worker_connections 8192; }}\nhttp {{\n access_log off;\n client_body_temp_path {dir}/body;\n proxy_temp_path {dir}/proxy;\n fastcgi_temp_path {dir}/fastcgi;\n uwsgi_temp_path {dir}/uwsgi;\n scgi_temp_path {dir}/scgi;\n keepalive_requests 1000000;\n server {{\n  listen {l4_port};\n  root {dir};\n  location = / {{ default_type text/plain; return 200 \"rs{n}\\n\"; }}\n }}\n}}\n",
+            dir = folder.display(),
+            n = at + 1
+        );
+        let path = folder.join("nginx.conf");
+        fs::write(&path, config).map_err(|error| format!("{}: {error}", path.display()))?;
+        let mut command = self.servers[at].command("nginx");
+        command.arg("-p").arg(&folder).arg("-c").arg(&path);
+        self.start(&format!("nginx-{}", at + 1), &mut command)?;
+        self.wait_for_listener(at, l4_port)
+    }
+
+    /// Waits until something listens on a server's TCP port.
+    ///
+    /// # Errors
+    /// When nothing does in time.
+    pub fn wait_for_listener(&self, at: usize, l4_port: u16) -> Result<(), String> {
+        let wanted = format!(":{l4_port}");
+        let listens = || {
+            let list = run(self.servers[at].command("ss").args(["-Hltn"])).unwrap_or_default();
+            list.lines()
+                .any(|line| line.split_whitespace().nth(3).is_some_and(|local| local.ends_with(&wanted)))
+        };
+        if wait_until(Duration::from_secs(10), listens) {
+            return Ok(());
+        }
+        let logs: Vec<_> = self.programs.iter().map(Daemon::output).collect();
+        Err(format!("nothing listens on rs{} port {l4_port}: {}", at + 1, logs.join("\n")))
+    }
+
+    /// What the `sluice` command prints.
+    ///
+    /// # Errors
+    /// With its words when it fails.
+    pub fn sluice(&self, arguments: &[&str]) -> Result<String, String> {
+        run(self.sluice_command().args(arguments))
+    }
+
+    /// The `sluice` command, towards this lab's daemon.
+    pub fn sluice_command(&self) -> Command {
+        let mut command = Command::new(program("sluice"));
+        command.arg("--socket").arg(self.socket()).stdin(Stdio::null());
+        command
+    }
+
+    /// What the `sluice` command prints as JSON.
+    ///
+    /// # Errors
+    /// With its words when it fails, or when it printed no JSON.
+    pub fn json(&self, arguments: &[&str]) -> Result<Value, String> {
+        let text = run(self.sluice_command().arg("-j").args(arguments))?;
+        serde_json::from_str(&text).map_err(|error| format!("sluice -j {arguments:?}: {error}: {text}"))
+    }
+
+    /// Sends HTTP requests from the client, a new connection each, and gives what each was
+    /// answered: the body, or curl's complaint.
+    ///
+    /// # Errors
+    /// When curl cannot be run.
+    pub fn http(&self, requests: usize, parallel: usize) -> Result<Vec<String>, String> {
+        let url = format!("http://{VIP}:80/?[1-{requests}]");
+        let mut command = self.client.command("curl");
+        command.args(["--silent", "--show-error", "--no-progress-meter", "--max-time", "20", "--parallel"]);
+        command.args(["--parallel-immediate", "--parallel-max", &parallel.to_string()]);
+        command.args(["--header", "Connection: close", &url]);
+        let output = command.stdin(Stdio::null()).output().map_err(|error| format!("curl: {error}"))?;
+        let mut lines: Vec<_> = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
+        lines.extend(String::from_utf8_lossy(&output.stderr).lines().map(str::to_owned));
+        Ok(lines)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        // Programs first, so that they see their namespaces to the end.
+        self.programs.clear();
+        self.daemon = None;
+        let _ = fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A program of this workspace, next to the one that runs, or where SLUICE_BIN says.
+///
+/// Tests live in `deps/`, one folder below the programs.
+pub fn program(name: &str) -> PathBuf {
+    if let Some(folder) = std::env::var_os("SLUICE_BIN") {
+        return Path::new(&folder).join(name);
+    }
+    let own = std::env::current_exe().unwrap_or_default();
+    let near = own.ancestors().skip(1).take(3).map(|folder| folder.join(name));
+    near.into_iter().find(|path| path.exists()).unwrap_or_else(|| PathBuf::from(name))
+}

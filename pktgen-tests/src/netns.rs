@@ -1,0 +1,90 @@
+//! Network namespaces and the cables between them, removed when their owner goes.
+
+use crate::process::run;
+use std::process::Command;
+
+/// A network namespace of this process's own. Dropping it removes it with its interfaces.
+#[derive(Debug)]
+pub struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    /// Makes a namespace whose name begins with `sl`, this process's id and `role`.
+    ///
+    /// # Errors
+    /// When the system refuses; network namespaces need root.
+    pub fn new(role: &str) -> Result<Self, String> {
+        let name = format!("sl{}-{role}", std::process::id());
+        run(Command::new("ip").args(["netns", "add", &name]))?;
+        let namespace = Self { name };
+        // No router solicitations and the like: the labs count packets.
+        for interface in ["all", "default"] {
+            let key = format!("net.ipv6.conf.{interface}.disable_ipv6=1");
+            run(namespace.command("sysctl").args(["-qw", &key]))?;
+        }
+        run(namespace.command("ip").args(["link", "set", "lo", "up"]))?;
+        Ok(namespace)
+    }
+
+    /// The namespace's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A command that will run inside.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name, program]);
+        command
+    }
+
+    /// Runs `ip ARGUMENTS` inside.
+    ///
+    /// # Errors
+    /// With what `ip` said.
+    pub fn ip(&self, arguments: &str) -> Result<(), String> {
+        run(Command::new("ip").args(["-n", &self.name]).args(arguments.split_whitespace())).map(drop)
+    }
+
+    /// Switches an interface's offloads, so that it sends complete checksums and no super-frames.
+    ///
+    /// # Errors
+    /// With what `ethtool` said.
+    pub fn set_offloads(&self, interface: &str, state: &str) -> Result<(), String> {
+        let features = ["tx", state, "tso", state, "gso", state, "gro", state];
+        run(self.command("ethtool").args(["-K", interface]).args(features)).map(drop)
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = run(Command::new("ip").args(["netns", "del", &self.name]));
+    }
+}
+
+/// A cable: a pair of interfaces, one in each namespace, both up.
+///
+/// # Errors
+/// With what `ip` said.
+pub fn cable(a: (&Namespace, &str), b: (&Namespace, &str)) -> Result<(), String> {
+    let ends = ["type", "veth", "peer", "name", b.1, "netns", &b.0.name];
+    run(Command::new("ip").args(["-n", &a.0.name, "link", "add", a.1]).args(ends))?;
+    a.0.ip(&format!("link set {} up", a.1))?;
+    b.0.ip(&format!("link set {} up", b.1))
+}
+
+/// Removes namespaces whose process is gone: what a killed run left behind.
+pub fn remove_orphans() {
+    let Ok(list) = run(Command::new("ip").args(["netns", "list"])) else { return };
+    for line in list.lines() {
+        let name = line.split_whitespace().next().unwrap_or_default();
+        let pid = name.strip_prefix("sl").and_then(|rest| rest.split('-').next());
+        let Some(pid) = pid.filter(|pid| !pid.is_empty() && pid.chars().all(|c| c.is_ascii_digit())) else {
+            continue;
+        };
+        if !std::path::Path::new("/proc").join(pid).exists() {
+            let _ = run(Command::new("ip").args(["netns", "del", name]));
+        }
+    }
+}
