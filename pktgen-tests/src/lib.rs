@@ -1,11 +1,14 @@
 //! Does the appliance work: labs in network namespaces, and what black-box tests need.
 //!
 //! Nothing here looks inside: a test sees frames, sockets, and what the `sluice` command
-//! prints. [`netns`] makes and removes namespaces, [`process`] runs programs and ends them,
+//! prints. [`frames`] builds and reads frames, [`conformance`] holds a forwarder against what
+//! the Linux kernel answers. [`netns`] makes and removes namespaces, [`process`] runs programs and ends them,
 //! [`lab`] puts a client, the appliance and real servers together, [`demo`] shows it,
 //! [`wire`] speaks raw frames on an interface.
 
+pub mod conformance;
 pub mod demo;
+pub mod frames;
 pub mod lab;
 pub mod netns;
 pub mod process;

@@ -14,9 +14,6 @@ mod admit;
 mod answer;
 mod expire;
 
-#[cfg(test)]
-mod tests;
-
 use crate::clock::Instant;
 use crate::drop::DropReason;
 use crate::flow::{Direction, FlowHasher, FlowKey, Protocol};

@@ -60,10 +60,10 @@ pub fn make_error(frame: &mut Frame<'_>, packet: &Packet, source: Ipv4Addr, erro
         IcmpError::FragmentationNeeded { mtu } => (3, 4, u32::from(mtu)),
     };
 
-    // RFC 1812 §4.3.2.5: precedence 6, internetwork control, would be right for a
-    // router; the kernel sends 0 for a load balancer's address, and so do we.
     ip[..IPV4_LEN].fill(0);
     ip[0] = 0x45;
+    // RFC 1812 §4.3.2.5: precedence 6, internetwork control.
+    ip[1] = 0xc0;
     put16(ip, 2, total_len);
     ip[8] = INITIAL_TTL;
     ip[9] = 1;

@@ -6,9 +6,6 @@
 mod parked;
 mod requests;
 
-#[cfg(test)]
-mod tests;
-
 pub use requests::{Command, ControlFrame, Event, Link, SessionQuery, SessionRecord, WorkerLink, link};
 
 use crate::clock::Instant;

@@ -1,0 +1,49 @@
+# The only entry points a person needs. Each installs what is missing first.
+#
+#   make demo    a lab of network namespaces, 1,000 real HTTP requests through a VIP, a report
+#   make lab     the same lab, left running, with a shell in it
+#   make test    everything CI runs
+#   make lint    formatting and lints, warnings denied
+#   make fuzz    the fuzz targets, a minute each (FUZZ_SECONDS)
+#   make clean   remove what was built
+
+SHELL := /bin/sh
+FUZZ_SECONDS ?= 60
+BIN := target/release
+PROGRAMS := -p sluice -p ctrl -p pktgen-tests
+
+.PHONY: demo lab test lint fuzz pure programs deps-build deps clean
+
+demo: deps programs
+	$(BIN)/sluice-lab demo
+
+lab: deps programs
+	$(BIN)/sluice-lab shell
+
+# The order is from cheap to dear: what fails early fails fast.
+test: deps lint pure programs
+	SLUICE_BIN="$(CURDIR)/$(BIN)" cargo test --release -p pktgen-tests
+	$(MAKE) fuzz
+
+lint: deps-build
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+
+# What needs neither DPDK nor root.
+pure:
+	cargo test
+
+programs: deps-build
+	cargo build --release $(PROGRAMS)
+
+fuzz:
+	sh fuzz/run.sh $(FUZZ_SECONDS)
+
+deps-build:
+	@sh pktgen-tests/install-deps.sh build
+
+deps:
+	@sh pktgen-tests/install-deps.sh lab
+
+clean:
+	cargo clean

@@ -1,0 +1,237 @@
+//! A director in a test: two ports, known neighbours, a clock that only tests move.
+
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses its part")]
+
+use dataplane::clock::Instant;
+use dataplane::director::{Director, Limits, Verdict, Verdicts};
+use dataplane::drop::DropReason;
+use dataplane::flow::{Endpoint, FlowHasher, Protocol};
+use dataplane::frame::{BURST_SIZE, Frame};
+use dataplane::ids::{LocalId, PortId, ServerId, ServiceId};
+use dataplane::scheduler::{MaglevTable, Scheduler};
+use dataplane::session::{State, Timeouts};
+use dataplane::snapshot::{
+    AddressRole, Neighbor, Neighbors, Network, NextHop, PortConfig, RealServer, Routes, Service, Services,
+    Snapshot,
+};
+use dataplane::stats::WorkerStats;
+use dataplane::wire::{LinkTraits, Mac, ethernet_header};
+use pktgen_tests::conformance::{CLIENT_MAC, DIRECTOR_A, DIRECTOR_B, SERVER_MAC};
+use pktgen_tests::frames::Route;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub const A: PortId = PortId(0);
+pub const B: PortId = PortId(1);
+pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 50);
+pub const VIP: Ipv4Addr = Ipv4Addr::new(207, 175, 44, 110);
+pub const LOCAL: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 100);
+pub const SERVER: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 50);
+
+/// The topology of the conformance files, with as many servers as a test wants:
+/// 172.16.0.50:8080, 172.16.0.51:8080 and so on.
+#[derive(Clone)]
+pub struct Plan {
+    pub weights: Vec<u32>,
+    pub scheduler: Scheduler,
+    pub locals: Vec<Ipv4Addr>,
+    pub sessions: usize,
+    pub timeouts: Timeouts,
+    pub kernel_peer: bool,
+    pub server_mtu: u16,
+    pub neighbors_known: bool,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self {
+            weights: vec![1],
+            scheduler: Scheduler::RoundRobin,
+            locals: vec![LOCAL],
+            sessions: 1_000,
+            timeouts: Timeouts::default(),
+            kernel_peer: false,
+            server_mtu: 1500,
+            neighbors_known: true,
+        }
+    }
+}
+
+/// Builds the world of a plan. Server slots are their places, plus `first_server`.
+pub fn world(plan: &Plan) -> Snapshot {
+    let link = |mac: Mac, mtu| LinkTraits { mac, mtu, kernel_peer: plan.kernel_peer };
+    let network = |text: &str| text.parse::<Network>().unwrap();
+    let ports = vec![
+        PortConfig { link: link(DIRECTOR_A, 1500), networks: vec![network("10.0.0.1/24")] },
+        PortConfig { link: link(DIRECTOR_B, plan.server_mtu), networks: vec![network("172.16.0.1/24")] },
+    ];
+    let mut routes = Routes::default();
+    routes.add(network("0.0.0.0/0"), A, Some(CLIENT));
+    routes.add(network("10.0.0.1/24"), A, None);
+    routes.add(network("172.16.0.1/24"), B, None);
+    let known = |port, address, mac, own| {
+        let header = plan.neighbors_known.then(|| ethernet_header(mac, own));
+        Some(Neighbor { hop: NextHop { port, address }, header })
+    };
+    let mut neighbors = vec![known(A, CLIENT, CLIENT_MAC, DIRECTOR_A)];
+    let servers: Vec<_> = plan
+        .weights
+        .iter()
+        .enumerate()
+        .map(|(at, weight)| {
+            let address = Ipv4Addr::from_bits(SERVER.to_bits() + at as u32);
+            neighbors.push(known(B, address, SERVER_MAC, DIRECTOR_B));
+            RealServer { id: ServerId(at as u32), endpoint: Endpoint::new(address, 8080), weight: *weight }
+        })
+        .collect();
+    let mut addresses: std::collections::HashMap<_, _> = [
+        (Ipv4Addr::new(10, 0, 0, 1), AddressRole::Own),
+        (Ipv4Addr::new(172, 16, 0, 1), AddressRole::Own),
+        (VIP, AddressRole::Vip),
+    ]
+    .into();
+    addresses.extend(plan.locals.iter().map(|address| (*address, AddressRole::Local)));
+    let service = |id, protocol| {
+        let weights: Vec<_> = servers.iter().map(|server| (server.endpoint, server.weight)).collect();
+        Service {
+            id: ServiceId(id),
+            protocol,
+            listen: Endpoint::new(VIP, 8080),
+            scheduler: plan.scheduler,
+            locals: plan
+                .locals
+                .iter()
+                .enumerate()
+                .map(|(at, address)| (LocalId(at as u16), *address))
+                .collect(),
+            servers: servers.clone(),
+            maglev: MaglevTable::build(&weights),
+        }
+    };
+    let mut world = Snapshot::empty(ports);
+    world.routes = Arc::new(routes);
+    world.neighbors = Arc::new(Neighbors::new(neighbors));
+    world.addresses = Arc::new(addresses);
+    world.services = Arc::new(Services::new(vec![service(0, Protocol::Tcp), service(1, Protocol::Udp)]));
+    world.timeouts = plan.timeouts;
+    world
+}
+
+pub struct Lab {
+    pub director: Director,
+    pub world: Snapshot,
+    pub stats: Arc<WorkerStats>,
+    pub now: Instant,
+}
+
+/// What became of one frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Sent(PortId, Vec<u8>),
+    Waits(NextHop),
+    Punted,
+    Dropped(DropReason),
+}
+
+impl Fate {
+    /// The frame that was sent.
+    pub fn frame(&self) -> &[u8] {
+        match self {
+            Self::Sent(_, frame) => frame,
+            other => panic!("not sent but {other:?}"),
+        }
+    }
+}
+
+impl Lab {
+    pub fn new(plan: &Plan) -> Self {
+        let stats = Arc::new(WorkerStats::new(2));
+        let limits = Limits { sessions: plan.sessions, local_port_pairs: 64 };
+        let hasher = FlowHasher::new([11, 22, 33, 44].map(|n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+        Self {
+            director: Director::new(limits, hasher, Arc::clone(&stats)),
+            world: world(plan),
+            stats,
+            now: Instant::from_millis(1_000),
+        }
+    }
+
+    /// Gives one frame to the director.
+    pub fn send(&mut self, port: PortId, frame: &[u8]) -> Fate {
+        self.burst(port, &[frame.to_vec()]).remove(0)
+    }
+
+    /// Gives a burst to the director.
+    pub fn burst(&mut self, port: PortId, frames: &[Vec<u8>]) -> Vec<Fate> {
+        assert!(frames.len() <= BURST_SIZE);
+        const HEADROOM: usize = 128;
+        let mut rooms: Vec<Vec<u8>> = frames
+            .iter()
+            .map(|frame| [&[0xee; HEADROOM], frame.as_slice(), &[0xee; HEADROOM]].concat())
+            .collect();
+        let mut verdicts = Verdicts::new();
+        let windows: Vec<_> = {
+            let mut views: Vec<_> = rooms
+                .iter_mut()
+                .zip(frames)
+                .map(|(room, frame)| Frame::new(room, HEADROOM..HEADROOM + frame.len(), port))
+                .collect();
+            self.director.process(&mut views, &self.world, self.now, &mut verdicts);
+            views.iter().map(Frame::window).collect()
+        };
+        rooms
+            .iter()
+            .zip(windows)
+            .zip(verdicts)
+            .map(|((room, window), verdict)| match verdict {
+                Verdict::Transmit(port) => Fate::Sent(port, room[window].to_vec()),
+                Verdict::Await(hop) => Fate::Waits(hop),
+                Verdict::Punt => Fate::Punted,
+                Verdict::Drop(reason) => Fate::Dropped(reason),
+            })
+            .collect()
+    }
+
+    /// Moves the clock, turning often enough for the sweep to keep up.
+    pub fn wait(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while self.now < end {
+            let step = end.since(self.now).min(Duration::from_millis(20));
+            self.now = self.now + step;
+            for _ in 0..self.director.sessions().capacity().div_ceil(64) {
+                self.director.expire(&self.world, self.now);
+            }
+        }
+    }
+
+    pub fn drops(&self, reason: DropReason) -> u64 {
+        self.stats.drops(reason).value()
+    }
+
+    pub fn sessions(&self) -> usize {
+        self.director.sessions().len()
+    }
+
+    /// The states of all sessions.
+    pub fn states(&self) -> Vec<State> {
+        let table = self.director.sessions();
+        (0..table.capacity()).filter_map(|line| table.line(line)).map(|(_, session)| session.state).collect()
+    }
+}
+
+/// From a client to the VIP.
+pub fn inbound(client_port: u16) -> Route {
+    Route {
+        source_mac: CLIENT_MAC,
+        destination_mac: DIRECTOR_A,
+        source: (CLIENT, client_port),
+        destination: (VIP, 8080),
+    }
+}
+
+/// The answer to a frame that the director sent to a server.
+pub fn answer_to(frame: &[u8]) -> Route {
+    let (source, destination) = pktgen_tests::frames::endpoints(frame).unwrap();
+    Route { source_mac: SERVER_MAC, destination_mac: DIRECTOR_B, source: destination, destination: source }
+}

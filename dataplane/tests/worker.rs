@@ -1,0 +1,224 @@
+//! The worker's loop on memory ports: frames in, frames out, and nothing lost in between.
+
+mod support;
+
+use dataplane::clock::Instant;
+use dataplane::director::{Director, Limits};
+use dataplane::drop::DropReason;
+use dataplane::flow::FlowHasher;
+use dataplane::ids::WorkerId;
+use dataplane::port::MemoryPort;
+use dataplane::snapshot::{NextHop, Publisher, Snapshot, mailboxes};
+use dataplane::stats::WorkerStats;
+use dataplane::worker::{Command, ControlFrame, Event, Link, Parts, SessionQuery, Worker, link};
+use pktgen_tests::frames::{endpoints, tcp, tcp_frame, udp_frame};
+use std::sync::Arc;
+use support::{A, B, LOCAL, Plan, SERVER, answer_to, inbound};
+
+struct Bench {
+    worker: Worker<MemoryPort>,
+    publisher: Publisher,
+    link: Link,
+    stats: Arc<WorkerStats>,
+    now: Instant,
+}
+
+impl Bench {
+    fn new(plan: &Plan) -> Self {
+        let (mut publisher, mut mailboxes) = mailboxes(1);
+        let (link, worker_link) = link();
+        let stats = Arc::new(WorkerStats::new(2));
+        let world = publisher.publish(support::world(plan));
+        let limits = Limits { sessions: plan.sessions, local_port_pairs: 8 };
+        let director = Director::new(limits, FlowHasher::new([5, 7, 11, 13]), Arc::clone(&stats));
+        let worker = Worker::new(Parts {
+            id: WorkerId(0),
+            ports: vec![MemoryPort::new(A), MemoryPort::new(B)],
+            director,
+            world,
+            mailbox: mailboxes.remove(0),
+            link: worker_link,
+            stats: Arc::clone(&stats),
+        });
+        Self { worker, publisher, link, stats, now: Instant::from_millis(1_000) }
+    }
+
+    fn publish(&mut self, world: Snapshot) {
+        self.publisher.publish(world);
+    }
+
+    fn turn(&mut self) {
+        self.worker.turn(self.now);
+    }
+
+    fn receive(&mut self, port: usize, frame: Vec<u8>) {
+        self.worker.ports_mut()[port].incoming.push_back(frame);
+    }
+
+    fn sent(&mut self, port: usize) -> Vec<Vec<u8>> {
+        self.worker.ports_mut()[port].outgoing.drain(..).collect()
+    }
+
+    fn resolutions(&self) -> Vec<NextHop> {
+        std::iter::from_fn(|| self.link.next_event())
+            .filter_map(|event| match event {
+                Event::Resolve(hop) => Some(hop),
+                Event::Arp { .. } => None,
+            })
+            .collect()
+    }
+}
+
+fn syn(client_port: u16) -> Vec<u8> {
+    tcp_frame(&inbound(client_port), tcp::SYN, &[])
+}
+
+#[test]
+fn packets_pass_from_port_to_port_and_back() {
+    let mut bench = Bench::new(&Plan::default());
+    for client_port in 0..100 {
+        bench.receive(0, syn(4000 + client_port));
+    }
+    (0..4).for_each(|_| bench.turn());
+
+    let seen = bench.sent(1);
+    assert_eq!(seen.len(), 100);
+    for frame in &seen {
+        bench.receive(1, tcp_frame(&answer_to(frame), tcp::SYN | tcp::ACK, &[]));
+    }
+    (0..4).for_each(|_| bench.turn());
+
+    assert_eq!(bench.sent(0).len(), 100);
+    assert_eq!(bench.stats.port(A).rx_packets.value(), 100);
+    assert_eq!(bench.stats.port(B).tx_packets.value(), 100);
+}
+
+#[test]
+fn packets_wait_for_their_neighbour_and_go_in_order_when_it_is_known() {
+    let mut bench = Bench::new(&Plan { neighbors_known: false, ..Plan::default() });
+    for payload in [b"1", b"2", b"3"] {
+        bench.receive(0, udp_frame(&inbound(4000), payload));
+    }
+    bench.turn();
+    assert!(bench.sent(1).is_empty());
+    assert_eq!(bench.stats.parked.value(), 3);
+    assert_eq!(bench.resolutions()[0], NextHop { port: B, address: SERVER });
+
+    bench.publish(support::world(&Plan::default()));
+    bench.turn();
+
+    let payloads: Vec<_> = bench.sent(1).iter().map(|frame| *frame.last().unwrap()).collect();
+    assert_eq!(payloads, b"123");
+    assert_eq!(bench.stats.parked.value(), 0);
+}
+
+#[test]
+fn an_absent_neighbour_holds_a_bounded_number_of_packets_for_a_bounded_time() {
+    let mut bench = Bench::new(&Plan { neighbors_known: false, ..Plan::default() });
+    for _ in 0..50 {
+        bench.receive(0, udp_frame(&inbound(4000), b"x"));
+    }
+    (0..2).for_each(|_| bench.turn());
+    assert_eq!(bench.stats.parked.value(), 32);
+    assert_eq!(bench.stats.drops(DropReason::NeighborQueueFull).value(), 18);
+
+    bench.now = Instant::from_millis(3_999);
+    bench.turn();
+    assert_eq!(bench.stats.parked.value(), 32);
+    bench.now = Instant::from_millis(4_000);
+    bench.turn();
+
+    assert_eq!(bench.stats.parked.value(), 0);
+    assert_eq!(bench.stats.drops(DropReason::NeighborUnresolved).value(), 32);
+}
+
+#[test]
+fn what_a_device_refuses_is_counted() {
+    let mut bench = Bench::new(&Plan::default());
+    bench.worker.ports_mut()[1].tx_room = 3;
+    for client_port in 0..5 {
+        bench.receive(0, syn(4000 + client_port));
+    }
+    bench.turn();
+
+    assert_eq!(bench.sent(1).len(), 3);
+    assert_eq!(bench.stats.port(B).tx_refused.value(), 2);
+    assert_eq!(bench.stats.drops(DropReason::TransmitRefused).value(), 2);
+}
+
+#[test]
+fn control_frames_go_out_and_arp_comes_in() {
+    let mut bench = Bench::new(&Plan::default());
+    let frame = ControlFrame::copy_of(&[0xff; 42]);
+    bench.link.ask(Command::Transmit { port: B, frame: frame.clone() }).unwrap();
+    let mut arp = vec![0xff; 12];
+    arp.extend_from_slice(&[0x08, 0x06]);
+    arp.resize(60, 7);
+    bench.receive(0, arp.clone());
+
+    bench.turn();
+
+    assert_eq!(bench.sent(1), [frame.bytes().to_vec()]);
+    assert!(matches!(bench.link.next_event(), Some(Event::Arp { port: A, frame }) if frame.bytes() == arp));
+}
+
+#[test]
+fn an_arp_flood_is_bounded_and_counted() {
+    let mut bench = Bench::new(&Plan::default());
+    let mut arp = vec![0xff; 12];
+    arp.extend_from_slice(&[0x08, 0x06]);
+    arp.resize(60, 7);
+    for _ in 0..600 {
+        bench.receive(0, arp.clone());
+    }
+    (0..20).for_each(|_| bench.turn());
+
+    assert_eq!(bench.stats.drops(DropReason::ControlQueueFull).value(), 600 - 512);
+}
+
+#[test]
+fn sessions_are_listed_in_pages_while_packets_pass() {
+    let mut bench = Bench::new(&Plan { sessions: 2_000, ..Plan::default() });
+    for client_port in 0..300 {
+        bench.receive(0, syn(4000 + client_port));
+    }
+    (0..10).for_each(|_| bench.turn());
+
+    let (mut line, mut found, mut pages) = (0, Vec::new(), 0);
+    loop {
+        bench.link.ask(Command::List(Box::new(SessionQuery::new(7, line, 100)))).unwrap();
+        let answer = loop {
+            bench.turn();
+            if let Some(answer) = bench.link.next_answer() {
+                break answer;
+            }
+        };
+        found.extend(answer.records.iter().map(|record| (record.client.l4_port, record.local.address)));
+        pages += 1;
+        line = answer.line;
+        if answer.finished {
+            break;
+        }
+    }
+
+    found.sort_unstable();
+    let expected: Vec<_> = (0..300).map(|n| (4000 + n, LOCAL)).collect();
+    assert_eq!(found, expected);
+    assert!((3..=5).contains(&pages), "{pages}");
+}
+
+#[test]
+fn a_session_seen_by_two_snapshots_is_the_same() {
+    let mut bench = Bench::new(&Plan::default());
+    bench.receive(0, syn(4000));
+    bench.turn();
+    let before = bench.sent(1);
+    for _ in 0..100 {
+        bench.publish(support::world(&Plan { weights: vec![1, 1, 1], ..Plan::default() }));
+        bench.receive(0, syn(4000));
+        bench.turn();
+        assert_eq!(endpoints(&bench.sent(1)[0]), endpoints(&before[0]));
+    }
+    assert_eq!(bench.worker.director().sessions().len(), 1);
+    assert_eq!(bench.publisher.collect(), 1);
+}
