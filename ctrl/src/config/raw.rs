@@ -159,7 +159,7 @@ fn explain(message: &str) -> String {
 pub(super) fn suggestion(unknown: &str, known: &[&str]) -> String {
     let nearest = known.iter().map(|name| (strsim::damerau_levenshtein(unknown, name), name)).min();
     match nearest {
-        Some((distance, name)) if distance <= 1 + name.len() / 3 => format!("did you mean `{name}`?"),
+        Some((distance, name)) if distance <= 1 + name.len() / 4 => format!("did you mean `{name}`?"),
         _ => format!("use one of {}", known.join(", ")),
     }
 }

@@ -1,1 +1,299 @@
+//! What the file may say, and what is said to one who gets it wrong.
 
+use super::*;
+use std::path::Path;
+
+const GOOD: &str = r#"[dataplane]
+workers = [1]
+session_capacity = 1_000
+
+[[port]]
+name = "wan"
+device = "0000:3b:00.0"
+addresses = ["192.0.2.2/24"]
+
+[[port]]
+name = "lan"
+device = "net_af_packet0,iface=veth1"
+addresses = ["10.0.0.2/24"]
+
+[[route]]
+to = "0.0.0.0/0"
+via = "192.0.2.1"
+
+[[service]]
+name = "web"
+listen = "192.0.2.10:80"
+protocol = "tcp"
+forward = "fullnat"
+scheduler = "wlc"
+local_addresses = ["10.0.0.200"]
+
+[[service.server]]
+address = "10.0.0.11:8080"
+weight = 100
+"#;
+
+fn read(text: &str) -> Result<Loaded, LoadError> {
+    parse(text, Path::new("sluice.toml"))
+}
+
+/// The problems of the good file with `from` replaced by `to`, one to a line.
+fn complaint(from: &str, to: &str) -> String {
+    assert!(GOOD.contains(from), "{from}");
+    match read(&GOOD.replacen(from, to, 1)) {
+        Ok(_) => panic!("{to} was accepted"),
+        Err(error) => error.problems().iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"),
+    }
+}
+
+#[test]
+fn the_good_file_is_good() {
+    let loaded = read(GOOD).unwrap();
+
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    let service = &loaded.config.services[0];
+    assert_eq!(service.listen.to_string(), "192.0.2.10:80");
+    assert_eq!(service.servers[0].weight, 100);
+    assert_eq!(loaded.config.ports[1].device.argument("iface"), Some("veth1"));
+    assert_eq!(loaded.config.routes[0].port, 0);
+}
+
+#[test]
+fn errors_name_file_line_key_and_remedy() {
+    let cases = [
+        (
+            "weight = 100",
+            "weight = 70000",
+            "sluice.toml:29: service[0].server[0].weight: 70000 is above 65535; use 0 to take no new sessions",
+        ),
+        ("weight = 100", "weight = -1", "sluice.toml:29: service[0].server[0].weight: -1 is below 0"),
+        (
+            "weight = 100",
+            "wieght = 100",
+            "sluice.toml:29: service[0].server[0].wieght: unknown key `wieght`; did you mean `weight`?",
+        ),
+        (
+            "scheduler = \"wlc\"",
+            "scheduler = \"wcl\"",
+            "sluice.toml:24: service[0].scheduler: `wcl` is unknown; did you mean `wlc`?",
+        ),
+        (
+            "scheduler = \"wlc\"",
+            "scheduler = \"sed\"",
+            "`sed` comes with a later version; use one of rr, wrr, wlc, mh",
+        ),
+        (
+            "forward = \"fullnat\"",
+            "forward = \"dr\"",
+            "service[0].forward: `dr` comes with a later version; use fullnat",
+        ),
+        (
+            "protocol = \"tcp\"",
+            "protocol = \"tpc\"",
+            "service[0].protocol: `tpc` is unknown; did you mean `tcp`?",
+        ),
+        ("workers = [1]", "workers = []", "sluice.toml:2: dataplane.workers: no worker is named"),
+        ("workers = [1]", "workers = [1, 2]", "this version runs one worker"),
+        (
+            "session_capacity = 1_000",
+            "session_capacity = 0",
+            "sluice.toml:3: dataplane.session_capacity: 0 is below 1",
+        ),
+        (
+            "session_capacity = 1_000",
+            "hugepages = \"on\"",
+            "dataplane.hugepages: `on` is unknown; use one of auto, require, off",
+        ),
+        (
+            "session_capacity = 1_000",
+            "session_capacity = \"many\"",
+            "sluice.toml:3: dataplane.session_capacity: invalid type",
+        ),
+        (
+            "device = \"0000:3b:00.0\"",
+            "device = \"eth0\"",
+            "port[0].device: `eth0` is neither a PCI address (0000:3b:00.0) nor a DPDK vdev",
+        ),
+        ("name = \"lan\"", "name = \"wan\"", "port[1].name: `wan` names another port already"),
+        (
+            "addresses = [\"10.0.0.2/24\"]",
+            "addresses = [\"10.0.0.2\"]",
+            "port[1].addresses[0]: `10.0.0.2` is not ADDRESS/PREFIX",
+        ),
+        (
+            "addresses = [\"10.0.0.2/24\"]",
+            "addresses = [\"10.0.0.255/24\"]",
+            "`10.0.0.255/24` is no host's address",
+        ),
+        (
+            "addresses = [\"10.0.0.2/24\"]",
+            "addresses = [\"192.0.2.3/25\"]",
+            "network 192.0.2.3/25 overlaps with one of port `wan`",
+        ),
+        (
+            "addresses = [\"10.0.0.2/24\"]",
+            "addresses = []",
+            "port[1].addresses: a port needs an address of its own",
+        ),
+        (
+            "to = \"0.0.0.0/0\"",
+            "to = \"10.9.1.1/16\"",
+            "route[0].to: 10.9.1.1/16 has bits set behind its prefix; write 10.9.0.0/16",
+        ),
+        (
+            "via = \"192.0.2.1\"",
+            "via = \"203.0.113.1\"",
+            "route[0].via: gateway 203.0.113.1 is on no port's network",
+        ),
+        (
+            "via = \"192.0.2.1\"",
+            "via = \"192.0.2.2\"",
+            "route[0].via: gateway 192.0.2.2 is the appliance itself",
+        ),
+        (
+            "listen = \"192.0.2.10:80\"",
+            "listen = \"192.0.2.10\"",
+            "service[0].listen: `192.0.2.10` is not ADDRESS:PORT",
+        ),
+        (
+            "listen = \"192.0.2.10:80\"",
+            "listen = \"192.0.2.10:0\"",
+            "has port 0; name a port from 1 to 65535",
+        ),
+        (
+            "listen = \"192.0.2.10:80\"",
+            "listen = \"[2001:db8::1]:80\"",
+            "is IPv6, which comes with a later version",
+        ),
+        (
+            "local_addresses = [\"10.0.0.200\"]",
+            "local_addresses = []",
+            "service[0].local_addresses: a fullnat service without local addresses cannot forward",
+        ),
+        (
+            "local_addresses = [\"10.0.0.200\"]",
+            "local_addresses = [\"10.1.0.200\"]",
+            "10.1.0.200 belongs to no port's network (wan has 192.0.2.2/24, lan has 10.0.0.2/24)",
+        ),
+        (
+            "local_addresses = [\"10.0.0.200\"]",
+            "local_addresses = [\"10.0.0.2\"]",
+            "10.0.0.2 is a port's own address",
+        ),
+        ("local_addresses = [\"10.0.0.200\"]", "local_addresses = [\"192.0.2.10\"]", "192.0.2.10 is a VIP"),
+        (
+            "address = \"10.0.0.11:8080\"",
+            "address = \"10.0.0.200:80\"",
+            "10.0.0.200 is one of the appliance's VIPs or local addresses",
+        ),
+        ("address = \"10.0.0.11:8080\"", "address = \"10.0.0.2:80\"", "10.0.0.2 is the appliance itself"),
+        (
+            "address = \"10.0.0.11:8080\"",
+            "address = \"ten:80\"",
+            "service[0].server[0].address: `ten:80` is not ADDRESS:PORT",
+        ),
+        (
+            "[dataplane]",
+            "[datplane]",
+            "sluice.toml:1: datplane: unknown key `datplane`; did you mean `dataplane`?",
+        ),
+        ("name = \"web\"", "name = \"a b\"", "service[0].name: `a b` is no name"),
+    ];
+    for (from, to, expected) in cases {
+        let complaint = complaint(from, to);
+        assert!(complaint.contains(expected), "{to}\n  gave    {complaint}\n  not     {expected}");
+    }
+}
+
+#[test]
+fn a_server_without_a_route_is_refused() {
+    let without_default = GOOD.replace("[[route]]\nto = \"0.0.0.0/0\"\nvia = \"192.0.2.1\"\n", "");
+    let far = without_default.replace("10.0.0.11:8080", "172.16.5.5:80");
+
+    let error = read(&far).unwrap_err();
+
+    assert!(error.problems()[0].to_string().contains("no route leads to 172.16.5.5"), "{error:?}");
+    assert_eq!(error.exit_status(), 2);
+}
+
+#[test]
+fn a_local_address_on_the_wrong_side_is_warned_about() {
+    let loaded = read(&GOOD.replace("[\"10.0.0.200\"]", "[\"192.0.2.200\"]")).unwrap();
+
+    assert!(loaded.warnings[0].message.contains("reached by port `lan`"), "{:?}", loaded.warnings);
+}
+
+#[test]
+fn a_missing_key_and_broken_toml_are_told_apart() {
+    let missing = read(&GOOD.replace("name = \"web\"\n", "")).unwrap_err();
+    assert!(missing.problems()[0].to_string().contains("missing field `name`"), "{missing:?}");
+    assert_eq!(missing.exit_status(), 2);
+
+    let broken = read("[dataplane\n").unwrap_err();
+    assert!(broken.problems()[0].to_string().starts_with("sluice.toml:1: not valid TOML"), "{broken:?}");
+    assert_eq!(broken.exit_status(), 1);
+
+    let absent = load(Path::new("/nonexistent/sluice.toml")).unwrap_err();
+    assert_eq!(absent.exit_status(), 1);
+}
+
+#[test]
+fn all_problems_are_told_at_once() {
+    let text = GOOD.replace("weight = 100", "weight = 70000").replace("\"wlc\"", "\"best\"");
+
+    assert_eq!(read(&text).unwrap_err().problems().len(), 2);
+}
+
+#[test]
+fn a_server_without_a_port_gets_the_services() {
+    let loaded = read(&GOOD.replace("10.0.0.11:8080", "10.0.0.11")).unwrap();
+
+    assert_eq!(loaded.config.services[0].servers[0].endpoint.l4_port, 80);
+}
+
+#[test]
+fn the_same_listener_twice_is_refused_and_once_per_protocol_is_not() {
+    let service = &GOOD[GOOD.find("[[service]]").unwrap()..];
+    let twice = format!("{GOOD}\n{}", service.replace("\"web\"", "\"web2\""));
+    assert!(read(&twice).unwrap_err().problems()[0].message.contains("is service `web`'s already"));
+
+    let both = format!("{GOOD}\n{}", service.replace("\"web\"", "\"dns\"").replace("\"tcp\"", "\"udp\""));
+    assert!(read(&both).is_ok());
+}
+
+#[test]
+fn timeouts_are_durations() {
+    let with = |text: &str| read(&format!("{GOOD}\n[timeouts]\nudp = \"{text}\"\n"));
+
+    assert_eq!(with("90s").unwrap().config.timeouts.of(dataplane::session::State::UdpTwoWay), 90_000);
+    for bad in ["90", "s", "0s", "1000h", "-1s", "1.5s", ""] {
+        assert!(with(bad).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn a_health_check_is_read_and_said_not_to_run() {
+    let text = format!(
+        "{GOOD}\n[service.health]\ntype = \"http\"\npath = \"/healthz\"\ninterval = \"2s\"\nrise = 2\nfall = 3\n"
+    );
+    let loaded = read(&text).unwrap();
+
+    assert_eq!(loaded.config.services[0].health.as_ref().unwrap().kind, "http");
+    assert!(loaded.warnings[0].message.contains("do not run in this version"));
+}
+
+#[test]
+fn no_text_makes_the_reader_panic() {
+    use proptest::prelude::*;
+    // Cut, doubled and damaged versions of the good file.
+    let damage = (any::<prop::sample::Index>(), any::<prop::sample::Index>(), "[ -~\\n\\[\\]\"=.]{0,6}");
+    proptest!(|((at, len, text) in damage)| {
+        let start = at.index(GOOD.len());
+        let end = (start + len.index(30)).min(GOOD.len());
+        let damaged = format!("{}{text}{}", &GOOD[..start], &GOOD[end..]);
+        if let Err(error) = read(&damaged) {
+            prop_assert!(!error.problems().is_empty());
+        }
+    });
+}

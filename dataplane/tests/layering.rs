@@ -1,0 +1,118 @@
+//! Who may use whom: crates among each other, and modules inside the dataplane.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The dataplane's modules from bottom to top; those of one line may use each other's line below.
+const LAYERS: &[&[&str]] = &[
+    &["ids", "flow", "frame", "clock", "drop", "prefetch"],
+    &["wire"],
+    &["stats", "port"],
+    &["session", "scheduler"],
+    &["snapshot"],
+    &["director"],
+    &["worker"],
+    &["dpdk"],
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in folder.read_dir().unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+fn layer(module: &str) -> usize {
+    LAYERS
+        .iter()
+        .position(|layer| layer.contains(&module))
+        .unwrap_or_else(|| panic!("module {module} has no layer"))
+}
+
+/// The names after `marker` in a file, comments aside.
+fn mentions(text: &str, marker: &str) -> BTreeSet<String> {
+    let code: String =
+        text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
+    let end = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
+    code.split(marker).skip(1).map(|rest| rest.split(end).next().unwrap_or_default().to_owned()).collect()
+}
+
+#[test]
+fn a_module_uses_only_what_stands_below_it() {
+    let source = root().join("dataplane/src");
+    let mut seen = BTreeSet::new();
+    for path in sources(&source) {
+        let module =
+            path.strip_prefix(&source).unwrap().iter().next().unwrap().to_string_lossy().replace(".rs", "");
+        if module == "lib" {
+            continue;
+        }
+        for used in mentions(&fs::read_to_string(&path).unwrap(), "crate::") {
+            assert!(
+                used == module
+                    || layer(&used) < layer(&module)
+                    || layer(&used) == layer(&module) && layer(&module) == 0,
+                "{}: {module} must not use {used}",
+                path.display()
+            );
+        }
+        seen.insert(module);
+    }
+    let all: BTreeSet<_> =
+        LAYERS.iter().flat_map(|layer| layer.iter().map(|name| (*name).to_owned())).collect();
+    assert_eq!(seen, all);
+}
+
+#[test]
+fn dpdk_is_touched_in_one_module_only() {
+    for path in sources(&root().join("dataplane/src")).into_iter().chain(sources(&root().join("ctrl"))) {
+        let text = fs::read_to_string(&path).unwrap();
+        let inside = path.components().any(|part| part.as_os_str() == "dpdk");
+        assert!(inside || !text.contains("dpdk_sys"), "{} names dpdk_sys", path.display());
+    }
+}
+
+#[test]
+fn unsafe_code_stays_in_its_rooms() {
+    let rooms = ["dataplane/src/dpdk/", "dataplane/src/prefetch.rs"];
+    for folder in ["dataplane/src", "ctrl", "pktgen-tests/src"] {
+        for path in sources(&root().join(folder)) {
+            let text = fs::read_to_string(&path).unwrap();
+            let name = path.display().to_string();
+            let allowed = rooms.iter().any(|room| name.contains(room));
+            assert!(allowed || !mentions(&text, "unsafe").contains(""), "{name} has unsafe code");
+        }
+    }
+}
+
+#[test]
+fn crates_depend_downwards() {
+    let depends = |manifest: &str, on: &str| {
+        let text = fs::read_to_string(root().join(manifest)).unwrap();
+        let own = text.split("[dependencies]").nth(1).unwrap_or_default();
+        let own = own.split("\n[").next().unwrap_or_default();
+        own.lines().any(|line| line.starts_with(on))
+    };
+    for (manifest, forbidden) in [
+        ("dpdk-sys/Cargo.toml", ["dataplane", "ctrl"]),
+        ("dataplane/Cargo.toml", ["ctrl", "pktgen-tests"]),
+        ("ctrl/Cargo.toml", ["dpdk-sys", "pktgen-tests"]),
+        ("pktgen-tests/Cargo.toml", ["dataplane", "ctrl"]),
+    ] {
+        for name in forbidden {
+            assert!(!depends(manifest, name), "{manifest} must not depend on {name}");
+        }
+    }
+    assert!(depends("ctrl/Cargo.toml", "dataplane"));
+}
