@@ -4,6 +4,7 @@ use ctrl::config::{Config, Device, Hugepages, PortSpec};
 use dataplane::dpdk::Memory;
 use std::collections::HashSet;
 use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::Path;
@@ -68,7 +69,7 @@ pub(crate) fn claim_devices(ports: &[PortSpec]) -> Result<Vec<UnixListener>, Str
             },
         };
         // An abstract socket: its name is free again as soon as the process is gone.
-        let address = SocketAddr::from_abstract_name(format!("sluice/device/{identity}"))
+        let address = SocketAddr::from_abstract_name(claim_name(&identity))
             .map_err(|error| format!("port {}: {error}", port.name))?;
         match UnixListener::bind_addr(&address) {
             Ok(listener) => held.push(listener),
@@ -87,6 +88,15 @@ pub(crate) fn claim_devices(ports: &[PortSpec]) -> Result<Vec<UnixListener>, Str
         }
     }
     Ok(held)
+}
+
+/// A name for a device that fits into a socket address, however long the device string is.
+fn claim_name(identity: &str) -> String {
+    // The same in every process: the standard library's hasher without a random key.
+    let mut hasher = DefaultHasher::new();
+    identity.hash(&mut hasher);
+    let readable: String = identity.chars().filter(char::is_ascii_graphic).take(32).collect();
+    format!("sluice/device/{readable}-{:016x}", hasher.finish())
 }
 
 /// Where packet memory will come from.

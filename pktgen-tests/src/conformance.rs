@@ -87,6 +87,9 @@ pub struct Replay {
     local_ports: HashMap<u16, u16>,
 }
 
+/// A frame that came out, and the side it came out by.
+pub type Emitted = (Side, Vec<u8>);
+
 /// What came of one probe.
 #[derive(Debug)]
 pub struct Outcome {
@@ -102,11 +105,7 @@ pub struct Outcome {
 
 impl Replay {
     /// Sends one probe by `send`, which takes frames in and gives what came out.
-    pub fn run(
-        &mut self,
-        probe: &Probe,
-        send: &mut dyn FnMut(Side, &[Vec<u8>]) -> Vec<(Side, Vec<u8>)>,
-    ) -> Outcome {
+    pub fn run(&mut self, probe: &Probe, send: &mut dyn FnMut(Side, &[Vec<u8>]) -> Vec<Emitted>) -> Outcome {
         let frames: Vec<_> =
             probe.frames.iter().map(|hex| self.translate(probe.side, from_hex(hex))).collect();
         let out = send(probe.side, &frames);

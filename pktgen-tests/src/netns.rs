@@ -69,9 +69,9 @@ impl Drop for Namespace {
 /// With what `ip` said.
 pub fn cable(a: (&Namespace, &str), b: (&Namespace, &str)) -> Result<(), String> {
     let ends = ["type", "veth", "peer", "name", b.1, "netns", &b.0.name];
-    run(Command::new("ip").args(["-n", &a.0.name, "link", "add", a.1]).args(ends))?;
-    a.0.ip(&format!("link set {} up", a.1))?;
-    b.0.ip(&format!("link set {} up", b.1))
+    run(Command::new("ip").args(["-n", &a.0.name, "link", "add", "name", a.1]).args(ends))?;
+    a.0.ip(&format!("link set dev {} up", a.1))?;
+    b.0.ip(&format!("link set dev {} up", b.1))
 }
 
 /// Removes namespaces whose process is gone: what a killed run left behind.

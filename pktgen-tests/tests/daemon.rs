@@ -1,0 +1,232 @@
+//! The daemon as an operator meets it: bad input, signals, reloads, what it says.
+
+use pktgen_tests::lab::{Lab, Plan, program};
+use pktgen_tests::process::{Daemon, run, wait_until};
+use rustix::process::Signal;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn lab() -> Lab {
+    Lab::new(Plan { servers: 1, ..Plan::default() }).unwrap()
+}
+
+fn config(lab: &Lab) -> String {
+    lab.config_head() + &lab.service("web", "tcp", 80, "wlc", &[0])
+}
+
+/// Starts a daemon that must fail: within 2 s, with status 1 and one line, which is returned.
+fn failure(lab: &Lab, config: &str) -> String {
+    let path = lab.folder().join("bad.toml");
+    std::fs::write(&path, config).unwrap();
+    let mut command = lab.director().command(&program("sluiced").display().to_string());
+    let begin = Instant::now();
+    let mut daemon =
+        Daemon::start(command.arg("--config").arg(&path), &lab.folder().join("bad.log")).unwrap();
+    assert!(
+        wait_until(2 * SECOND, || daemon.ended().is_some()),
+        "still runs after {:?}: {}",
+        begin.elapsed(),
+        daemon.output()
+    );
+    assert_eq!(daemon.ended().unwrap().code(), Some(1));
+    let output = daemon.output();
+    assert_eq!(output.lines().count(), 1, "{output}");
+    output
+}
+
+#[test]
+fn what_cannot_start_says_why_in_one_line_within_two_seconds() {
+    let lab = lab();
+    let good = config(&lab);
+    let cases = [
+        (
+            good.replace("iface=lan", "iface=nolan"),
+            "port lan: there is no interface nolan; `ip link` lists those there are",
+        ),
+        (
+            good.replace("net_af_packet1,iface=lan", "0000:ff:1f.7"),
+            "port lan: there is no PCI device 0000:ff:1f.7",
+        ),
+        (good.replace("net_af_packet1,iface=lan", "net_nodriver0"), "DPDK does not start"),
+        (good.replace("workers = [1]", "workers = [99]"), "dataplane.workers[0]: core 99 is not there"),
+        (
+            good.replace("hugepages = \"auto\"", "hugepages = \"require\""),
+            "of hugepages are required, 0 MB are free; run `sysctl -w vm.nr_hugepages=",
+        ),
+        (good.replace("sluice.sock", "nofolder\\u0000/x"), "admin.socket"),
+    ];
+    for (text, expected) in cases {
+        let said = failure(&lab, &text);
+        assert!(said.starts_with("sluiced: ") && said.contains(expected), "{said}\n  was to say {expected}");
+        assert!(!lab.socket().exists(), "the socket was left behind");
+    }
+}
+
+#[test]
+fn a_second_daemon_is_refused_and_the_first_is_not_disturbed() {
+    let mut lab = lab();
+    let good = config(&lab);
+    lab.start_sluiced(&good).unwrap();
+
+    let same_socket = failure(&lab, &good);
+    assert!(same_socket.contains("another sluiced (pid"), "{same_socket}");
+    let same_device = failure(&lab, &good.replace("sluice.sock", "other.sock"));
+    assert!(same_device.contains("port wan: device wan is in use by pid"), "{same_device}");
+
+    assert_eq!(lab.json(&["status"]).unwrap()["services"], 1);
+    assert!(lab.sluiced().unwrap().ended().is_none());
+}
+
+#[test]
+fn sigterm_ends_it_cleanly_in_under_two_seconds() {
+    let mut lab = lab();
+    let good = config(&lab);
+    lab.start_sluiced(&good).unwrap();
+    assert!(lab.socket().exists());
+
+    for signal in [Signal::TERM, Signal::INT] {
+        let begin = Instant::now();
+        lab.sluiced().unwrap().signal(signal);
+        assert!(wait_until(2 * SECOND, || lab.sluiced().unwrap().ended().is_some()));
+        println!("stopped in {:?}", begin.elapsed());
+        assert_eq!(lab.sluiced().unwrap().ended().unwrap().code(), Some(0));
+        assert!(!lab.socket().exists());
+        lab.start_sluiced(&good).unwrap();
+    }
+}
+
+#[test]
+fn check_tells_good_unreadable_and_wrong_apart() {
+    let lab = lab();
+    let status = |text: &str| {
+        let path = lab.folder().join("check.toml");
+        std::fs::write(&path, text).unwrap();
+        let daemon = Command::new(program("sluiced")).arg("--check").arg(&path).output().unwrap();
+        let command = Command::new(program("sluice")).args(["config", "check"]).arg(&path).output().unwrap();
+        assert_eq!(daemon.status.code(), command.status.code());
+        (command.status.code().unwrap(), String::from_utf8(command.stderr).unwrap())
+    };
+    assert_eq!(status(&config(&lab)).0, 0);
+    assert_eq!(status("[dataplane").0, 1);
+    let (code, said) = status(&config(&lab).replace("weight = 1", "weight = -5"));
+    assert_eq!(code, 2);
+    assert!(
+        said.contains("check.toml:") && said.contains("service[0].server[0].weight: -5 is below 0"),
+        "{said}"
+    );
+    assert_eq!(
+        Command::new(program("sluice"))
+            .args(["config", "check", "/nonexistent"])
+            .output()
+            .unwrap()
+            .status
+            .code(),
+        Some(1)
+    );
+    assert_eq!(
+        Command::new(program("sluice")).args(["config", "chekc"]).output().unwrap().status.code(),
+        Some(2)
+    );
+}
+
+#[test]
+fn a_bad_reload_changes_nothing_and_says_why() {
+    let mut lab = lab();
+    let good = config(&lab);
+    lab.start_sluiced(&good).unwrap();
+    let before = lab.json(&["service", "list"]).unwrap();
+
+    for (bad, expected) in [
+        (good.replace("weight = 1", "weight = -1"), "service[0].server[0].weight: -1 is below 0"),
+        (good.replace("[[service]]", "[[servcie]]"), "did you mean `service`?"),
+        (
+            good.replace("session_capacity = 200_000", "session_capacity = 100"),
+            "[dataplane] cannot change while sluiced runs",
+        ),
+        (good.replace("iface=lan", "iface=wan2"), "cannot change while sluiced runs"),
+        ("[".into(), "not valid TOML"),
+    ] {
+        lab.write_config(&bad).unwrap();
+        let said = lab.sluice(&["config", "reload"]).unwrap_err();
+        assert!(said.contains("nothing changed") && said.contains(expected), "{said}");
+        assert_eq!(lab.json(&["service", "list"]).unwrap(), before);
+    }
+
+    // SIGHUP does the same, and says it in the log.
+    lab.sluiced().unwrap().signal(Signal::HUP);
+    assert!(wait_until(2 * SECOND, || lab
+        .sluiced()
+        .unwrap()
+        .output()
+        .contains("not reloaded, nothing changed")));
+    lab.write_config(&good.replace("weight = 1", "weight = 7")).unwrap();
+    lab.sluiced().unwrap().signal(Signal::HUP);
+    assert!(wait_until(2 * SECOND, || lab.json(&["server", "list"]).unwrap()[0]["weight"] == 7));
+}
+
+#[test]
+fn a_service_that_cannot_forward_says_so() {
+    let mut lab = lab();
+    // A server that nobody is.
+    let text = config(&lab).replace("10.0.0.11:80", "10.0.0.99:80");
+    lab.start_sluiced(&text).unwrap();
+
+    let unready = || lab.json(&["service", "show", "web"]).unwrap()["state"] == "unready";
+    assert!(wait_until(10 * SECOND, unready));
+    let service = lab.json(&["service", "show", "web"]).unwrap();
+    assert_eq!(service["reason"], "10.0.0.99 does not answer ARP on port lan");
+    assert_eq!(service["servers"][0]["state"], "unreachable");
+    assert!(lab.sluice(&["status"]).unwrap().contains("web is unready: 10.0.0.99 does not answer ARP"));
+
+    lab.write_config(&config(&lab).replace("weight = 1", "weight = 0")).unwrap();
+    lab.sluice(&["config", "reload"]).unwrap();
+    let service = lab.json(&["service", "show", "web"]).unwrap();
+    assert_eq!(service["reason"], "every server has weight 0");
+}
+
+#[test]
+fn every_verb_prints_a_table_and_json() {
+    let mut lab = lab();
+    let good = config(&lab);
+    lab.start_sluiced(&good).unwrap();
+    for verb in [
+        &["status"][..],
+        &["service", "list"],
+        &["service", "show", "web"],
+        &["server", "list"],
+        &["session", "list"],
+        &["session", "count"],
+        &["local", "list"],
+        &["port", "list"],
+        &["neighbor", "list"],
+        &["worker", "list"],
+        &["stats"],
+        &["stats", "drops"],
+        &["config", "reload"],
+    ] {
+        assert!(!lab.sluice(verb).unwrap().trim().is_empty(), "{verb:?}");
+        let json = lab.json(verb).unwrap();
+        assert_eq!(json.is_array(), verb.last() == Some(&"list"), "{verb:?}");
+    }
+    let stats = lab.json(&["stats"]).unwrap();
+    for key in ["id", "core", "busy_ratio", "rx_packets", "tx_packets"] {
+        assert!(stats["workers"][0][key].is_number(), "{key}");
+    }
+    assert!(stats["drops"].as_object().unwrap().values().all(serde_json::Value::is_u64));
+    assert!(lab.sluice(&["service", "show", "nobody"]).unwrap_err().contains("there is no service `nobody`"));
+}
+
+#[test]
+fn without_a_daemon_the_command_says_so() {
+    let said = run(Command::new(program("sluice")).args(["--socket", "/nonexistent/sluice.sock", "status"]))
+        .unwrap_err();
+    assert!(said.contains("is sluiced running?"), "{said}");
+}
+
+#[test]
+fn the_command_does_not_link_dpdk() {
+    let libraries = run(Command::new("ldd").arg(program("sluice"))).unwrap();
+    assert!(!libraries.contains("librte"), "{libraries}");
+}

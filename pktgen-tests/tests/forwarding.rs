@@ -1,0 +1,385 @@
+//! Real stacks through the appliance: HTTP, bulk transfers, DNS, on every kind of port that
+//! runs here, also while the configuration changes.
+
+use pktgen_tests::lab::{CLIENT, Lab, Plan, Ports, VIP};
+use pktgen_tests::process::{run, wait_until};
+use serde_json::Value;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Timeouts short enough for a test to see sessions end.
+const SHORT_TIMEOUTS: &str = "\n[timeouts]\nestablished = \"60s\"\nsyn_recv = \"2s\"\nfin_wait = \"2s\"\ntime_wait = \"1s\"\nclose = \"1s\"\nclose_wait = \"2s\"\nlast_ack = \"1s\"\nudp_one_way = \"2s\"\nudp = \"2s\"\n";
+
+fn web(plan: Plan) -> Lab {
+    let mut lab = Lab::new(plan).unwrap();
+    for at in 0..plan.servers {
+        if plan.ports == Ports::AfPacket {
+            lab.start_nginx(at, 80).unwrap();
+        }
+    }
+    let servers: Vec<_> = (0..plan.servers).collect();
+    let config = lab.config_head() + SHORT_TIMEOUTS + &lab.service("web", "tcp", 80, "wrr", &servers);
+    lab.start_sluiced(&config).unwrap();
+    if plan.ports == Ports::Tap {
+        lab.start_nginx(0, 80).unwrap();
+    }
+    lab
+}
+
+fn count(answers: &[String]) -> BTreeMap<&str, usize> {
+    let mut counts = BTreeMap::new();
+    for answer in answers {
+        *counts.entry(answer.as_str()).or_default() += 1;
+    }
+    counts
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_else(|| panic!("{value} is no whole number"))
+}
+
+/// Waits until no session and no packet buffer is held any more.
+fn assert_everything_is_given_back(lab: &Lab) {
+    let empty = || {
+        let status = lab.json(&["status"]).unwrap();
+        number(&status["sessions"]) == 0 && number(&status["buffers_in_use"]) == 0
+    };
+    assert!(wait_until(10 * SECOND, empty), "{}", lab.json(&["status"]).unwrap());
+}
+
+#[test]
+fn http_is_spread_over_two_servers() {
+    let lab = web(Plan::default());
+
+    let answers = lab.http(400, 20).unwrap();
+
+    assert_eq!(count(&answers), [("rs1", 200), ("rs2", 200)].into());
+    assert_everything_is_given_back(&lab);
+    let service = &lab.json(&["service", "list"]).unwrap()[0];
+    assert_eq!(number(&service["sessions_created"]), 400);
+    assert_eq!(service["state"], "ready");
+}
+
+#[test]
+fn http_works_with_one_arm() {
+    let lab = web(Plan { one_arm: true, ..Plan::default() });
+
+    let answers = lab.http(100, 10).unwrap();
+
+    assert_eq!(count(&answers), [("rs1", 50), ("rs2", 50)].into());
+}
+
+#[test]
+fn http_works_without_hugepages_and_the_appliance_answers_pings() {
+    let lab = web(Plan { hugepages: "off", servers: 1, ..Plan::default() });
+
+    assert_eq!(count(&lab.http(50, 5).unwrap()), [("rs1", 50)].into());
+    for address in [VIP, "192.0.2.2"] {
+        run(lab.client().command("ping").args(["-c", "3", "-i", "0.1", "-W", "2", address])).unwrap();
+    }
+    run(lab.server(0).command("ping").args(["-c", "1", "-W", "2", "10.0.0.200"])).unwrap();
+    // The first packet that needs a neighbour waits for it and is not lost.
+    assert_eq!(number(&lab.json(&["stats", "drops"]).unwrap()["neighbor_unresolved"]), 0);
+}
+
+#[test]
+fn tap_ports_forward_http() {
+    let lab = web(Plan { ports: Ports::Tap, servers: 1, offloads: true, ..Plan::default() });
+
+    assert_eq!(count(&lab.http(100, 10).unwrap()), [("rs1", 100)].into());
+}
+
+#[test]
+fn a_hundred_megabytes_arrive_whole_in_both_directions() {
+    const BYTES: &str = "100M";
+    let mut lab = web(Plan { servers: 1, ..Plan::default() });
+    let folder = lab.folder().to_owned();
+    let data = folder.join("nginx-1/data");
+    run(std::process::Command::new("sh")
+        .arg("-c")
+        .arg(format!("head -c {BYTES} /dev/urandom > {}", data.display())))
+    .unwrap();
+    let sum = |path: &std::path::Path| {
+        run(std::process::Command::new("sha256sum").arg(path)).unwrap()[..64].to_owned()
+    };
+    let expected = sum(&data);
+
+    // Down: from nginx.
+    let down = folder.join("down");
+    let mut curl = lab.client().command("curl");
+    curl.args(["--silent", "--show-error", "--fail", "--max-time", "120", "--output"]).arg(&down);
+    run(curl.arg(format!("http://{VIP}/data"))).unwrap();
+    assert_eq!(sum(&down), expected);
+
+    // Up: to a listener that writes what it gets; a second service, added while running.
+    let up = folder.join("up");
+    let mut sink = lab.server(0).command("socat");
+    sink.args(["-u", "TCP-LISTEN:9000,reuseaddr"]).arg(format!("CREATE:{}", up.display()));
+    lab.start("sink", &mut sink).unwrap();
+    lab.wait_for_listener(0, 9000).unwrap();
+    let config =
+        std::fs::read_to_string(lab.config_path()).unwrap() + &lab.service("up", "tcp", 9000, "rr", &[0]);
+    lab.write_config(&config).unwrap();
+    lab.sluice(&["config", "reload"]).unwrap();
+    let mut source = lab.client().command("socat");
+    source.arg("-u").arg(format!("OPEN:{}", data.display())).arg(format!("TCP:{VIP}:9000"));
+    std::thread::scope(|scope| {
+        let transfer = scope.spawn(|| run(&mut source));
+        // While it runs, the list shows all four endpoints.
+        let mut seen = Vec::new();
+        wait_until(5 * SECOND, || {
+            let sessions = lab.json(&["session", "list"]).unwrap();
+            seen.extend(
+                sessions
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .filter(|session| session["vip"] == format!("{VIP}:9000"))
+                    .cloned(),
+            );
+            !seen.is_empty()
+        });
+        transfer.join().unwrap().unwrap();
+        let session = seen.first().expect("the session was listed");
+        assert!(session["client"].as_str().unwrap().starts_with(CLIENT), "{session}");
+        assert!(session["local"].as_str().unwrap().starts_with("10.0.0.20"), "{session}");
+        assert_eq!(session["real"], "10.0.0.11:9000");
+        assert_eq!(session["protocol"], "tcp");
+    });
+    assert!(wait_until(10 * SECOND, || std::fs::metadata(&up).is_ok_and(|file| file.len() == 100 << 20)));
+    assert_eq!(sum(&up), expected);
+    assert_everything_is_given_back(&lab);
+}
+
+#[test]
+fn iperf_runs_ten_seconds_without_an_error() {
+    let mut lab = Lab::new(Plan { servers: 1, ..Plan::default() }).unwrap();
+    let mut server = lab.server(0).command("iperf3");
+    server.args(["--server", "--one-off"]);
+    lab.start("iperf3", &mut server).unwrap();
+    lab.wait_for_listener(0, 5201).unwrap();
+    let config = lab.config_head() + &lab.service("iperf", "tcp", 5201, "rr", &[0]);
+    lab.start_sluiced(&config).unwrap();
+
+    let output =
+        run(lab.client().command("iperf3").args(["--client", VIP, "--time", "10", "--json"])).unwrap();
+
+    let report: Value = serde_json::from_str(&output).unwrap();
+    assert!(report["error"].is_null(), "{}", report["error"]);
+    let bits = report["end"]["sum_received"]["bits_per_second"].as_f64().unwrap();
+    println!("iperf3 through the VIP: {:.2} Gbit/s", bits / 1e9);
+    assert!(bits > 1e7, "{bits}");
+}
+
+#[test]
+fn dns_over_udp_loses_no_query() {
+    let mut lab = Lab::new(Plan::default()).unwrap();
+    for at in 0..2 {
+        let mut dnsmasq = lab.server(at).command("dnsmasq");
+        dnsmasq.args(["--no-daemon", "--no-resolv", "--no-hosts", "--user=root", "--conf-file=/dev/null"]);
+        dnsmasq.args(["--pid-file=", "--address=/example.test/203.0.113.7", "--log-facility=-"]);
+        lab.start(&format!("dnsmasq-{at}"), &mut dnsmasq).unwrap();
+        lab.wait_for_listener(at, 53).unwrap();
+    }
+    let config = lab.config_head() + SHORT_TIMEOUTS + &lab.service("dns", "udp", 53, "rr", &[0, 1]);
+    lab.start_sluiced(&config).unwrap();
+
+    let answer =
+        run(lab.client().command("dig").args(["+short", "+tries=1", &format!("@{VIP}"), "www.example.test"]))
+            .unwrap();
+    assert_eq!(answer.trim(), "203.0.113.7");
+
+    let queries = lab.folder().join("queries");
+    std::fs::write(&queries, "www.example.test A\nmail.example.test A\n").unwrap();
+    let mut load = lab.client().command("dnsperf");
+    load.args(["-s", VIP, "-l", "3", "-c", "20", "-q", "50", "-Q", "2000", "-d"]).arg(&queries);
+    let report = run(&mut load).unwrap();
+    let value = |name: &str| {
+        let line =
+            report.lines().find(|line| line.trim().starts_with(name)).unwrap_or_else(|| panic!("{report}"));
+        line.split_whitespace()
+            .nth(2)
+            .and_then(|word| word.parse::<u64>().ok())
+            .unwrap_or_else(|| panic!("{line}"))
+    };
+    assert_eq!(value("Queries lost:"), 0, "{report}");
+    assert!(value("Queries completed:") > 3_000, "{report}");
+    let servers = lab.json(&["server", "list"]).unwrap();
+    assert!(
+        servers.as_array().unwrap().iter().all(|server| number(&server["packets_in"]) > 1_000),
+        "{servers}"
+    );
+    assert_everything_is_given_back(&lab);
+}
+
+/// What fifty clients that ask one after the other for `duration` got, `each_second` aside.
+fn fifty_clients(lab: &Lab, duration: Duration, mut each_second: impl FnMut(usize)) -> (usize, Vec<String>) {
+    let stop = AtomicBool::new(false);
+    let right = AtomicUsize::new(0);
+    let wrong = std::sync::Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..50 {
+            scope.spawn(|| {
+                let url = format!("http://{VIP}/?[1-10]");
+                while !stop.load(Ordering::Relaxed) {
+                    let mut curl = lab.client().command("curl");
+                    curl.args([
+                        "--silent",
+                        "--show-error",
+                        "--fail",
+                        "--max-time",
+                        "20",
+                        "--header",
+                        "Connection: close",
+                        &url,
+                    ]);
+                    match run(&mut curl) {
+                        Ok(text) if text.lines().all(|line| line == "rs1" || line == "rs2") => {
+                            right.fetch_add(text.lines().count(), Ordering::Relaxed);
+                        }
+                        Ok(text) | Err(text) => wrong.lock().unwrap().push(text),
+                    }
+                }
+            });
+        }
+        let begin = Instant::now();
+        for second in 1.. {
+            each_second(second);
+            let next = begin + SECOND * second as u32;
+            std::thread::sleep(next.saturating_duration_since(Instant::now()));
+            if begin.elapsed() >= duration {
+                break;
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    (right.into_inner(), wrong.into_inner().unwrap())
+}
+
+#[test]
+fn fifty_clients_for_thirty_seconds_have_no_failed_request() {
+    let lab = web(Plan::default());
+
+    let (right, wrong) = fifty_clients(&lab, 30 * SECOND, |_| {});
+
+    println!("{right} requests answered");
+    assert_eq!(wrong, Vec::<String>::new());
+    assert!(right > 1_000, "{right}");
+}
+
+#[test]
+fn fifty_clients_do_not_notice_reloads_and_changing_servers() {
+    let lab = web(Plan::default());
+    let head = lab.config_head() + SHORT_TIMEOUTS;
+    let mut generations = HashSet::new();
+
+    let (right, wrong) = fifty_clients(&lab, 30 * SECOND, |second| {
+        let service = match second % 4 {
+            0 => lab.service("web", "tcp", 80, "wrr", &[0]),
+            1 => lab.service("web", "tcp", 80, "wlc", &[0, 1]),
+            2 => lab.service("web", "tcp", 80, "rr", &[1]),
+            _ => lab.service("web", "tcp", 80, "mh", &[1, 0]),
+        };
+        lab.write_config(&(head.clone() + &service)).unwrap();
+        let answer = lab.json(&["config", "reload"]).unwrap();
+        generations.insert(number(&answer["generation"]));
+    });
+
+    println!("{right} requests answered over {} reloads", generations.len());
+    assert_eq!(wrong, Vec::<String>::new());
+    assert!(right > 1_000, "{right}");
+    assert!(generations.len() >= 29, "{}", generations.len());
+    let service = &lab.json(&["service", "list"]).unwrap()[0];
+    assert!(
+        number(&service["sessions_created"]) >= right as u64,
+        "totals fell when servers were removed: {service}"
+    );
+}
+
+#[test]
+fn a_transfer_survives_reloads_that_touch_other_servers() {
+    let lab = web(Plan::default());
+    let data = lab.folder().join("nginx-1/data");
+    run(std::process::Command::new("sh").arg("-c").arg(format!(
+        "head -c 20M /dev/urandom > {0} && cp {0} {1}/nginx-2/data",
+        data.display(),
+        lab.folder().display()
+    )))
+    .unwrap();
+    let mut curl = lab.client().command("curl");
+    // Slow enough to last through several reloads.
+    curl.args([
+        "--silent",
+        "--show-error",
+        "--fail",
+        "--max-time",
+        "60",
+        "--limit-rate",
+        "4M",
+        "--output",
+        "/dev/null",
+    ]);
+    curl.arg(format!("http://{VIP}/data"));
+    let head = lab.config_head() + SHORT_TIMEOUTS;
+    std::thread::scope(|scope| {
+        let transfer = scope.spawn(|| run(&mut curl));
+        let mut real = String::new();
+        assert!(wait_until(5 * SECOND, || {
+            let sessions = lab.json(&["session", "list"]).unwrap();
+            real = sessions[0]["real"].as_str().unwrap_or_default().to_owned();
+            !real.is_empty()
+        }));
+        // The transfer's own server leaves, comes back, and others come and go.
+        let (own, other) = if real.starts_with("10.0.0.11") { (0, 1) } else { (1, 0) };
+        for servers in [&[own][..], &[other], &[own, other], &[other]] {
+            lab.write_config(&(head.clone() + &lab.service("web", "tcp", 80, "wrr", servers))).unwrap();
+            lab.sluice(&["config", "reload"]).unwrap();
+            let sessions = lab.json(&["session", "list"]).unwrap();
+            assert_eq!(sessions[0]["real"], real.as_str());
+        }
+        let status = lab.json(&["status"]).unwrap();
+        assert_eq!(status["draining"][0], format!("web {real}"));
+        transfer.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn with_offloads_on_small_requests_work_and_super_frames_are_named() {
+    let lab = web(Plan { offloads: true, ..Plan::default() });
+
+    assert_eq!(count(&lab.http(100, 10).unwrap()), [("rs1", 50), ("rs2", 50)].into());
+
+    let ports = lab.json(&["port", "list"]).unwrap();
+    assert!(number(&ports[0]["partial_checksums"]) > 0, "the client's offloads are on: {ports}");
+    assert!(number(&ports[1]["partial_checksums"]) > 0, "the servers' offloads are on: {ports}");
+
+    // A large answer leaves the server as super-frames, which the device cuts short.
+    let data = lab.folder().join("nginx-1/data");
+    run(std::process::Command::new("sh").arg("-c").arg(format!(
+        "head -c 2M /dev/urandom > {0} && cp {0} {1}/nginx-2/data",
+        data.display(),
+        lab.folder().display()
+    )))
+    .unwrap();
+    let mut curl = lab.client().command("curl");
+    let _ = run(curl.args([
+        "--silent",
+        "--max-time",
+        "3",
+        "--output",
+        "/dev/null",
+        &format!("http://{VIP}/data"),
+    ]));
+
+    assert!(number(&lab.json(&["stats", "drops"]).unwrap()["super_frame"]) > 0);
+    let status = lab.json(&["status"]).unwrap();
+    let warnings = status["warnings"].to_string();
+    assert!(warnings.contains("ethtool -K") && warnings.contains("super-frames"), "{warnings}");
+    // What did arrive was right: no checksum was ever left half done.
+    let errors = run(lab.client().command("nstat").args(["-az", "TcpInCsumErrors"])).unwrap();
+    let line = errors.lines().find(|line| line.starts_with("TcpInCsumErrors")).unwrap_or_default();
+    assert_eq!(line.split_whitespace().nth(1), Some("0"), "{errors}");
+}
