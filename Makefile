@@ -22,7 +22,7 @@ lab: deps programs
 
 # The order is from cheap to dear: what fails early fails fast.
 test: deps lint pure programs
-	SLUICE_BIN="$(CURDIR)/$(BIN)" cargo test --release -p pktgen-tests
+	SLUICE_BIN="$(CURDIR)/$(BIN)" cargo test --release -p pktgen-tests -- --test-threads=1 --nocapture
 	$(MAKE) fuzz
 
 lint: deps-build
@@ -37,7 +37,7 @@ programs: deps-build
 	cargo build --release $(PROGRAMS)
 
 fuzz:
-	sh fuzz/run.sh $(FUZZ_SECONDS)
+	sh pktgen-tests/fuzz/run.sh $(FUZZ_SECONDS)
 
 deps-build:
 	@sh pktgen-tests/install-deps.sh build

@@ -117,8 +117,14 @@ pub struct WorkerStats {
 }
 
 impl WorkerStats {
-    /// Zeroed counters for `ports` ports.
+    /// Zeroed counters for `ports` ports and as many services, servers and local addresses as a
+    /// process can hold.
     pub fn new(ports: usize) -> Self {
+        Self::with_slots(ports, MAX_SERVERS, MAX_SERVICES, MAX_LOCALS)
+    }
+
+    /// Zeroed counters for worlds that name no slot above these; tests have small worlds.
+    pub fn with_slots(ports: usize, servers: usize, services: usize, locals: usize) -> Self {
         fn zeroed<T: Default>(len: usize) -> Box<[T]> {
             std::iter::repeat_with(T::default).take(len).collect()
         }
@@ -135,9 +141,9 @@ impl WorkerStats {
             parked: Counter::default(),
             drops: std::array::from_fn(|_| Counter::default()),
             ports: zeroed(ports),
-            servers: zeroed(MAX_SERVERS),
-            services: zeroed(MAX_SERVICES),
-            locals: zeroed(MAX_LOCALS),
+            servers: zeroed(servers),
+            services: zeroed(services),
+            locals: zeroed(locals),
         }
     }
 

@@ -146,7 +146,7 @@ impl Fate {
 
 impl Lab {
     pub fn new(plan: &Plan) -> Self {
-        let stats = Arc::new(WorkerStats::new(2));
+        let stats = Arc::new(WorkerStats::with_slots(2, 64, 8, 8));
         let limits = Limits { sessions: plan.sessions, local_port_pairs: 64 };
         let hasher = FlowHasher::new([11, 22, 33, 44].map(|n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
         Self {

@@ -1,0 +1,41 @@
+//! Any bytes into the header parser: no panic, and what it accepts keeps its promises.
+
+#![no_main]
+
+use dataplane::frame::Frame;
+use dataplane::ids::PortId;
+use dataplane::wire::{LinkTraits, Payload, parse};
+use libfuzzer_sys::fuzz_target;
+
+const MAC: [u8; 6] = [2, 0, 0, 0, 0x0d, 0x0a];
+
+fuzz_target!(|data: &[u8]| {
+    let Some((control, bytes)) = data.split_first() else { return };
+    let mut room = bytes.to_vec();
+    // Without help no input would come past the station address and the checksum.
+    if control & 1 != 0 && room.len() >= 14 {
+        room[..6].copy_from_slice(&MAC);
+        room[12..14].copy_from_slice(&[0x08, 0x00]);
+    }
+    if control & 2 != 0 && room.len() >= 34 {
+        let header = (usize::from(room[14] & 15) * 4).clamp(20, room.len() - 14);
+        room[24..26].fill(0);
+        let sum = !pktgen_tests::frames::ones_sum(&room[14..14 + header], 0);
+        room[24..26].copy_from_slice(&sum.to_be_bytes());
+    }
+    let link = LinkTraits { mac: MAC, mtu: 1500, kernel_peer: control & 4 != 0 };
+    let len = room.len();
+    let mut frame = Frame::new(&mut room, 0..len, PortId(0));
+    if let Ok(packet) = parse(&mut frame, &link)
+        && packet.payload != Payload::Arp
+    {
+        let frame = frame.bytes();
+        assert_eq!(frame.len(), 14 + usize::from(packet.total_len));
+        let least = match packet.payload {
+            Payload::Tcp { .. } => 20,
+            Payload::Udp { .. } | Payload::EchoRequest => 8,
+            Payload::Arp => 0,
+        };
+        assert!(frame.len() >= usize::from(packet.l4) + least);
+    }
+});
