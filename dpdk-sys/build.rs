@@ -31,7 +31,9 @@ const OPAQUE: &[&str] =
 fn main() {
     println!("cargo:rerun-if-changed=shim/shim.h");
     println!("cargo:rerun-if-changed=shim/shim.c");
-    println!("cargo:rerun-if-env-changed=PKG_CONFIG_PATH");
+    for variable in ["PKG_CONFIG_PATH", "PKG_CONFIG_LIBDIR", "PKG_CONFIG_SYSROOT_DIR"] {
+        println!("cargo:rerun-if-env-changed={variable}");
+    }
     println!("cargo:rerun-if-env-changed=LIBCLANG_PATH");
 
     let cflags = pkg_config(&["--cflags"]);
@@ -95,7 +97,11 @@ fn pkg_config(args: &[&str]) -> Vec<String> {
         Err(_) => fail("pkg-config is not installed: run `apt-get install pkg-config`"),
     };
     if !output.status.success() {
-        fail("DPDK (libdpdk) is not installed: run `apt-get install libdpdk-dev`");
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("nothing").trim();
+        fail(&format!(
+            "DPDK (libdpdk) is not installed: run `apt-get install libdpdk-dev` (pkg-config says: {said})"
+        ));
     }
     String::from_utf8_lossy(&output.stdout).split_whitespace().map(str::to_owned).collect()
 }

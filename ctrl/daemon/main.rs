@@ -188,19 +188,23 @@ fn serve(
 
     let stop = Arc::new(AtomicBool::new(false));
     let mut lcores = Vec::new();
-    for (at, worker) in workers.into_iter().enumerate() {
-        let (stop, stats) = (Arc::clone(&stop), Arc::clone(&stats[at]));
+    let launched = workers.into_iter().zip(stats).enumerate().try_for_each(|(at, (worker, stats))| {
+        let stop = Arc::clone(&stop);
         lcores.push(dpdk::launch(eal, at as u32 + 1, move || work(worker, clock, &stats, &stop))?);
-    }
-    let served = machine::forward_signals(sender.clone())
-        .and_then(|()| admin.serve(env!("SLUICE_VERSION"), sender))
-        .map_err(|error| format!("a thread cannot be started: {error}"));
+        Ok(())
+    });
+    let served = launched.and_then(|()| {
+        machine::forward_signals(sender.clone())
+            .and_then(|()| admin.serve(env!("SLUICE_VERSION"), sender))
+            .map_err(|error| format!("a thread cannot be started: {error}"))
+    });
     if served.is_ok() {
         machine::notify_ready();
         eprintln!("sluiced: ready");
         control.run(|| clock.now());
         eprintln!("sluiced: stopping");
     }
+    // Also when something failed: devices close only after the last worker has ended.
     stop.store(true, Ordering::Release);
     lcores.into_iter().for_each(dpdk::Lcore::join);
     served

@@ -144,6 +144,11 @@ impl Registry {
         Ok(id)
     }
 
+    /// The slot of an address that is, or was, a local address.
+    pub fn local_id(&self, address: Ipv4Addr) -> Option<LocalId> {
+        self.locals.get(&address).copied()
+    }
+
     /// Marks every service and server as not configured, before a new configuration is compiled.
     pub fn begin(&mut self) {
         for entry in self.services.values_mut() {

@@ -12,7 +12,7 @@ fn the_director_answers_as_the_kernel_does() {
     let mut replay = conformance::Replay::default();
     let mut outcomes = Vec::new();
     for probe in conformance::fullnat() {
-        let outcome = replay.run(&probe, &mut |side, frames| {
+        let outcome = replay.run(&probe, |side, frames| {
             let port = if side == Side::A { A } else { B };
             let fates: Vec<_> = frames.iter().map(|frame| lab.send(port, frame)).collect();
             fates

@@ -105,7 +105,7 @@ pub struct Outcome {
 
 impl Replay {
     /// Sends one probe by `send`, which takes frames in and gives what came out.
-    pub fn run(&mut self, probe: &Probe, send: &mut dyn FnMut(Side, &[Vec<u8>]) -> Vec<Emitted>) -> Outcome {
+    pub fn run(&mut self, probe: &Probe, send: impl FnOnce(Side, &[Vec<u8>]) -> Vec<Emitted>) -> Outcome {
         let frames: Vec<_> =
             probe.frames.iter().map(|hex| self.translate(probe.side, from_hex(hex))).collect();
         let out = send(probe.side, &frames);

@@ -99,3 +99,43 @@ pub fn wait_until(patience: Duration, mut holds: impl FnMut() -> bool) -> bool {
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+/// Hugepages of 2 MB, reserved for a test and put back as they were.
+#[derive(Debug)]
+pub struct Hugepages {
+    before: String,
+}
+
+const HUGEPAGES: &str = "/proc/sys/vm/nr_hugepages";
+
+impl Hugepages {
+    /// Reserves `count` pages, or keeps more if there are more.
+    ///
+    /// # Errors
+    /// When the kernel does not give that many.
+    pub fn reserve(count: usize) -> Result<Self, String> {
+        let read = || std::fs::read_to_string(HUGEPAGES).map_err(|error| format!("{HUGEPAGES}: {error}"));
+        let guard = Self { before: read()?.trim().to_owned() };
+        let had: usize = guard.before.parse().unwrap_or(0);
+        std::fs::write(HUGEPAGES, had.max(count).to_string())
+            .map_err(|error| format!("{HUGEPAGES}: {error}"))?;
+        let has: usize = read()?.trim().parse().unwrap_or(0);
+        if has < count {
+            Err(format!("the kernel gives {has} hugepages, {count} are needed"))
+        } else {
+            Ok(guard)
+        }
+    }
+
+    /// Pages that nobody uses.
+    pub fn free() -> usize {
+        let text = std::fs::read_to_string("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages");
+        text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    }
+}
+
+impl Drop for Hugepages {
+    fn drop(&mut self) {
+        let _ = std::fs::write(HUGEPAGES, &self.before);
+    }
+}

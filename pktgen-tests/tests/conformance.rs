@@ -96,7 +96,7 @@ fn the_daemon_answers_as_the_kernel_does() {
     let mut replay = conformance::Replay::default();
     let mut outcomes = Vec::new();
     for probe in conformance::fullnat() {
-        let outcome = replay.run(&probe, &mut |side, frames| {
+        let outcome = replay.run(&probe, |side, frames| {
             let wire = if side == Side::A { &rig.a } else { &rig.b };
             frames.iter().for_each(|frame| wire.send(frame).unwrap());
             let quiet = Duration::from_millis(60);

@@ -2,7 +2,7 @@
 //! runs here, also while the configuration changes.
 
 use pktgen_tests::lab::{CLIENT, Lab, Plan, Ports, VIP};
-use pktgen_tests::process::{run, wait_until};
+use pktgen_tests::process::{Hugepages, run, wait_until};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -382,4 +382,57 @@ fn with_offloads_on_small_requests_work_and_super_frames_are_named() {
     let errors = run(lab.client().command("nstat").args(["-az", "TcpInCsumErrors"])).unwrap();
     let line = errors.lines().find(|line| line.starts_with("TcpInCsumErrors")).unwrap_or_default();
     assert_eq!(line.split_whitespace().nth(1), Some("0"), "{errors}");
+}
+
+#[test]
+fn http_works_on_hugepages_and_they_are_given_back() {
+    let _reserved = Hugepages::reserve(128).unwrap();
+    let before = Hugepages::free();
+    let mut lab = web(Plan { hugepages: "require", ..Plan::default() });
+
+    assert_eq!(count(&lab.http(100, 10).unwrap()), [("rs1", 50), ("rs2", 50)].into());
+    assert_eq!(lab.json(&["status"]).unwrap()["memory"], "hugepages");
+    assert!(Hugepages::free() < before);
+
+    let begin = Instant::now();
+    let status = lab.sluiced().unwrap().stop();
+    assert_eq!(status.and_then(|status| status.code()), Some(0));
+    assert!(begin.elapsed() < 2 * SECOND, "{:?}", begin.elapsed());
+    assert_eq!(Hugepages::free(), before);
+}
+
+#[test]
+fn a_local_address_that_is_removed_serves_its_sessions_to_their_end() {
+    let lab = web(Plan { servers: 1, ..Plan::default() });
+    let data = lab.folder().join("nginx-1/data");
+    run(std::process::Command::new("sh")
+        .arg("-c")
+        .arg(format!("head -c 12M /dev/urandom > {}", data.display())))
+    .unwrap();
+    let mut curl = lab.client().command("curl");
+    curl.args([
+        "--silent",
+        "--show-error",
+        "--fail",
+        "--max-time",
+        "60",
+        "--limit-rate",
+        "4M",
+        "--output",
+        "/dev/null",
+    ]);
+    curl.arg(format!("http://{VIP}/data"));
+    std::thread::scope(|scope| {
+        let transfer = scope.spawn(|| run(&mut curl));
+        assert!(wait_until(5 * SECOND, || lab.json(&["session", "count"]).unwrap()["active"] == 1));
+        let config = std::fs::read_to_string(lab.config_path()).unwrap();
+        lab.write_config(&config.replace("\"10.0.0.200\", \"10.0.0.201\"", "\"10.0.0.202\"")).unwrap();
+        lab.sluice(&["config", "reload"]).unwrap();
+        // The server forgets where the old local addresses are and must ask for them again.
+        for address in ["10.0.0.200", "10.0.0.201"] {
+            let _ = lab.server(0).ip(&format!("neigh del {address} dev eth0"));
+        }
+        transfer.join().unwrap().unwrap();
+    });
+    assert_eq!(count(&lab.http(10, 2).unwrap()), [("rs1", 10)].into());
 }

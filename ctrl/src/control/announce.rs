@@ -41,14 +41,14 @@ impl Announcements {
         self.push(ours.map(|address| (port, address)).collect::<Vec<_>>().into_iter(), now);
     }
 
-    /// Answers a station that uses one of our addresses.
-    pub(super) fn defend(&mut self, port: PortId, address: Ipv4Addr, now: Instant) {
+    /// Answers a station that uses one of our addresses; false when that was done lately.
+    pub(super) fn defend(&mut self, port: PortId, address: Ipv4Addr, now: Instant) -> bool {
         if self.defended.get(&address).is_some_and(|last| now.since(*last) < DEFEND_INTERVAL) {
-            return;
+            return false;
         }
-        eprintln!("sluiced: another station on port {} uses {address}, which is ours", port.0);
         self.defended.insert(address, now);
         self.due.push_front((now, port, address));
+        true
     }
 
     fn push(&mut self, list: impl Iterator<Item = (PortId, Ipv4Addr)> + Clone, now: Instant) {

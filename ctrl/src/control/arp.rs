@@ -21,8 +21,8 @@ impl<D: Devices> Control<D> {
         if self.world.addresses.contains_key(&sender) {
             // Our own address from another station: a conflict. Say again whose it is, at most
             // as often as announcements are sent (RFC 5227 §2.4).
-            if sender_mac != self.macs[usize::from(port.0)] {
-                self.announcements.defend(port, sender, now);
+            if sender_mac != self.macs[usize::from(port.0)] && self.announcements.defend(port, sender, now) {
+                eprintln!("sluiced: another station on port {} uses {sender}, which is ours", spec.name);
             }
             return;
         }
@@ -68,11 +68,18 @@ impl<D: Devices> Control<D> {
     /// so whoever asks for it on any link may have it.
     fn answers_for(&self, port: PortId, address: Ipv4Addr) -> bool {
         match (self.world.addresses.get(&address), port_of(&self.config, address)) {
-            (None, _) => false,
+            // A local address that was removed, while sessions still use it.
+            (None, Some(home)) => home == port && self.is_local_in_use(address),
+            (None, None) => false,
             (Some(_), Some(home)) => home == port,
             (Some(AddressRole::Vip), None) => true,
             (Some(AddressRole::Own | AddressRole::Local), None) => false,
         }
+    }
+
+    fn is_local_in_use(&self, address: Ipv4Addr) -> bool {
+        let id = self.registry.local_id(address);
+        id.is_some_and(|id| self.stats.iter().any(|stats| stats.local_ports_used(id).value() > 0))
     }
 
     /// The port's own address on the neighbour's network.

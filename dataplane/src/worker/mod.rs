@@ -95,7 +95,9 @@ impl<P: Port> Worker<P> {
         for at in 0..self.ports.len() {
             self.flush(at);
         }
-        self.ports.iter_mut().next().into_iter().for_each(|port| port.discard(&mut self.discard));
+        if let Some(port) = self.ports.first_mut() {
+            port.discard(&mut self.discard);
+        }
         self.stats.turns.add(1);
         received
     }
