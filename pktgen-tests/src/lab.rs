@@ -9,7 +9,7 @@
 //! One-arm labs put everything on the bridge. Ports are af_packet on veth, or taps.
 
 use crate::netns::{Namespace, cable};
-use crate::process::{Daemon, run, wait_until};
+use crate::process::{Daemon, Folder, run, wait_until};
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::fs;
@@ -62,7 +62,7 @@ pub struct Lab {
     director: Namespace,
     servers: Vec<Namespace>,
     _switch: Option<Namespace>,
-    folder: PathBuf,
+    folder: Folder,
 }
 
 impl Lab {
@@ -73,8 +73,7 @@ impl Lab {
     pub fn new(plan: Plan) -> Result<Self, String> {
         static NUMBER: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
         let number = NUMBER.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("sluice-lab-{}-{number}", std::process::id()));
-        fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        let folder = Folder::new("lab")?;
         let role = |name: &str| Namespace::new(&format!("{number}-{name}"));
         let client = role("client")?;
         let director = role("sluice")?;
@@ -149,7 +148,7 @@ impl Lab {
 
     /// Where the lab keeps its files.
     pub fn folder(&self) -> &Path {
-        &self.folder
+        self.folder.path()
     }
 
     /// The address of a server.
@@ -213,12 +212,12 @@ impl Lab {
 
     /// The configuration file.
     pub fn config_path(&self) -> PathBuf {
-        self.folder.join("sluice.toml")
+        self.folder.path().join("sluice.toml")
     }
 
     /// The admin socket.
     pub fn socket(&self) -> PathBuf {
-        self.folder.join("sluice.sock")
+        self.folder.path().join("sluice.sock")
     }
 
     /// Writes the configuration file; one who reads it sees the old or the new, never a part.
@@ -226,7 +225,7 @@ impl Lab {
     /// # Errors
     /// When it cannot be written.
     pub fn write_config(&self, text: &str) -> Result<(), String> {
-        let fresh = self.folder.join("sluice.toml.new");
+        let fresh = self.folder.path().join("sluice.toml.new");
         fs::write(&fresh, text)
             .and_then(|()| fs::rename(&fresh, self.config_path()))
             .map_err(|error| format!("{}: {error}", self.config_path().display()))
@@ -240,7 +239,7 @@ impl Lab {
         self.write_config(config)?;
         let mut command = self.director.command(&program("sluiced").display().to_string());
         command.arg("--config").arg(self.config_path());
-        let mut daemon = Daemon::start(&mut command, &self.folder.join("sluiced.log"))?;
+        let mut daemon = Daemon::start(&mut command, &self.folder.path().join("sluiced.log"))?;
         let ready = wait_until(Duration::from_secs(20), || {
             daemon.output().contains("sluiced: ready") || daemon.ended().is_some()
         });
@@ -283,7 +282,7 @@ impl Lab {
     /// # Errors
     /// When it cannot be started.
     pub fn start(&mut self, name: &str, command: &mut Command) -> Result<(), String> {
-        let log = self.folder.join(format!("{name}.log"));
+        let log = self.folder.path().join(format!("{name}.log"));
         self.programs.push(Daemon::start(command, &log)?);
         Ok(())
     }
@@ -293,7 +292,7 @@ impl Lab {
     /// # Errors
     /// When nginx cannot be started or does not listen.
     pub fn start_nginx(&mut self, at: usize, l4_port: u16) -> Result<(), String> {
-        let folder = self.folder.join(format!("nginx-{}", at + 1));
+        let folder = self.folder.path().join(format!("nginx-{}", at + 1));
         fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         let config = format!(
             "daemon off;\nmaster_process off;\nuser root;\nworker_rlimit_nofile 20000;\nerror_log stderr error;\npid {dir}/nginx.pid;\nevents {{ worker_connections 8192; }}\nhttp {{\n access_log off;\n client_body_temp_path {dir}/body;\n proxy_temp_path {dir}/proxy;\n fastcgi_temp_path {dir}/fastcgi;\n uwsgi_temp_path {dir}/uwsgi;\n scgi_temp_path {dir}/scgi;\n keepalive_requests 1000000;\n server {{\n  listen {l4_port};\n  root {dir};\n  location = / {{ default_type text/plain; return 200 \"rs{n}\\n\"; }}\n }}\n}}\n",
@@ -373,7 +372,6 @@ impl Drop for Lab {
         // Programs first, so that they see their namespaces to the end.
         self.programs.clear();
         self.daemon = None;
-        let _ = fs::remove_dir_all(&self.folder);
     }
 }
 

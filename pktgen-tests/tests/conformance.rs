@@ -3,7 +3,7 @@
 use pktgen_tests::conformance::{self, CLIENT_MAC, DIRECTOR_A, DIRECTOR_B, SERVER_MAC, Side};
 use pktgen_tests::lab::program;
 use pktgen_tests::netns::{Namespace, cable};
-use pktgen_tests::process::{Daemon, run, wait_until};
+use pktgen_tests::process::{Daemon, Folder, run, wait_until};
 use pktgen_tests::wire::Wire;
 use std::net::Ipv4Addr;
 use std::process::Command;
@@ -16,13 +16,7 @@ struct Rig {
     b: Wire,
     _sluiced: Daemon,
     _spaces: [Namespace; 3],
-    folder: std::path::PathBuf,
-}
-
-impl Drop for Rig {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
+    folder: Folder,
 }
 
 fn mac_text(mac: [u8; 6]) -> String {
@@ -31,8 +25,8 @@ fn mac_text(mac: [u8; 6]) -> String {
 
 impl Rig {
     fn new(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("sluice-rig-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
+        let files = Folder::new("rig").unwrap();
+        let folder = files.path();
         let [client, director, server] =
             ["client", "sluice", "rs"].map(|role| Namespace::new(&format!("{name}-{role}")).unwrap());
         cable((&director, "a"), (&client, "eth0")).unwrap();
@@ -54,20 +48,20 @@ impl Rig {
         );
         std::fs::write(&config, head + &service("tcp", "tcp") + &service("udp", "udp")).unwrap();
         // The wires first, so that they see what the daemon says when it starts.
-        let a = Wire::open(&client, "eth0", &folder, CLIENT_MAC, &[Ipv4Addr::new(10, 0, 0, 50)]).unwrap();
-        let b = Wire::open(&server, "eth0", &folder, SERVER_MAC, &[Ipv4Addr::new(172, 16, 0, 50)]).unwrap();
+        let a = Wire::open(&client, "eth0", folder, CLIENT_MAC, &[Ipv4Addr::new(10, 0, 0, 50)]).unwrap();
+        let b = Wire::open(&server, "eth0", folder, SERVER_MAC, &[Ipv4Addr::new(172, 16, 0, 50)]).unwrap();
         let mut command = director.command(&program("sluiced").display().to_string());
         let mut sluiced =
             Daemon::start(command.arg("--config").arg(&config), &folder.join("sluiced.log")).unwrap();
         let ready = || sluiced.output().contains("ready");
         assert!(wait_until(Duration::from_secs(10), ready), "{}", sluiced.output());
         assert!(sluiced.ended().is_none());
-        Self { a, b, _sluiced: sluiced, _spaces: [client, director, server], folder }
+        Self { a, b, _sluiced: sluiced, _spaces: [client, director, server], folder: files }
     }
 
     fn sluice(&self, arguments: &[&str]) -> serde_json::Value {
         let mut command = Command::new(program("sluice"));
-        command.arg("-j").arg("--socket").arg(self.folder.join("sluice.sock")).args(arguments);
+        command.arg("-j").arg("--socket").arg(self.folder.path().join("sluice.sock")).args(arguments);
         serde_json::from_str(&run(&mut command).unwrap()).unwrap()
     }
 }

@@ -2,7 +2,7 @@
 
 use pktgen_tests::frames::{ETHERNET, Route, endpoints, ones_sum, pseudo_sum, tcp, tcp_frame, udp_frame};
 use pktgen_tests::lab::program;
-use pktgen_tests::process::{Daemon, run, wait_until};
+use pktgen_tests::process::{Daemon, Folder, run, wait_until};
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::process::Command;
@@ -48,8 +48,8 @@ fn arp_reply(station: [u8; 6], address: Ipv4Addr, to: [u8; 6]) -> Vec<u8> {
 
 #[test]
 fn frames_from_a_capture_file_are_forwarded_into_another_and_no_buffer_is_missing() {
-    let folder = std::env::temp_dir().join(format!("sluice-vdev-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).unwrap();
+    let files = Folder::new("vdev").unwrap();
+    let folder = files.path();
     let file = |name: &str| folder.join(name);
     // net_pcap gives its ports the station addresses 02:70:63:61:70:00, :01 and so on.
     let own = |n: u8| [0x02, 0x70, 0x63, 0x61, 0x70, n];
@@ -124,5 +124,4 @@ fn frames_from_a_capture_file_are_forwarded_into_another_and_no_buffer_is_missin
         assert_eq!(ones_sum(&ip[20..], pseudo_sum(ip)), 0xffff);
         assert!(sources.insert((ip[9], source.1)), "a local port was used twice");
     }
-    std::fs::remove_dir_all(&folder).unwrap();
 }
