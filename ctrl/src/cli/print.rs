@@ -280,6 +280,9 @@ pub(super) fn drops(out: Out<'_>, counts: &Value) -> io::Result<()> {
             table.row([count.to_string(), reason.name().into(), reason.explanation().into()]);
         }
     }
+    if table.is_empty() {
+        return writeln!(out, "no packet was dropped");
+    }
     table.print(out, true)
 }
 

@@ -26,6 +26,10 @@ impl Table {
         self.rows.push(cells.into_iter().collect());
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     pub(super) fn print(&self, out: &mut dyn Write, with_header: bool) -> io::Result<()> {
         let width = |at: usize| {
             let cells = self.rows.iter().map(|row| row[at].chars().count());
