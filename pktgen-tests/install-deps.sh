@@ -10,7 +10,7 @@ set -eu
 want="build-essential pkg-config libdpdk-dev libclang-dev"
 case "${1:-lab}" in
     build) ;;
-    lab) want="$want iproute2 iputils-ping ethtool procps curl wrk nginx-light iperf3 dnsmasq-base dnsperf bind9-dnsutils socat" ;;
+    lab) want="$want iproute2 iputils-ping ethtool procps curl wrk nginx iperf3 dnsmasq-base dnsperf bind9-dnsutils socat" ;;
     *) echo "usage: $0 [build|lab]" >&2; exit 2 ;;
 esac
 

@@ -69,6 +69,7 @@ fn run(path: &Path) -> Result<(), String> {
     let control_cores = preflight::control_cores(&config.dataplane.workers)?;
     let _held = preflight::claim_devices(&config.ports)?;
     let buffers = buffers_needed(config);
+    preflight::session_memory(config)?;
     let memory = preflight::memory(config.dataplane.hugepages, buffers)?;
 
     let mut eal = Eal::start(&EalSettings {

@@ -1,6 +1,7 @@
 //! What can be found wrong before a device is touched, said with its remedy.
 
 use ctrl::config::{Config, Device, Hugepages, PortSpec};
+use dataplane::director::Limits;
 use dataplane::dpdk::Memory;
 use std::collections::HashSet;
 use std::fs;
@@ -114,6 +115,27 @@ pub(crate) fn memory(wanted: Hugepages, buffers: u32) -> Result<Memory, String> 
             megabytes.div_ceil(2) + 8
         )),
     }
+}
+
+/// Whether the session tables fit into what the machine has free; without this the kernel
+/// would end the process when the table is touched.
+pub(crate) fn session_memory(config: &Config) -> Result<(), String> {
+    let bytes = Limits::for_sessions(config.dataplane.session_capacity).bytes()
+        * config.dataplane.workers.len() as u64;
+    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    // A machine that does not say what it has is believed to have enough.
+    let Some(available) = kilobytes.map(|kilobytes| kilobytes * 1024) else { return Ok(()) };
+    if bytes <= available {
+        return Ok(());
+    }
+    Err(format!(
+        "dataplane.session_capacity: {} sessions per worker need {} MB of memory, {} MB are available; lower it",
+        config.dataplane.session_capacity,
+        bytes >> 20,
+        available >> 20
+    ))
 }
 
 /// The memory in words, for status.

@@ -1,6 +1,7 @@
 //! Network namespaces and the cables between them, removed when their owner goes.
 
 use crate::process::run;
+use rustix::process::{Pid, Signal, kill_process};
 use std::process::Command;
 
 /// A network namespace of this process's own. Dropping it removes it with its interfaces.
@@ -74,7 +75,8 @@ pub fn cable(a: (&Namespace, &str), b: (&Namespace, &str)) -> Result<(), String>
     b.0.ip(&format!("link set dev {} up", b.1))
 }
 
-/// Removes namespaces whose process is gone: what a killed run left behind.
+/// Removes namespaces whose process is gone, and what still runs in them: what a killed run
+/// left behind.
 pub fn remove_orphans() {
     let Ok(list) = run(Command::new("ip").args(["netns", "list"])) else { return };
     for line in list.lines() {
@@ -84,6 +86,10 @@ pub fn remove_orphans() {
             continue;
         };
         if !std::path::Path::new("/proc").join(pid).exists() {
+            let pids = run(Command::new("ip").args(["netns", "pids", name])).unwrap_or_default();
+            for pid in pids.lines().filter_map(|pid| Pid::from_raw(pid.trim().parse().ok()?)) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
             let _ = run(Command::new("ip").args(["netns", "del", name]));
         }
     }

@@ -52,6 +52,10 @@ fn what_cannot_start_says_why_in_one_line_within_two_seconds() {
         (good.replace("net_af_packet1,iface=lan", "net_nodriver0"), "DPDK does not start"),
         (good.replace("workers = [1]", "workers = [99]"), "dataplane.workers[0]: core 99 is not there"),
         (
+            good.replace("200_000", "1_000_000_000"),
+            "dataplane.session_capacity: 1000000000 sessions per worker need",
+        ),
+        (
             good.replace("hugepages = \"auto\"", "hugepages = \"require\""),
             "of hugepages are required, 0 MB are free; run `sysctl -w vm.nr_hugepages=",
         ),
