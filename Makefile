@@ -22,6 +22,7 @@ lab: deps programs
 
 # The order is from cheap to dear: what fails early fails fast.
 test: deps lint pure programs
+	cargo test --release -p dataplane --test mutations
 	SLUICE_BIN="$(CURDIR)/$(BIN)" cargo test --release -p pktgen-tests -- --test-threads=1 --nocapture
 	$(MAKE) fuzz
 

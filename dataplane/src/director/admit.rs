@@ -127,9 +127,11 @@ impl Director {
     fn take_local(&mut self, service: &Service, server: &RealServer) -> Option<(LocalId, Endpoint)> {
         let count = service.locals.len();
         let cursor = self.cursor(service.id);
-        let first = cursor.next_local as usize;
-        cursor.next_local = cursor.next_local.wrapping_add(1);
-        let locals = (0..count).map(|step| service.locals[first.wrapping_add(step) % count]);
+        // Steps of the golden ratio: as even as counting, but never in step with a scheduler's
+        // rounds, which would leave pairs of local address and server unused.
+        cursor.next_local = cursor.next_local.wrapping_add(0x9e37_79b9);
+        let first = ((u64::from(cursor.next_local) * count as u64) >> 32) as usize;
+        let locals = (0..count).map(|step| service.locals[(first + step) % count]);
         let pair = |local| Pair { local, real: server.endpoint, protocol: service.protocol };
         for (id, address) in locals.clone() {
             if let Some(l4_port) = self.local_ports.take(pair(address)) {
