@@ -1,0 +1,281 @@
+//! Traffic made in the process: frames from templates, in an order that memory cannot guess,
+//! and a sink that checks a sample of what comes out.
+//!
+//! A flow is a 16-byte record. Records stand in the order in which packets are sent, and
+//! sessions are made in another, random order: so reading records is cheap, and finding
+//! sessions is not. The server's packets are made from what was sent to the server.
+
+use crate::world::{PEER_MAC, SERVICE_PORT, VIP};
+use dataplane::frame::Frame;
+use dataplane::ids::PortId;
+use dataplane::port::{Buffer, Burst, Port};
+use dataplane::wire::Mac;
+use pktgen_tests::frames::{self, ETHERNET, Route, ones_sum, pseudo_sum};
+use std::cell::RefCell;
+use std::net::Ipv4Addr;
+use std::ops::Range;
+use std::rc::Rc;
+
+/// Station addresses of the appliance's two ports.
+pub(crate) const MACS: [Mac; 2] = [[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]];
+/// One frame of so many that come out is checked whole.
+const SAMPLE: u64 = 1_000;
+const HEADROOM: usize = 128;
+const ROOM: usize = 320;
+/// 64 bytes on the wire, without the frame check sequence.
+const FRAME: usize = 60;
+
+/// A flow: who the client is, and what the director made of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Flow {
+    pub(crate) client: u32,
+    pub(crate) local: u32,
+    pub(crate) server: u32,
+    pub(crate) client_port: u16,
+    pub(crate) local_port: u16,
+}
+
+/// What kind of segment a packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Udp,
+    /// With these flags.
+    Tcp(u8),
+}
+
+/// The next packet to come in by a port.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Packet {
+    pub(crate) flow: u32,
+    pub(crate) kind: Kind,
+}
+
+/// What both ports share.
+#[derive(Debug)]
+pub(crate) struct Bench {
+    pub(crate) flows: Vec<Flow>,
+    /// Whether frames towards servers teach the flow its local endpoint.
+    pub(crate) learn: bool,
+    /// Whether what comes out is checked.
+    pub(crate) checking: bool,
+    free: Vec<Box<[u8; ROOM]>>,
+    /// Frames that came out, and of these the checked and the wrong ones.
+    pub(crate) came_out: u64,
+    pub(crate) checked: u64,
+    pub(crate) wrong: u64,
+    templates: [Vec<u8>; 4],
+}
+
+/// A frame in one of a few rooms that stay in the cache.
+#[derive(Debug)]
+pub(crate) struct SourceBuffer {
+    room: Box<[u8; ROOM]>,
+    window: Range<usize>,
+    flow: u32,
+    inbound: bool,
+}
+
+impl Buffer for SourceBuffer {
+    fn frame(&mut self, port: PortId) -> Frame<'_> {
+        Frame::new(self.room.as_mut_slice(), self.window.clone(), port)
+    }
+
+    fn set_window(&mut self, window: Range<usize>) {
+        self.window = window;
+    }
+
+    fn len(&self) -> usize {
+        self.window.len()
+    }
+}
+
+/// One port's source and sink.
+#[derive(Debug)]
+pub(crate) struct SourcePort {
+    id: PortId,
+    bench: Rc<RefCell<Bench>>,
+    /// What comes next, taken from the front.
+    pub(crate) next: Vec<Packet>,
+    /// Endless traffic instead: flows from here on, in a circle.
+    pub(crate) endless: Option<(u32, Kind)>,
+}
+
+impl Bench {
+    /// `count` flows of distinct clients.
+    pub(crate) fn new(count: usize) -> Rc<RefCell<Self>> {
+        let flow = |n: usize| Flow {
+            // 50,000 ports of each client address.
+            client: Ipv4Addr::new(100, 64, 0, 0).to_bits() + (n / 50_000) as u32,
+            client_port: 10_000 + (n % 50_000) as u16,
+            ..Flow::default()
+        };
+        let route = |inbound: bool| Route {
+            source_mac: PEER_MAC,
+            destination_mac: MACS[usize::from(!inbound)],
+            source: (Ipv4Addr::UNSPECIFIED, 0),
+            destination: (Ipv4Addr::UNSPECIFIED, 0),
+        };
+        let templates = [true, false].map(|inbound| {
+            [
+                frames::udp_frame(&route(inbound), &[0x5a; 18]),
+                frames::tcp_frame(&route(inbound), 0, &[0x5a; 6]),
+            ]
+        });
+        let [[udp_in, tcp_in], [udp_out, tcp_out]] = templates;
+        Rc::new(RefCell::new(Self {
+            flows: (0..count).map(flow).collect(),
+            learn: false,
+            checking: true,
+            free: Vec::new(),
+            came_out: 0,
+            checked: 0,
+            wrong: 0,
+            templates: [udp_in, tcp_in, udp_out, tcp_out],
+        }))
+    }
+
+    /// Puts the flows into a random order; sessions that exist stay where they are.
+    pub(crate) fn shuffle(&mut self) {
+        let mut state = 0x9e37_79b9_7f4a_7c15u64;
+        for at in (1..self.flows.len()).rev() {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            self.flows.swap(at, ((u128::from(state) * (at as u128 + 1)) >> 64) as usize);
+        }
+    }
+
+    fn make(&mut self, flow: u32, kind: Kind, inbound: bool) -> SourceBuffer {
+        let template = &self.templates[usize::from(matches!(kind, Kind::Tcp(_))) + 2 * usize::from(!inbound)];
+        let len = template.len();
+        // Put together aside and copied at once: the director must not pay for reading what was
+        // just stored in pieces.
+        let mut frame = [0; FRAME];
+        frame.copy_from_slice(template);
+        let record = self.flows[flow as usize];
+        let (source, source_port, destination, destination_port) = if inbound {
+            (record.client, record.client_port, VIP.to_bits(), SERVICE_PORT)
+        } else {
+            (record.server, 8080, record.local, record.local_port)
+        };
+        // The templates have zero addresses and ports, so the sums need only these added.
+        let addresses = u64::from(source) + u64::from(destination);
+        let ports = u64::from(source_port) + u64::from(destination_port);
+        frame[26..30].copy_from_slice(&source.to_be_bytes());
+        frame[30..34].copy_from_slice(&destination.to_be_bytes());
+        frame[34..36].copy_from_slice(&source_port.to_be_bytes());
+        frame[36..38].copy_from_slice(&destination_port.to_be_bytes());
+        let mut extra = addresses + ports;
+        let field = match kind {
+            Kind::Udp => 40,
+            Kind::Tcp(flags) => {
+                frame[47] = flags;
+                extra += u64::from(flags);
+                50
+            }
+        };
+        add_to_checksum(&mut frame, 24, addresses);
+        add_to_checksum(&mut frame, field, extra);
+        if kind == Kind::Udp && frame[40..42] == [0, 0] {
+            frame[40..42].fill(0xff);
+        }
+        let mut room = self.free.pop().unwrap_or_else(|| Box::new([0; ROOM]));
+        room[HEADROOM..HEADROOM + FRAME].copy_from_slice(&frame);
+        SourceBuffer { room, window: HEADROOM..HEADROOM + len, flow, inbound }
+    }
+
+    /// Takes in a frame that came out.
+    fn take(&mut self, buffer: SourceBuffer) {
+        self.came_out += 1;
+        if self.learn && buffer.inbound {
+            let frame = &buffer.room[buffer.window.clone()];
+            let flow = &mut self.flows[buffer.flow as usize];
+            flow.local = frames::be32(frame, 26);
+            flow.server = frames::be32(frame, 30);
+            flow.local_port = frames::be16(frame, 34);
+        }
+        if self.checking && self.came_out.is_multiple_of(SAMPLE) {
+            self.checked += 1;
+            if !self.is_right(&buffer) {
+                self.wrong += 1;
+            }
+        }
+        self.free.push(buffer.room);
+    }
+
+    /// Whether a frame has the addresses and ports of its flow, both checksums, and the right
+    /// stations.
+    fn is_right(&self, buffer: &SourceBuffer) -> bool {
+        let frame = &buffer.room[buffer.window.clone()];
+        let flow = self.flows[buffer.flow as usize];
+        let Some((source, destination)) = frames::endpoints(frame) else { return false };
+        let ip = &frame[ETHERNET..];
+        let port = usize::from(buffer.inbound);
+        let expected = if buffer.inbound {
+            let local = (Ipv4Addr::from_bits(flow.local), flow.local_port);
+            (local, (Ipv4Addr::from_bits(flow.server), 8080))
+        } else {
+            ((VIP, SERVICE_PORT), (Ipv4Addr::from_bits(flow.client), flow.client_port))
+        };
+        (source, destination) == expected
+            && frame[..6] == PEER_MAC
+            && frame[6..12] == MACS[port]
+            && ones_sum(&ip[..20], 0) == 0xffff
+            && ones_sum(&ip[20..], pseudo_sum(ip)) == 0xffff
+    }
+}
+
+/// Adds to the data under a checksum field: RFC 1624 with an old value of zero.
+fn add_to_checksum(frame: &mut [u8], field: usize, sum: u64) {
+    let mut total =
+        u64::from(!frames::be16(frame, field)) + (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
+    total = (total & 0xffff) + (total >> 16);
+    total = (total & 0xffff) + (total >> 16);
+    frame[field..field + 2].copy_from_slice(&(!(total as u16)).to_be_bytes());
+}
+
+impl SourcePort {
+    pub(crate) fn new(id: u16, bench: &Rc<RefCell<Bench>>) -> Self {
+        Self { id: PortId(id), bench: Rc::clone(bench), next: Vec::new(), endless: None }
+    }
+}
+
+impl Port for SourcePort {
+    type Buffer = SourceBuffer;
+
+    fn id(&self) -> PortId {
+        self.id
+    }
+
+    #[inline]
+    fn rx(&mut self, burst: &mut Burst<SourceBuffer>) {
+        let inbound = self.id.0 == 0;
+        let mut bench = self.bench.borrow_mut();
+        if let Some((flow, kind)) = &mut self.endless {
+            let count = bench.flows.len() as u32;
+            while !burst.is_full() {
+                burst.push(bench.make(*flow, *kind, inbound));
+                *flow = if *flow + 1 == count { 0 } else { *flow + 1 };
+            }
+        }
+        while !burst.is_full() {
+            let Some(packet) = self.next.pop() else { break };
+            burst.push(bench.make(packet.flow, packet.kind, inbound));
+        }
+    }
+
+    #[inline]
+    fn tx(&mut self, burst: &mut Burst<SourceBuffer>) {
+        let mut bench = self.bench.borrow_mut();
+        burst.drain(..).for_each(|buffer| bench.take(buffer));
+    }
+
+    fn buffer_from(&mut self, _: &[u8]) -> Option<SourceBuffer> {
+        None
+    }
+
+    fn discard(&mut self, burst: &mut Burst<SourceBuffer>) {
+        let mut bench = self.bench.borrow_mut();
+        burst.drain(..).for_each(|buffer| bench.free.push(buffer.room));
+    }
+}
