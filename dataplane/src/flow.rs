@@ -63,6 +63,38 @@ pub struct FlowKey {
 }
 
 impl FlowKey {
+    /// The key of no flow: no protocol, no addresses.
+    pub const NONE: Self = Self { addresses: 0, ports: 0 };
+
+    /// The key of packets with these words of their headers: source and destination address,
+    /// protocol number, source and destination port.
+    #[inline]
+    pub(crate) fn from_words(addresses: u64, protocol: u8, ports: u32) -> Self {
+        Self { addresses, ports: u64::from(protocol) << 32 | u64::from(ports) }
+    }
+
+    /// The key of the way back.
+    #[inline]
+    pub fn reversed(self) -> Self {
+        let ports = self.ports as u32;
+        Self {
+            addresses: self.addresses.rotate_left(32),
+            ports: self.ports >> 32 << 32 | u64::from(ports.rotate_left(16)),
+        }
+    }
+
+    /// Source and destination address, in one word.
+    #[inline]
+    pub(crate) fn address_word(self) -> u64 {
+        self.addresses
+    }
+
+    /// Source and destination port, in one word.
+    #[inline]
+    pub(crate) fn port_word(self) -> u32 {
+        self.ports as u32
+    }
+
     /// The key of packets from `source` to `destination`.
     #[inline]
     pub fn new(protocol: Protocol, source: Endpoint, destination: Endpoint) -> Self {

@@ -1,6 +1,5 @@
 //! The bytes of one packet while the director works on it.
 
-use crate::ids::PortId;
 use std::ops::Range;
 
 /// Most packets one turn takes from one queue.
@@ -16,8 +15,6 @@ pub struct Frame<'a> {
     room: &'a mut [u8],
     start: usize,
     end: usize,
-    /// The port on which the frame arrived.
-    pub port: PortId,
 }
 
 impl<'a> Frame<'a> {
@@ -25,9 +22,10 @@ impl<'a> Frame<'a> {
     ///
     /// # Panics
     /// When the window does not lie inside the room.
-    pub fn new(room: &'a mut [u8], window: Range<usize>, port: PortId) -> Self {
+    #[inline]
+    pub fn new(room: &'a mut [u8], window: Range<usize>) -> Self {
         assert!(window.start <= window.end && window.end <= room.len());
-        Self { room, start: window.start, end: window.end, port }
+        Self { room, start: window.start, end: window.end }
     }
 
     /// The frame's bytes, from the Ethernet header on.

@@ -15,7 +15,7 @@ pub type Burst<B> = ArrayVec<B, BURST_SIZE>;
 /// A packet's memory. Dropping it gives the memory back to where it came from.
 pub trait Buffer {
     /// The frame that the buffer holds, in its whole room.
-    fn frame(&mut self, port: PortId) -> Frame<'_>;
+    fn frame(&mut self) -> Frame<'_>;
 
     /// Sets where the frame now lies in the room, as [`Frame::window`] says.
     fn set_window(&mut self, window: Range<usize>);
@@ -97,8 +97,8 @@ impl MemoryBuffer {
 }
 
 impl Buffer for MemoryBuffer {
-    fn frame(&mut self, port: PortId) -> Frame<'_> {
-        Frame::new(&mut self.room, self.window.clone(), port)
+    fn frame(&mut self) -> Frame<'_> {
+        Frame::new(&mut self.room, self.window.clone())
     }
 
     fn set_window(&mut self, window: Range<usize>) {

@@ -58,7 +58,7 @@ pub(crate) struct Bench {
     pub(crate) learn: bool,
     /// Whether what comes out is checked.
     pub(crate) checking: bool,
-    free: Vec<Box<[u8; ROOM]>>,
+    free: Vec<SourceBuffer>,
     /// Frames that came out, and of these the checked and the wrong ones.
     pub(crate) came_out: u64,
     pub(crate) checked: u64,
@@ -66,26 +66,29 @@ pub(crate) struct Bench {
     templates: [Vec<u8>; 4],
 }
 
-/// A frame in one of a few rooms that stay in the cache.
+/// A frame in one of a few rooms that stay in the cache; one pointer, as an mbuf is.
 #[derive(Debug)]
-pub(crate) struct SourceBuffer {
-    room: Box<[u8; ROOM]>,
+pub(crate) struct SourceBuffer(Box<Room>);
+
+#[derive(Debug)]
+struct Room {
+    bytes: [u8; ROOM],
     window: Range<usize>,
     flow: u32,
     inbound: bool,
 }
 
 impl Buffer for SourceBuffer {
-    fn frame(&mut self, port: PortId) -> Frame<'_> {
-        Frame::new(self.room.as_mut_slice(), self.window.clone(), port)
+    fn frame(&mut self) -> Frame<'_> {
+        Frame::new(&mut self.0.bytes, self.0.window.clone())
     }
 
     fn set_window(&mut self, window: Range<usize>) {
-        self.window = window;
+        self.0.window = window;
     }
 
     fn len(&self) -> usize {
-        self.window.len()
+        self.0.window.len()
     }
 }
 
@@ -147,7 +150,6 @@ impl Bench {
 
     fn make(&mut self, flow: u32, kind: Kind, inbound: bool) -> SourceBuffer {
         let template = &self.templates[usize::from(matches!(kind, Kind::Tcp(_))) + 2 * usize::from(!inbound)];
-        let len = template.len();
         // Put together aside and copied at once: the director must not pay for reading what was
         // just stored in pieces.
         let mut frame = [0; FRAME];
@@ -179,17 +181,23 @@ impl Bench {
         if kind == Kind::Udp && frame[40..42] == [0, 0] {
             frame[40..42].fill(0xff);
         }
-        let mut room = self.free.pop().unwrap_or_else(|| Box::new([0; ROOM]));
-        room[HEADROOM..HEADROOM + FRAME].copy_from_slice(&frame);
-        SourceBuffer { room, window: HEADROOM..HEADROOM + len, flow, inbound }
+        let mut buffer = self.free.pop().unwrap_or_else(|| {
+            SourceBuffer(Box::new(Room { bytes: [0; ROOM], window: 0..0, flow, inbound }))
+        });
+        let room = &mut *buffer.0;
+        room.bytes[HEADROOM..HEADROOM + FRAME].copy_from_slice(&frame);
+        room.window = HEADROOM..HEADROOM + FRAME;
+        room.flow = flow;
+        room.inbound = inbound;
+        buffer
     }
 
     /// Takes in a frame that came out.
     fn take(&mut self, buffer: SourceBuffer) {
         self.came_out += 1;
-        if self.learn && buffer.inbound {
-            let frame = &buffer.room[buffer.window.clone()];
-            let flow = &mut self.flows[buffer.flow as usize];
+        if self.learn && buffer.0.inbound {
+            let frame = &buffer.0.bytes[buffer.0.window.clone()];
+            let flow = &mut self.flows[buffer.0.flow as usize];
             flow.local = frames::be32(frame, 26);
             flow.server = frames::be32(frame, 30);
             flow.local_port = frames::be16(frame, 34);
@@ -200,18 +208,18 @@ impl Bench {
                 self.wrong += 1;
             }
         }
-        self.free.push(buffer.room);
+        self.free.push(buffer);
     }
 
     /// Whether a frame has the addresses and ports of its flow, both checksums, and the right
     /// stations.
     fn is_right(&self, buffer: &SourceBuffer) -> bool {
-        let frame = &buffer.room[buffer.window.clone()];
-        let flow = self.flows[buffer.flow as usize];
+        let frame = &buffer.0.bytes[buffer.0.window.clone()];
+        let flow = self.flows[buffer.0.flow as usize];
         let Some((source, destination)) = frames::endpoints(frame) else { return false };
         let ip = &frame[ETHERNET..];
-        let port = usize::from(buffer.inbound);
-        let expected = if buffer.inbound {
+        let port = usize::from(buffer.0.inbound);
+        let expected = if buffer.0.inbound {
             let local = (Ipv4Addr::from_bits(flow.local), flow.local_port);
             (local, (Ipv4Addr::from_bits(flow.server), 8080))
         } else {
@@ -276,6 +284,6 @@ impl Port for SourcePort {
 
     fn discard(&mut self, burst: &mut Burst<SourceBuffer>) {
         let mut bench = self.bench.borrow_mut();
-        burst.drain(..).for_each(|buffer| bench.free.push(buffer.room));
+        burst.drain(..).for_each(|buffer| bench.free.push(buffer));
     }
 }

@@ -61,7 +61,7 @@ impl Director {
         flow: &Flow,
         world: &'w Snapshot,
     ) -> Result<&'w Service, DropReason> {
-        match world.addresses.get(&packet.destination) {
+        match world.addresses.get(&packet.destination()) {
             Some(AddressRole::Vip) => {
                 world.services.find(flow.protocol, flow.key.destination()).ok_or(DropReason::NoService)
             }
@@ -77,7 +77,7 @@ impl Director {
             &candidates,
             service.maglev.as_ref(),
             &mut self.cursors[service.id.0 as usize].scheduler,
-            packet.source,
+            packet.source(),
         )?;
         service.servers.get(at)
     }
@@ -100,7 +100,6 @@ impl Director {
             local,
             real: server.endpoint,
             server: server.id,
-            service: service.id,
             local_id,
         };
         let state = match flow.protocol {
@@ -189,10 +188,10 @@ impl Candidates for Servers<'_> {
 
 /// RFC 1812 §5.3.7, and that nobody speaks from one of our own addresses.
 fn check_source(packet: &Packet, world: &Snapshot) -> Result<(), DropReason> {
-    if world.addresses.contains_key(&packet.source) {
+    if world.addresses.contains_key(&packet.source()) {
         return Err(DropReason::SourceOurs);
     }
-    let broadcast = |network: &crate::snapshot::Network| network.is_broadcast(packet.source);
+    let broadcast = |network: &crate::snapshot::Network| network.is_broadcast(packet.source());
     if world.ports.iter().any(|port| port.networks.iter().any(broadcast)) {
         return Err(DropReason::SourceInvalid);
     }

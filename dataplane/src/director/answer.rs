@@ -39,20 +39,17 @@ impl Director {
         frame: &mut Frame<'_>,
         packet: &Packet,
         world: &Snapshot,
-    ) -> Verdict {
-        if !world.addresses.contains_key(&packet.destination) {
-            return Verdict::Drop(DropReason::NotForUs);
+    ) -> Result<Verdict, DropReason> {
+        if !world.addresses.contains_key(&packet.destination()) {
+            return Err(DropReason::NotForUs);
         }
-        if world.addresses.contains_key(&packet.source) {
-            return Verdict::Drop(DropReason::SourceOurs);
+        if world.addresses.contains_key(&packet.source()) {
+            return Err(DropReason::SourceOurs);
         }
-        let next = match next_hop_to(packet.source, world) {
-            Ok((_, next)) => next,
-            Err(reason) => return Verdict::Drop(reason),
-        };
+        let (_, next) = next_hop_to(packet.source(), world)?;
         icmp::answer_echo(frame.bytes_mut(), packet);
         self.stats.echo_replies.add(1);
-        next.send(frame)
+        Ok(next.send(frame))
     }
 
     /// Tells the sender that its packet's time to live ended here.
@@ -99,9 +96,9 @@ impl Director {
         world: &Snapshot,
         now: Instant,
     ) -> Result<Verdict, DropReason> {
-        let (_, next) = next_hop_to(packet.source, world).map_err(|_| reason)?;
+        let (_, next) = next_hop_to(packet.source(), world).map_err(|_| reason)?;
         // The address that the sender addressed: the VIP, or the local address.
-        if !self.icmp_budget.take(now) || !icmp::make_error(frame, packet, packet.destination, error) {
+        if !self.icmp_budget.take(now) || !icmp::make_error(frame, packet, packet.destination(), error) {
             return Err(reason);
         }
         self.stats.drops(reason).add(1);

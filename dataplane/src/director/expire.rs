@@ -26,14 +26,14 @@ impl Sweep {
     fn due(&mut self, now: Instant, capacity: usize) -> usize {
         const SECOND: u64 = 1_000_000_000;
         // A worker that was held up for long does not owe more than one pass.
-        let owed = now.since(self.paid_until).as_nanos().min(u128::from(SECOND)) as u64;
-        let lines = (u128::from(owed) * capacity as u128 / u128::from(SECOND)) as u64;
+        let owed = (now.since(self.paid_until).as_nanos() as u64).min(SECOND);
+        // At most 10^9 x 2^30, which fits.
+        let lines = owed * capacity as u64 / SECOND;
         if lines == 0 {
             return 0;
         }
         let due = lines.min(LINES_PER_TURN as u64);
-        let nanos_per_table = u128::from(due) * u128::from(SECOND) / capacity as u128;
-        self.paid_until = Instant::from_nanos(now.nanos() - owed + nanos_per_table as u64);
+        self.paid_until = Instant::from_nanos(now.nanos() - owed + due * SECOND / capacity as u64);
         due as usize
     }
 }

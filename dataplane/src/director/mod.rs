@@ -19,10 +19,10 @@ use crate::drop::DropReason;
 use crate::flow::{Direction, FlowHasher, FlowKey, Protocol};
 use crate::frame::{BURST_SIZE, Frame};
 use crate::ids::{MAX_SERVICES, NeighborId, PortId, ServiceId};
-use crate::session::{LocalPorts, Session, SessionIndex, SessionTable, State};
+use crate::session::{Candidate, LocalPorts, Session, SessionIndex, SessionTable, State};
 use crate::snapshot::{Neighbor, NextHop, Snapshot};
 use crate::stats::{Counter, ServerCounters, WorkerStats};
-use crate::wire::{self, Packet, Payload, TcpFlags};
+use crate::wire::{self, LinkTraits, Packet, Payload, TcpFlags};
 use admit::ServiceCursor;
 use answer::IcmpBudget;
 use arrayvec::ArrayVec;
@@ -38,8 +38,8 @@ pub enum Verdict {
     /// Send it to this next hop as soon as its station address is known; only the
     /// Ethernet header is missing.
     Await(NextHop),
-    /// Give it to the control thread: ARP.
-    Punt,
+    /// Give it to the control thread: ARP, from this port.
+    Punt(PortId),
     /// Free it and count the reason.
     Drop(DropReason),
 }
@@ -87,6 +87,7 @@ pub struct Director {
 struct Staged {
     packet: Result<Packet, DropReason>,
     hash: u64,
+    candidate: Candidate,
 }
 
 impl Director {
@@ -102,39 +103,36 @@ impl Director {
         }
     }
 
-    /// Decides about each of `frames` and changes it as its verdict needs.
+    /// Decides about each of `frames`, which came by port `from`, and changes it as its verdict
+    /// needs.
     ///
     /// # Panics
     /// When there are more frames than [`BURST_SIZE`].
     pub fn process(
         &mut self,
+        from: PortId,
         frames: &mut [Frame<'_>],
         world: &Snapshot,
         now: Instant,
         verdicts: &mut Verdicts,
     ) {
         verdicts.clear();
+        let link = &world.port(from).link;
         let mut staged: ArrayVec<Staged, BURST_SIZE> = ArrayVec::new();
         for frame in frames.iter_mut() {
-            staged.push(self.parse(frame, world));
+            staged.push(self.parse(frame, link));
         }
-        for stage in &staged {
+        for stage in &mut staged {
             if stage.packet.is_ok() {
-                self.sessions.prefetch_session(stage.hash);
+                stage.candidate = self.sessions.candidate(stage.hash);
             }
         }
         for (frame, stage) in frames.iter_mut().zip(&staged) {
-            let verdict = match &stage.packet {
-                Ok(packet) => self.decide(frame, packet, stage.hash, world, now),
-                Err(reason) => Verdict::Drop(*reason),
+            let decided = match &stage.packet {
+                Ok(packet) => self.decide(from, frame, packet, stage, world, now),
+                Err(reason) => Err(*reason),
             };
-            if let Verdict::Drop(reason) = verdict {
-                self.stats.drops(reason).add(1);
-                if reason == DropReason::SuperFrame {
-                    self.stats.port(frame.port).super_frames.add(1);
-                }
-            }
-            verdicts.push(verdict);
+            verdicts.push(decided.unwrap_or_else(|reason| self.refuse(from, reason)));
         }
     }
 
@@ -144,56 +142,76 @@ impl Director {
     }
 
     #[inline]
-    fn parse(&self, frame: &mut Frame<'_>, world: &Snapshot) -> Staged {
-        let packet = wire::parse(frame, &world.port(frame.port).link);
-        let hash = match &packet {
-            Ok(Packet { payload: Payload::Tcp { key, .. } | Payload::Udp { key }, .. }) => {
-                let hash = self.sessions.hash(*key);
-                self.sessions.prefetch_bucket(hash);
-                hash
-            }
-            Ok(_) | Err(_) => 0,
-        };
-        Staged { packet, hash }
+    fn parse(&self, frame: &mut Frame<'_>, link: &LinkTraits) -> Staged {
+        let packet = wire::parse(frame, link);
+        let hash = packet.as_ref().map_or(0, |packet| self.sessions.hash(packet.key));
+        self.sessions.prefetch_bucket(hash);
+        Staged { packet, hash, candidate: Candidate::NONE }
+    }
+
+    /// Counts a packet that is dropped.
+    #[cold]
+    fn refuse(&self, from: PortId, reason: DropReason) -> Verdict {
+        self.stats.drops(reason).add(1);
+        if reason == DropReason::SuperFrame {
+            self.stats.port(from).super_frames.add(1);
+        }
+        Verdict::Drop(reason)
     }
 
     #[inline]
     fn decide(
         &mut self,
+        from: PortId,
         frame: &mut Frame<'_>,
         packet: &Packet,
-        hash: u64,
+        stage: &Staged,
         world: &Snapshot,
         now: Instant,
-    ) -> Verdict {
-        let flow = match packet.payload {
-            Payload::Tcp { key, flags } => Flow { key, hash, protocol: Protocol::Tcp, flags },
-            Payload::Udp { key } => {
-                Flow { key, hash, protocol: Protocol::Udp, flags: TcpFlags::from_octet(0) }
-            }
+    ) -> Result<Verdict, DropReason> {
+        let protocol = match packet.payload {
+            Payload::Tcp => Protocol::Tcp,
+            Payload::Udp => Protocol::Udp,
             Payload::EchoRequest => return self.answer_echo(frame, packet, world),
-            Payload::Arp => return Verdict::Punt,
+            Payload::Arp => return Ok(Verdict::Punt(from)),
         };
-        if world.port(frame.port).link.kernel_peer
-            && wire::finish_partial_checksum(frame.bytes_mut(), packet, flow.protocol)
+        if world.port(from).link.kernel_peer
+            && wire::finish_partial_checksum(frame.bytes_mut(), packet, protocol)
         {
-            self.stats.port(frame.port).partial_checksums.add(1);
+            self.stats.port(from).partial_checksums.add(1);
         }
-        let outcome = match self.find(&flow, world) {
+        let flow = Flow { key: packet.key, hash: stage.hash, protocol, flags: packet.flags };
+        match self.find(&flow, stage.candidate, world) {
             Some(found) => self.forward(frame, packet, &flow, found, world, now),
-            None => match self.admit(packet, &flow, world, now) {
-                Ok(index) => self.forward(frame, packet, &flow, (index, Direction::Inbound), world, now),
-                Err(DropReason::TtlExceeded) => self.ttl_exceeded(frame, packet, world, now),
-                Err(reason) => Err(reason),
-            },
-        };
-        outcome.unwrap_or_else(Verdict::Drop)
+            None => self.begin(frame, packet, &flow, world, now),
+        }
+    }
+
+    /// Makes a session for a packet that has none, and sends the packet on its way.
+    fn begin(
+        &mut self,
+        frame: &mut Frame<'_>,
+        packet: &Packet,
+        flow: &Flow,
+        world: &Snapshot,
+        now: Instant,
+    ) -> Result<Verdict, DropReason> {
+        match self.admit(packet, flow, world, now) {
+            Ok(index) => self.forward(frame, packet, flow, (index, Direction::Inbound), world, now),
+            Err(DropReason::TtlExceeded) => self.ttl_exceeded(frame, packet, world, now),
+            Err(reason) => Err(reason),
+        }
     }
 
     /// The session of `flow`, unless the packet must start a new one instead.
     #[inline]
-    fn find(&mut self, flow: &Flow, world: &Snapshot) -> Option<(SessionIndex, Direction)> {
-        let (index, direction) = self.sessions.find(flow.key, flow.hash)?;
+    fn find(
+        &mut self,
+        flow: &Flow,
+        candidate: Candidate,
+        world: &Snapshot,
+    ) -> Option<(SessionIndex, Direction)> {
+        let (index, direction) = self.sessions.confirm(flow.key, flow.hash, candidate)?;
         let session = self.sessions.get_mut(index);
         if direction == Direction::Inbound && flow.flags.opens() && session.state.is_closed() {
             // The client uses its port again: schedule anew instead of waiting for a timeout.

@@ -1,7 +1,6 @@
 //! A packet's memory, owned.
 
 use crate::frame::Frame;
-use crate::ids::PortId;
 use crate::port::Buffer;
 use dpdk_sys as sys;
 use std::ops::Range;
@@ -53,10 +52,10 @@ impl Mbuf {
 
 impl Buffer for Mbuf {
     #[inline]
-    fn frame(&mut self, port: PortId) -> Frame<'_> {
+    fn frame(&mut self) -> Frame<'_> {
         let start = usize::from(self.field::<u16>(sys::SLUICE_MBUF_DATA_OFF));
         let len = usize::from(self.field::<u16>(sys::SLUICE_MBUF_DATA_LEN));
-        Frame::new(self.room(), start..start + len, port)
+        Frame::new(self.room(), start..start + len)
     }
 
     #[inline]

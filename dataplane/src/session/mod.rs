@@ -9,46 +9,39 @@ mod table;
 
 pub use local_ports::{FIRST_PORT, LocalPorts, PORTS_PER_PAIR, Pair};
 pub use state::{State, Timeouts};
-pub use table::{InsertError, SessionIndex, SessionTable};
+pub use table::{Candidate, InsertError, SessionIndex, SessionTable};
 
 use crate::clock::Stamp;
 use crate::flow::{Direction, Endpoint, FlowKey, Protocol};
-use crate::ids::{LocalId, NeighborId, ServerId, ServiceId};
+use crate::ids::{LocalId, NeighborId, ServerId};
 use crate::wire::Translation;
-use std::net::Ipv4Addr;
 
 /// What joins both directions of one client's flow: one cache line.
 ///
-/// The four endpoints are always named in the order client, vip, local, real.
+/// The four endpoints are always named in the order client, vip, local, real. They stand as the
+/// two keys under which the session is found, so that a lookup compares two words.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 pub struct Session {
-    client: u32,
-    vip: u32,
-    local: u32,
-    real: u32,
-    client_port: u16,
-    vip_port: u16,
-    local_port: u16,
-    real_port: u16,
+    /// client -> vip
+    inbound: FlowKey,
+    /// real -> local
+    outbound: FlowKey,
     /// Checksum differences of the inbound direction; the outbound ones are their complements.
     l3_difference: u16,
     l4_difference: u16,
     /// The real server's slot in the counters.
     pub server: ServerId,
-    /// The service's slot in the counters.
-    pub service: ServiceId,
     /// Next hop towards the real server, valid within `routing_epoch`.
     pub next_hop_real: NeighborId,
     /// Next hop towards the client, valid within `routing_epoch`.
     pub next_hop_client: NeighborId,
+    /// When a packet last passed, in either direction.
+    pub last_seen: Stamp,
     /// The snapshot's routing epoch in which the next hops were looked up.
     pub routing_epoch: u16,
     /// The local address's slot in the counters.
     pub local_id: LocalId,
-    /// When a packet last passed, in either direction.
-    pub last_seen: Stamp,
-    protocol: Protocol,
     /// Where the session stands; [`State::Free`] marks an unused line.
     pub state: State,
 }
@@ -71,54 +64,37 @@ pub struct NewSession {
     pub real: Endpoint,
     /// The real server's slot.
     pub server: ServerId,
-    /// The service's slot.
-    pub service: ServiceId,
     /// The local address's slot.
     pub local_id: LocalId,
 }
 
 impl Session {
     const FREE: Self = Self {
-        client: 0,
-        vip: 0,
-        local: 0,
-        real: 0,
-        client_port: 0,
-        vip_port: 0,
-        local_port: 0,
-        real_port: 0,
+        inbound: FlowKey::NONE,
+        outbound: FlowKey::NONE,
         l3_difference: 0,
         l4_difference: 0,
         server: ServerId(0),
-        service: ServiceId(0),
         next_hop_real: NeighborId::NONE,
         next_hop_client: NeighborId::NONE,
+        last_seen: Stamp::from_zero(),
         routing_epoch: 0,
         local_id: LocalId(0),
-        last_seen: Stamp::from_zero(),
-        protocol: Protocol::Tcp,
         state: State::Free,
     };
 
     fn new(new: &NewSession, state: State, now: Stamp) -> Self {
         let inbound = FlowKey::new(new.protocol, new.client, new.vip);
-        let (l3_difference, l4_difference) = Translation::differences(inbound, new.local, new.real);
+        let outbound = FlowKey::new(new.protocol, new.real, new.local);
+        let (l3_difference, l4_difference) = Translation::differences(inbound, outbound.reversed());
         Self {
-            client: new.client.address.to_bits(),
-            vip: new.vip.address.to_bits(),
-            local: new.local.address.to_bits(),
-            real: new.real.address.to_bits(),
-            client_port: new.client.l4_port,
-            vip_port: new.vip.l4_port,
-            local_port: new.local.l4_port,
-            real_port: new.real.l4_port,
+            inbound,
+            outbound,
             l3_difference,
             l4_difference,
             server: new.server,
-            service: new.service,
             local_id: new.local_id,
             last_seen: now,
-            protocol: new.protocol,
             state,
             ..Self::FREE
         }
@@ -126,35 +102,35 @@ impl Session {
 
     /// TCP or UDP.
     pub fn protocol(&self) -> Protocol {
-        self.protocol
+        self.inbound.protocol()
     }
 
     /// The client's endpoint.
     pub fn client(&self) -> Endpoint {
-        Endpoint::new(Ipv4Addr::from_bits(self.client), self.client_port)
+        self.inbound.source()
     }
 
     /// The endpoint that the client addresses.
     pub fn vip(&self) -> Endpoint {
-        Endpoint::new(Ipv4Addr::from_bits(self.vip), self.vip_port)
+        self.inbound.destination()
     }
 
     /// The director's endpoint towards the real server.
     pub fn local(&self) -> Endpoint {
-        Endpoint::new(Ipv4Addr::from_bits(self.local), self.local_port)
+        self.outbound.destination()
     }
 
     /// The real server's endpoint.
     pub fn real(&self) -> Endpoint {
-        Endpoint::new(Ipv4Addr::from_bits(self.real), self.real_port)
+        self.outbound.source()
     }
 
     /// The key of packets that arrive in `direction`.
     #[inline]
     pub fn key(&self, direction: Direction) -> FlowKey {
         match direction {
-            Direction::Inbound => FlowKey::new(self.protocol, self.client(), self.vip()),
-            Direction::Outbound => FlowKey::new(self.protocol, self.real(), self.local()),
+            Direction::Inbound => self.inbound,
+            Direction::Outbound => self.outbound,
         }
     }
 
@@ -163,14 +139,12 @@ impl Session {
     pub fn translation(&self, direction: Direction) -> Translation {
         match direction {
             Direction::Inbound => Translation {
-                source: self.local(),
-                destination: self.real(),
+                key: self.outbound.reversed(),
                 l3_difference: self.l3_difference,
                 l4_difference: self.l4_difference,
             },
             Direction::Outbound => Translation {
-                source: self.vip(),
-                destination: self.client(),
+                key: self.inbound.reversed(),
                 l3_difference: !self.l3_difference,
                 l4_difference: !self.l4_difference,
             },
@@ -179,6 +153,6 @@ impl Session {
 
     /// The local ports that this session's port was taken from.
     pub fn pair(&self) -> Pair {
-        Pair { local: self.local().address, real: self.real(), protocol: self.protocol }
+        Pair { local: self.local().address, real: self.real(), protocol: self.protocol() }
     }
 }

@@ -10,6 +10,15 @@ use crate::prefetch::prefetch;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SessionIndex(u32);
 
+/// A guess of stage two, to be confirmed in stage three.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate(u32);
+
+impl Candidate {
+    /// No guess.
+    pub const NONE: Self = Self(u32::MAX);
+}
+
 /// One worker's sessions.
 ///
 /// The capacity is fixed at start: the packet path never allocates.
@@ -73,15 +82,33 @@ impl SessionTable {
         self.index.prefetch(hash);
     }
 
-    /// Stage two: asks for the line of the session that probably matches.
+    /// Stage two: the session that probably matches; asks for its line.
     #[inline]
-    pub fn prefetch_session(&self, hash: u64) {
-        if let Some(slot) = self.index.find(hash, |_| true) {
-            prefetch(&self.sessions[(slot >> 1) as usize]);
+    pub fn candidate(&self, hash: u64) -> Candidate {
+        let Some(slot) = self.index.find(hash, |_| true) else { return Candidate::NONE };
+        prefetch(&self.sessions[(slot >> 1) as usize]);
+        Candidate(slot)
+    }
+
+    /// Stage three: the session of `key`, and the direction in which `key` goes. `candidate` is
+    /// looked at first; what happened since to that session does no harm, because keys are
+    /// compared whole and an unused line has the key of no flow.
+    #[inline]
+    pub fn confirm(
+        &self,
+        key: FlowKey,
+        hash: u64,
+        Candidate(slot): Candidate,
+    ) -> Option<(SessionIndex, Direction)> {
+        match self.sessions.get((slot >> 1) as usize) {
+            Some(session) if session.key(direction(slot)) == key => {
+                Some((SessionIndex(slot >> 1), direction(slot)))
+            }
+            Some(_) | None => self.find(key, hash),
         }
     }
 
-    /// Stage three: the session of `key`, and the direction in which `key` goes.
+    /// The session of `key`, and the direction in which `key` goes.
     #[inline]
     pub fn find(&self, key: FlowKey, hash: u64) -> Option<(SessionIndex, Direction)> {
         let slot =
@@ -171,7 +198,7 @@ fn direction(slot: u32) -> Direction {
 mod tests {
     use super::*;
     use crate::flow::{Endpoint, Protocol};
-    use crate::ids::{LocalId, ServerId, ServiceId};
+    use crate::ids::{LocalId, ServerId};
     use proptest::prelude::*;
     use std::collections::BTreeMap;
     use std::net::Ipv4Addr;
@@ -191,7 +218,6 @@ mod tests {
             local: Endpoint::new(Ipv4Addr::new(10, 0, 0, 200), local_port),
             real: Endpoint::new(Ipv4Addr::new(10, 0, 0, 11), 8080),
             server: ServerId(0),
-            service: ServiceId(0),
             local_id: LocalId(0),
         }
     }

@@ -23,6 +23,17 @@ pub fn sum(bytes: &[u8]) -> u16 {
     fold(total)
 }
 
+/// Whether the checksum of a header without options is right.
+///
+/// One's-complement sums do not depend on byte order (RFC 1071 §2 B), so the words are added
+/// as the machine reads them.
+#[inline]
+pub fn header_is_right(header: &[u8; 20]) -> bool {
+    let (words, _) = header.as_chunks::<4>();
+    let total = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
+    fold(total) == 0xffff
+}
+
 /// The sum of the pseudo-header that TCP and UDP checksums cover (RFC 9293 §3.1, RFC 768).
 pub fn pseudo_header(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, len: u16) -> u16 {
     let (source, destination) = (u64::from(source.to_bits()), u64::from(destination.to_bits()));

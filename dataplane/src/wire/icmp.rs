@@ -28,8 +28,8 @@ pub enum IcmpError {
 /// When `packet` is no echo request parsed from this frame.
 pub fn answer_echo(frame: &mut [u8], packet: &Packet) {
     let (ip, icmp) = frame[ETHERNET_LEN..].split_at_mut(usize::from(packet.l4) - ETHERNET_LEN);
-    put32(ip, 12, packet.destination.to_bits());
-    put32(ip, 16, packet.source.to_bits());
+    put32(ip, 12, packet.destination().to_bits());
+    put32(ip, 16, packet.source().to_bits());
     ip[8] = INITIAL_TTL;
     put16(ip, 10, 0);
     let header_checksum = !checksum::sum(ip);
@@ -68,7 +68,7 @@ pub fn make_error(frame: &mut Frame<'_>, packet: &Packet, source: Ipv4Addr, erro
     ip[8] = INITIAL_TTL;
     ip[9] = 1;
     put32(ip, 12, source.to_bits());
-    put32(ip, 16, packet.source.to_bits());
+    put32(ip, 16, packet.source().to_bits());
     let header_checksum = !checksum::sum(&ip[..IPV4_LEN]);
     put16(ip, 10, header_checksum);
 

@@ -2,7 +2,7 @@
 
 use super::{ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, IPV4_LEN, Mac, be16, be32, checksum};
 use crate::drop::DropReason;
-use crate::flow::{Endpoint, FlowKey, Protocol};
+use crate::flow::{FlowKey, Protocol};
 use crate::frame::Frame;
 use std::net::Ipv4Addr;
 
@@ -17,19 +17,20 @@ pub struct LinkTraits {
     pub kernel_peer: bool,
 }
 
-/// One checked packet. Offsets are from the frame's first byte.
+/// One checked packet. Flat and small, because it waits between the director's stages.
+/// Offsets are from the frame's first byte.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet {
+    /// Its flow; an echo request has zero ports.
+    pub key: FlowKey,
     /// Where the layer-4 header begins.
     pub l4: u16,
     /// The IPv4 total length, in bytes; the frame was cut to it.
     pub total_len: u16,
     /// Time to live, as it came.
     pub ttl: u8,
-    /// The sender.
-    pub source: Ipv4Addr,
-    /// The receiver.
-    pub destination: Ipv4Addr,
+    /// TCP's flags, a valid combination; none for what is not TCP.
+    pub flags: TcpFlags,
     /// What the packet carries.
     pub payload: Payload,
 }
@@ -38,21 +39,27 @@ pub struct Packet {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Payload {
     /// A TCP segment.
-    Tcp {
-        /// Its flow.
-        key: FlowKey,
-        /// Its flags, a valid combination.
-        flags: TcpFlags,
-    },
+    Tcp,
     /// A UDP datagram.
-    Udp {
-        /// Its flow.
-        key: FlowKey,
-    },
+    Udp,
     /// An ICMP echo request with a right checksum.
     EchoRequest,
     /// An ARP frame; all other fields of the packet are zero.
     Arp,
+}
+
+impl Packet {
+    /// The sender's address.
+    #[inline]
+    pub fn source(&self) -> Ipv4Addr {
+        self.key.source().address
+    }
+
+    /// The receiver's address.
+    #[inline]
+    pub fn destination(&self) -> Ipv4Addr {
+        self.key.destination().address
+    }
 }
 
 /// The control bits of a TCP header (RFC 9293 §3.1).
@@ -128,15 +135,8 @@ pub fn parse(frame: &mut Frame<'_>, link: &LinkTraits) -> Result<Packet, DropRea
     if ethernet[..6] != link.mac {
         return Err(DropReason::EthernetNotOurs);
     }
-    let header = parse_ipv4(ip, link)?;
-    let packet = match header.protocol {
-        TCP => parse_tcp(&header)?,
-        UDP => parse_udp(&header)?,
-        ICMP => parse_icmp(&header)?,
-        _ => return Err(DropReason::ProtocolUnsupported),
-    };
-    let total_len = usize::from(packet.total_len);
-    frame.truncate(ETHERNET_LEN + total_len);
+    let packet = parse_ipv4(ip, link)?;
+    frame.truncate(ETHERNET_LEN + usize::from(packet.total_len));
     Ok(packet)
 }
 
@@ -144,50 +144,12 @@ const TCP: u8 = Protocol::Tcp as u8;
 const UDP: u8 = Protocol::Udp as u8;
 const ICMP: u8 = 1;
 
-const ARP: Packet = Packet {
-    l4: 0,
-    total_len: 0,
-    ttl: 0,
-    source: Ipv4Addr::UNSPECIFIED,
-    destination: Ipv4Addr::UNSPECIFIED,
-    payload: Payload::Arp,
-};
-
-/// A checked IPv4 header and the bytes behind it.
-struct Ipv4<'a> {
-    header_len: u16,
-    total_len: u16,
-    ttl: u8,
-    protocol: u8,
-    source: Ipv4Addr,
-    destination: Ipv4Addr,
-    body: &'a [u8],
-}
-
-impl Ipv4<'_> {
-    fn packet(&self, payload: Payload) -> Packet {
-        Packet {
-            l4: ETHERNET_LEN as u16 + self.header_len,
-            total_len: self.total_len,
-            ttl: self.ttl,
-            source: self.source,
-            destination: self.destination,
-            payload,
-        }
-    }
-
-    fn key(&self, protocol: Protocol, l4: &[u8; 4]) -> FlowKey {
-        FlowKey::new(
-            protocol,
-            Endpoint::new(self.source, be16(l4, 0)),
-            Endpoint::new(self.destination, be16(l4, 2)),
-        )
-    }
-}
+const ARP: Packet =
+    Packet { key: FlowKey::NONE, l4: 0, total_len: 0, ttl: 0, flags: TcpFlags(0), payload: Payload::Arp };
 
 /// RFC 791 §3.1, and RFC 1812 §5.2.2 for what a router must check.
 #[inline]
-fn parse_ipv4<'a>(ip: &'a [u8], link: &LinkTraits) -> Result<Ipv4<'a>, DropReason> {
+fn parse_ipv4(ip: &[u8], link: &LinkTraits) -> Result<Packet, DropReason> {
     let Some(fixed) = ip.first_chunk::<IPV4_LEN>() else {
         return Err(DropReason::Ipv4Short);
     };
@@ -208,30 +170,46 @@ fn parse_ipv4<'a>(ip: &'a [u8], link: &LinkTraits) -> Result<Ipv4<'a>, DropReaso
     if total_len > ip.len() {
         return Err(DropReason::Ipv4Truncated);
     }
-    if checksum::sum(&ip[..header_len]) != 0xffff {
-        return Err(DropReason::Ipv4Checksum);
+    if header_len == IPV4_LEN {
+        if !checksum::header_is_right(fixed) {
+            return Err(DropReason::Ipv4Checksum);
+        }
+    } else {
+        check_long_header(&ip[..header_len])?;
     }
-    if header_len > IPV4_LEN {
-        check_options(&ip[IPV4_LEN..header_len])?;
-    }
-    let source = Ipv4Addr::from_bits(be32(fixed, 12));
     // RFC 1812 §5.3.7: packets from such sources must not be forwarded.
-    if source.octets()[0] == 0 || source.is_loopback() || source.octets()[0] >= 224 {
+    if matches!(fixed[12], 0 | 127 | 224..) {
         return Err(DropReason::SourceInvalid);
     }
     // More fragments, or an offset.
     if be16(fixed, 6) & 0x3fff != 0 {
         return Err(DropReason::Fragment);
     }
-    Ok(Ipv4 {
-        header_len: header_len as u16,
+    let body = &ip[header_len..total_len];
+    let (payload, flags, ports) = match fixed[9] {
+        TCP => parse_tcp(body)?,
+        UDP => parse_udp(body)?,
+        ICMP => parse_icmp(body)?,
+        _ => return Err(DropReason::ProtocolUnsupported),
+    };
+    let addresses = u64::from(be32(fixed, 12)) << 32 | u64::from(be32(fixed, 16));
+    Ok(Packet {
+        key: FlowKey::from_words(addresses, fixed[9], ports),
+        l4: (ETHERNET_LEN + header_len) as u16,
         total_len: total_len as u16,
         ttl: fixed[8],
-        protocol: fixed[9],
-        source,
-        destination: Ipv4Addr::from_bits(be32(fixed, 16)),
-        body: &ip[header_len..total_len],
+        flags,
+        payload,
     })
+}
+
+/// The checksum and the options of a header that has some.
+#[cold]
+fn check_long_header(header: &[u8]) -> Result<(), DropReason> {
+    if checksum::sum(header) != 0xffff {
+        return Err(DropReason::Ipv4Checksum);
+    }
+    check_options(&header[IPV4_LEN..])
 }
 
 /// RFC 791 §3.1 options: well formed, and no source route (RFC 7126 §4.3, §4.4).
@@ -253,49 +231,50 @@ fn check_options(mut options: &[u8]) -> Result<(), DropReason> {
     }
 }
 
+/// What a transport header says: the payload's kind, flags, and both ports in one word.
+type Transport = (Payload, TcpFlags, u32);
+
 #[inline]
-fn parse_tcp(ip: &Ipv4<'_>) -> Result<Packet, DropReason> {
-    let Some(header) = ip.body.first_chunk::<20>() else {
+fn parse_tcp(body: &[u8]) -> Result<Transport, DropReason> {
+    let Some(header) = body.first_chunk::<20>() else {
         return Err(DropReason::TcpShort);
     };
     let header_len = usize::from(header[12] >> 4) * 4;
-    if header_len < 20 || header_len > ip.body.len() {
+    if header_len < 20 || header_len > body.len() {
         return Err(DropReason::TcpHeaderLength);
     }
     let flags = TcpFlags(header[13]);
     if !flags.is_valid() {
         return Err(DropReason::TcpFlags);
     }
-    let ports = [header[0], header[1], header[2], header[3]];
-    Ok(ip.packet(Payload::Tcp { key: ip.key(Protocol::Tcp, &ports), flags }))
+    Ok((Payload::Tcp, flags, be32(header, 0)))
 }
 
 #[inline]
-fn parse_udp(ip: &Ipv4<'_>) -> Result<Packet, DropReason> {
-    let Some(header) = ip.body.first_chunk::<8>() else {
+fn parse_udp(body: &[u8]) -> Result<Transport, DropReason> {
+    let Some(header) = body.first_chunk::<8>() else {
         return Err(DropReason::UdpShort);
     };
     let len = usize::from(be16(header, 4));
-    if len < 8 || len > ip.body.len() {
+    if len < 8 || len > body.len() {
         return Err(DropReason::UdpLength);
     }
-    let ports = [header[0], header[1], header[2], header[3]];
-    Ok(ip.packet(Payload::Udp { key: ip.key(Protocol::Udp, &ports) }))
+    Ok((Payload::Udp, TcpFlags(0), be32(header, 0)))
 }
 
 /// RFC 792; only the echo request is ours to answer.
-fn parse_icmp(ip: &Ipv4<'_>) -> Result<Packet, DropReason> {
+fn parse_icmp(body: &[u8]) -> Result<Transport, DropReason> {
     const ECHO_REQUEST: [u8; 2] = [8, 0];
-    if ip.body.len() < 8 {
+    if body.len() < 8 {
         return Err(DropReason::IcmpShort);
     }
-    if checksum::sum(ip.body) != 0xffff {
+    if checksum::sum(body) != 0xffff {
         return Err(DropReason::IcmpChecksum);
     }
-    if ip.body[..2] != ECHO_REQUEST {
+    if body[..2] != ECHO_REQUEST {
         return Err(DropReason::IcmpUnsupported);
     }
-    Ok(ip.packet(Payload::EchoRequest))
+    Ok((Payload::EchoRequest, TcpFlags(0), 0))
 }
 
 #[cfg(test)]

@@ -122,25 +122,34 @@ impl<P: Port> Worker<P> {
         let received = burst.len();
         let id = self.ports[at].id();
         let mut verdicts = Verdicts::new();
-        let (windows, bytes) = {
-            let mut frames: ArrayVec<_, BURST_SIZE> =
-                burst.iter_mut().map(|buffer| buffer.frame(id)).collect();
-            let bytes: usize = frames.iter().map(|frame| frame.bytes().len()).sum();
-            self.director.process(&mut frames, &self.world, now, &mut verdicts);
-            let windows: ArrayVec<_, BURST_SIZE> = frames.iter().map(|frame| frame.window()).collect();
-            (windows, bytes)
+        let mut bytes = 0;
+        let windows: ArrayVec<_, BURST_SIZE> = {
+            let mut frames: ArrayVec<_, BURST_SIZE> = burst.iter_mut().map(Buffer::frame).collect();
+            bytes += frames.iter().map(|frame| frame.bytes().len()).sum::<usize>();
+            self.director.process(id, &mut frames, &self.world, now, &mut verdicts);
+            frames.iter().map(|frame| frame.window()).collect()
         };
+        for (buffer, window) in burst.iter_mut().zip(windows) {
+            buffer.set_window(window);
+        }
         let counters = self.stats.port(id);
         counters.rx_packets.add(received as u64);
         counters.rx_bytes.add(bytes as u64);
-        for ((mut buffer, window), verdict) in burst.into_iter().zip(windows).zip(verdicts) {
-            buffer.set_window(window);
-            self.dispatch(buffer, id, verdict, now);
+        match whole_burst(&verdicts) {
+            // The common case: nothing is moved.
+            Some(port) if self.egress[usize::from(port.0)].is_empty() => {
+                std::mem::swap(&mut self.egress[usize::from(port.0)], &mut burst);
+            }
+            Some(_) | None => {
+                for (buffer, verdict) in burst.into_iter().zip(verdicts) {
+                    self.dispatch(buffer, verdict, now);
+                }
+            }
         }
         received
     }
 
-    fn dispatch(&mut self, mut buffer: P::Buffer, from: PortId, verdict: Verdict, now: Instant) {
+    fn dispatch(&mut self, mut buffer: P::Buffer, verdict: Verdict, now: Instant) {
         match verdict {
             Verdict::Transmit(port) => self.send(port, buffer),
             Verdict::Drop(_) => self.free(buffer),
@@ -156,8 +165,8 @@ impl<P: Port> Worker<P> {
                     self.free(buffer);
                 }
             },
-            Verdict::Punt => {
-                let frame = ControlFrame::copy_of(buffer.frame(from).bytes());
+            Verdict::Punt(from) => {
+                let frame = ControlFrame::copy_of(buffer.frame().bytes());
                 if self.link.report(Event::Arp { port: from, frame }).is_err() {
                     self.stats.drops(DropReason::ControlQueueFull).add(1);
                 }
@@ -205,7 +214,7 @@ impl<P: Port> Worker<P> {
         let world = Arc::clone(&self.world);
         while let Some((hop, header, mut buffer)) = self.parked.next_resolved(&world.neighbors) {
             self.stats.parked.decrement();
-            wire::set_ethernet(buffer.frame(hop.port).bytes_mut(), &header);
+            wire::set_ethernet(buffer.frame().bytes_mut(), &header);
             self.send(hop.port, buffer);
         }
     }
@@ -233,4 +242,11 @@ impl<P: Port> Worker<P> {
         }
         self.link.continue_list(self.director.sessions(), self.id, now);
     }
+}
+
+/// The port by which every packet of a burst is to be sent, if it is one port.
+#[inline]
+fn whole_burst(verdicts: &Verdicts) -> Option<PortId> {
+    let Some(Verdict::Transmit(port)) = verdicts.first().copied() else { return None };
+    verdicts.iter().all(|verdict| *verdict == Verdict::Transmit(port)).then_some(port)
 }

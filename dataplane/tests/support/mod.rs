@@ -175,9 +175,9 @@ impl Lab {
             let mut views: Vec<_> = rooms
                 .iter_mut()
                 .zip(frames)
-                .map(|(room, frame)| Frame::new(room, HEADROOM..HEADROOM + frame.len(), port))
+                .map(|(room, frame)| Frame::new(room, HEADROOM..HEADROOM + frame.len()))
                 .collect();
-            self.director.process(&mut views, &self.world, self.now, &mut verdicts);
+            self.director.process(port, &mut views, &self.world, self.now, &mut verdicts);
             views.iter().map(Frame::window).collect()
         };
         rooms
@@ -187,7 +187,7 @@ impl Lab {
             .map(|((room, window), verdict)| match verdict {
                 Verdict::Transmit(port) => Fate::Sent(port, room[window].to_vec()),
                 Verdict::Await(hop) => Fate::Waits(hop),
-                Verdict::Punt => Fate::Punted,
+                Verdict::Punt(_) => Fate::Punted,
                 Verdict::Drop(reason) => Fate::Dropped(reason),
             })
             .collect()

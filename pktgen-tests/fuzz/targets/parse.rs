@@ -3,7 +3,6 @@
 #![no_main]
 
 use dataplane::frame::Frame;
-use dataplane::ids::PortId;
 use dataplane::wire::{LinkTraits, Payload, parse};
 use libfuzzer_sys::fuzz_target;
 
@@ -25,15 +24,15 @@ fuzz_target!(|data: &[u8]| {
     }
     let link = LinkTraits { mac: MAC, mtu: 1500, kernel_peer: control & 4 != 0 };
     let len = room.len();
-    let mut frame = Frame::new(&mut room, 0..len, PortId(0));
+    let mut frame = Frame::new(&mut room, 0..len);
     if let Ok(packet) = parse(&mut frame, &link)
         && packet.payload != Payload::Arp
     {
         let frame = frame.bytes();
         assert_eq!(frame.len(), 14 + usize::from(packet.total_len));
         let least = match packet.payload {
-            Payload::Tcp { .. } => 20,
-            Payload::Udp { .. } | Payload::EchoRequest => 8,
+            Payload::Tcp => 20,
+            Payload::Udp | Payload::EchoRequest => 8,
             Payload::Arp => 0,
         };
         assert!(frame.len() >= usize::from(packet.l4) + least);
