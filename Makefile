@@ -3,6 +3,7 @@
 #   make demo    a lab of network namespaces, 1,000 real HTTP requests through a VIP, a report
 #   make lab     the same lab, left running, with a shell in it
 #   make test    everything CI runs
+#   make bench   what a packet and a session cost (QUICK=1: under half a minute)
 #   make lint    formatting and lints, warnings denied
 #   make fuzz    the fuzz targets, a minute each (FUZZ_SECONDS)
 #   make clean   remove what was built
@@ -10,15 +11,21 @@
 SHELL := /bin/sh
 FUZZ_SECONDS ?= 60
 BIN := target/release
+export QUICK
 PROGRAMS := -p sluice -p ctrl -p pktgen-tests
 
-.PHONY: demo lab test lint fuzz pure programs deps-build deps clean
+.PHONY: demo lab test bench lint fuzz pure programs deps-build deps clean
 
 demo: deps programs
 	$(BIN)/sluice-lab demo
 
 lab: deps programs
 	$(BIN)/sluice-lab shell
+
+# On the last core, where nothing else should run.
+bench: deps-build
+	cargo build --release -p sluice --features bench --bin sluice-bench
+	taskset -c $$(($$(nproc) - 1)) $(BIN)/sluice-bench
 
 # The order is from cheap to dear: what fails early fails fast.
 test: deps lint pure programs
@@ -28,7 +35,7 @@ test: deps lint pure programs
 
 lint: deps-build
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --quiet -- -D warnings
+	cargo clippy --workspace --all-targets --features sluice/bench --quiet -- -D warnings
 
 # What needs neither DPDK nor root.
 pure:

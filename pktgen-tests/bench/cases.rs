@@ -10,7 +10,6 @@ use dataplane::port::{Burst, Port};
 use dataplane::snapshot::{Publisher, mailboxes};
 use dataplane::stats::WorkerStats;
 use dataplane::worker::{self, Link, Worker};
-use rustix::time::{ClockId, clock_gettime};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,15 +24,14 @@ pub(crate) struct Rig {
     _link: Link,
 }
 
-/// This thread's CPU time, in nanoseconds.
+/// This thread's CPU time, in nanoseconds, exact to a few milliseconds.
 pub(crate) fn cpu_ns() -> u64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    text.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0)
 }
 
 impl Rig {
-    pub(crate) fn new(size: Size, flows: usize, capacity: usize) -> Self {
-        let bench = Bench::new(flows);
+    pub(crate) fn new(size: Size, bench: Rc<RefCell<Bench>>, capacity: usize) -> Self {
         let (mut publisher, mut mailboxes) = mailboxes(1);
         let (link, worker_link) = worker::link();
         let stats = Arc::new(WorkerStats::new(2));
@@ -115,28 +113,74 @@ impl Rig {
     }
 }
 
-pub(crate) fn try_out() {
-    let named: Vec<usize> = std::env::args().skip(1).filter_map(|text| text.parse().ok()).collect();
-    for sessions in if named.is_empty() { vec![1_000, 100_000, 1_000_000, 10_000_000] } else { named } {
-        let capacity = sessions.max(1_000);
-        let mut rig = Rig::new(Size::for_sessions(sessions), sessions, capacity);
-        let begin = cpu_ns();
-        rig.fill(Kind::Udp);
-        let fill = (cpu_ns() - begin) as f64 / sessions as f64;
-        let both = [Some(Kind::Udp), Some(Kind::Udp)];
-        let packets = 30_000_000;
-        let null = rig.null(both, packets);
-        let mut all = Vec::new();
-        for _ in 0..3 {
-            all.push(rig.steady(both, packets));
-        }
-        all.sort_by(f64::total_cmp);
-        println!(
-            "{sessions:9} sessions: fill {fill:.0} ns each; null {null:.1}, fullnat {:.1} {:.1} {:.1}, added {:.1}",
-            all[0],
-            all[1],
-            all[2],
-            all[1] - null
-        );
+/// What one case measured.
+#[derive(Clone, Debug)]
+pub(crate) struct Measured {
+    pub(crate) protocol: &'static str,
+    pub(crate) sessions: usize,
+    /// Source and sink alone.
+    pub(crate) null_ns: f64,
+    /// The appliance, source and sink included.
+    pub(crate) fullnat_ns: f64,
+    /// Largest distance of a run from the median, in percent.
+    pub(crate) spread_pct: f64,
+    /// Making one session, source and sink included, by the wall clock.
+    pub(crate) fill_ns: f64,
+    /// Growth of the process while the table was made and filled, per session.
+    pub(crate) bytes_per_session: f64,
+    pub(crate) frames_checked: u64,
+}
+
+/// How often each arm is run; arms alternate, so that a busy moment of the machine meets both.
+const RUNS: usize = 5;
+
+/// FullNAT in both directions over `sessions` established sessions, in random order.
+pub(crate) fn fullnat(protocol: &'static str, sessions: usize, packets: u64) -> Measured {
+    const SYN: u8 = 0x02;
+    const ACK: u8 = 0x10;
+    let (open, both) = match protocol {
+        "tcp" => (Kind::Tcp(SYN), [Some(Kind::Tcp(ACK)); 2]),
+        _ => (Kind::Udp, [Some(Kind::Udp); 2]),
+    };
+    let flows = Bench::new(sessions);
+    let before = resident_bytes();
+    let mut rig = Rig::new(Size::for_sessions(sessions), flows, sessions.max(1_000));
+    // Wall time: the kernel's account of CPU time is too coarse for a thousand sessions.
+    let begin = std::time::Instant::now();
+    rig.fill(open);
+    let fill_ns = begin.elapsed().as_nanos() as f64 / sessions as f64;
+    let bytes_per_session = resident_bytes().saturating_sub(before) as f64 / sessions as f64;
+
+    // Once over all sessions in both directions: TCP gets established, caches get warm.
+    rig.steady(both, 2 * sessions as u64);
+    let (mut null, mut fullnat) = (Vec::new(), Vec::new());
+    for _ in 0..RUNS {
+        null.push(rig.null(both, packets));
+        fullnat.push(rig.steady(both, packets));
     }
+    let (null_ns, fullnat_ns) = (median(&mut null), median(&mut fullnat));
+    let farthest = fullnat.iter().map(|run| (run - fullnat_ns).abs()).fold(0.0, f64::max);
+    let frames_checked = rig.bench.borrow().checked;
+    let spread_pct = farthest / fullnat_ns * 100.0;
+    Measured {
+        protocol,
+        sessions,
+        null_ns,
+        fullnat_ns,
+        spread_pct,
+        fill_ns,
+        bytes_per_session,
+        frames_checked,
+    }
+}
+
+fn median(runs: &mut [f64]) -> f64 {
+    runs.sort_by(f64::total_cmp);
+    runs[runs.len() / 2]
+}
+
+/// Memory of this process that is in use, in bytes.
+fn resident_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    text.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).unwrap_or(0) * 4096
 }

@@ -8,6 +8,7 @@
 //! Sized for a load of at most 0.6, where two keys per session cost 27 bytes and
 //! 4 % of the buckets spill.
 
+use crate::hugepages;
 use crate::prefetch::prefetch;
 
 const SLOTS: usize = 8;
@@ -43,7 +44,7 @@ impl FlowIndex {
     pub(super) fn with_capacity(keys: usize) -> Self {
         let buckets = (keys * 10).div_ceil(6 * SLOTS).max(MAX_DISTANCE);
         let empty = Bucket { tags: [0; SLOTS / 4], slots: [0; SLOTS], spilled: 0 };
-        Self { buckets: vec![empty; buckets].into_boxed_slice() }
+        Self { buckets: hugepages::filled(buckets, empty) }
     }
 
     /// Asks for the line that `hash` leads to.

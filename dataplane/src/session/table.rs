@@ -4,6 +4,7 @@ use super::index::FlowIndex;
 use super::{NewSession, Session, State};
 use crate::clock::Stamp;
 use crate::flow::{Direction, FlowHasher, FlowKey};
+use crate::hugepages;
 use crate::prefetch::prefetch;
 
 /// A session's place in the table; valid until the session is removed.
@@ -47,11 +48,13 @@ impl SessionTable {
     /// When `capacity` is zero or above 2^31 - 1.
     pub fn with_capacity(capacity: usize, hasher: FlowHasher) -> Self {
         assert!((1..1 << 31).contains(&capacity), "session capacity {capacity} is out of range");
+        let mut free = hugepages::reserved(capacity);
+        free.extend((0..capacity as u32).rev());
         Self {
-            sessions: vec![Session::FREE; capacity].into_boxed_slice(),
+            sessions: hugepages::filled(capacity, Session::FREE),
             index: FlowIndex::with_capacity(capacity * 2),
             hasher,
-            free: (0..capacity as u32).rev().collect(),
+            free,
         }
     }
 

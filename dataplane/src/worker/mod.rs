@@ -19,6 +19,7 @@ use crate::stats::WorkerStats;
 use crate::wire;
 use arrayvec::ArrayVec;
 use parked::Parked;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// One worker with its queues.
@@ -122,15 +123,15 @@ impl<P: Port> Worker<P> {
         let received = burst.len();
         let id = self.ports[at].id();
         let mut verdicts = Verdicts::new();
-        let mut bytes = 0;
-        let windows: ArrayVec<_, BURST_SIZE> = {
+        let bytes: usize = burst.iter().map(Buffer::len).sum();
+        let moved: ArrayVec<(usize, Range<usize>), BURST_SIZE> = {
             let mut frames: ArrayVec<_, BURST_SIZE> = burst.iter_mut().map(Buffer::frame).collect();
-            bytes += frames.iter().map(|frame| frame.bytes().len()).sum::<usize>();
             self.director.process(id, &mut frames, &self.world, now, &mut verdicts);
-            frames.iter().map(|frame| frame.window()).collect()
+            let moved = frames.iter().enumerate().filter(|(_, frame)| frame.has_moved());
+            moved.map(|(at, frame)| (at, frame.window())).collect()
         };
-        for (buffer, window) in burst.iter_mut().zip(windows) {
-            buffer.set_window(window);
+        for (at, window) in moved {
+            burst[at].set_window(window);
         }
         let counters = self.stats.port(id);
         counters.rx_packets.add(received as u64);
