@@ -184,6 +184,13 @@ fn a_service_that_cannot_forward_says_so() {
     assert_eq!(service["servers"][0]["state"], "unreachable");
     assert!(lab.sluice(&["status"]).unwrap().contains("web is unready: 10.0.0.99 does not answer ARP"));
 
+    // A gateway that nobody is.
+    let route = "\n[[route]]\nto = \"0.0.0.0/0\"\nvia = \"192.0.2.1\"\n";
+    lab.write_config(&(config(&lab) + route)).unwrap();
+    lab.sluice(&["config", "reload"]).unwrap();
+    let warning = "gateway 192.0.2.1 does not answer ARP on port wan";
+    assert!(wait_until(10 * SECOND, || lab.sluice(&["status"]).unwrap().contains(warning)));
+
     lab.write_config(&config(&lab).replace("weight = 1", "weight = 0")).unwrap();
     lab.sluice(&["config", "reload"]).unwrap();
     let service = lab.json(&["service", "show", "web"]).unwrap();

@@ -5,6 +5,8 @@ use pktgen_tests::lab::{CLIENT, Lab, Plan, Ports, VIP};
 use pktgen_tests::process::{Hugepages, run, wait_until};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -27,6 +29,25 @@ fn web(plan: Plan) -> Lab {
         lab.start_nginx(0, 80).unwrap();
     }
     lab
+}
+
+/// Puts a file of random bytes, `/data`, on the first servers; returns the first's.
+fn make_data(lab: &Lab, size: &str, servers: usize) -> PathBuf {
+    let data = |at: usize| lab.folder().join(format!("nginx-{}/data", at + 1));
+    let fill = format!("head -c {size} /dev/urandom > {}", data(0).display());
+    run(Command::new("sh").args(["-c", &fill])).unwrap();
+    for at in 1..servers {
+        std::fs::copy(data(0), data(at)).unwrap();
+    }
+    data(0)
+}
+
+/// A download of `/data` at 4 MB/s: long enough to see several reloads.
+fn slow_download(lab: &Lab) -> Command {
+    let mut curl = lab.client().command("curl");
+    curl.args(["--silent", "--show-error", "--fail", "--max-time", "60", "--limit-rate", "4M"]);
+    curl.args(["--output", "/dev/null"]).arg(format!("http://{VIP}/data"));
+    curl
 }
 
 fn count(answers: &[String]) -> BTreeMap<&str, usize> {
@@ -94,17 +115,10 @@ fn tap_ports_forward_http() {
 
 #[test]
 fn a_hundred_megabytes_arrive_whole_in_both_directions() {
-    const BYTES: &str = "100M";
     let mut lab = web(Plan { servers: 1, ..Plan::default() });
     let folder = lab.folder().to_owned();
-    let data = folder.join("nginx-1/data");
-    run(std::process::Command::new("sh")
-        .arg("-c")
-        .arg(format!("head -c {BYTES} /dev/urandom > {}", data.display())))
-    .unwrap();
-    let sum = |path: &std::path::Path| {
-        run(std::process::Command::new("sha256sum").arg(path)).unwrap()[..64].to_owned()
-    };
+    let data = make_data(&lab, "100M", 1);
+    let sum = |path: &std::path::Path| run(Command::new("sha256sum").arg(path)).unwrap()[..64].to_owned();
     let expected = sum(&data);
 
     // Down: from nginx.
@@ -302,27 +316,8 @@ fn fifty_clients_do_not_notice_reloads_and_changing_servers() {
 #[test]
 fn a_transfer_survives_reloads_that_touch_other_servers() {
     let lab = web(Plan::default());
-    let data = lab.folder().join("nginx-1/data");
-    run(std::process::Command::new("sh").arg("-c").arg(format!(
-        "head -c 20M /dev/urandom > {0} && cp {0} {1}/nginx-2/data",
-        data.display(),
-        lab.folder().display()
-    )))
-    .unwrap();
-    let mut curl = lab.client().command("curl");
-    // Slow enough to last through several reloads.
-    curl.args([
-        "--silent",
-        "--show-error",
-        "--fail",
-        "--max-time",
-        "60",
-        "--limit-rate",
-        "4M",
-        "--output",
-        "/dev/null",
-    ]);
-    curl.arg(format!("http://{VIP}/data"));
+    make_data(&lab, "20M", 2);
+    let mut curl = slow_download(&lab);
     let head = lab.config_head() + SHORT_TIMEOUTS;
     std::thread::scope(|scope| {
         let transfer = scope.spawn(|| run(&mut curl));
@@ -357,13 +352,7 @@ fn with_offloads_on_small_requests_work_and_super_frames_are_named() {
     assert!(number(&ports[1]["partial_checksums"]) > 0, "the servers' offloads are on: {ports}");
 
     // A large answer leaves the server as super-frames, which the device cuts short.
-    let data = lab.folder().join("nginx-1/data");
-    run(std::process::Command::new("sh").arg("-c").arg(format!(
-        "head -c 2M /dev/urandom > {0} && cp {0} {1}/nginx-2/data",
-        data.display(),
-        lab.folder().display()
-    )))
-    .unwrap();
+    make_data(&lab, "2M", 2);
     let mut curl = lab.client().command("curl");
     let _ = run(curl.args([
         "--silent",
@@ -404,24 +393,8 @@ fn http_works_on_hugepages_and_they_are_given_back() {
 #[test]
 fn a_local_address_that_is_removed_serves_its_sessions_to_their_end() {
     let lab = web(Plan { servers: 1, ..Plan::default() });
-    let data = lab.folder().join("nginx-1/data");
-    run(std::process::Command::new("sh")
-        .arg("-c")
-        .arg(format!("head -c 12M /dev/urandom > {}", data.display())))
-    .unwrap();
-    let mut curl = lab.client().command("curl");
-    curl.args([
-        "--silent",
-        "--show-error",
-        "--fail",
-        "--max-time",
-        "60",
-        "--limit-rate",
-        "4M",
-        "--output",
-        "/dev/null",
-    ]);
-    curl.arg(format!("http://{VIP}/data"));
+    make_data(&lab, "12M", 1);
+    let mut curl = slow_download(&lab);
     std::thread::scope(|scope| {
         let transfer = scope.spawn(|| run(&mut curl));
         assert!(wait_until(5 * SECOND, || lab.json(&["session", "count"]).unwrap()["active"] == 1));

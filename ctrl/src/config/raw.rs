@@ -147,7 +147,12 @@ fn key_of(path: &serde_path_to_error::Path) -> String {
 /// serde's message, and for an unknown key the one that was probably meant.
 fn explain(message: &str) -> String {
     let message = one_line(message);
-    let Some(rest) = message.strip_prefix("unknown field `") else { return message };
+    if let Some(name) = message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
+        return format!("the key `{name}` is missing; add it");
+    }
+    let Some(rest) = message.strip_prefix("unknown field `") else {
+        return message.replace("expected i64", "expected a whole number");
+    };
     let mut names = rest.split('`');
     let unknown = names.next().unwrap_or_default().to_owned();
     // Every second piece is a name between backticks.

@@ -108,7 +108,7 @@ fn errors_name_file_line_key_and_remedy() {
         (
             "session_capacity = 1_000",
             "session_capacity = \"many\"",
-            "sluice.toml:3: dataplane.session_capacity: invalid type",
+            "sluice.toml:3: dataplane.session_capacity: invalid type: string \"many\", expected a whole number",
         ),
         (
             "device = \"0000:3b:00.0\"",
@@ -227,7 +227,7 @@ fn a_local_address_on_the_wrong_side_is_warned_about() {
 #[test]
 fn a_missing_key_and_broken_toml_are_told_apart() {
     let missing = read(&GOOD.replace("name = \"web\"\n", "")).unwrap_err();
-    assert!(missing.problems()[0].to_string().contains("missing field `name`"), "{missing:?}");
+    assert!(missing.problems()[0].to_string().contains("the key `name` is missing; add it"), "{missing:?}");
     assert_eq!(missing.exit_status(), 2);
 
     let broken = read("[dataplane\n").unwrap_err();

@@ -133,6 +133,7 @@ impl<D: Devices> Control<D> {
         let is_warning = |problem: &&crate::config::Problem| problem.severity == Severity::Warning;
         let mut warnings: Vec<_> = self.warnings.iter().filter(is_warning).map(ToString::to_string).collect();
         warnings.extend(observer.port_warnings());
+        warnings.extend(observer.gateway_warnings());
         let draining = self.registry.draining().into_iter();
         StatusView {
             version: self.identity.version.clone(),

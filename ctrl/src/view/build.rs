@@ -5,7 +5,7 @@ use super::{
     WorkerView,
 };
 use crate::compile::{DeviceFacts, port_of};
-use crate::config::{Config, ServerSpec, ServiceSpec};
+use crate::config::{Config, RouteSpec, ServerSpec, ServiceSpec};
 use crate::control::{DeviceCounters, Devices};
 use crate::neighbors::{NeighborTable, Standing};
 use crate::registry::{Registry, Totals};
@@ -13,7 +13,7 @@ use dataplane::clock::Instant;
 use dataplane::drop::DropReason;
 use dataplane::ids::{PortId, ServerId};
 use dataplane::session::PORTS_PER_PAIR;
-use dataplane::snapshot::{Publisher, Snapshot};
+use dataplane::snapshot::{NextHop, Publisher, Snapshot};
 use dataplane::stats::WorkerStats;
 use dataplane::wire::Mac;
 use dataplane::worker::SessionRecord;
@@ -314,6 +314,20 @@ impl Observer<'_> {
     /// `stats`.
     pub fn stats(&self) -> StatsView {
         StatsView { workers: self.workers(), ports: self.ports(), drops: self.drops() }
+    }
+
+    /// Gateways that do not answer.
+    pub fn gateway_warnings(&self) -> Vec<String> {
+        let hop = |route: &RouteSpec| NextHop { port: PortId(route.port as u16), address: route.via };
+        let failed = self.config.routes.iter().filter(|route| {
+            self.neighbors.entry(hop(route)).is_some_and(|entry| entry.standing == Standing::Failed)
+        });
+        failed
+            .map(|route| {
+                let port = &self.config.ports[route.port].name;
+                format!("route to {}: gateway {} does not answer ARP on port {port}", route.to, route.via)
+            })
+            .collect()
     }
 
     /// What an operator should know about the ports.

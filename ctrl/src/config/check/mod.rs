@@ -1,0 +1,314 @@
+//! From what the file says to what can be done: every rule about values, in the order
+//! of the file.
+//!
+//! "Configured, and nothing is forwarded, and nothing says why" is what operators
+//! suffer most from; so what cannot forward is refused here, with the reason.
+//!
+//! This file has the order and the tables about the machine; `services` has what clients and
+//! servers see, `values` reads single values, `topology` knows which way leads where.
+
+mod services;
+mod topology;
+mod values;
+
+use super::problem::line_of;
+use super::raw::{self, suggestion};
+use super::{
+    Config, Dataplane, Device, Hugepages, LoadError, Loaded, PortSpec, Problem, RouteSpec, Severity,
+};
+use dataplane::session::{State, Timeouts};
+use dataplane::snapshot::Network;
+use std::collections::{HashMap, HashSet};
+use std::net::Ipv4Addr;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use toml::Spanned;
+use topology::{connected_port, is_own, is_unicast, networks, overlaps};
+use values::is_pci_address;
+
+const DEFAULT_SOCKET: &str = "/run/sluice/sluice.sock";
+const DEFAULT_SESSIONS: usize = 1_000_000;
+const MAX_SESSIONS: i64 = 1 << 30;
+const MAX_PORTS: usize = 32;
+/// A timeout must stay far below the 49 days after which stamps repeat.
+const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 86_400);
+
+pub(super) fn check(file: &raw::File, text: &str, path: &Path) -> Result<Loaded, LoadError> {
+    let mut checker = Checker { text, path, problems: Vec::new() };
+    let dataplane = checker.dataplane(&file.dataplane);
+    let admin_socket = checker.socket(&file.admin);
+    let ports = checker.ports(&file.port);
+    let routes = checker.routes(&file.route, &ports);
+    let services = checker.services(&file.service, &ports, &routes);
+    let timeouts = checker.timeouts(&file.timeouts);
+    let (errors, warnings): (Vec<_>, Vec<_>) =
+        checker.problems.into_iter().partition(|problem| problem.severity == Severity::Error);
+    if !errors.is_empty() {
+        return Err(LoadError::Wrong(errors));
+    }
+    Ok(Loaded { config: Config { dataplane, admin_socket, ports, routes, services, timeouts }, warnings })
+}
+
+struct Checker<'a> {
+    text: &'a str,
+    path: &'a Path,
+    problems: Vec<Problem>,
+}
+
+impl Checker<'_> {
+    fn report(&mut self, severity: Severity, place: Option<Range<usize>>, key: &str, message: String) {
+        self.problems.push(Problem {
+            file: self.path.to_owned(),
+            line: place.map(|span| line_of(self.text, span.start)),
+            key: key.to_owned(),
+            message,
+            severity,
+        });
+    }
+
+    fn error(&mut self, place: Range<usize>, key: &str, message: impl Into<String>) {
+        self.report(Severity::Error, Some(place), key, message.into());
+    }
+
+    fn warn(&mut self, place: Range<usize>, key: &str, message: impl Into<String>) {
+        self.report(Severity::Warning, Some(place), key, message.into());
+    }
+
+    fn dataplane(&mut self, raw: &raw::Dataplane) -> Dataplane {
+        let mut workers = Vec::new();
+        match &raw.workers {
+            None => workers.push(1),
+            Some(list) => {
+                for (at, core) in list.get_ref().iter().enumerate() {
+                    let key = format!("dataplane.workers[{at}]");
+                    let remedy = "name CPU cores as `lscpu -e` numbers them";
+                    let Some(number) = self.number(core, &key, 0..1024, remedy) else { continue };
+                    if workers.contains(&(number as usize)) {
+                        self.error(
+                            core.span(),
+                            &key,
+                            format!("core {number} is named twice; each worker needs its own"),
+                        );
+                    }
+                    workers.push(number as usize);
+                }
+                if list.get_ref().is_empty() {
+                    self.error(
+                        list.span(),
+                        "dataplane.workers",
+                        "no worker is named; write [1] for one on core 1",
+                    );
+                }
+                if workers.len() > 1 {
+                    let message = "this version runs one worker; name one core (several workers need reply steering, which a later version brings)";
+                    self.error(list.span(), "dataplane.workers", message);
+                }
+            }
+        }
+        let session_capacity = match &raw.session_capacity {
+            None => DEFAULT_SESSIONS,
+            Some(value) => self
+                .number(
+                    value,
+                    "dataplane.session_capacity",
+                    1..MAX_SESSIONS + 1,
+                    "it counts sessions per worker",
+                )
+                .map_or(DEFAULT_SESSIONS, |number| number as usize),
+        };
+        let hugepages = match &raw.hugepages {
+            None => Hugepages::Auto,
+            Some(value) => match value.get_ref().as_str() {
+                "auto" => Hugepages::Auto,
+                "require" => Hugepages::Require,
+                "off" => Hugepages::Off,
+                other => {
+                    let message =
+                        format!("`{other}` is unknown; {}", suggestion(other, &["auto", "require", "off"]));
+                    self.error(value.span(), "dataplane.hugepages", message);
+                    Hugepages::Auto
+                }
+            },
+        };
+        Dataplane { workers, session_capacity, hugepages }
+    }
+
+    fn socket(&mut self, raw: &raw::Admin) -> PathBuf {
+        let Some(value) = &raw.socket else { return PathBuf::from(DEFAULT_SOCKET) };
+        let path = PathBuf::from(value.get_ref());
+        if !path.is_absolute() {
+            self.error(
+                value.span(),
+                "admin.socket",
+                format!("`{}` is not an absolute path; write {DEFAULT_SOCKET}", path.display()),
+            );
+        } else if value.get_ref().len() > 107 {
+            self.error(
+                value.span(),
+                "admin.socket",
+                "a socket's path has at most 107 bytes; choose a shorter one",
+            );
+        }
+        path
+    }
+
+    fn ports(&mut self, list: &[Spanned<raw::Port>]) -> Vec<PortSpec> {
+        if list.is_empty() {
+            self.report(
+                Severity::Error,
+                None,
+                "port",
+                "there is no port; add a [[port]] with name, device and addresses".into(),
+            );
+        }
+        let mut ports = Vec::new();
+        let (mut names, mut devices, mut addresses_seen) = (HashSet::new(), HashSet::new(), HashMap::new());
+        for (at, entry) in list.iter().enumerate() {
+            let raw = entry.get_ref();
+            let key = |field: &str| format!("port[{at}].{field}");
+            if at >= MAX_PORTS {
+                self.error(
+                    entry.span(),
+                    &format!("port[{at}]"),
+                    format!("there are more than {MAX_PORTS} ports; DPDK has no room for them"),
+                );
+                break;
+            }
+            let name = raw.name.get_ref().clone();
+            self.check_name(&raw.name, &key("name"));
+            if !names.insert(name.clone()) {
+                self.error(
+                    raw.name.span(),
+                    &key("name"),
+                    format!("`{name}` names another port already; choose another name"),
+                );
+            }
+            let device = self.device(&raw.device, &key("device"));
+            if !devices.insert(device.name().to_owned()) {
+                self.error(
+                    raw.device.span(),
+                    &key("device"),
+                    format!("`{}` is used by another port; each port needs its own device", device.name()),
+                );
+            }
+            let mut addresses = Vec::new();
+            for (n, text) in raw.addresses.iter().enumerate() {
+                let key = format!("port[{at}].addresses[{n}]");
+                let Some(network) = self.network(text, &key) else { continue };
+                if network.is_broadcast(network.address) || !is_unicast(network.address) {
+                    self.error(
+                        text.span(),
+                        &key,
+                        format!("`{network}` is no host's address; use an address inside the network"),
+                    );
+                } else if let Some(other) = addresses_seen.insert(network.address, name.clone()) {
+                    self.error(
+                        text.span(),
+                        &key,
+                        format!("{} is on port `{other}` already; remove one of the two", network.address),
+                    );
+                }
+                if let Some(other) = ports.iter().find(|other: &&PortSpec| overlaps(other, network)) {
+                    self.error(text.span(), &key, format!("network {network} overlaps with one of port `{}`; the way to its hosts would be unclear", other.name));
+                }
+                addresses.push(network);
+            }
+            if raw.addresses.is_empty() {
+                self.error(entry.span(), &key("addresses"), "a port needs an address of its own to ask for its neighbours; add addresses = [\"192.0.2.2/24\"]");
+            }
+            ports.push(PortSpec { name, device, addresses });
+        }
+        ports
+    }
+
+    fn device(&mut self, value: &Spanned<String>, key: &str) -> Device {
+        let text = value.get_ref().trim();
+        if is_pci_address(text) {
+            return Device::Pci(text.to_ascii_lowercase());
+        }
+        let name = text.split(',').next().unwrap_or_default();
+        let looks_like_vdev =
+            name.starts_with("net_") || name.starts_with("eth_") || name.starts_with("virtio_user");
+        if !looks_like_vdev {
+            let message = format!(
+                "`{text}` is neither a PCI address (0000:3b:00.0) nor a DPDK vdev (net_af_packet0,iface=eth1)"
+            );
+            self.error(value.span(), key, message);
+        }
+        Device::Vdev(text.to_owned())
+    }
+
+    fn routes(&mut self, list: &[Spanned<raw::Route>], ports: &[PortSpec]) -> Vec<RouteSpec> {
+        let mut routes: Vec<RouteSpec> = Vec::new();
+        for (at, entry) in list.iter().enumerate() {
+            let raw = entry.get_ref();
+            let (to_key, via_key) = (format!("route[{at}].to"), format!("route[{at}].via"));
+            let to = self.network(&raw.to, &to_key);
+            let via = self.address(&raw.via, &via_key);
+            if let Some(to) = to
+                && to.address.to_bits() & !to.mask() != 0
+            {
+                let clean = Network { address: Ipv4Addr::from_bits(to.address.to_bits() & to.mask()), ..to };
+                self.error(
+                    raw.to.span(),
+                    &to_key,
+                    format!("{to} has bits set behind its prefix; write {clean}"),
+                );
+            }
+            let (Some(to), Some(via)) = (to, via) else { continue };
+            let Some(port) = connected_port(ports, via) else {
+                self.error(
+                    raw.via.span(),
+                    &via_key,
+                    format!(
+                        "gateway {via} is on no port's network; it must be a neighbour ({})",
+                        networks(ports)
+                    ),
+                );
+                continue;
+            };
+            if is_own(ports, via) {
+                self.error(
+                    raw.via.span(),
+                    &via_key,
+                    format!("gateway {via} is the appliance itself; name the router"),
+                );
+            }
+            if routes.iter().any(|other| other.to == to) {
+                self.error(
+                    raw.to.span(),
+                    &to_key,
+                    format!("there is another route to {to}; several next hops come with a later version"),
+                );
+            }
+            routes.push(RouteSpec { to, via, port });
+        }
+        routes
+    }
+
+    fn timeouts(&mut self, raw: &raw::Timeouts) -> Timeouts {
+        let mut timeouts = Timeouts::default();
+        let entries = [
+            ("established", &raw.established, State::Established),
+            ("syn_sent", &raw.syn_sent, State::SynSent),
+            ("syn_recv", &raw.syn_recv, State::SynRecv),
+            ("fin_wait", &raw.fin_wait, State::FinWait),
+            ("time_wait", &raw.time_wait, State::TimeWait),
+            ("close", &raw.close, State::Close),
+            ("close_wait", &raw.close_wait, State::CloseWait),
+            ("last_ack", &raw.last_ack, State::LastAck),
+            ("udp_one_way", &raw.udp_one_way, State::UdpOneWay),
+            ("udp", &raw.udp, State::UdpTwoWay),
+        ];
+        for (name, value, state) in entries {
+            let Some(value) = value else { continue };
+            if let Some(duration) =
+                self.duration(value, &format!("timeouts.{name}"), Duration::from_secs(1)..MAX_TIMEOUT)
+            {
+                timeouts.set(state, duration.as_millis() as u32);
+            }
+        }
+        timeouts
+    }
+}

@@ -1,0 +1,158 @@
+//! Single values: numbers in a range, names, durations, addresses.
+
+use super::Checker;
+use dataplane::flow::Endpoint;
+use dataplane::snapshot::Network;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
+use std::time::Duration;
+use toml::Spanned;
+
+impl Checker<'_> {
+    /// A whole number in `range`, or `None` and an error with `remedy`.
+    pub(super) fn number(
+        &mut self,
+        value: &Spanned<i64>,
+        key: &str,
+        range: Range<i64>,
+        remedy: &str,
+    ) -> Option<i64> {
+        let number = *value.get_ref();
+        if number < range.start {
+            self.error(value.span(), key, format!("{number} is below {}; {remedy}", range.start));
+            return None;
+        }
+        if number >= range.end {
+            self.error(value.span(), key, format!("{number} is above {}; {remedy}", range.end - 1));
+            return None;
+        }
+        Some(number)
+    }
+
+    pub(super) fn check_name(&mut self, value: &Spanned<String>, key: &str) {
+        let name = value.get_ref();
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if name.is_empty() || name.len() > 63 || !name.chars().all(allowed) {
+            self.error(
+                value.span(),
+                key,
+                format!("`{name}` is no name; use 1 to 63 letters, digits, `-`, `_` and `.`"),
+            );
+        }
+    }
+
+    pub(super) fn duration(
+        &mut self,
+        value: &Spanned<String>,
+        key: &str,
+        range: Range<Duration>,
+    ) -> Option<Duration> {
+        let text = value.get_ref();
+        let Some(duration) = parse_duration(text) else {
+            self.error(
+                value.span(),
+                key,
+                format!("`{text}` is no duration; write a number and ms, s, m or h, as \"2s\""),
+            );
+            return None;
+        };
+        if duration < range.start || duration > range.end {
+            let message = format!(
+                "{text} is out of range; use {} ms to {} s",
+                range.start.as_millis(),
+                range.end.as_secs()
+            );
+            self.error(value.span(), key, message);
+            return None;
+        }
+        Some(duration)
+    }
+
+    pub(super) fn network(&mut self, value: &Spanned<String>, key: &str) -> Option<Network> {
+        let text = value.get_ref();
+        if text.split('/').next().is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()) {
+            self.error(
+                value.span(),
+                key,
+                format!("`{text}` is IPv6, which comes with a later version; use IPv4"),
+            );
+            return None;
+        }
+        text.parse().map_err(|message: String| self.error(value.span(), key, message)).ok()
+    }
+
+    pub(super) fn address(&mut self, value: &Spanned<String>, key: &str) -> Option<Ipv4Addr> {
+        let text = value.get_ref();
+        let address = text.parse().ok();
+        if address.is_none() {
+            let message = if text.parse::<Ipv6Addr>().is_ok() {
+                format!("`{text}` is IPv6, which comes with a later version; use IPv4")
+            } else {
+                format!("`{text}` is no IPv4 address; write it as 10.0.0.200, without a prefix")
+            };
+            self.error(value.span(), key, message);
+        }
+        address
+    }
+
+    pub(super) fn endpoint(
+        &mut self,
+        value: &Spanned<String>,
+        key: &str,
+        default_port: Option<u16>,
+    ) -> Option<Endpoint> {
+        let text = value.get_ref();
+        if text.starts_with('[') || text.parse::<Ipv6Addr>().is_ok() {
+            self.error(
+                value.span(),
+                key,
+                format!("`{text}` is IPv6, which comes with a later version; use IPv4"),
+            );
+            return None;
+        }
+        let (address, l4_port) = match (text.split_once(':'), default_port) {
+            (Some((address, l4_port)), _) => (address.parse().ok(), l4_port.parse::<u16>().ok()),
+            (None, Some(default_port)) => (text.parse().ok(), Some(default_port)),
+            (None, None) => (None, None),
+        };
+        match (address, l4_port) {
+            (Some(_), Some(0)) => {
+                self.error(value.span(), key, format!("`{text}` has port 0; name a port from 1 to 65535"));
+                None
+            }
+            (Some(address), Some(l4_port)) => Some(Endpoint { address, l4_port }),
+            (None, _) | (_, None) => {
+                self.error(
+                    value.span(),
+                    key,
+                    format!("`{text}` is not ADDRESS:PORT; write it as 192.0.2.10:80"),
+                );
+                None
+            }
+        }
+    }
+}
+
+fn parse_duration(text: &str) -> Option<Duration> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).filter(|at| *at > 0)?;
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().ok()?;
+    match unit {
+        "ms" => Some(Duration::from_millis(number)),
+        "s" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_secs(number.checked_mul(60)?)),
+        "h" => Some(Duration::from_secs(number.checked_mul(3600)?)),
+        _ => None,
+    }
+}
+
+pub(super) fn is_pci_address(text: &str) -> bool {
+    let hex = |part: &str, len: usize| part.len() == len && part.chars().all(|c| c.is_ascii_hexdigit());
+    let (domain, rest) = match text.split(':').count() {
+        3 => text.split_once(':').unwrap_or(("", text)),
+        _ => ("0000", text),
+    };
+    let Some((bus, rest)) = rest.split_once(':') else { return false };
+    let Some((device, function)) = rest.split_once('.') else { return false };
+    hex(domain, 4) && hex(bus, 2) && hex(device, 2) && hex(function, 1)
+}
