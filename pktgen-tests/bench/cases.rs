@@ -134,14 +134,27 @@ pub(crate) struct Measured {
 /// How often each arm is run; arms alternate, so that a busy moment of the machine meets both.
 const RUNS: usize = 5;
 
-/// FullNAT in both directions over `sessions` established sessions, in random order.
-pub(crate) fn fullnat(protocol: &'static str, sessions: usize, packets: u64) -> Measured {
+/// Steady FullNAT traffic of `packets` packets over a thousand sessions, and nothing else.
+pub(crate) fn steady(protocol: &'static str, packets: u64) {
+    let (open, both) = kinds(protocol);
+    let mut rig = Rig::new(Size::for_sessions(1_000), Bench::new(1_000), 1_000);
+    rig.fill(open);
+    rig.steady(both, packets);
+}
+
+/// The packet that opens a session, and what both sides send afterwards.
+fn kinds(protocol: &str) -> (Kind, [Option<Kind>; 2]) {
     const SYN: u8 = 0x02;
     const ACK: u8 = 0x10;
-    let (open, both) = match protocol {
+    match protocol {
         "tcp" => (Kind::Tcp(SYN), [Some(Kind::Tcp(ACK)); 2]),
         _ => (Kind::Udp, [Some(Kind::Udp); 2]),
-    };
+    }
+}
+
+/// FullNAT in both directions over `sessions` established sessions, in random order.
+pub(crate) fn fullnat(protocol: &'static str, sessions: usize, packets: u64) -> Measured {
+    let (open, both) = kinds(protocol);
     let flows = Bench::new(sessions);
     let before = resident_bytes();
     let mut rig = Rig::new(Size::for_sessions(sessions), flows, sessions.max(1_000));

@@ -15,6 +15,15 @@ use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // For valgrind: nothing but steady traffic, so that the difference between two runs of
+    // different length is what packets cost.
+    if let ["steady", protocol, packets] =
+        std::env::args().skip(1).collect::<Vec<_>>().iter().map(String::as_str).collect::<Vec<_>>()[..]
+    {
+        let protocol = if protocol == "tcp" { "tcp" } else { "udp" };
+        cases::steady(protocol, packets.parse().unwrap_or(0));
+        return ExitCode::SUCCESS;
+    }
     let quick = std::env::var("QUICK").is_ok_and(|text| text == "1");
     let (sizes, packets): (&[usize], u64) = if quick {
         (&[1_000, 100_000], 5_000_000)
