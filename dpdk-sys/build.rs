@@ -130,7 +130,11 @@ fn require_libclang() {
         folder.read_dir().into_iter().flatten().flatten().any(|entry| {
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            name.starts_with("libclang.so") || name.starts_with("libclang-") && name.contains(".so")
+            // Not libclang-cpp, which other packages bring along.
+            let versioned = name
+                .strip_prefix("libclang-")
+                .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+            name.starts_with("libclang.so") || versioned && name.contains(".so")
         })
     };
     if !folders.iter().any(holds_libclang) {
