@@ -577,3 +577,76 @@ fn arp_goes_to_the_control_thread() {
 
     assert_eq!(lab.send(A, &arp), Fate::Punted);
 }
+
+/// A TCP segment with these numbers and options.
+fn segment(route: &Route, flags: u8, sequence: u32, acknowledged: u32, options: &[u8]) -> Vec<u8> {
+    let mut body = vec![0; 20];
+    body[..2].copy_from_slice(&route.source.1.to_be_bytes());
+    body[2..4].copy_from_slice(&route.destination.1.to_be_bytes());
+    body[4..8].copy_from_slice(&sequence.to_be_bytes());
+    body[8..12].copy_from_slice(&acknowledged.to_be_bytes());
+    body[12] = ((5 + options.len() / 4) << 4) as u8;
+    body[13] = flags;
+    body.extend_from_slice(options);
+    frames::ipv4_frame(route, 6, 64, &body)
+}
+
+#[test]
+fn a_local_port_that_is_used_again_gets_later_sequence_numbers_and_no_timestamp() {
+    const TIMESTAMPED: [u8; 16] = [2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 9, 0, 0, 0, 0];
+    let sequence = |frame: &[u8]| frames::be32(frame, ETHERNET + 24);
+    let acknowledged = |frame: &[u8]| frames::be32(frame, ETHERNET + 28);
+    let mut lab = Lab::new(&Plan { sessions: 70_000, ..Plan::default() });
+
+    // Every port once, each connection reset. The first few keep the client's numbers, all keep
+    // their timestamps.
+    let mut last: HashMap<u16, u32> = HashMap::new();
+    for number in 0..PORTS_PER_PAIR {
+        let syn = segment(&client(number), tcp::SYN, 4_000_000_000, 0, &TIMESTAMPED);
+        let seen = lab.send(A, &syn).frame().to_vec();
+        assert_eq!(sequence(&seen) == 4_000_000_000, number < 64);
+        assert_eq!(seen[ETHERNET + 40..], TIMESTAMPED);
+        assert_checksums(&seen);
+        if number >= 64 {
+            last.insert(endpoints(&seen).unwrap().0.1, sequence(&seen));
+        }
+        lab.send(B, &tcp_frame(&answer_to(&seen), tcp::RST | tcp::ACK, &[])).frame();
+    }
+
+    // The same ports again, for other clients: each time later than the time before.
+    for round in 1..4 {
+        lab.now = lab.now + seconds(20);
+        for number in 0..PORTS_PER_PAIR {
+            let route = client(round * PORTS_PER_PAIR + number);
+            let syn = segment(&route, tcp::SYN, 7, 0, &TIMESTAMPED);
+            let seen = lab.send(A, &syn).frame().to_vec();
+            assert_checksums(&seen);
+            assert_eq!(seen[ETHERNET + 40..], [2, 4, 5, 0xb4, 4, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]);
+            let initial = sequence(&seen);
+            if let Some(before) = last.insert(endpoints(&seen).unwrap().0.1, initial) {
+                let ahead = initial.wrapping_sub(before);
+                assert!(ahead > 0 && ahead < 1 << 31, "{before} then {initial}");
+            }
+            if number == 0 {
+                // The retransmitted SYN is the same, data follows on, and answers come back in the
+                // client's own numbers, selective acknowledgements too.
+                assert_eq!(lab.send(A, &syn).frame()[ETHERNET..], seen[ETHERNET..]);
+                let data = lab.send(A, &segment(&route, tcp::ACK, 8, 1, &[])).frame().to_vec();
+                assert_eq!(sequence(&data), initial.wrapping_add(1));
+                assert_checksums(&data);
+                let edges =
+                    [initial.wrapping_add(50), initial.wrapping_add(60)].map(u32::to_be_bytes).concat();
+                let sack = [&[1, 1, 5, 10], edges.as_slice()].concat();
+                let answer = segment(&answer_to(&seen), tcp::ACK, 900, initial.wrapping_add(1), &sack);
+                let answer = lab.send(B, &answer).frame().to_vec();
+                assert_eq!((sequence(&answer), acknowledged(&answer)), (900, 8));
+                assert_eq!(
+                    answer[ETHERNET + 40..],
+                    [&[1, 1, 5, 10][..], &57u32.to_be_bytes(), &67u32.to_be_bytes()].concat()
+                );
+                assert_checksums(&answer);
+            }
+            lab.send(B, &segment(&answer_to(&seen), tcp::RST, 0, 0, &[])).frame();
+        }
+    }
+}

@@ -409,3 +409,29 @@ fn a_local_address_that_is_removed_serves_its_sessions_to_their_end() {
     });
     assert_eq!(count(&lab.http(10, 2).unwrap()), [("rs1", 10)].into());
 }
+
+/// Connections through one local address to one server, half as many again as there are local
+/// ports: the server still holds those of the first round in TIME_WAIT when their ports come again.
+#[test]
+fn local_ports_are_used_again_without_a_stall() {
+    const CONNECTIONS: u64 = 100_000;
+    let mut lab = Lab::new(Plan { servers: 1, ..Plan::default() }).unwrap();
+    lab.start_nginx(0, 80).unwrap();
+    // The kernel's timeouts: nothing ends by itself while this runs.
+    let service =
+        lab.service("web", "tcp", 80, "rr", &[0]).replace("\"10.0.0.200\", \"10.0.0.201\"", "\"10.0.0.200\"");
+    lab.start_sluiced(&(lab.config_head() + &service)).unwrap();
+    let created = || number(&lab.json(&["session", "count"]).unwrap()["created"]);
+
+    // Without help, each connection of the second round would wait a second or more for the
+    // client's next try, and the whole take a quarter of an hour.
+    let url = format!("http://{VIP}/");
+    let load = || {
+        let mut wrk = lab.client().command("wrk");
+        let report = run(wrk.args(["-t1", "-c50", "-d3s", "-H", "Connection: close", &url])).unwrap();
+        assert!(!report.contains("Socket errors") && !report.contains("Non-2xx"), "{report}");
+        created() >= CONNECTIONS
+    };
+    assert!(wait_until(120 * SECOND, load), "{} connections after two minutes", created());
+    assert_eq!(number(&lab.json(&["stats", "drops"]).unwrap()["local_ports_exhausted"]), 0);
+}

@@ -7,16 +7,31 @@ use crate::drop::DropReason;
 use crate::flow::{Direction, Endpoint, FlowKey, Protocol};
 use crate::ids::LocalId;
 use crate::scheduler::{self, Candidates, Cursor};
-use crate::session::{NewSession, Pair, SessionIndex, State};
+use crate::session::{NewSession, Pair, SessionIndex, State, Taken};
 use crate::snapshot::{AddressRole, RealServer, Service, Snapshot};
 use crate::stats::WorkerStats;
 use crate::wire::Packet;
+use std::net::Ipv4Addr;
 
 /// Where a service's rounds stand.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct ServiceCursor {
     scheduler: Cursor,
     next_local: u32,
+}
+
+/// A local endpoint for a new session.
+struct Local {
+    id: LocalId,
+    address: Ipv4Addr,
+    taken: Taken,
+}
+
+/// A session that was just made.
+pub(super) struct Admitted {
+    pub(super) index: SessionIndex,
+    /// How many local ports its pair had given out before.
+    pub(super) ports_before: u32,
 }
 
 /// Ports looked at, oldest first, for a closed session that can make room.
@@ -33,7 +48,7 @@ impl Director {
         flow: &Flow,
         world: &Snapshot,
         now: Instant,
-    ) -> Result<SessionIndex, DropReason> {
+    ) -> Result<Admitted, DropReason> {
         let service = self.service_for(packet, flow, world)?;
         check_source(packet, world)?;
         let counters = self.stats.service(service.id);
@@ -88,8 +103,8 @@ impl Director {
         server: &RealServer,
         flow: &Flow,
         now: Instant,
-    ) -> Result<SessionIndex, DropReason> {
-        let Some((local_id, local)) = self.take_local(service, server) else {
+    ) -> Result<Admitted, DropReason> {
+        let Some(local) = self.take_local(service, server) else {
             self.stats.service(service.id).local_ports_exhausted.add(1);
             return Err(DropReason::LocalPortsExhausted);
         };
@@ -97,10 +112,10 @@ impl Director {
             protocol: flow.protocol,
             client: flow.key.source(),
             vip: flow.key.destination(),
-            local,
+            local: Endpoint::new(local.address, local.taken.l4_port),
             real: server.endpoint,
             server: server.id,
-            local_id,
+            local_id: local.id,
         };
         let state = match flow.protocol {
             Protocol::Tcp => State::None,
@@ -108,22 +123,22 @@ impl Director {
         };
         let Ok(index) = self.sessions.insert(&new, state, now.stamp()) else {
             let pair = Pair { local: local.address, real: server.endpoint, protocol: flow.protocol };
-            self.local_ports.release(pair, local.l4_port);
+            self.local_ports.release(pair, local.taken.l4_port);
             self.stats.service(service.id).session_table_full.add(1);
             return Err(DropReason::SessionTableFull);
         };
         self.stats.sessions_created.add(1);
         self.stats.sessions_live.add(1);
-        self.stats.local_ports_used(local_id).add(1);
+        self.stats.local_ports_used(local.id).add(1);
         let counters = self.stats.server(server.id);
         counters.sessions_created.add(1);
         counters.sessions_inactive.add(1);
-        Ok(index)
+        Ok(Admitted { index, ports_before: local.taken.before })
     }
 
     /// A local endpoint towards `server` that no session uses, from the service's local
     /// addresses in turn. When none is left, the oldest closed session makes room.
-    fn take_local(&mut self, service: &Service, server: &RealServer) -> Option<(LocalId, Endpoint)> {
+    fn take_local(&mut self, service: &Service, server: &RealServer) -> Option<Local> {
         let count = service.locals.len();
         let cursor = self.cursor(service.id);
         // Steps of the golden ratio: as even as counting, but never in step with a scheduler's
@@ -133,15 +148,15 @@ impl Director {
         let locals = (0..count).map(|step| service.locals[(first + step) % count]);
         let pair = |local| Pair { local, real: server.endpoint, protocol: service.protocol };
         for (id, address) in locals.clone() {
-            if let Some(l4_port) = self.local_ports.take(pair(address)) {
-                return Some((id, Endpoint::new(address, l4_port)));
+            if let Some(taken) = self.local_ports.take(pair(address)) {
+                return Some(Local { id, address, taken });
             }
         }
         for (id, address) in locals {
             if self.recycle(pair(address))
-                && let Some(l4_port) = self.local_ports.take(pair(address))
+                && let Some(taken) = self.local_ports.take(pair(address))
             {
-                return Some((id, Endpoint::new(address, l4_port)));
+                return Some(Local { id, address, taken });
             }
         }
         None

@@ -30,6 +30,16 @@ pub struct Pair {
     pub protocol: Protocol,
 }
 
+/// A port, and how many the pair had given out before it. The search goes round, so the first
+/// 64,512 are all different.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// The port.
+    pub l4_port: u16,
+    /// How many were given out before, since the pair was opened.
+    pub before: u32,
+}
+
 /// One worker's local ports.
 #[derive(Debug)]
 pub struct LocalPorts {
@@ -44,6 +54,8 @@ pub struct LocalPorts {
 struct Bitmap {
     used: [u64; WORDS],
     count: u32,
+    /// How many ports were given out since the pair was opened.
+    taken: u32,
     cursor: u16,
 }
 
@@ -63,6 +75,7 @@ impl Bitmap {
                 let offset = word * 64 + bit;
                 self.used[word] |= 1 << bit;
                 self.count += 1;
+                self.taken = self.taken.saturating_add(1);
                 self.cursor = ((offset + 1) % PORTS_PER_PAIR) as u16;
                 return Some(FIRST_PORT + offset as u16);
             }
@@ -85,14 +98,16 @@ impl LocalPorts {
         }
     }
 
-    /// Takes a port of `pair` that no session uses. `None` when all are in use, or when
-    /// the arena has no room for another pair.
-    pub fn take(&mut self, pair: Pair) -> Option<u16> {
+    /// Takes a port of `pair` that no session uses. `None` when all are in use, or when the arena
+    /// has no room for another pair.
+    pub fn take(&mut self, pair: Pair) -> Option<Taken> {
         let at = match self.pairs.get(&pair) {
             Some(at) => *at,
             None => self.open(pair)?,
         };
-        self.arena[at as usize].take()
+        let bitmap = &mut self.arena[at as usize];
+        let before = bitmap.taken;
+        Some(Taken { l4_port: bitmap.take()?, before })
     }
 
     /// Gives back a port that [`take`](Self::take) gave out.
@@ -131,10 +146,13 @@ impl LocalPorts {
 
     fn open(&mut self, pair: Pair) -> Option<u32> {
         let at = match self.free.pop() {
-            Some(at) => at,
+            Some(at) => {
+                self.arena[at as usize].taken = 0;
+                at
+            }
             None if self.arena.len() < self.arena.capacity() => {
                 // Within the capacity that was reserved at start: no allocation.
-                self.arena.push(Bitmap { used: [0; WORDS], count: 0, cursor: self.next_start });
+                self.arena.push(Bitmap { used: [0; WORDS], count: 0, taken: 0, cursor: self.next_start });
                 self.arena.len() as u32 - 1
             }
             None => return None,
@@ -163,8 +181,8 @@ mod tests {
     #[test]
     fn the_same_port_serves_two_servers() {
         let mut ports = LocalPorts::with_capacity(2);
-        let first: BTreeSet<_> = (0..PORTS_PER_PAIR).map(|_| ports.take(pair(1)).unwrap()).collect();
-        let second: BTreeSet<_> = (0..PORTS_PER_PAIR).map(|_| ports.take(pair(2)).unwrap()).collect();
+        let first: BTreeSet<_> = (0..PORTS_PER_PAIR).map(|_| ports.take(pair(1)).unwrap().l4_port).collect();
+        let second: BTreeSet<_> = (0..PORTS_PER_PAIR).map(|_| ports.take(pair(2)).unwrap().l4_port).collect();
 
         assert_eq!(first.len(), PORTS_PER_PAIR);
         assert_eq!(first, second);
@@ -176,20 +194,20 @@ mod tests {
     #[test]
     fn a_released_port_rests_until_the_others_were_used() {
         let mut ports = LocalPorts::with_capacity(1);
-        let first = ports.take(pair(1)).unwrap();
-        let keep = ports.take(pair(1)).unwrap();
+        let first = ports.take(pair(1)).unwrap().l4_port;
+        let keep = ports.take(pair(1)).unwrap().l4_port;
         ports.release(pair(1), first);
 
         let following: Vec<_> = (0..PORTS_PER_PAIR - 1).map(|_| ports.take(pair(1)).unwrap()).collect();
 
-        assert_eq!(following.last(), Some(&first));
-        assert!(!following.contains(&keep));
+        assert_eq!(following.last(), Some(&Taken { l4_port: first, before: PORTS_PER_PAIR as u32 }));
+        assert!(following.iter().all(|taken| taken.l4_port != keep));
     }
 
     #[test]
     fn a_pair_without_ports_in_use_gives_its_bitmap_to_another() {
         let mut ports = LocalPorts::with_capacity(1);
-        let l4_port = ports.take(pair(1)).unwrap();
+        let l4_port = ports.take(pair(1)).unwrap().l4_port;
         assert_eq!(ports.take(pair(2)), None);
 
         ports.release(pair(1), l4_port);
@@ -204,7 +222,7 @@ mod tests {
             let mut twin: Vec<u16> = Vec::new();
             for (take, which) in steps {
                 if take || twin.is_empty() {
-                    let l4_port = ports.take(pair(1)).unwrap();
+                    let l4_port = ports.take(pair(1)).unwrap().l4_port;
                     prop_assert!(!twin.contains(&l4_port));
                     twin.push(l4_port);
                 } else {

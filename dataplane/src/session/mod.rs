@@ -7,7 +7,7 @@ mod local_ports;
 mod state;
 mod table;
 
-pub use local_ports::{FIRST_PORT, LocalPorts, PORTS_PER_PAIR, Pair};
+pub use local_ports::{FIRST_PORT, LocalPorts, PORTS_PER_PAIR, Pair, Taken};
 pub use state::{State, Timeouts};
 pub use table::{Candidate, InsertError, SessionIndex, SessionTable};
 
@@ -30,6 +30,8 @@ pub struct Session {
     /// Checksum differences of the inbound direction; the outbound ones are their complements.
     l3_difference: u16,
     l4_difference: u16,
+    /// What is added to the client's TCP sequence numbers; 0: they pass as they are.
+    pub sequence_offset: u32,
     /// The real server's slot in the counters.
     pub server: ServerId,
     /// Next hop towards the real server, valid within `routing_epoch`.
@@ -44,6 +46,8 @@ pub struct Session {
     pub local_id: LocalId,
     /// Where the session stands; [`State::Free`] marks an unused line.
     pub state: State,
+    /// Whether the client's SYN loses its timestamp.
+    pub without_timestamp: bool,
 }
 
 // The design counts on one cache line per IPv4 session.
@@ -74,6 +78,7 @@ impl Session {
         outbound: FlowKey::NONE,
         l3_difference: 0,
         l4_difference: 0,
+        sequence_offset: 0,
         server: ServerId(0),
         next_hop_real: NeighborId::NONE,
         next_hop_client: NeighborId::NONE,
@@ -81,6 +86,7 @@ impl Session {
         routing_epoch: 0,
         local_id: LocalId(0),
         state: State::Free,
+        without_timestamp: false,
     };
 
     fn new(new: &NewSession, state: State, now: Stamp) -> Self {

@@ -1,16 +1,18 @@
 //! Bytes on the wire: offsets, byte order and checksums appear here and nowhere else.
 //!
 //! [`parse`] reads a frame once, checks it, and gives a [`Packet`] after which
-//! there is nothing left to check. [`rewrite`] changes addresses in place,
-//! [`icmp`] turns a frame into an answer, [`checksum`] has the arithmetic.
+//! there is nothing left to check. [`translate`] changes addresses in place,
+//! [`shift_sequence`] moves sequence numbers, [`icmp`] turns a frame into an answer, [`checksum`] has the arithmetic.
 
 pub mod checksum;
 pub mod icmp;
 mod parse;
 mod rewrite;
+mod sequence;
 
 pub use parse::{LinkTraits, Packet, Payload, TcpFlags, parse};
 pub use rewrite::{Translation, finish_partial_checksum, translate};
+pub use sequence::{sequence_number, shift_sequence};
 
 /// Six octets that name a station on an Ethernet link.
 pub type Mac = [u8; 6];

@@ -1,0 +1,118 @@
+//! Moving a connection's client-side sequence numbers by an offset.
+//!
+//! A local port that is used again soon meets a server that may still hold the old connection in
+//! TIME_WAIT. It takes a new SYN only if its sequence number lies behind the old connection's
+//! (RFC 9293 §3.6.1); with another client behind the same port that is not sure, and the client
+//! would wait a second for its next try. So connections get sequence numbers of which the director
+//! knows the order, and a SYN from a port that comes again has no timestamp: the server would
+//! compare the clocks of different clients (RFC 7323 §5.2).
+
+use super::{Packet, be16, be32, checksum, put16, put32};
+use crate::flow::Direction;
+
+const HEADER: usize = 20;
+const END: u8 = 0;
+const NO_OPERATION: u8 = 1;
+const SACK: u8 = 5;
+const TIMESTAMPS: u8 = 8;
+
+/// Adds `offset` to the client's sequence numbers, on their way to the server, or takes it from
+/// what the server acknowledges of them. A SYN towards the server loses its timestamp when it is to.
+///
+/// # Panics
+/// When `packet` is no TCP segment parsed from this frame.
+pub fn shift_sequence(
+    frame: &mut [u8],
+    packet: &Packet,
+    direction: Direction,
+    offset: u32,
+    without_timestamp: bool,
+) {
+    let segment = &mut frame[usize::from(packet.l4)..];
+    match direction {
+        Direction::Inbound => {
+            shift(segment, 4, offset);
+            if without_timestamp && packet.flags.syn() {
+                edit_options(segment, blank_timestamps);
+            }
+        }
+        Direction::Outbound => {
+            if packet.flags.ack() {
+                shift(segment, 8, offset.wrapping_neg());
+                edit_options(segment, |options| shift_sack(options, offset));
+            }
+        }
+    }
+}
+
+/// The sequence number of a TCP segment.
+///
+/// # Panics
+/// When `packet` is no TCP segment parsed from this frame.
+pub fn sequence_number(frame: &[u8], packet: &Packet) -> u32 {
+    be32(frame, usize::from(packet.l4) + 4)
+}
+
+/// Adds to a 32-bit field; the checksum follows by difference.
+fn shift(segment: &mut [u8], at: usize, offset: u32) {
+    let old = be32(segment, at);
+    let new = old.wrapping_add(offset);
+    put32(segment, at, new);
+    adjust(segment, checksum::fold(u64::from(old)), checksum::fold(u64::from(new)));
+}
+
+/// Changes the options in place; the checksum follows by difference.
+fn edit_options(segment: &mut [u8], edit: impl FnOnce(&mut [u8])) {
+    let end = usize::from(segment[12] >> 4) * 4;
+    if end == HEADER {
+        return;
+    }
+    let old = checksum::sum(&segment[HEADER..end]);
+    edit(&mut segment[HEADER..end]);
+    let new = checksum::sum(&segment[HEADER..end]);
+    adjust(segment, old, new);
+}
+
+fn adjust(segment: &mut [u8], old: u16, new: u16) {
+    let field = checksum::adjust(be16(segment, 16), checksum::difference(old, new));
+    put16(segment, 16, field);
+}
+
+fn blank_timestamps(options: &mut [u8]) {
+    for_each_option(options, |option| {
+        if option[0] == TIMESTAMPS {
+            option.fill(NO_OPERATION);
+        }
+    });
+}
+
+fn shift_sack(options: &mut [u8], offset: u32) {
+    for_each_option(options, |option| {
+        if option[0] == SACK {
+            let (edges, _) = option[2..].as_chunks_mut::<4>();
+            for edge in edges {
+                *edge = u32::from_be_bytes(*edge).wrapping_sub(offset).to_be_bytes();
+            }
+        }
+    });
+}
+
+/// Walks options that have a length, as far as they are well formed.
+fn for_each_option(mut options: &mut [u8], mut each: impl FnMut(&mut [u8])) {
+    loop {
+        let len = match *options {
+            [] | [END, ..] => return,
+            [NO_OPERATION, ..] => 1,
+            [_, len, ..] => usize::from(len),
+            [_] => return,
+        };
+        if len == 0 || len > options.len() {
+            return;
+        }
+        let (option, rest) = options.split_at_mut(len);
+        if len >= 2 {
+            each(option);
+        }
+        options = rest;
+    }
+}
