@@ -101,7 +101,7 @@ pub fn wait_until(patience: Duration, mut holds: impl FnMut() -> bool) -> bool {
     }
 }
 
-/// Hugepages of 2 MB, reserved for a test and put back as they were.
+/// Hugepages of 2 MB, reserved or taken away for a test, and put back as they were.
 #[derive(Debug)]
 pub struct Hugepages {
     before: String,
@@ -115,17 +115,34 @@ impl Hugepages {
     /// # Errors
     /// When the kernel does not give that many.
     pub fn reserve(count: usize) -> Result<Self, String> {
-        let read = || std::fs::read_to_string(HUGEPAGES).map_err(|error| format!("{HUGEPAGES}: {error}"));
-        let guard = Self { before: read()?.trim().to_owned() };
+        let guard = Self::remember()?;
         let had: usize = guard.before.parse().unwrap_or(0);
-        std::fs::write(HUGEPAGES, had.max(count).to_string())
-            .map_err(|error| format!("{HUGEPAGES}: {error}"))?;
-        let has: usize = read()?.trim().parse().unwrap_or(0);
-        if has < count {
-            Err(format!("the kernel gives {has} hugepages, {count} are needed"))
-        } else {
-            Ok(guard)
+        Self::set(had.max(count))?;
+        match Self::free() {
+            free if free < count => {
+                Err(format!("the kernel gives {free} free hugepages, {count} are needed"))
+            }
+            _ => Ok(guard),
         }
+    }
+
+    /// Gives all free pages back to the kernel for a while.
+    ///
+    /// # Errors
+    /// When the kernel does not say how many there are, or does not take them.
+    pub fn none() -> Result<Self, String> {
+        let guard = Self::remember()?;
+        Self::set(0)?;
+        Ok(guard)
+    }
+
+    fn remember() -> Result<Self, String> {
+        let text = std::fs::read_to_string(HUGEPAGES).map_err(|error| format!("{HUGEPAGES}: {error}"))?;
+        Ok(Self { before: text.trim().to_owned() })
+    }
+
+    fn set(count: usize) -> Result<(), String> {
+        std::fs::write(HUGEPAGES, count.to_string()).map_err(|error| format!("{HUGEPAGES}: {error}"))
     }
 
     /// Pages that nobody uses.

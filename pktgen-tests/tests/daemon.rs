@@ -1,7 +1,7 @@
 //! The daemon as an operator meets it: bad input, signals, reloads, what it says.
 
 use pktgen_tests::lab::{Lab, Plan, program};
-use pktgen_tests::process::{Daemon, run, wait_until};
+use pktgen_tests::process::{Daemon, Hugepages, run, wait_until};
 use rustix::process::Signal;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -38,6 +38,7 @@ fn failure(lab: &Lab, config: &str) -> String {
 
 #[test]
 fn what_cannot_start_says_why_in_one_line_within_two_seconds() {
+    let _none = Hugepages::none().unwrap();
     let lab = lab();
     let good = config(&lab);
     let cases = [
