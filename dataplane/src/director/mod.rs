@@ -320,8 +320,8 @@ impl Director {
     }
 }
 
-/// Connections between a local address and a server, since there was none, that keep the client's
-/// sequence numbers. Where there is little traffic nothing needs to be changed, and captures of both
+/// First connections between a local address and a server that keep the client's sequence
+/// numbers. Where there is little traffic nothing needs to be changed, and captures of both
 /// sides agree; these few ports come again after 64,448 others.
 const CONNECTIONS_UNCHANGED: u32 = 64;
 

@@ -30,13 +30,13 @@ pub struct Pair {
     pub protocol: Protocol,
 }
 
-/// A port, and how many the pair had given out before it. The search goes round, so the first
-/// 64,512 are all different.
+/// A port, and how many its pair's bitmap had given out before it. The search goes round, so the
+/// first 64,512 are all different.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taken {
     /// The port.
     pub l4_port: u16,
-    /// How many were given out before, since the pair was opened.
+    /// How many were given out before.
     pub before: u32,
 }
 
@@ -54,7 +54,8 @@ pub struct LocalPorts {
 struct Bitmap {
     used: [u64; WORDS],
     count: u32,
-    /// How many ports were given out since the pair was opened.
+    /// How many ports were given out, for this pair and those that had the bitmap before: more
+    /// caution than needed, never less.
     taken: u32,
     cursor: u16,
 }
@@ -146,10 +147,7 @@ impl LocalPorts {
 
     fn open(&mut self, pair: Pair) -> Option<u32> {
         let at = match self.free.pop() {
-            Some(at) => {
-                self.arena[at as usize].taken = 0;
-                at
-            }
+            Some(at) => at,
             None if self.arena.len() < self.arena.capacity() => {
                 // Within the capacity that was reserved at start: no allocation.
                 self.arena.push(Bitmap { used: [0; WORDS], count: 0, taken: 0, cursor: self.next_start });
