@@ -18,7 +18,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_(rx|tx)_queue_setup",
     "rte_eth_(macaddr_get|promiscuous_enable|stats_get)",
     "rte_pktmbuf_pool_create",
-    "rte_mempool_(in_use_count|avail_count|free)",
+    "rte_mempool_in_use_count",
     "rte_get_tsc_hz",
     "rte_strerror",
     "rte_version",

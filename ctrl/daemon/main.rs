@@ -53,7 +53,7 @@ fn main() -> ExitCode {
 }
 
 fn run(path: &Path) -> Result<(), String> {
-    // Before any thread: one that is made later inherits it.
+    // A reload reads the same file, wherever the process stands then.
     let path = std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let loaded = config::load(&path).map_err(|error| {
         let lines: Vec<_> = error.problems().iter().map(ToString::to_string).collect();

@@ -237,6 +237,18 @@ mod tests {
         Endpoint::new(Ipv4Addr::new(10, 0, 0, last), 80)
     }
 
+    /// A registry whose service `web` had server 10.0.0.1 and has none any more.
+    fn after_removal(read: ReadSlot<'_>, meanwhile: impl FnOnce()) -> (Registry, ServerId) {
+        let mut registry = Registry::default();
+        registry.service("web").unwrap();
+        let removed = registry.server("web", Protocol::Tcp, endpoint(1), read).unwrap();
+        meanwhile();
+        registry.begin();
+        registry.service("web").unwrap();
+        registry.collect(read);
+        (registry, removed)
+    }
+
     fn counted(packets_in: u64, sessions_active: u64) -> Totals {
         Totals { packets_in, sessions_active, ..Totals::default() }
     }
@@ -245,14 +257,8 @@ mod tests {
     fn removing_a_server_keeps_its_services_totals() {
         let slot = Cell::new(counted(0, 0));
         let read = |_| slot.get();
-        let mut registry = Registry::default();
-        registry.service("web").unwrap();
-        registry.server("web", Protocol::Tcp, endpoint(1), &read).unwrap();
-        slot.set(counted(100, 0));
 
-        registry.begin();
-        registry.service("web").unwrap();
-        registry.collect(&read);
+        let (registry, _) = after_removal(&read, || slot.set(counted(100, 0)));
 
         assert_eq!(registry.service_totals("web", &read).packets_in, 100);
     }
@@ -261,12 +267,7 @@ mod tests {
     fn a_slot_used_again_starts_at_zero() {
         let slot = Cell::new(counted(100, 0));
         let read = |_| slot.get();
-        let mut registry = Registry::default();
-        registry.service("web").unwrap();
-        let first = registry.server("web", Protocol::Tcp, endpoint(1), &read).unwrap();
-        registry.begin();
-        registry.service("web").unwrap();
-        registry.collect(&read);
+        let (mut registry, first) = after_removal(&read, || ());
 
         let second = registry.server("web", Protocol::Tcp, endpoint(2), &read).unwrap();
         slot.set(counted(107, 0));
@@ -279,12 +280,7 @@ mod tests {
     fn a_removed_server_with_sessions_keeps_its_slot() {
         let slot = Cell::new(counted(5, 2));
         let read = |_| slot.get();
-        let mut registry = Registry::default();
-        registry.service("web").unwrap();
-        let first = registry.server("web", Protocol::Tcp, endpoint(1), &read).unwrap();
-        registry.begin();
-        registry.service("web").unwrap();
-        registry.collect(&read);
+        let (mut registry, first) = after_removal(&read, || ());
 
         assert_eq!(registry.draining(), [("web".to_owned(), endpoint(1))]);
         let again = registry.server("web", Protocol::Tcp, endpoint(1), &read).unwrap();

@@ -4,8 +4,6 @@
 //! be added to the complement of a checksum when the data below it changes; the
 //! difference of the way back is its complement, so a session keeps only one.
 
-use std::net::Ipv4Addr;
-
 /// The one's-complement sum of `bytes`, an odd last byte padded with zero.
 pub fn sum(bytes: &[u8]) -> u16 {
     let mut total = 0u64;
@@ -32,12 +30,6 @@ pub fn header_is_right(header: &[u8; 20]) -> bool {
     let (words, _) = header.as_chunks::<4>();
     let total = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
     fold(total) == 0xffff
-}
-
-/// The sum of the pseudo-header that TCP and UDP checksums cover (RFC 9293 §3.1, RFC 768).
-pub fn pseudo_header(source: Ipv4Addr, destination: Ipv4Addr, protocol: u8, len: u16) -> u16 {
-    let (source, destination) = (u64::from(source.to_bits()), u64::from(destination.to_bits()));
-    fold(source + destination + u64::from(protocol) + u64::from(len))
 }
 
 /// One's-complement addition.
