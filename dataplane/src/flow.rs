@@ -49,9 +49,9 @@ impl fmt::Display for Endpoint {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// Client to server.
-    Inbound,
+    Inbound = 0,
     /// Server to client.
-    Outbound,
+    Outbound = 1,
 }
 
 /// One direction's 5-tuple, packed into two words so that comparing and

@@ -2,6 +2,7 @@
 //! read by anyone at any time.
 
 use crate::drop::DropReason;
+use crate::flow::Direction;
 use crate::ids::{LocalId, MAX_LOCALS, MAX_SERVERS, MAX_SERVICES, PortId, ServerId, ServiceId};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -48,6 +49,17 @@ pub struct ServerCounters {
     pub sessions_active: Counter,
     /// Other live sessions.
     pub sessions_inactive: Counter,
+}
+
+impl ServerCounters {
+    /// Packets and bytes that came in `direction`.
+    #[inline]
+    pub fn traffic(&self, direction: Direction) -> (&Counter, &Counter) {
+        match direction {
+            Direction::Inbound => (&self.packets_in, &self.bytes_in),
+            Direction::Outbound => (&self.packets_out, &self.bytes_out),
+        }
+    }
 }
 
 /// A service's counters of what never reached a real server.

@@ -1,8 +1,8 @@
 //! New sessions: whether a packet may open one, which real server gets it, and from
 //! which local port.
 
-use super::{Director, Flow};
-use crate::clock::Instant;
+use super::{Arrival, Director};
+use crate::clock::Stamp;
 use crate::drop::DropReason;
 use crate::flow::{Direction, Endpoint, FlowKey, Protocol};
 use crate::ids::LocalId;
@@ -45,14 +45,14 @@ impl Director {
     pub(super) fn admit(
         &mut self,
         packet: &Packet,
-        flow: &Flow,
-        world: &Snapshot,
-        now: Instant,
+        protocol: Protocol,
+        arrival: &Arrival<'_>,
     ) -> Result<Admitted, DropReason> {
-        let service = self.service_for(packet, flow, world)?;
+        let world = arrival.world;
+        let service = service_for(packet, protocol, world)?;
         check_source(packet, world)?;
         let counters = self.stats.service(service.id);
-        if flow.protocol == Protocol::Tcp && !flow.flags.opens() {
+        if protocol == Protocol::Tcp && !packet.flags.opens() {
             counters.no_session.add(1);
             return Err(DropReason::NoSession);
         }
@@ -67,22 +67,7 @@ impl Director {
             self.stats.service(service.id).no_route.add(1);
             return Err(DropReason::NoRoute);
         }
-        self.open(service, server, flow, now)
-    }
-
-    fn service_for<'w>(
-        &self,
-        packet: &Packet,
-        flow: &Flow,
-        world: &'w Snapshot,
-    ) -> Result<&'w Service, DropReason> {
-        match world.addresses.get(&packet.destination()) {
-            Some(AddressRole::Vip) => {
-                world.services.find(flow.protocol, flow.key.destination()).ok_or(DropReason::NoService)
-            }
-            Some(AddressRole::Local) => Err(DropReason::LocalNoSession),
-            Some(AddressRole::Own) | None => Err(DropReason::NotForUs),
-        }
+        self.open(service, server, packet, arrival.stamp)
     }
 
     fn schedule<'w>(&mut self, service: &'w Service, packet: &Packet) -> Option<&'w RealServer> {
@@ -101,28 +86,28 @@ impl Director {
         &mut self,
         service: &Service,
         server: &RealServer,
-        flow: &Flow,
-        now: Instant,
+        packet: &Packet,
+        now: Stamp,
     ) -> Result<Admitted, DropReason> {
         let Some(local) = self.take_local(service, server) else {
             self.stats.service(service.id).local_ports_exhausted.add(1);
             return Err(DropReason::LocalPortsExhausted);
         };
         let new = NewSession {
-            protocol: flow.protocol,
-            client: flow.key.source(),
-            vip: flow.key.destination(),
+            protocol: service.protocol,
+            client: packet.key.source(),
+            vip: packet.key.destination(),
             local: Endpoint::new(local.address, local.taken.l4_port),
             real: server.endpoint,
             server: server.id,
             local_id: local.id,
         };
-        let state = match flow.protocol {
+        let state = match service.protocol {
             Protocol::Tcp => State::None,
             Protocol::Udp => State::UdpOneWay,
         };
-        let Ok(index) = self.sessions.insert(&new, state, now.stamp()) else {
-            let pair = Pair { local: local.address, real: server.endpoint, protocol: flow.protocol };
+        let Ok(index) = self.sessions.insert(&new, state, now) else {
+            let pair = Pair { local: local.address, real: server.endpoint, protocol: service.protocol };
             self.local_ports.release(pair, local.taken.l4_port);
             self.stats.service(service.id).session_table_full.add(1);
             return Err(DropReason::SessionTableFull);
@@ -198,6 +183,21 @@ impl Candidates for Servers<'_> {
     fn load(&self, at: usize) -> u64 {
         let counters = self.stats.server(self.list[at].id);
         counters.sessions_active.value() * 256 + counters.sessions_inactive.value()
+    }
+}
+
+/// The service that a packet asks for.
+fn service_for<'w>(
+    packet: &Packet,
+    protocol: Protocol,
+    world: &'w Snapshot,
+) -> Result<&'w Service, DropReason> {
+    match world.addresses.get(&packet.destination()) {
+        Some(AddressRole::Vip) => {
+            world.services.find(protocol, packet.key.destination()).ok_or(DropReason::NoService)
+        }
+        Some(AddressRole::Local) => Err(DropReason::LocalNoSession),
+        Some(AddressRole::Own) | None => Err(DropReason::NotForUs),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the appliance itself says: echo replies and ICMP errors.
 
-use super::{Director, Verdict, next_hop_to};
+use super::forward::next_hop_to;
+use super::{Arrival, Director, Verdicts};
 use crate::clock::Instant;
 use crate::drop::DropReason;
 use crate::frame::Frame;
@@ -39,7 +40,8 @@ impl Director {
         frame: &mut Frame<'_>,
         packet: &Packet,
         world: &Snapshot,
-    ) -> Result<Verdict, DropReason> {
+        verdicts: &mut Verdicts,
+    ) -> Result<(), DropReason> {
         if !world.addresses.contains_key(&packet.destination()) {
             return Err(DropReason::NotForUs);
         }
@@ -49,29 +51,32 @@ impl Director {
         let (_, next) = next_hop_to(packet.source(), world)?;
         icmp::answer_echo(frame.bytes_mut(), packet);
         self.stats.echo_replies.add(1);
-        Ok(next.send(frame))
+        verdicts.push(next.send(frame.bytes_mut()));
+        Ok(())
     }
 
     /// Tells the sender that its packet's time to live ended here.
+    #[cold]
     pub(super) fn ttl_exceeded(
         &mut self,
         frame: &mut Frame<'_>,
         packet: &Packet,
-        world: &Snapshot,
-        now: Instant,
-    ) -> Result<Verdict, DropReason> {
-        self.send_error(frame, packet, IcmpError::TtlExceeded, DropReason::TtlExceeded, world, now)
+        arrival: &Arrival<'_>,
+        verdicts: &mut Verdicts,
+    ) -> Result<(), DropReason> {
+        self.send_error(frame, packet, IcmpError::TtlExceeded, DropReason::TtlExceeded, arrival, verdicts)
     }
 
     /// Tells the sender what fits, if it forbade fragmentation; drops the packet otherwise.
+    #[cold]
     pub(super) fn exceeds_mtu(
         &mut self,
         frame: &mut Frame<'_>,
         packet: &Packet,
         mtu: u16,
-        world: &Snapshot,
-        now: Instant,
-    ) -> Result<Verdict, DropReason> {
+        arrival: &Arrival<'_>,
+        verdicts: &mut Verdicts,
+    ) -> Result<(), DropReason> {
         if !icmp::dont_fragment(frame.bytes()) {
             return Err(DropReason::ExceedsMtu);
         }
@@ -80,8 +85,8 @@ impl Director {
             packet,
             IcmpError::FragmentationNeeded { mtu },
             DropReason::ExceedsMtu,
-            world,
-            now,
+            arrival,
+            verdicts,
         )
     }
 
@@ -93,16 +98,19 @@ impl Director {
         packet: &Packet,
         error: IcmpError,
         reason: DropReason,
-        world: &Snapshot,
-        now: Instant,
-    ) -> Result<Verdict, DropReason> {
-        let (_, next) = next_hop_to(packet.source(), world).map_err(|_| reason)?;
+        arrival: &Arrival<'_>,
+        verdicts: &mut Verdicts,
+    ) -> Result<(), DropReason> {
+        let (_, next) = next_hop_to(packet.source(), arrival.world).map_err(|_| reason)?;
         // The address that the sender addressed: the VIP, or the local address.
-        if !self.icmp_budget.take(now) || !icmp::make_error(frame, packet, packet.destination(), error) {
+        if !self.icmp_budget.take(arrival.now)
+            || !icmp::make_error(frame, packet, packet.destination(), error)
+        {
             return Err(reason);
         }
         self.stats.drops(reason).add(1);
         self.stats.icmp_errors.add(1);
-        Ok(next.send(frame))
+        verdicts.push(next.send(frame.bytes_mut()));
+        Ok(())
     }
 }

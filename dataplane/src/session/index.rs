@@ -8,10 +8,10 @@
 //! Sized for a load of at most 0.6, where two keys per session cost 27 bytes and
 //! 4 % of the buckets spill.
 
+use super::tags::{PLACES, Tags};
 use crate::hugepages;
 use crate::prefetch::prefetch;
 
-const SLOTS: usize = 8;
 /// Buckets a key may be away from its first choice. At a load of 0.6 a run of
 /// sixteen full buckets does not happen; the bound is what keeps a turn finite.
 const MAX_DISTANCE: usize = 16;
@@ -26,9 +26,8 @@ pub(super) struct FlowIndex {
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 struct Bucket {
-    /// Eight tags of 16 bits, four to a word.
-    tags: [u64; SLOTS / 4],
-    slots: [u32; SLOTS],
+    tags: Tags,
+    slots: [u32; PLACES],
     /// Keys that wanted this bucket or passed through it, and live further on.
     spilled: u32,
 }
@@ -42,8 +41,8 @@ pub(super) struct Full;
 impl FlowIndex {
     /// An index for up to `keys` keys.
     pub(super) fn with_capacity(keys: usize) -> Self {
-        let buckets = (keys * 10).div_ceil(6 * SLOTS).max(MAX_DISTANCE);
-        let empty = Bucket { tags: [0; SLOTS / 4], slots: [0; SLOTS], spilled: 0 };
+        let buckets = (keys * 10).div_ceil(6 * PLACES).max(MAX_DISTANCE);
+        let empty = Bucket { tags: Tags::default(), slots: [0; PLACES], spilled: 0 };
         Self { buckets: hugepages::filled(buckets, empty) }
     }
 
@@ -60,13 +59,11 @@ impl FlowIndex {
         let mut at = self.home(hash);
         for _ in 0..MAX_DISTANCE {
             let bucket = &self.buckets[at];
-            let mut agreeing = bucket.agreeing(tag);
-            while agreeing != 0 {
-                let slot = bucket.slots[place_of(agreeing)];
+            for place in bucket.tags.places(tag) {
+                let slot = bucket.slots[place];
                 if matches(slot) {
                     return Some(slot);
                 }
-                agreeing &= agreeing - 1;
             }
             if bucket.spilled == 0 {
                 return None;
@@ -81,11 +78,10 @@ impl FlowIndex {
         let home = self.home(hash);
         let mut at = home;
         for distance in 0..MAX_DISTANCE {
-            let free = self.buckets[at].agreeing(EMPTY);
-            if free != 0 {
-                let place = place_of(free);
-                self.buckets[at].set_tag(place, tag(hash));
-                self.buckets[at].slots[place] = slot;
+            let bucket = &mut self.buckets[at];
+            if let Some(place) = bucket.tags.places(EMPTY).next() {
+                bucket.tags.set(place, tag(hash));
+                bucket.slots[place] = slot;
                 self.for_each_passed(home, distance, |bucket| bucket.spilled += 1);
                 return Ok(());
             }
@@ -101,15 +97,12 @@ impl FlowIndex {
         let mut at = home;
         for distance in 0..MAX_DISTANCE {
             let bucket = &mut self.buckets[at];
-            let mut agreeing = bucket.agreeing(tag);
-            while agreeing != 0 {
-                let place = place_of(agreeing);
+            for place in bucket.tags.places(tag) {
                 if bucket.slots[place] == slot {
-                    bucket.set_tag(place, EMPTY);
+                    bucket.tags.set(place, EMPTY);
                     self.for_each_passed(home, distance, |bucket| bucket.spilled -= 1);
                     return true;
                 }
-                agreeing &= agreeing - 1;
             }
             if bucket.spilled == 0 {
                 return false;
@@ -137,40 +130,6 @@ impl FlowIndex {
     fn next(&self, at: usize) -> usize {
         if at + 1 == self.buckets.len() { 0 } else { at + 1 }
     }
-}
-
-/// The highest bit of each of four 16-bit lanes.
-const HIGH: u64 = 0x8000_8000_8000_8000;
-
-impl Bucket {
-    /// One bit for each place whose tag is `tag`; [`place_of`] reads them.
-    ///
-    /// Four lanes are compared in one word: a lane of `tags ^ tag` is zero exactly when adding
-    /// 0x7fff to its low 15 bits, and its high bit, leave the high bit clear. 1.5 ns less than
-    /// comparing place by place.
-    #[inline]
-    fn agreeing(&self, tag: u16) -> u64 {
-        let wanted = u64::from(tag) * 0x0001_0001_0001_0001;
-        let zero_lanes = |word: u64| {
-            let other = word ^ wanted;
-            !(((other & !HIGH) + !HIGH) | other) & HIGH
-        };
-        zero_lanes(self.tags[0]) >> 15 | zero_lanes(self.tags[1]) >> 14
-    }
-
-    fn set_tag(&mut self, place: usize, tag: u16) {
-        let shift = place % 4 * 16;
-        let word = &mut self.tags[place / 4];
-        *word = *word & !(0xffff << shift) | u64::from(tag) << shift;
-    }
-}
-
-/// The place of the lowest bit that [`Bucket::agreeing`] set: bit 16 n is place n, bit 16 n + 1
-/// is place 4 + n.
-#[inline]
-fn place_of(bits: u64) -> usize {
-    let bit = bits.trailing_zeros() as usize;
-    bit / 16 + bit % 16 * 4
 }
 
 /// Sixteen bits that the bucket's choice did not use, never [`EMPTY`].
@@ -208,14 +167,14 @@ mod tests {
             for (slot, hash) in &twin {
                 prop_assert!(index.remove(*hash, *slot));
             }
-            prop_assert!(index.buckets.iter().all(|bucket| bucket.spilled == 0 && bucket.tags == [0; SLOTS / 4]));
+            prop_assert!(index.buckets.iter().all(|bucket| bucket.spilled == 0 && bucket.tags == Tags::default()));
         }
     }
 
     #[test]
     fn a_full_index_refuses_and_keeps_what_it_has() {
         let mut index = FlowIndex::with_capacity(1);
-        let room = (MAX_DISTANCE * SLOTS) as u32;
+        let room = (MAX_DISTANCE * PLACES) as u32;
         for slot in 0..room {
             assert_eq!(index.insert(7 << 48, slot), Ok(()));
         }

@@ -6,6 +6,7 @@ mod index;
 mod local_ports;
 mod state;
 mod table;
+mod tags;
 
 pub use local_ports::{FIRST_PORT, LocalPorts, PORTS_PER_PAIR, Pair, Taken};
 pub use state::{State, Timeouts};
@@ -34,10 +35,9 @@ pub struct Session {
     pub sequence_offset: u32,
     /// The real server's slot in the counters.
     pub server: ServerId,
-    /// Next hop towards the real server, valid within `routing_epoch`.
-    pub next_hop_real: NeighborId,
-    /// Next hop towards the client, valid within `routing_epoch`.
-    pub next_hop_client: NeighborId,
+    /// Next hop of packets by [`Direction`], valid within `routing_epoch`: towards the real
+    /// server, and towards the client.
+    next_hops: [NeighborId; 2],
     /// When a packet last passed, in either direction.
     pub last_seen: Stamp,
     /// The snapshot's routing epoch in which the next hops were looked up.
@@ -80,8 +80,7 @@ impl Session {
         l4_difference: 0,
         sequence_offset: 0,
         server: ServerId(0),
-        next_hop_real: NeighborId::NONE,
-        next_hop_client: NeighborId::NONE,
+        next_hops: [NeighborId::NONE; 2],
         last_seen: Stamp::from_zero(),
         routing_epoch: 0,
         local_id: LocalId(0),
@@ -138,6 +137,17 @@ impl Session {
             Direction::Inbound => self.inbound,
             Direction::Outbound => self.outbound,
         }
+    }
+
+    /// The next hop of packets that arrive in `direction`, if it is known.
+    #[inline]
+    pub fn next_hop(&self, direction: Direction) -> NeighborId {
+        self.next_hops[direction as usize]
+    }
+
+    /// Remembers the next hop of packets that arrive in `direction`.
+    pub fn remember_next_hop(&mut self, direction: Direction, id: NeighborId) {
+        self.next_hops[direction as usize] = id;
     }
 
     /// What packets that arrive in `direction` become.

@@ -5,7 +5,7 @@ mod neighbors;
 mod routes;
 
 pub use mailbox::{Mailbox, Publisher, mailboxes};
-pub use neighbors::{Neighbor, Neighbors};
+pub use neighbors::{Egress, Neighbor, Neighbors};
 pub use routes::{Network, NextHop, Routes};
 
 use crate::flow::{Endpoint, Protocol};

@@ -1,7 +1,7 @@
 //! Who is on the links: the Ethernet header towards each next hop.
 
 use super::NextHop;
-use crate::ids::NeighborId;
+use crate::ids::{NeighborId, PortId};
 use crate::wire::EthernetHeader;
 use std::collections::HashMap;
 
@@ -14,10 +14,23 @@ pub struct Neighbor {
     pub header: Option<EthernetHeader>,
 }
 
+/// What the packet path needs of a neighbour whose station address is known; half a cache line.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(32))]
+pub struct Egress {
+    /// What to put in front of a packet.
+    pub header: EthernetHeader,
+    /// The port that leads there.
+    pub port: PortId,
+    known: bool,
+}
+
 /// The neighbours that control knows.
 #[derive(Clone, Debug, Default)]
 pub struct Neighbors {
     slots: Vec<Option<Neighbor>>,
+    /// The same by the same slots, for the packet path.
+    egress: Vec<Egress>,
     by_hop: HashMap<NextHop, NeighborId>,
 }
 
@@ -29,7 +42,19 @@ impl Neighbors {
             .enumerate()
             .filter_map(|(at, neighbor)| Some((neighbor.as_ref()?.hop, NeighborId(at as u32))))
             .collect();
-        Self { slots, by_hop }
+        const UNKNOWN: Egress = Egress { header: [0; _], port: PortId(0), known: false };
+        let egress = |slot: &Option<Neighbor>| {
+            let neighbor = slot.as_ref()?;
+            Some(Egress { header: neighbor.header?, port: neighbor.hop.port, known: true })
+        };
+        let egress = slots.iter().map(|slot| egress(slot).unwrap_or(UNKNOWN)).collect();
+        Self { slots, egress, by_hop }
+    }
+
+    /// How to send to the neighbour in a slot, when its station address is known.
+    #[inline]
+    pub fn egress(&self, id: NeighborId) -> Option<&Egress> {
+        self.egress.get(id.0 as usize).filter(|egress| egress.known)
     }
 
     /// The slot of a next hop.

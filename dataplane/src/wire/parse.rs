@@ -19,7 +19,7 @@ pub struct LinkTraits {
 
 /// One checked packet. Flat and small, because it waits between the director's stages.
 /// Offsets are from the frame's first byte.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
     /// Its flow; an echo request has zero ports.
     pub key: FlowKey,
@@ -38,10 +38,8 @@ pub struct Packet {
 /// What an IPv4 packet carries, as far as Sluice looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Payload {
-    /// A TCP segment.
-    Tcp,
-    /// A UDP datagram.
-    Udp,
+    /// A TCP segment or a UDP datagram.
+    Transport(Protocol),
     /// An ICMP echo request with a right checksum.
     EchoRequest,
     /// An ARP frame; all other fields of the packet are zero.
@@ -49,6 +47,10 @@ pub enum Payload {
 }
 
 impl Packet {
+    /// Any ARP frame: control reads the rest.
+    pub const ARP: Self =
+        Self { key: FlowKey::NONE, l4: 0, total_len: 0, ttl: 0, flags: TcpFlags(0), payload: Payload::Arp };
+
     /// The sender's address.
     #[inline]
     pub fn source(&self) -> Ipv4Addr {
@@ -76,6 +78,12 @@ impl TcpFlags {
     /// Flags from their octet on the wire.
     pub const fn from_octet(octet: u8) -> Self {
         Self(octet)
+    }
+
+    /// The flags that decide about a connection's state: FIN, SYN, RST and ACK, and PSH, which
+    /// does not; below 32.
+    pub(crate) const fn deciding(self) -> u8 {
+        self.0 & 0x1f
     }
 
     /// Whether the sender has no more data.
@@ -117,35 +125,105 @@ impl TcpFlags {
     }
 }
 
-/// Reads and checks `frame`, and cuts off its Ethernet padding.
+/// Reads and checks `frame`, and cuts off its Ethernet padding. What it finds is written to
+/// `packet`, because returning it costs 20 instructions more.
 ///
 /// # Errors
-/// The reason why a malformed frame, or one that is not for us, must be dropped.
-#[inline]
-pub fn parse(frame: &mut Frame<'_>, link: &LinkTraits) -> Result<Packet, DropReason> {
-    let bytes = frame.bytes();
+/// The reason why a malformed frame, or one that is not for us, must be dropped; `packet` is left
+/// as it was.
+#[inline(always)]
+pub fn parse(frame: &mut Frame<'_>, link: &LinkTraits, packet: &mut Packet) -> Result<(), DropReason> {
+    if let Some(plain) = parse_plain(frame.bytes(), link) {
+        *packet = plain;
+    } else {
+        *packet = parse_any(frame.bytes(), link)?;
+        if packet.payload == Payload::Arp {
+            return Ok(());
+        }
+    }
+    frame.truncate(ETHERNET_LEN + usize::from(packet.total_len));
+    Ok(())
+}
+
+/// The packet of a frame of the common kind: TCP or UDP, for us, no options, no fragment,
+/// nothing wrong. `None` for all others, of which [`parse_any`] knows more.
+///
+/// It asks the questions of `parse_any` in one go, at fixed offsets: 50 instructions less.
+#[inline(always)]
+fn parse_plain(bytes: &[u8], link: &LinkTraits) -> Option<Packet> {
+    const L4: usize = ETHERNET_LEN + IPV4_LEN;
+    let head: &[u8; L4 + 8] = bytes.first_chunk()?;
+    let ip: &[u8; IPV4_LEN] = head[ETHERNET_LEN..].first_chunk()?;
+    let transport = &head[L4..];
+    let total_len = be16(ip, 2);
+    // EtherType, version and header length; no fragment; a source that RFC 1812 lets pass.
+    let plain = be32(head, 12) & 0xffff_ff00 == 0x0800_4500
+        && head[..6] == link.mac
+        && be16(ip, 6) & 0x3fff == 0
+        && !matches!(ip[12], 0 | 127 | 224..)
+        && checksum::header_is_right(ip)
+        && usize::from(total_len) + ETHERNET_LEN <= bytes.len()
+        && !(link.kernel_peer && total_len > link.mtu);
+    if !plain {
+        return None;
+    }
+    let (payload, flags) = match ip[9] {
+        UDP => {
+            let len = be16(transport, 4);
+            let fits = len >= 8 && usize::from(len) + IPV4_LEN <= usize::from(total_len);
+            fits.then_some((Payload::Transport(Protocol::Udp), TcpFlags(0)))?
+        }
+        TCP => {
+            let flags = TcpFlags(*bytes.get(L4 + 13)?);
+            let header_len = usize::from(bytes[L4 + 12] >> 4) * 4;
+            let fits = header_len >= 20 && header_len + IPV4_LEN <= usize::from(total_len);
+            (fits && VALID_FLAGS[usize::from(flags.0)])
+                .then_some((Payload::Transport(Protocol::Tcp), flags))?
+        }
+        _ => return None,
+    };
+    let addresses = u64::from(be32(ip, 12)) << 32 | u64::from(be32(ip, 16));
+    Some(Packet {
+        key: FlowKey::from_words(addresses, ip[9], be32(transport, 0)),
+        l4: L4 as u16,
+        total_len,
+        ttl: ip[8],
+        flags,
+        payload,
+    })
+}
+
+/// [`TcpFlags::is_valid`] of every octet.
+const VALID_FLAGS: [bool; 256] = {
+    let mut valid = [false; 256];
+    let mut octet = 0;
+    while octet < 256 {
+        valid[octet] = TcpFlags(octet as u8).is_valid();
+        octet += 1;
+    }
+    valid
+};
+
+/// [`parse`] for every frame, whatever it is.
+#[inline(never)]
+fn parse_any(bytes: &[u8], link: &LinkTraits) -> Result<Packet, DropReason> {
     let Some((ethernet, ip)) = bytes.split_first_chunk::<ETHERNET_LEN>() else {
         return Err(DropReason::EthernetShort);
     };
     match be16(ethernet, 12) {
         ETHERTYPE_IPV4 => {}
-        ETHERTYPE_ARP => return Ok(ARP),
+        ETHERTYPE_ARP => return Ok(Packet::ARP),
         _ => return Err(DropReason::EthertypeUnsupported),
     }
     if ethernet[..6] != link.mac {
         return Err(DropReason::EthernetNotOurs);
     }
-    let packet = parse_ipv4(ip, link)?;
-    frame.truncate(ETHERNET_LEN + usize::from(packet.total_len));
-    Ok(packet)
+    parse_ipv4(ip, link)
 }
 
 const TCP: u8 = Protocol::Tcp as u8;
 const UDP: u8 = Protocol::Udp as u8;
 const ICMP: u8 = 1;
-
-const ARP: Packet =
-    Packet { key: FlowKey::NONE, l4: 0, total_len: 0, ttl: 0, flags: TcpFlags(0), payload: Payload::Arp };
 
 /// RFC 791 §3.1, and RFC 1812 §5.2.2 for what a router must check.
 #[inline]
@@ -247,7 +325,7 @@ fn parse_tcp(body: &[u8]) -> Result<Transport, DropReason> {
     if !flags.is_valid() {
         return Err(DropReason::TcpFlags);
     }
-    Ok((Payload::Tcp, flags, be32(header, 0)))
+    Ok((Payload::Transport(Protocol::Tcp), flags, be32(header, 0)))
 }
 
 #[inline]
@@ -259,7 +337,7 @@ fn parse_udp(body: &[u8]) -> Result<Transport, DropReason> {
     if len < 8 || len > body.len() {
         return Err(DropReason::UdpLength);
     }
-    Ok((Payload::Udp, TcpFlags(0), be32(header, 0)))
+    Ok((Payload::Transport(Protocol::Udp), TcpFlags(0), be32(header, 0)))
 }
 
 /// RFC 792; only the echo request is ours to answer.
@@ -280,6 +358,65 @@ fn parse_icmp(body: &[u8]) -> Result<Transport, DropReason> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pktgen_tests::frames::{Route, ones_sum, tcp_frame, udp_frame};
+    use proptest::prelude::*;
+
+    const MAC: Mac = [2, 0, 0, 0, 0, 1];
+
+    fn frame(tcp: bool, payload: &[u8]) -> Vec<u8> {
+        let route = Route {
+            source_mac: [2; 6],
+            destination_mac: MAC,
+            source: (Ipv4Addr::new(198, 51, 100, 7), 4000),
+            destination: (Ipv4Addr::new(192, 0, 2, 10), 80),
+        };
+        if tcp { tcp_frame(&route, 0x10, payload) } else { udp_frame(&route, payload) }
+    }
+
+    #[test]
+    fn common_frames_take_the_short_way() {
+        let link = LinkTraits { mac: MAC, mtu: 1500, kernel_peer: true };
+        for tcp in [false, true] {
+            for payload in [&[][..], &[0x5a; 1400]] {
+                assert!(parse_plain(&frame(tcp, payload), &link).is_some());
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+        #[test]
+        fn what_the_short_way_says_the_long_way_says_too(
+            tcp in any::<bool>(),
+            kernel_peer in any::<bool>(),
+            payload in 0usize..80,
+            padding in 0usize..20,
+            damage in prop::collection::vec((0usize..60, any::<u8>()), 0..4),
+            cut in prop::option::of(0usize..100),
+            mend in any::<bool>(),
+        ) {
+            let link = LinkTraits { mac: MAC, mtu: 80, kernel_peer };
+            let mut frame = frame(tcp, &vec![0x5a; payload]);
+            frame.resize(frame.len() + padding, 0);
+            for (at, value) in damage {
+                let at = at % frame.len();
+                frame[at] = value;
+            }
+            if mend {
+                frame[24..26].fill(0);
+                let checksum = !ones_sum(&frame[14..34], 0);
+                frame[24..26].copy_from_slice(&checksum.to_be_bytes());
+            }
+            frame.truncate(cut.unwrap_or(usize::MAX));
+
+            if let Some(plain) = parse_plain(&frame, &link) {
+                prop_assert_eq!(Ok(plain), parse_any(&frame, &link));
+            } else if let Ok(packet) = parse_any(&frame, &link) {
+                // What is left to the long way has options, or is no TCP or UDP.
+                prop_assert!(packet.l4 > 34 || !matches!(packet.payload, Payload::Transport(_)));
+            }
+        }
+    }
 
     #[test]
     fn tcp_flags_are_valid_in_the_combinations_of_rfc_9293() {

@@ -35,7 +35,7 @@ impl Translation {
 ///
 /// # Panics
 /// When `packet` was not parsed from this frame.
-#[inline]
+#[inline(always)]
 pub fn translate(frame: &mut [u8], packet: &Packet, protocol: Protocol, to: &Translation) {
     let (ip, l4) = frame[ETHERNET_LEN..].split_at_mut(usize::from(packet.l4) - ETHERNET_LEN);
     let Some(header) = ip.first_chunk_mut::<20>() else { return };

@@ -2,8 +2,9 @@
 
 #![no_main]
 
+use dataplane::flow::Protocol;
 use dataplane::frame::Frame;
-use dataplane::wire::{LinkTraits, Payload, parse};
+use dataplane::wire::{LinkTraits, Packet, Payload, parse};
 use libfuzzer_sys::fuzz_target;
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0x0d, 0x0a];
@@ -25,14 +26,15 @@ fuzz_target!(|data: &[u8]| {
     let link = LinkTraits { mac: MAC, mtu: 1500, kernel_peer: control & 4 != 0 };
     let len = room.len();
     let mut frame = Frame::new(&mut room, 0..len);
-    if let Ok(packet) = parse(&mut frame, &link)
+    let mut packet = Packet::ARP;
+    if parse(&mut frame, &link, &mut packet).is_ok()
         && packet.payload != Payload::Arp
     {
         let frame = frame.bytes();
         assert_eq!(frame.len(), 14 + usize::from(packet.total_len));
         let least = match packet.payload {
-            Payload::Tcp => 20,
-            Payload::Udp | Payload::EchoRequest => 8,
+            Payload::Transport(Protocol::Tcp) => 20,
+            Payload::Transport(Protocol::Udp) | Payload::EchoRequest => 8,
             Payload::Arp => 0,
         };
         assert!(frame.len() >= usize::from(packet.l4) + least);

@@ -1,0 +1,165 @@
+//! Packets of sessions: the state they lead to, what they become, where they go.
+
+use super::{Arrival, Director, Verdict, Verdicts};
+use crate::clock::Stamp;
+use crate::drop::DropReason;
+use crate::flow::{Direction, Protocol};
+use crate::frame::Frame;
+use crate::ids::{NeighborId, PortId};
+use crate::session::{Session, SessionIndex, State};
+use crate::snapshot::{Egress, NextHop, Snapshot};
+use crate::stats::{Counter, ServerCounters};
+use crate::wire::{self, Packet};
+use std::net::Ipv4Addr;
+
+impl Director {
+    /// Sends a packet of a session on its way.
+    #[inline(always)]
+    pub(super) fn forward(
+        &mut self,
+        frame: &mut Frame<'_>,
+        packet: &Packet,
+        protocol: Protocol,
+        (index, direction): (SessionIndex, Direction),
+        arrival: &Arrival<'_>,
+        verdicts: &mut Verdicts,
+    ) -> Result<(), DropReason> {
+        if packet.ttl <= 1 {
+            return self.ttl_exceeded(frame, packet, arrival, verdicts);
+        }
+        let session = self.sessions.get_mut(index);
+        let next = match arrival.world.neighbors.egress(session.next_hop(direction)) {
+            Some(egress) => Next::Known(egress),
+            None => find_next_hop(session, direction, arrival.world)?,
+        };
+        if packet.total_len > arrival.smallest_mtu {
+            let mtu = arrival.world.port(next.port()).link.mtu;
+            if packet.total_len > mtu {
+                return self.exceeds_mtu(frame, packet, mtu, arrival, verdicts);
+            }
+        }
+        let counters = self.stats.server(session.server);
+        account(session, packet, protocol, direction, arrival.stamp, counters);
+        let bytes = frame.bytes_mut();
+        match next {
+            Next::Known(egress) => {
+                rewrite(bytes, packet, protocol, session, direction);
+                wire::set_ethernet(bytes, &egress.header);
+                verdicts.push(Verdict::Transmit(egress.port));
+            }
+            Next::Unresolved(hop) => {
+                rewrite_aside(bytes, packet, protocol, session, direction);
+                verdicts.push(Verdict::Await(hop));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Keeps a session's state, its time and its server's counters up with a packet.
+#[inline(always)]
+fn account(
+    session: &mut Session,
+    packet: &Packet,
+    protocol: Protocol,
+    direction: Direction,
+    stamp: Stamp,
+    counters: &ServerCounters,
+) {
+    session.last_seen = stamp;
+    let state = match protocol {
+        Protocol::Tcp => session.state.after_tcp(packet.flags, direction),
+        Protocol::Udp => session.state.after_udp(direction),
+    };
+    if state != session.state {
+        change_state(session, state, counters);
+    }
+    let (packets, bytes) = counters.traffic(direction);
+    packets.add(1);
+    bytes.add(u64::from(packet.total_len));
+}
+
+/// Turns a packet into what it is on the session's other side, but for the Ethernet header.
+#[inline(always)]
+fn rewrite(frame: &mut [u8], packet: &Packet, protocol: Protocol, session: &Session, direction: Direction) {
+    wire::translate(frame, packet, protocol, &session.translation(direction));
+    if session.sequence_offset != 0 {
+        let (offset, bare) = (session.sequence_offset, session.without_timestamp);
+        wire::shift_sequence(frame, packet, direction, offset, bare);
+    }
+}
+
+/// [`rewrite`] for packets that must wait: kept out of the way of those that need not.
+#[inline(never)]
+fn rewrite_aside(
+    frame: &mut [u8],
+    packet: &Packet,
+    protocol: Protocol,
+    session: &Session,
+    direction: Direction,
+) {
+    rewrite(frame, packet, protocol, session, direction);
+}
+
+/// Moves a session to another state, and to the other gauge if that counts differently.
+#[inline(never)]
+fn change_state(session: &mut Session, state: State, counters: &ServerCounters) {
+    fn gauge(state: State, counters: &ServerCounters) -> &Counter {
+        if state.is_active() { &counters.sessions_active } else { &counters.sessions_inactive }
+    }
+    gauge(session.state, counters).decrement();
+    gauge(state, counters).add(1);
+    session.state = state;
+}
+
+/// Where a packet goes, and whether its Ethernet header is known.
+pub(super) enum Next<'a> {
+    Known(&'a Egress),
+    Unresolved(NextHop),
+}
+
+impl Next<'_> {
+    fn port(&self) -> PortId {
+        match self {
+            Self::Known(egress) => egress.port,
+            Self::Unresolved(hop) => hop.port,
+        }
+    }
+
+    /// Completes the frame and says what to do with it.
+    pub(super) fn send(&self, frame: &mut [u8]) -> Verdict {
+        match self {
+            Self::Known(egress) => {
+                wire::set_ethernet(frame, &egress.header);
+                Verdict::Transmit(egress.port)
+            }
+            Self::Unresolved(hop) => Verdict::Await(*hop),
+        }
+    }
+}
+
+/// Looks up the next hop of a session's packets in `direction`, and lets the session remember it.
+#[inline(never)]
+fn find_next_hop<'w>(
+    session: &mut Session,
+    direction: Direction,
+    world: &'w Snapshot,
+) -> Result<Next<'w>, DropReason> {
+    let destination = match direction {
+        Direction::Inbound => session.real().address,
+        Direction::Outbound => session.client().address,
+    };
+    let (id, next) = next_hop_to(destination, world)?;
+    session.remember_next_hop(direction, id);
+    Ok(next)
+}
+
+/// The next hop towards an address, and its slot if it has one.
+pub(super) fn next_hop_to(
+    destination: Ipv4Addr,
+    world: &Snapshot,
+) -> Result<(NeighborId, Next<'_>), DropReason> {
+    let hop = world.routes.lookup(destination).ok_or(DropReason::NoRoute)?;
+    let id = world.neighbors.find(hop).unwrap_or(NeighborId::NONE);
+    Ok((id, world.neighbors.egress(id).map_or(Next::Unresolved(hop), Next::Known)))
+}
