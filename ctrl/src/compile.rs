@@ -6,10 +6,9 @@ use crate::registry::{Exhausted, ReadSlot, Registry};
 use dataplane::ids::{Generation, PortId};
 use dataplane::scheduler::{MaglevTable, Scheduler};
 use dataplane::snapshot::{
-    AddressRole, Neighbors, Network, PortConfig, RealServer, Routes, Service, Services, Snapshot,
+    AddressRole, Map, Neighbors, Network, PortConfig, RealServer, Routes, Service, Services, Snapshot,
 };
 use dataplane::wire::{LinkTraits, Mac};
-use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -65,8 +64,8 @@ pub fn ports(config: &Config, devices: &[DeviceFacts]) -> Arc<[PortConfig]> {
 }
 
 /// What each of the appliance's addresses is for. A VIP may also be a port's address.
-pub fn addresses(config: &Config) -> HashMap<Ipv4Addr, AddressRole> {
-    let mut roles = HashMap::new();
+pub fn addresses(config: &Config) -> Map<Ipv4Addr, AddressRole> {
+    let mut roles = Map::default();
     for port in &config.ports {
         roles.extend(port.addresses.iter().map(|network| (network.address, AddressRole::Own)));
     }

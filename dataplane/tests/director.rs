@@ -650,3 +650,21 @@ fn a_local_port_that_is_used_again_gets_later_sequence_numbers_and_no_timestamp(
         }
     }
 }
+
+#[test]
+fn many_sessions_that_end_at_once_are_spread_over_turns() {
+    let mut lab = Lab::new(&Plan::default());
+    for client_port in 0..900 {
+        lab.send(A, &udp_frame(&inbound(10_000 + client_port), b"x"));
+    }
+    assert_eq!(lab.sessions(), 900);
+    lab.now = lab.now + Duration::from_secs(301);
+
+    lab.director.expire(&lab.world, lab.now);
+    assert!((900 - 128..900).contains(&lab.sessions()), "{} are left after a turn", lab.sessions());
+
+    for _ in 0..8 {
+        lab.director.expire(&lab.world, lab.now);
+    }
+    assert_eq!(lab.sessions(), 0);
+}

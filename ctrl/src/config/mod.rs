@@ -103,7 +103,11 @@ impl Device {
     pub fn has_kernel_peer(&self) -> bool {
         let kernel_drivers =
             ["net_af_packet", "net_af_xdp", "net_tap", "net_pcap", "eth_af_packet", "net_virtio_user"];
+        // A pcap device on files has nobody on the other side.
+        let on_interface =
+            ["iface", "rx_iface", "rx_iface_in"].iter().any(|key| self.argument(key).is_some());
         kernel_drivers.iter().any(|driver| self.name().starts_with(driver))
+            && (on_interface || !self.name().starts_with("net_pcap"))
     }
 }
 

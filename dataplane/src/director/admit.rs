@@ -6,12 +6,24 @@ use crate::clock::Stamp;
 use crate::drop::DropReason;
 use crate::flow::{Direction, Endpoint, FlowKey, Protocol};
 use crate::ids::LocalId;
+use crate::prefetch::prefetch;
 use crate::scheduler::{self, Candidates, Cursor};
 use crate::session::{NewSession, Pair, SessionIndex, State, Taken};
-use crate::snapshot::{AddressRole, RealServer, Service, Snapshot};
+use crate::snapshot::{AddressRole, RealServer, Service, ServiceIndex, Snapshot};
 use crate::stats::WorkerStats;
-use crate::wire::Packet;
+use crate::wire::{Packet, Payload};
 use std::net::Ipv4Addr;
+
+/// The service that a packet without session asks for; asks for its lines.
+#[inline(never)]
+pub(super) fn find_service(packet: &Packet, world: &Snapshot) -> Option<ServiceIndex> {
+    let Payload::Transport(protocol) = packet.payload else { return None };
+    let index = world.services.index_of(protocol, packet.key.destination())?;
+    let service = world.services.at(index);
+    prefetch(service);
+    prefetch(&service.servers);
+    Some(index)
+}
 
 /// Where a service's rounds stand.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,6 +50,16 @@ pub(super) struct Admitted {
 const RECYCLE_TRIES: usize = 16;
 
 impl Director {
+    /// Asks for the lines that a new session of `service` needs. With ten thousand services they
+    /// are not in the cache, and waiting for one after the other takes 200 ns.
+    pub(super) fn anticipate_session(&self, service: &Service) {
+        prefetch(&self.cursors[service.id.0 as usize]);
+        if let (Some(server), Some(local)) = (service.servers.first(), service.locals.first()) {
+            prefetch(server);
+            prefetch(local);
+        }
+    }
+
     /// Makes the session that a packet opens.
     ///
     /// A packet whose time to live ends here is refused with [`DropReason::TtlExceeded`];
@@ -112,6 +134,10 @@ impl Director {
             self.stats.service(service.id).session_table_full.add(1);
             return Err(DropReason::SessionTableFull);
         };
+        // The pair's next session will be found by a known key: its line can come meanwhile. At
+        // ten million sessions that halves what a new one costs.
+        let next = Endpoint::new(local.address, local.taken.next);
+        self.sessions.prefetch_key(FlowKey::new(service.protocol, server.endpoint, next));
         self.stats.sessions_created.add(1);
         self.stats.sessions_live.add(1);
         self.stats.local_ports_used(local.id).add(1);

@@ -142,7 +142,13 @@ fn arguments(settings: &EalSettings) -> Vec<String> {
     let mut arguments: Vec<String> =
         ["sluiced", "--no-telemetry", "--main-lcore=0", "--lcores", &lcores].map(String::from).to_vec();
     match settings.memory {
-        Memory::Hugepages => arguments.push("--in-memory".into()),
+        Memory::Hugepages => {
+            arguments.push("--in-memory".into());
+            // A vhost-user peer maps at most eight files.
+            if settings.vdevs.iter().any(|vdev| vdev.starts_with("net_virtio_user")) {
+                arguments.push("--single-file-segments".into());
+            }
+        }
         Memory::Pages { megabytes } => {
             arguments.extend(["--no-huge".into(), "-m".into(), megabytes.to_string()]);
             arguments.push(format!("--file-prefix=sluice-{}", std::process::id()));

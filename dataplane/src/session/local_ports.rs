@@ -3,14 +3,16 @@
 //! A reply is told apart by (real server, local address, local port), so the same
 //! port of the same address serves many real servers, and each pair has all
 //! 64,512 ports to itself. A pair is a bitmap of 8 KiB, taken from an arena on
-//! first use and given back when its last port is; the arena is reserved at start
+//! first use and kept until another pair needs it while no port is in use; the arena is reserved at start
 //! and its pages are touched only when used.
 //!
 //! The search begins where the last one ended, so a port rests as long as possible
 //! before it is used again.
 
-use crate::flow::{Endpoint, Protocol};
+use crate::flow::{Endpoint, FlowKey, Protocol};
+use crate::prefetch::prefetch;
 use hashbrown::{DefaultHashBuilder, HashMap};
+use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
 /// The lowest port that is given out; those below belong to well-known services.
@@ -30,6 +32,13 @@ pub struct Pair {
     pub protocol: Protocol,
 }
 
+impl Pair {
+    /// The pair in two words, which hash faster than its parts.
+    fn key(self) -> FlowKey {
+        FlowKey::new(self.protocol, self.real, Endpoint::new(self.local, 0))
+    }
+}
+
 /// A port, and how many its pair's bitmap had given out before it. The search goes round, so the
 /// first 64,512 are all different.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,52 +47,86 @@ pub struct Taken {
     pub l4_port: u16,
     /// How many were given out before.
     pub before: u32,
+    /// The port that the pair will probably give out next.
+    pub next: u16,
 }
 
 /// One worker's local ports.
 #[derive(Debug)]
 pub struct LocalPorts {
-    pairs: HashMap<Pair, u32, DefaultHashBuilder>,
-    arena: Vec<Bitmap>,
-    free: Vec<u32>,
+    pairs: HashMap<FlowKey, u32, DefaultHashBuilder>,
+    /// Where the search of each pair stands, apart from the bitmaps: with twenty thousand pairs
+    /// these stay in the cache and the bitmaps do not.
+    searches: Vec<Search>,
+    bitmaps: Vec<[u64; WORDS]>,
+    /// Pairs of which no port was in use when they were put here, each once, oldest first. They
+    /// keep their bitmaps until others need them: a quiet service begins again at no cost.
+    idle: VecDeque<u32>,
     /// Where the next new pair starts to search, so that pairs do not march in step.
     next_start: u16,
 }
 
+/// Where the search for a pair's next port stands.
 #[derive(Clone, Copy, Debug)]
-struct Bitmap {
-    used: [u64; WORDS],
+struct Search {
+    /// The bitmap's word at the cursor: the truth is here, and written back when the search
+    /// leaves the word. Sixty-four ports are given out without a look at the bitmap.
+    word: u64,
+    /// Ports in use.
     count: u32,
     /// How many ports were given out, for this pair and those that had the bitmap before: more
     /// caution than needed, never less.
     taken: u32,
+    /// The port that is looked at next, counted from [`FIRST_PORT`].
     cursor: u16,
+    /// Whether the pair is in the list of idle ones.
+    listed: bool,
+    pair: FlowKey,
 }
 
-impl Bitmap {
+impl Search {
     /// The first free port at or after the cursor, in a circle.
-    fn take(&mut self) -> Option<u16> {
+    fn take(&mut self, bitmap: &mut [u64; WORDS]) -> Option<u16> {
         if self.count as usize == PORTS_PER_PAIR {
             return None;
         }
-        let start = usize::from(self.cursor);
-        let mut word = start / 64;
-        // Ports before the cursor in its own word come last.
-        let mut free = !self.used[word] & !0 << (start % 64);
+        // Once more than there are words: ports before the cursor in its own word come last.
         for _ in 0..=WORDS {
+            let free = !self.word & !0 << (self.cursor % 64);
             if free != 0 {
-                let bit = free.trailing_zeros() as usize;
-                let offset = word * 64 + bit;
-                self.used[word] |= 1 << bit;
+                let bit = free.trailing_zeros() as u16;
+                let offset = self.cursor / 64 * 64 + bit;
+                self.word |= 1 << bit;
                 self.count += 1;
                 self.taken = self.taken.saturating_add(1);
-                self.cursor = ((offset + 1) % PORTS_PER_PAIR) as u16;
-                return Some(FIRST_PORT + offset as u16);
+                self.move_to(offset + 1, bitmap);
+                return Some(FIRST_PORT + offset);
             }
-            word = (word + 1) % WORDS;
-            free = !self.used[word];
+            self.move_to((self.cursor / 64 + 1) * 64, bitmap);
         }
         None
+    }
+
+    fn give_back(&mut self, l4_port: u16, bitmap: &mut [u64; WORDS]) {
+        let offset = l4_port - FIRST_PORT;
+        let word = if offset / 64 == self.cursor / 64 {
+            &mut self.word
+        } else {
+            &mut bitmap[usize::from(offset / 64)]
+        };
+        debug_assert!(*word >> (offset % 64) & 1 == 1);
+        *word &= !(1 << (offset % 64));
+        self.count -= 1;
+    }
+
+    /// Puts the cursor on the port `offset`, counted round.
+    fn move_to(&mut self, offset: u16, bitmap: &mut [u64; WORDS]) {
+        let offset = offset % PORTS_PER_PAIR as u16;
+        if offset / 64 != self.cursor / 64 {
+            bitmap[usize::from(self.cursor / 64)] = self.word;
+            self.word = bitmap[usize::from(offset / 64)];
+        }
+        self.cursor = offset;
     }
 }
 
@@ -92,9 +135,10 @@ impl LocalPorts {
     pub fn with_capacity(pairs: usize) -> Self {
         Self {
             // Twice the room, so that removals never make the map grow.
-            pairs: HashMap::with_capacity(pairs * 2),
-            arena: Vec::with_capacity(pairs),
-            free: Vec::with_capacity(pairs),
+            pairs: HashMap::with_capacity_and_hasher(pairs * 2, DefaultHashBuilder::default()),
+            searches: Vec::with_capacity(pairs),
+            bitmaps: Vec::with_capacity(pairs),
+            idle: VecDeque::with_capacity(pairs),
             next_start: 0,
         }
     }
@@ -102,63 +146,90 @@ impl LocalPorts {
     /// Takes a port of `pair` that no session uses. `None` when all are in use, or when the arena
     /// has no room for another pair.
     pub fn take(&mut self, pair: Pair) -> Option<Taken> {
-        let at = match self.pairs.get(&pair) {
+        let at = match self.pairs.get(&pair.key()) {
             Some(at) => *at,
             None => self.open(pair)?,
         };
-        let bitmap = &mut self.arena[at as usize];
-        let before = bitmap.taken;
-        Some(Taken { l4_port: bitmap.take()?, before })
+        let (search, bitmap) = (&mut self.searches[at as usize], &mut self.bitmaps[at as usize]);
+        let before = search.taken;
+        let l4_port = search.take(bitmap)?;
+        Some(Taken { l4_port, before, next: FIRST_PORT + search.cursor })
+    }
+
+    /// Asks for the line that releasing a port of `pair` needs.
+    pub fn prefetch(&self, pair: Pair, l4_port: u16) {
+        if let Some(at) = self.pairs.get(&pair.key()) {
+            prefetch(&self.bitmaps[*at as usize][usize::from(l4_port - FIRST_PORT) / 64]);
+        }
     }
 
     /// Gives back a port that [`take`](Self::take) gave out.
     pub fn release(&mut self, pair: Pair, l4_port: u16) {
-        let Some(at) = self.pairs.get(&pair).copied() else { return };
-        let bitmap = &mut self.arena[at as usize];
-        let offset = usize::from(l4_port - FIRST_PORT);
-        debug_assert!(bitmap.used[offset / 64] >> (offset % 64) & 1 == 1);
-        bitmap.used[offset / 64] &= !(1 << (offset % 64));
-        bitmap.count -= 1;
-        if bitmap.count == 0 {
-            self.pairs.remove(&pair);
-            self.free.push(at);
+        let Some(at) = self.pairs.get(&pair.key()).copied() else { return };
+        let search = &mut self.searches[at as usize];
+        search.give_back(l4_port, &mut self.bitmaps[at as usize]);
+        if search.count == 0 && !search.listed {
+            search.listed = true;
+            self.idle.push_back(at);
         }
     }
 
     /// The port at which the next search would begin: the one that has been in use
     /// longest when all are.
     pub fn oldest(&self, pair: Pair) -> Option<u16> {
-        let at = *self.pairs.get(&pair)?;
-        Some(FIRST_PORT + self.arena[at as usize].cursor)
+        let at = *self.pairs.get(&pair.key())?;
+        Some(FIRST_PORT + self.searches[at as usize].cursor)
     }
 
     /// Passes over the port at the cursor, because its session cannot be ended.
     pub fn skip(&mut self, pair: Pair) {
-        if let Some(at) = self.pairs.get(&pair) {
-            let cursor = &mut self.arena[*at as usize].cursor;
-            *cursor = ((usize::from(*cursor) + 1) % PORTS_PER_PAIR) as u16;
+        if let Some(at) = self.pairs.get(&pair.key()) {
+            let search = &mut self.searches[*at as usize];
+            search.move_to(search.cursor + 1, &mut self.bitmaps[*at as usize]);
         }
     }
 
     /// Ports of `pair` now in use.
     pub fn used(&self, pair: Pair) -> usize {
-        self.pairs.get(&pair).map_or(0, |at| self.arena[*at as usize].count as usize)
+        self.pairs.get(&pair.key()).map_or(0, |at| self.searches[*at as usize].count as usize)
     }
 
     fn open(&mut self, pair: Pair) -> Option<u32> {
-        let at = match self.free.pop() {
+        // Others' bitmaps are taken before new ones while most are idle, which bounds the memory
+        // to twice of what is in use.
+        let full = self.bitmaps.len() == self.bitmaps.capacity();
+        let reused = if full || self.idle.len() > self.bitmaps.len() / 2 { self.reclaim() } else { None };
+        let at = match reused {
             Some(at) => at,
-            None if self.arena.len() < self.arena.capacity() => {
+            None if full => return None,
+            None => {
                 // Within the capacity that was reserved at start: no allocation.
-                self.arena.push(Bitmap { used: [0; WORDS], count: 0, taken: 0, cursor: self.next_start });
-                self.arena.len() as u32 - 1
+                let cursor = self.next_start;
+                let pair = pair.key();
+                self.searches.push(Search { word: 0, count: 0, taken: 0, cursor, listed: false, pair });
+                self.bitmaps.push([0; WORDS]);
+                self.bitmaps.len() as u32 - 1
             }
-            None => return None,
         };
         // A prime step of about 1/11 of the range.
         self.next_start = ((usize::from(self.next_start) + 5_869) % PORTS_PER_PAIR) as u16;
-        self.pairs.insert(pair, at);
+        self.searches[at as usize].pair = pair.key();
+        self.pairs.insert(pair.key(), at);
         Some(at)
+    }
+
+    /// Takes the bitmap of the pair that has been idle longest.
+    fn reclaim(&mut self) -> Option<u32> {
+        while let Some(at) = self.idle.pop_front() {
+            let search = &mut self.searches[at as usize];
+            search.listed = false;
+            // Others of the list have ports in use again; each was listed once, so the loop ends.
+            if search.count == 0 {
+                self.pairs.remove(&search.pair);
+                return Some(at);
+            }
+        }
+        None
     }
 }
 
@@ -198,7 +269,8 @@ mod tests {
 
         let following: Vec<_> = (0..PORTS_PER_PAIR - 1).map(|_| ports.take(pair(1)).unwrap()).collect();
 
-        assert_eq!(following.last(), Some(&Taken { l4_port: first, before: PORTS_PER_PAIR as u32 }));
+        let last = following.last().map(|taken| (taken.l4_port, taken.before));
+        assert_eq!(last, Some((first, PORTS_PER_PAIR as u32)));
         assert!(following.iter().all(|taken| taken.l4_port != keep));
     }
 
@@ -211,6 +283,28 @@ mod tests {
         ports.release(pair(1), l4_port);
 
         assert!(ports.take(pair(2)).is_some());
+    }
+
+    #[test]
+    fn a_pair_that_was_idle_goes_on_where_it_was() {
+        let mut ports = LocalPorts::with_capacity(4);
+        let first = ports.take(pair(1)).unwrap();
+        ports.release(pair(1), first.l4_port);
+
+        let second = ports.take(pair(1)).unwrap();
+
+        assert_eq!((second.before, second.l4_port), (1, first.next));
+    }
+
+    #[test]
+    fn idle_pairs_make_room_before_more_memory_is_taken() {
+        let mut ports = LocalPorts::with_capacity(100);
+        for last in 0..100 {
+            let l4_port = ports.take(pair(last)).unwrap().l4_port;
+            ports.release(pair(last), l4_port);
+        }
+
+        assert!(ports.bitmaps.len() <= 2, "{} bitmaps for one pair at a time", ports.bitmaps.len());
     }
 
     proptest! {

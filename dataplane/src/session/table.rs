@@ -5,14 +5,14 @@ use super::{NewSession, Session, State};
 use crate::clock::Stamp;
 use crate::flow::{Direction, FlowHasher, FlowKey};
 use crate::hugepages;
-use crate::prefetch::prefetch;
+use crate::prefetch::{prefetch, prefetch_near};
 
 /// A session's place in the table; valid until the session is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SessionIndex(u32);
 
 /// A guess of stage two, to be confirmed in stage three.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate(u32);
 
 impl Candidate {
@@ -85,11 +85,25 @@ impl SessionTable {
         self.index.prefetch(hash);
     }
 
+    /// Asks for the lines that removing `session` needs.
+    #[inline]
+    pub fn prefetch_keys(&self, session: &Session) {
+        for way in [Direction::Inbound, Direction::Outbound] {
+            self.index.prefetch(self.hasher.hash(session.key(way)));
+        }
+    }
+
+    /// Asks for the line under which `key` will be entered.
+    #[inline]
+    pub fn prefetch_key(&self, key: FlowKey) {
+        self.index.prefetch(self.hasher.hash(key));
+    }
+
     /// Stage two: the session that probably matches; asks for its line.
     #[inline]
     pub fn candidate(&self, hash: u64) -> Candidate {
         let Some(slot) = self.index.find(hash, |_| true) else { return Candidate::NONE };
-        prefetch(&self.sessions[(slot >> 1) as usize]);
+        prefetch_near(&self.sessions[(slot >> 1) as usize]);
         Candidate(slot)
     }
 
@@ -138,6 +152,10 @@ impl SessionTable {
             return Err(InsertError::Exists);
         }
         let at = self.free.pop().ok_or(InsertError::Full)?;
+        // Lines for the next sessions come meanwhile.
+        if let Some(soon) = self.free.len().checked_sub(LINES_AHEAD) {
+            prefetch(&self.sessions[self.free[soon] as usize]);
+        }
         let [(_, inbound), (_, outbound)] = hashes;
         if self.index.insert(inbound, slot(at, Direction::Inbound)).is_err() {
             self.free.push(at);
@@ -186,6 +204,9 @@ impl SessionTable {
         (session.state != State::Free).then_some((SessionIndex(line as u32), session))
     }
 }
+
+/// How many new sessions ahead a free line is asked for.
+const LINES_AHEAD: usize = 8;
 
 #[inline]
 fn slot(line: u32, way: Direction) -> u32 {

@@ -1,9 +1,8 @@
 //! Who is on the links: the Ethernet header towards each next hop.
 
-use super::NextHop;
+use super::{Map, NextHop};
 use crate::ids::{NeighborId, PortId};
 use crate::wire::EthernetHeader;
-use std::collections::HashMap;
 
 /// A next hop whose station address may be known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +30,7 @@ pub struct Neighbors {
     slots: Vec<Option<Neighbor>>,
     /// The same by the same slots, for the packet path.
     egress: Vec<Egress>,
-    by_hop: HashMap<NextHop, NeighborId>,
+    by_hop: Map<NextHop, NeighborId>,
 }
 
 impl Neighbors {

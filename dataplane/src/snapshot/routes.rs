@@ -1,7 +1,7 @@
 //! Where packets go next: the longest matching prefix.
 
+use super::Map;
 use crate::ids::PortId;
-use std::collections::HashMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
@@ -69,7 +69,7 @@ pub struct NextHop {
 #[derive(Clone, Debug, Default)]
 pub struct Routes {
     /// One map per prefix length that occurs, longest first.
-    by_length: Vec<(u32, HashMap<u32, Target>)>,
+    by_length: Vec<(u32, Map<u32, Target>)>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +85,7 @@ impl Routes {
         let mask = to.mask();
         let at = self.by_length.partition_point(|(other, _)| *other > mask);
         if self.by_length.get(at).is_none_or(|(other, _)| *other != mask) {
-            self.by_length.insert(at, (mask, HashMap::new()));
+            self.by_length.insert(at, (mask, Map::default()));
         }
         self.by_length[at].1.insert(to.address.to_bits() & mask, Target { port, gateway });
     }

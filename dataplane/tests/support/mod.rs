@@ -11,8 +11,8 @@ use dataplane::ids::{LocalId, PortId, ServerId, ServiceId};
 use dataplane::scheduler::{MaglevTable, Scheduler};
 use dataplane::session::{State, Timeouts};
 use dataplane::snapshot::{
-    AddressRole, Neighbor, Neighbors, Network, NextHop, PortConfig, RealServer, Routes, Service, Services,
-    Snapshot,
+    AddressRole, Map, Neighbor, Neighbors, Network, NextHop, PortConfig, RealServer, Routes, Service,
+    Services, Snapshot,
 };
 use dataplane::stats::WorkerStats;
 use dataplane::wire::{LinkTraits, Mac, ethernet_header};
@@ -85,12 +85,11 @@ pub fn world(plan: &Plan) -> Snapshot {
             RealServer { id: ServerId(at as u32), endpoint: Endpoint::new(address, 8080), weight: *weight }
         })
         .collect();
-    let mut addresses: std::collections::HashMap<_, _> = [
+    let mut addresses: Map<_, _> = Map::from_iter([
         (Ipv4Addr::new(10, 0, 0, 1), AddressRole::Own),
         (Ipv4Addr::new(172, 16, 0, 1), AddressRole::Own),
         (VIP, AddressRole::Vip),
-    ]
-    .into();
+    ]);
     addresses.extend(plan.locals.iter().map(|address| (*address, AddressRole::Local)));
     let service = |id, protocol| {
         let weights: Vec<_> = servers.iter().map(|server| (server.endpoint, server.weight)).collect();
