@@ -5,13 +5,15 @@
 # and a machine without network works once the packages are there.
 #   install-deps.sh build   what compiling the daemon needs
 #   install-deps.sh lab     also what `make demo`, `make lab` and `make test` run
+#   install-deps.sh bench   also testpmd, which `make bench` compares with
 set -eu
 
 want="build-essential pkg-config libdpdk-dev libclang-dev"
 case "${1:-lab}" in
     build) ;;
-    lab) want="$want iproute2 iputils-ping ethtool procps curl wrk nginx iperf3 dnsmasq-base dnsperf bind9-dnsutils socat" ;;
-    *) echo "usage: $0 [build|lab]" >&2; exit 2 ;;
+    bench) want="$want dpdk-dev valgrind" ;;
+    lab) want="$want valgrind iproute2 iputils-ping ethtool procps curl wrk nginx iperf3 dnsmasq-base dnsperf bind9-dnsutils socat" ;;
+    *) echo "usage: $0 [build|lab|bench]" >&2; exit 2 ;;
 esac
 
 missing=""

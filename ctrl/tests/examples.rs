@@ -4,9 +4,10 @@ use std::path::Path;
 
 #[test]
 fn every_example_configuration_passes_the_check() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut checked = 0;
-    for entry in folder.read_dir().unwrap() {
+    let entries = ["config", "pktgen-tests/bench/nic"].map(|folder| root.join(folder).read_dir().unwrap());
+    for entry in entries.into_iter().flatten() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "toml") {
             if let Err(error) = ctrl::config::load(&path) {
@@ -16,5 +17,5 @@ fn every_example_configuration_passes_the_check() {
             checked += 1;
         }
     }
-    assert!(checked >= 3);
+    assert!(checked >= 4);
 }

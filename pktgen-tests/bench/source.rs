@@ -1,7 +1,7 @@
 //! Traffic made in the process: frames from templates, in an order that memory cannot guess,
 //! and a sink that checks a sample of what comes out.
 //!
-//! A flow is a 16-byte record. Records stand in the order in which packets are sent, and
+//! A flow is a 20-byte record. Records stand in the order in which packets are sent, and
 //! sessions are made in another, random order: so reading records is cheap, and finding
 //! sessions is not. The server's packets are made from what was sent to the server.
 
@@ -25,14 +25,16 @@ const ROOM: usize = 320;
 /// 64 bytes on the wire, without the frame check sequence.
 const FRAME: usize = 60;
 
-/// A flow: who the client is, and what the director made of it.
+/// A flow: who the client is, whom it asks, and what the director made of it.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Flow {
-    pub(crate) client: u32,
-    pub(crate) local: u32,
-    pub(crate) server: u32,
-    pub(crate) client_port: u16,
-    pub(crate) local_port: u16,
+    client: u32,
+    local: u32,
+    server: u32,
+    client_port: u16,
+    vip_port: u16,
+    local_port: u16,
+    server_port: u16,
 }
 
 /// What kind of segment a packet is.
@@ -43,11 +45,21 @@ pub(crate) enum Kind {
     Tcp(u8),
 }
 
-/// The next packet to come in by a port.
+/// What comes in by a port.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Packet {
-    pub(crate) flow: u32,
-    pub(crate) kind: Kind,
+pub(crate) enum Feed {
+    Nothing,
+    /// A packet of each flow from `next` up to `end`.
+    Once {
+        next: u32,
+        end: u32,
+        kind: Kind,
+    },
+    /// A packet of each flow from `next` on, in a circle.
+    Endless {
+        next: u32,
+        kind: Kind,
+    },
 }
 
 /// What both ports share.
@@ -97,19 +109,18 @@ impl Buffer for SourceBuffer {
 pub(crate) struct SourcePort {
     id: PortId,
     bench: Rc<RefCell<Bench>>,
-    /// What comes next, taken from the front.
-    pub(crate) next: Vec<Packet>,
-    /// Endless traffic instead: flows from here on, in a circle.
-    pub(crate) endless: Option<(u32, Kind)>,
+    /// What comes next.
+    pub(crate) feed: Feed,
 }
 
 impl Bench {
-    /// `count` flows of distinct clients.
-    pub(crate) fn new(count: usize) -> Rc<RefCell<Self>> {
+    /// `count` flows of distinct clients, spread over `services`.
+    pub(crate) fn new(count: usize, services: usize) -> Rc<RefCell<Self>> {
         let flow = |n: usize| Flow {
             // 50,000 ports of each client address.
             client: Ipv4Addr::new(100, 64, 0, 0).to_bits() + (n / 50_000) as u32,
             client_port: 10_000 + (n % 50_000) as u16,
+            vip_port: SERVICE_PORT + (n % services) as u16,
             ..Flow::default()
         };
         let route = |inbound: bool| Route {
@@ -137,15 +148,14 @@ impl Bench {
         }))
     }
 
+    /// Memory that the flows' records take.
+    pub(crate) fn bytes(&self) -> u64 {
+        size_of_val(self.flows.as_slice()) as u64
+    }
+
     /// Puts the flows into a random order; sessions that exist stay where they are.
     pub(crate) fn shuffle(&mut self) {
-        let mut state = 0x9e37_79b9_7f4a_7c15u64;
-        for at in (1..self.flows.len()).rev() {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            self.flows.swap(at, ((u128::from(state) * (at as u128 + 1)) >> 64) as usize);
-        }
+        shuffle(&mut self.flows);
     }
 
     fn make(&mut self, flow: u32, kind: Kind, inbound: bool) -> SourceBuffer {
@@ -156,9 +166,9 @@ impl Bench {
         frame.copy_from_slice(template);
         let record = self.flows[flow as usize];
         let (source, source_port, destination, destination_port) = if inbound {
-            (record.client, record.client_port, VIP.to_bits(), SERVICE_PORT)
+            (record.client, record.client_port, VIP.to_bits(), record.vip_port)
         } else {
-            (record.server, 8080, record.local, record.local_port)
+            (record.server, record.server_port, record.local, record.local_port)
         };
         // The templates have zero addresses and ports, so the sums need only these added.
         let addresses = u64::from(source) + u64::from(destination);
@@ -201,6 +211,7 @@ impl Bench {
             flow.local = frames::be32(frame, 26);
             flow.server = frames::be32(frame, 30);
             flow.local_port = frames::be16(frame, 34);
+            flow.server_port = frames::be16(frame, 36);
         }
         if self.checking && self.came_out.is_multiple_of(SAMPLE) {
             self.checked += 1;
@@ -221,15 +232,26 @@ impl Bench {
         let port = usize::from(buffer.0.inbound);
         let expected = if buffer.0.inbound {
             let local = (Ipv4Addr::from_bits(flow.local), flow.local_port);
-            (local, (Ipv4Addr::from_bits(flow.server), 8080))
+            (local, (Ipv4Addr::from_bits(flow.server), flow.server_port))
         } else {
-            ((VIP, SERVICE_PORT), (Ipv4Addr::from_bits(flow.client), flow.client_port))
+            ((VIP, flow.vip_port), (Ipv4Addr::from_bits(flow.client), flow.client_port))
         };
         (source, destination) == expected
             && frame[..6] == PEER_MAC
             && frame[6..12] == MACS[port]
             && ones_sum(&ip[..20], 0) == 0xffff
             && ones_sum(&ip[20..], pseudo_sum(ip)) == 0xffff
+    }
+}
+
+/// Puts a list into a random order, the same in every run.
+pub(crate) fn shuffle<T>(list: &mut [T]) {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    for at in (1..list.len()).rev() {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        list.swap(at, ((u128::from(state) * (at as u128 + 1)) >> 64) as usize);
     }
 }
 
@@ -244,7 +266,7 @@ fn add_to_checksum(frame: &mut [u8], field: usize, sum: u64) {
 
 impl SourcePort {
     pub(crate) fn new(id: u16, bench: &Rc<RefCell<Bench>>) -> Self {
-        Self { id: PortId(id), bench: Rc::clone(bench), next: Vec::new(), endless: None }
+        Self { id: PortId(id), bench: Rc::clone(bench), feed: Feed::Nothing }
     }
 }
 
@@ -259,16 +281,21 @@ impl Port for SourcePort {
     fn rx(&mut self, burst: &mut Burst<SourceBuffer>) {
         let inbound = self.id.0 == 0;
         let mut bench = self.bench.borrow_mut();
-        if let Some((flow, kind)) = &mut self.endless {
-            let count = bench.flows.len() as u32;
-            while !burst.is_full() {
-                burst.push(bench.make(*flow, *kind, inbound));
-                *flow = if *flow + 1 == count { 0 } else { *flow + 1 };
+        match &mut self.feed {
+            Feed::Nothing => {}
+            Feed::Once { next, end, kind } => {
+                while !burst.is_full() && next < end {
+                    burst.push(bench.make(*next, *kind, inbound));
+                    *next += 1;
+                }
             }
-        }
-        while !burst.is_full() {
-            let Some(packet) = self.next.pop() else { break };
-            burst.push(bench.make(packet.flow, packet.kind, inbound));
+            Feed::Endless { next, kind } => {
+                let count = bench.flows.len() as u32;
+                while !burst.is_full() {
+                    burst.push(bench.make(*next, *kind, inbound));
+                    *next = if *next + 1 == count { 0 } else { *next + 1 };
+                }
+            }
         }
     }
 

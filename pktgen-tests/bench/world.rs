@@ -22,46 +22,70 @@ pub(crate) const PEER_MAC: Mac = [2, 0, 0, 0, 0, 0x99];
 /// How large the world is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Size {
-    /// Services; the first is the one that is measured.
+    /// Services of each protocol, each with servers of its own, all on one VIP; they listen on
+    /// [`SERVICE_PORT`] and the ports after it.
     pub(crate) services: usize,
-    /// Servers of each.
+    /// Servers of each service.
     pub(crate) servers: usize,
-    /// Local addresses of each.
+    /// Local addresses of each service.
     pub(crate) locals: usize,
+    /// One port for both sides, instead of two.
+    pub(crate) one_arm: bool,
+    /// Whether services share two hundred real servers; otherwise each has its own.
+    pub(crate) shared_servers: bool,
 }
 
+/// Stations that servers run on; a server is a station and a layer-4 port.
+const STATIONS: usize = 200;
+
 impl Size {
-    /// Ten servers, and local addresses enough for `sessions` of them.
+    /// One service with ten servers, and local addresses enough for `sessions` of them.
     pub(crate) fn for_sessions(sessions: usize) -> Self {
         let servers = 10;
         // Filled to nine tenths, so that the search for a free port is as in service.
         let locals = (sessions * 10).div_ceil(9 * servers * 64_512).max(1);
-        Self { services: 1, servers, locals }
+        Self { services: 1, servers, locals, one_arm: false, shared_servers: false }
     }
 }
 
-/// Compiles a world of TCP and UDP services on two ports with these station addresses.
-pub(crate) fn build(size: Size, macs: [Mac; 2]) -> Snapshot {
-    let mut text = String::from(
-        "[[port]]\nname = \"wan\"\ndevice = \"0000:00:01.0\"\naddresses = [\"192.0.2.2/24\"]\n\
-         [[port]]\nname = \"lan\"\ndevice = \"0000:00:02.0\"\naddresses = [\"10.0.0.2/16\"]\n\
-         [[route]]\nto = \"0.0.0.0/0\"\nvia = \"192.0.2.1\"\n",
-    );
+/// The endpoint of a service's server.
+fn server(size: Size, service: usize, server: usize) -> (Ipv4Addr, u16) {
+    let number = service * size.servers + server;
+    let l4_port = if size.shared_servers { 8080 } else { 8080 + (number / STATIONS) as u16 };
+    (station(number % STATIONS), l4_port)
+}
+
+fn station(number: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 0, 1, number as u8 + 1)
+}
+
+/// Compiles a world of TCP and UDP services on ports with these station addresses.
+pub(crate) fn build(size: Size, macs: &[Mac]) -> Snapshot {
+    let wan = r#"[[port]]
+name = "wan"
+device = "0000:00:01.0"
+addresses = ["192.0.2.2/24""#;
+    let lan = r#"[[port]]
+name = "lan"
+device = "0000:00:02.0"
+addresses = ["10.0.0.2/16"]
+"#;
+    let mut text = if size.one_arm { format!("{wan}, \"10.0.0.2/16\"]\n") } else { format!("{wan}]\n{lan}") };
+    text.push_str("[[route]]\nto = \"0.0.0.0/0\"\nvia = \"192.0.2.1\"\n");
+    let locals: Vec<_> = (0..size.locals).map(|n| format!("\"10.0.4.{}\"", n + 1)).collect();
     for service in 0..size.services {
-        for protocol in ["udp", "tcp"] {
-            let locals: Vec<_> = (0..size.locals).map(|n| format!("\"10.0.4.{}\"", n + 1)).collect();
+        // With many services UDP alone is measured.
+        let protocols: &[&str] = if size.services == 1 { &["udp", "tcp"] } else { &["udp"] };
+        for protocol in protocols {
             let _ = write!(
                 text,
                 "[[service]]\nname = \"{protocol}{service}\"\nlisten = \"{VIP}:{}\"\nprotocol = \"{protocol}\"\nscheduler = \"rr\"\nlocal_addresses = [{}]\n",
                 usize::from(SERVICE_PORT) + service,
                 locals.join(", ")
             );
-            for server in 0..size.servers {
-                let _ = write!(
-                    text,
-                    "[[service.server]]\naddress = \"10.0.1.{}:8080\"\nweight = 1\n",
-                    server + 1
-                );
+            for number in 0..size.servers {
+                let (address, l4_port) = server(size, service, number);
+                let _ = write!(text, "[[service.server]]\naddress = \"{address}:{l4_port}\"\nweight = 1\n");
             }
         }
     }
@@ -70,12 +94,13 @@ pub(crate) fn build(size: Size, macs: [Mac; 2]) -> Snapshot {
     });
     let facts: Vec<_> =
         macs.iter().map(|mac| DeviceFacts { driver: "bench".into(), mac: *mac, mtu: 1500 }).collect();
-    let known = |port: u16, address| {
-        let header = Some(ethernet_header(PEER_MAC, macs[usize::from(port)]));
-        Some(Neighbor { hop: NextHop { port: PortId(port), address }, header })
+    let known = |port: usize, address| {
+        let header = Some(ethernet_header(PEER_MAC, macs[port]));
+        Some(Neighbor { hop: NextHop { port: PortId(port as u16), address }, header })
     };
     let mut neighbors = vec![known(0, GATEWAY)];
-    neighbors.extend((0..size.servers).map(|n| known(1, Ipv4Addr::new(10, 0, 1, n as u8 + 1))));
+    let inside = usize::from(!size.one_arm);
+    neighbors.extend((0..STATIONS).map(|number| known(inside, station(number))));
     let mut registry = Registry::default();
     compile::compile(&loaded.config, &facts, Arc::new(Neighbors::new(neighbors)), 1, &mut registry, &|_| {
         Totals::default()

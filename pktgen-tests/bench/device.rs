@@ -1,0 +1,272 @@
+//! A process with one DPDK device and one worker, which runs what its standard input says: `null`
+//! or `fullnat`, and for how many seconds. Each answer is a line of JSON.
+//!
+//! The worker is the daemon's own, one-armed: clients and servers are on the same port, as testpmd
+//! with one port sends back where it received.
+
+use crate::machine::cpu_ns;
+use crate::pcap::{self, Judge};
+use crate::rig::{SYN, hasher};
+use crate::world::{self, Size};
+use dataplane::director::{Director, Limits, Verdicts};
+use dataplane::dpdk::{self, Clock, Device, DeviceSettings, Eal, EalSettings, Mbuf, Memory, Pool, Queue};
+use dataplane::frame::Frame;
+use dataplane::ids::{PortId, WorkerId};
+use dataplane::port::{Buffer, Burst, Port};
+use dataplane::snapshot::{Publisher, mailboxes};
+use dataplane::stats::WorkerStats;
+use dataplane::worker::{self, Link, Worker};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What the process is to be.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    /// The device, as a DPDK vdev string.
+    pub(crate) vdev: String,
+    pub(crate) protocol: String,
+    pub(crate) flows: u32,
+    /// Packet buffers, and the bytes of each.
+    pub(crate) buffers: u32,
+    pub(crate) room: u16,
+    /// The core that the worker runs on.
+    pub(crate) core: usize,
+    /// Whether buffers lie on hugepages.
+    pub(crate) hugepages: bool,
+}
+
+impl Plan {
+    /// The words by which another process is told this plan.
+    pub(crate) fn words(&self) -> Vec<String> {
+        vec![
+            self.vdev.clone(),
+            self.protocol.clone(),
+            self.flows.to_string(),
+            self.buffers.to_string(),
+            self.room.to_string(),
+            self.core.to_string(),
+            self.hugepages.to_string(),
+        ]
+    }
+
+    /// The plan of such words.
+    pub(crate) fn from_words(words: &[&str]) -> Result<Self, String> {
+        fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+            text.parse().map_err(|_| format!("`{text}` is not a number"))
+        }
+        let [vdev, protocol, flows, buffers, room, core, hugepages] = words else {
+            return Err("a plan has seven words".into());
+        };
+        Ok(Self {
+            vdev: (*vdev).to_owned(),
+            protocol: (*protocol).to_owned(),
+            flows: number(flows)?,
+            buffers: number(buffers)?,
+            room: number(room)?,
+            core: number(core)?,
+            hugepages: *hugepages == "true",
+        })
+    }
+}
+
+/// One burst of so many is looked at, one packet of it.
+const SAMPLE: u32 = 16;
+
+/// A DPDK queue whose outgoing packets are looked at now and then.
+struct Watched {
+    queue: Queue,
+    judge: Judge,
+    countdown: u32,
+    sent: u64,
+}
+
+impl Port for Watched {
+    type Buffer = Mbuf;
+
+    fn id(&self) -> PortId {
+        self.queue.id()
+    }
+
+    #[inline]
+    fn rx(&mut self, burst: &mut Burst<Mbuf>) {
+        self.queue.rx(burst);
+    }
+
+    #[inline]
+    fn tx(&mut self, burst: &mut Burst<Mbuf>) {
+        let waiting = burst.len();
+        if self.countdown == 0 {
+            self.countdown = SAMPLE;
+            if let Some(buffer) = burst.last_mut() {
+                self.judge.look(buffer.frame().bytes());
+            }
+        }
+        self.countdown -= 1;
+        self.queue.tx(burst);
+        self.sent += (waiting - burst.len()) as u64;
+    }
+
+    fn buffer_from(&mut self, bytes: &[u8]) -> Option<Mbuf> {
+        self.queue.buffer_from(bytes)
+    }
+
+    #[inline]
+    fn discard(&mut self, burst: &mut Burst<Mbuf>) {
+        self.queue.discard(burst);
+    }
+}
+
+/// EAL with one started device; the order of the fields is that of their ends.
+pub(crate) struct Hardware {
+    pub(crate) device: Device,
+    pub(crate) clock: Clock,
+    pub(crate) eal: Eal,
+}
+
+impl Hardware {
+    pub(crate) fn start(plan: &Plan) -> Result<Self, String> {
+        let memory = if plan.hugepages {
+            Memory::Hugepages
+        } else {
+            let bytes = u64::from(plan.buffers) * (u64::from(plan.room) + 192);
+            Memory::Pages { megabytes: (bytes >> 20) as usize + 128 }
+        };
+        let eal = Eal::start(&EalSettings {
+            worker_cores: vec![plan.core],
+            control_cores: vec![0],
+            memory,
+            pci: Vec::new(),
+            vdevs: vec![plan.vdev.clone()],
+        })
+        .map_err(|error| error.to_string())?;
+        let clock = Clock::start(&eal);
+        let pool = Pool::create("packets", plan.buffers, plan.room, -1)?;
+        let settings = DeviceSettings { queues: 1, descriptors: 1024 };
+        let name = plan.vdev.split(',').next().unwrap_or_default();
+        let device = Device::start(&eal, PortId(0), name, pool, settings)?;
+        Ok(Self { device, clock, eal })
+    }
+
+    /// Runs `work` on the worker's core until it returns.
+    pub(crate) fn run(&self, work: impl FnOnce() + Send + 'static) -> Result<(), String> {
+        // Joining an lcore keeps this core busy, which somebody else may be measured on.
+        let (done, wait) = std::sync::mpsc::channel();
+        let lcore = dpdk::launch(&self.eal, 1, move || {
+            work();
+            let _ = done.send(());
+        })?;
+        let _ = wait.recv();
+        lcore.join();
+        Ok(())
+    }
+}
+
+/// Runs until standard input ends.
+pub(crate) fn serve(plan: &Plan) -> Result<(), String> {
+    let mut hardware = Hardware::start(plan)?;
+    let queue = hardware.device.take_queue().ok_or("the device has no queue")?;
+    let (rig, clock) = (Rig::new(plan, queue, hardware.device.mac()), hardware.clock);
+    println!("{}", json!({ "ready": true }));
+    hardware.run(move || obey(rig, clock))
+}
+
+fn obey(mut rig: Rig, clock: Clock) {
+    for line in std::io::stdin().lines().map_while(Result::ok) {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let [arm, seconds] = words[..] else { continue };
+        let time = Duration::from_secs_f64(seconds.parse().unwrap_or(1.0));
+        let answer = match arm {
+            "null" => rig.null(clock, time),
+            _ => rig.fullnat(clock, time),
+        };
+        println!("{answer}");
+    }
+}
+
+struct Rig {
+    worker: Worker<Watched>,
+    stats: Arc<WorkerStats>,
+    _publisher: Publisher,
+    _link: Link,
+}
+
+impl Rig {
+    /// A worker whose sessions of all flows exist.
+    fn new(plan: &Plan, queue: Queue, mac: [u8; 6]) -> Self {
+        let (mut publisher, mut mailboxes) = mailboxes(1);
+        let (link, worker_link) = worker::link();
+        let stats = Arc::new(WorkerStats::new(1));
+        let size = Size { one_arm: true, ..Size::for_sessions(plan.flows as usize) };
+        let world = publisher.publish(world::build(size, &[mac]));
+        let capacity = (plan.flows as usize).max(1_000);
+        let mut director = Director::new(Limits::for_sessions(capacity), hasher(), Arc::clone(&stats));
+        // In the order of the flows' numbers.
+        for flow in 0..plan.flows {
+            let mut room = pcap::frame(&plan.protocol, flow, SYN, mac);
+            let len = room.len();
+            director.process(
+                PortId(0),
+                &mut [Frame::new(&mut room, 0..len)],
+                &world,
+                dataplane::clock::Instant::from_millis(1),
+                &mut Verdicts::new(),
+            );
+        }
+        assert_eq!(stats.sessions_live.value(), u64::from(plan.flows), "every flow has its session");
+        let port = Watched { queue, judge: Judge::new(plan.flows, mac), countdown: SAMPLE, sent: 0 };
+        let worker = Worker::new(worker::Parts {
+            id: WorkerId(0),
+            ports: vec![port],
+            director,
+            world,
+            mailbox: mailboxes.remove(0),
+            link: worker_link,
+            stats: Arc::clone(&stats),
+        });
+        Self { worker, stats, _publisher: publisher, _link: link }
+    }
+
+    fn null(&mut self, clock: Clock, time: Duration) -> Value {
+        let queue = &mut self.worker.ports_mut()[0].queue;
+        let mut sent = 0u64;
+        let (begin, begin_cpu) = (clock.now(), cpu_ns());
+        while clock.now().since(begin) < time {
+            for _ in 0..64 {
+                let mut burst = Burst::new();
+                queue.rx(&mut burst);
+                let waiting = burst.len();
+                queue.tx(&mut burst);
+                sent += (waiting - burst.len()) as u64;
+                queue.discard(&mut burst);
+            }
+        }
+        result(sent, cpu_ns() - begin_cpu, clock.now().since(begin), 0)
+    }
+
+    /// The daemon's loop.
+    fn fullnat(&mut self, clock: Clock, time: Duration) -> Value {
+        let port = &self.worker.ports_mut()[0];
+        let (sent, checked) = (port.sent, port.judge.checked);
+        let (begin, begin_cpu) = (clock.now(), cpu_ns());
+        let mut before = begin;
+        while before.since(begin) < time {
+            let received = self.worker.turn(before);
+            let now = clock.now();
+            let spent = now.since(before).as_nanos() as u64;
+            self.stats.total_ns.add(spent);
+            if received > 0 {
+                self.stats.busy_ns.add(spent);
+            }
+            before = now;
+        }
+        let (cpu, wall) = (cpu_ns() - begin_cpu, clock.now().since(begin));
+        let port = &self.worker.ports_mut()[0];
+        assert_eq!(port.judge.wrong, 0, "{} of {} frames were wrong", port.judge.wrong, port.judge.checked);
+        result(port.sent - sent, cpu, wall, port.judge.checked - checked)
+    }
+}
+
+fn result(packets: u64, cpu_ns: u64, wall: Duration, checked: u64) -> Value {
+    json!({ "packets": packets, "cpu_ns": cpu_ns, "wall_ns": wall.as_nanos() as u64, "frames_checked": checked })
+}
