@@ -101,13 +101,11 @@ impl Device {
     /// Whether a kernel is on the other side of the link and may hand over super-frames
     /// and partial checksums.
     pub fn has_kernel_peer(&self) -> bool {
-        let kernel_drivers =
-            ["net_af_packet", "net_af_xdp", "net_tap", "net_pcap", "eth_af_packet", "net_virtio_user"];
-        // A pcap device on files has nobody on the other side.
-        let on_interface =
-            ["iface", "rx_iface", "rx_iface_in"].iter().any(|key| self.argument(key).is_some());
-        kernel_drivers.iter().any(|driver| self.name().starts_with(driver))
-            && (on_interface || !self.name().starts_with("net_pcap"))
+        let drivers = ["net_af_packet", "net_af_xdp", "net_tap", "eth_af_packet", "net_virtio_user"];
+        let is = |driver: &str| self.name().starts_with(driver);
+        // A pcap device listens on an interface, or reads files, with nobody on the other side.
+        let captures = || ["iface", "rx_iface", "rx_iface_in"].iter().any(|key| self.argument(key).is_some());
+        drivers.into_iter().any(is) || is("net_pcap") && captures()
     }
 }
 

@@ -297,3 +297,16 @@ fn no_text_makes_the_reader_panic() {
         }
     });
 }
+
+#[test]
+fn a_kernel_is_behind_interfaces_and_not_behind_files() {
+    for (device, kernel) in [
+        ("net_af_packet0,iface=veth1", true),
+        ("net_pcap0,iface=veth1", true),
+        ("net_pcap0,rx_iface=veth1,tx_pcap=out.pcap", true),
+        ("net_pcap0,rx_pcap=in.pcap,infinite_rx=1", false),
+        ("net_memif0", false),
+    ] {
+        assert_eq!(Device::Vdev(device.into()).has_kernel_peer(), kernel, "{device}");
+    }
+}

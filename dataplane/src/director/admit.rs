@@ -1,14 +1,14 @@
 //! New sessions: whether a packet may open one, which real server gets it, and from
 //! which local port.
 
-use super::{Arrival, Director};
+use super::{Arrival, Director, Staged};
 use crate::clock::Stamp;
 use crate::drop::DropReason;
 use crate::flow::{Direction, Endpoint, FlowKey, Protocol};
 use crate::ids::LocalId;
 use crate::prefetch::prefetch;
 use crate::scheduler::{self, Candidates, Cursor};
-use crate::session::{NewSession, Pair, SessionIndex, State, Taken};
+use crate::session::{Candidate, NewSession, Pair, SessionIndex, State, Taken};
 use crate::snapshot::{AddressRole, RealServer, Service, ServiceIndex, Snapshot};
 use crate::stats::WorkerStats;
 use crate::wire::{Packet, Payload};
@@ -66,12 +66,12 @@ impl Director {
     /// the caller tells its sender.
     pub(super) fn admit(
         &mut self,
-        packet: &Packet,
+        stage: &Staged,
         protocol: Protocol,
         arrival: &Arrival<'_>,
     ) -> Result<Admitted, DropReason> {
-        let world = arrival.world;
-        let service = service_for(packet, protocol, world)?;
+        let (packet, world) = (&stage.packet, arrival.world);
+        let service = service_for(stage, protocol, world)?;
         check_source(packet, world)?;
         let counters = self.stats.service(service.id);
         if protocol == Protocol::Tcp && !packet.flags.opens() {
@@ -212,18 +212,25 @@ impl Candidates for Servers<'_> {
     }
 }
 
-/// The service that a packet asks for.
+/// The service that a packet asks for: what stage two found, unless it had a candidate then.
 fn service_for<'w>(
-    packet: &Packet,
+    stage: &Staged,
     protocol: Protocol,
     world: &'w Snapshot,
 ) -> Result<&'w Service, DropReason> {
-    match world.addresses.get(&packet.destination()) {
-        Some(AddressRole::Vip) => {
-            world.services.find(protocol, packet.key.destination()).ok_or(DropReason::NoService)
-        }
-        Some(AddressRole::Local) => Err(DropReason::LocalNoSession),
-        Some(AddressRole::Own) | None => Err(DropReason::NotForUs),
+    let destination = stage.packet.key.destination();
+    let found = if stage.candidate == Candidate::NONE {
+        stage.service
+    } else {
+        world.services.index_of(protocol, destination)
+    };
+    match found {
+        Some(index) => Ok(world.services.at(index)),
+        None => Err(match world.addresses.get(&destination.address) {
+            Some(AddressRole::Vip) => DropReason::NoService,
+            Some(AddressRole::Local) => DropReason::LocalNoSession,
+            Some(AddressRole::Own) | None => DropReason::NotForUs,
+        }),
     }
 }
 

@@ -188,7 +188,7 @@ impl Director {
 
     /// Stage one: what each packet is, and a first request to memory.
     ///
-    /// The stages are functions of their own, called once per burst, because the compiler keeps
+    /// The stages are functions of their own, called once per group, because the compiler keeps
     /// what a small loop needs in registers: 32 instructions less per packet.
     #[inline(never)]
     fn parse(&self, frames: &mut [Frame<'_>], link: &LinkTraits, burst: &mut [Staged]) {
@@ -206,9 +206,9 @@ impl Director {
         let mut begins = false;
         for stage in burst {
             stage.candidate = self.sessions.candidate(stage.hash);
-            if stage.candidate == Candidate::NONE {
+            if stage.candidate == Candidate::NONE && stage.malformed.is_none() {
                 stage.service = find_service(&stage.packet, world);
-                begins = true;
+                begins |= stage.service.is_some();
             }
         }
         begins
@@ -219,6 +219,7 @@ impl Director {
     fn anticipate(&self, burst: &[Staged], world: &Snapshot) {
         for stage in burst {
             if stage.candidate == Candidate::NONE
+                && stage.malformed.is_none()
                 && let Some(index) = stage.service
             {
                 self.anticipate_session(world.services.at(index));
@@ -303,7 +304,7 @@ impl Director {
         verdicts: &mut Verdicts,
     ) -> Result<(), DropReason> {
         let packet = &stage.packet;
-        match self.admit(packet, protocol, arrival) {
+        match self.admit(stage, protocol, arrival) {
             Ok(Admitted { index, ports_before }) => {
                 if ports_before >= CONNECTIONS_UNCHANGED && protocol == Protocol::Tcp {
                     self.choose_sequence(frame, packet, index, arrival.now);

@@ -51,6 +51,10 @@ pub struct Taken {
     pub next: u16,
 }
 
+/// Listed pairs looked at for one that is still idle: a turn must stay short. Each look shortens the
+/// list, so that even in a full arena the next new session finds what this one did not.
+const RECLAIM_TRIES: usize = 64;
+
 /// One worker's local ports.
 #[derive(Debug)]
 pub struct LocalPorts {
@@ -198,7 +202,8 @@ impl LocalPorts {
         // Others' bitmaps are taken before new ones while most are idle, which bounds the memory
         // to twice of what is in use.
         let full = self.bitmaps.len() == self.bitmaps.capacity();
-        let reused = if full || self.idle.len() > self.bitmaps.len() / 2 { self.reclaim() } else { None };
+        let mostly_idle = self.idle.len() > self.bitmaps.len() / 2;
+        let reused = if full || mostly_idle { self.reclaim() } else { None };
         let at = match reused {
             Some(at) => at,
             None if full => return None,
@@ -218,12 +223,13 @@ impl LocalPorts {
         Some(at)
     }
 
-    /// Takes the bitmap of the pair that has been idle longest.
+    /// Takes the bitmap of the pair that has been idle longest, of those that a bounded look finds.
     fn reclaim(&mut self) -> Option<u32> {
-        while let Some(at) = self.idle.pop_front() {
+        for _ in 0..RECLAIM_TRIES {
+            let at = self.idle.pop_front()?;
             let search = &mut self.searches[at as usize];
             search.listed = false;
-            // Others of the list have ports in use again; each was listed once, so the loop ends.
+            // Otherwise its ports came into use again, and it will be listed when they no longer are.
             if search.count == 0 {
                 self.pairs.remove(&search.pair);
                 return Some(at);
