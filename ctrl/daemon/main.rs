@@ -12,6 +12,7 @@ use ctrl::admin::Server;
 use ctrl::compile::{self, DeviceFacts};
 use ctrl::config::{self, Config, Loaded};
 use ctrl::control::{Control, Identity, Parts, Request};
+use ctrl::log;
 use dataplane::director::{Director, Limits};
 use dataplane::dpdk::{self, Clock, Device, DeviceSettings, Eal, EalSettings, Memory, Pool};
 use dataplane::flow::FlowHasher;
@@ -46,7 +47,7 @@ fn main() -> ExitCode {
     match run(&arguments.config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            eprintln!("sluiced: {message}");
+            log::say(message);
             ExitCode::FAILURE
         }
     }
@@ -59,7 +60,7 @@ fn run(path: &Path) -> Result<(), String> {
         let lines: Vec<_> = error.problems().iter().map(ToString::to_string).collect();
         lines.join("\nsluiced: ")
     })?;
-    loaded.warnings.iter().for_each(|warning| eprintln!("sluiced: {warning}"));
+    loaded.warnings.iter().for_each(log::say);
     let config = &loaded.config;
 
     // Everything that can be found wrong without touching a device.
@@ -175,23 +176,14 @@ fn serve(
         memory: preflight::describe(memory),
         config_path: path,
     };
-    let parts = Parts {
-        identity,
-        loaded,
-        facts,
-        devices: hardware,
-        publisher,
-        links,
-        stats: stats.clone(),
-        requests,
-    };
+    let parts = Parts { identity, loaded, facts, devices: hardware, publisher, links, stats, requests };
     let mut control = Control::new(parts, clock.now())?;
 
     let stop = Arc::new(AtomicBool::new(false));
     let mut lcores = Vec::new();
-    let launched = workers.into_iter().zip(stats).enumerate().try_for_each(|(at, (worker, stats))| {
+    let launched = workers.into_iter().enumerate().try_for_each(|(at, worker)| {
         let stop = Arc::clone(&stop);
-        lcores.push(dpdk::launch(eal, at as u32 + 1, move || work(worker, clock, &stats, &stop))?);
+        lcores.push(dpdk::launch(eal, at as u32 + 1, move || work(worker, clock, &stop))?);
         Ok(())
     });
     let served = launched.and_then(|()| {
@@ -201,9 +193,9 @@ fn serve(
     });
     if served.is_ok() {
         machine::notify_ready();
-        eprintln!("sluiced: ready");
+        log::say("ready");
         control.run(|| clock.now());
-        eprintln!("sluiced: stopping");
+        log::say("stopping");
     }
     // Also when something failed: devices close only after the last worker has ended.
     stop.store(true, Ordering::Release);
@@ -212,17 +204,10 @@ fn serve(
 }
 
 /// A worker's life: turns until told to stop.
-fn work(mut worker: Worker<dpdk::Queue>, clock: Clock, stats: &WorkerStats, stop: &AtomicBool) {
-    let mut before = clock.now();
+fn work(mut worker: Worker<dpdk::Queue>, clock: Clock, stop: &AtomicBool) {
+    let mut now = clock.now();
     while !stop.load(Ordering::Relaxed) {
-        let received = worker.turn(before);
-        let now = clock.now();
-        let spent = now.since(before).as_nanos() as u64;
-        stats.total_ns.add(spent);
-        if received > 0 {
-            stats.busy_ns.add(spent);
-        }
-        before = now;
+        now = worker.timed_turn(now, || clock.now());
     }
 }
 

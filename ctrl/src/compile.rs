@@ -9,6 +9,8 @@ use dataplane::snapshot::{
     AddressRole, Map, Neighbors, Network, PortConfig, RealServer, Routes, Service, Services, Snapshot,
 };
 use dataplane::wire::{LinkTraits, Mac};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -101,10 +103,17 @@ pub fn port_of(config: &Config, address: Ipv4Addr) -> Option<PortId> {
 
 fn services(config: &Config, registry: &mut Registry, read: ReadSlot<'_>) -> Result<Services, Exhausted> {
     let mut list = Vec::with_capacity(config.services.len());
+    let mut lists_of_locals: HashMap<&[Ipv4Addr], Arc<[_]>> = HashMap::new();
     for spec in &config.services {
         let id = registry.service(&spec.name)?;
-        let locals = spec.local_addresses.iter().map(|address| Ok((registry.local(*address)?, *address)));
-        let locals = locals.collect::<Result<_, _>>()?;
+        let locals = match lists_of_locals.entry(&spec.local_addresses) {
+            Entry::Occupied(known) => Arc::clone(known.get()),
+            Entry::Vacant(new) => {
+                let id = |address| Ok((registry.local(address)?, address));
+                let locals: Result<Arc<[_]>, _> = spec.local_addresses.iter().copied().map(id).collect();
+                Arc::clone(new.insert(locals?))
+            }
+        };
         let mut servers = Vec::with_capacity(spec.servers.len());
         for server in &spec.servers {
             let id = registry.server(&spec.name, spec.protocol, server.endpoint, read)?;
@@ -113,7 +122,7 @@ fn services(config: &Config, registry: &mut Registry, read: ReadSlot<'_>) -> Res
         let maglev = (spec.scheduler == Scheduler::Maglev)
             .then(|| {
                 let weights: Vec<_> = servers.iter().map(|server| (server.endpoint, server.weight)).collect();
-                MaglevTable::build(&weights)
+                MaglevTable::build(&weights).map(Box::new)
             })
             .flatten();
         list.push(Service {
@@ -122,7 +131,7 @@ fn services(config: &Config, registry: &mut Registry, read: ReadSlot<'_>) -> Res
             listen: spec.listen,
             scheduler: spec.scheduler,
             locals,
-            servers,
+            servers: servers.into(),
             maglev,
         });
     }

@@ -4,7 +4,7 @@
 //! [`config`] reads and checks the file. [`control`] is the one thread that owns the
 //! desired state; [`compile`] turns it into a snapshot, [`registry`] gives out stable
 //! ids, [`neighbors`] and [`arp`] find stations. [`admin`] serves the Unix socket,
-//! [`view`] is what it says, [`cli`] is the command's side of it.
+//! [`view`] is what it says, [`cli`] is the command's side of it. [`log`] is the journal.
 
 pub mod admin;
 pub mod arp;
@@ -12,6 +12,7 @@ pub mod cli;
 pub mod compile;
 pub mod config;
 pub mod control;
+pub mod log;
 pub mod neighbors;
 pub mod registry;
 pub mod view;

@@ -83,6 +83,12 @@ impl FlowKey {
         }
     }
 
+    /// The same flow, but to another port.
+    #[inline]
+    pub(crate) fn with_destination_port(self, l4_port: u16) -> Self {
+        Self { ports: self.ports >> 16 << 16 | u64::from(l4_port), ..self }
+    }
+
     /// Source and destination address, in one word.
     #[inline]
     pub(crate) fn address_word(self) -> u64 {

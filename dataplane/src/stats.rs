@@ -3,6 +3,7 @@
 
 use crate::drop::DropReason;
 use crate::flow::Direction;
+use crate::hugepages::{self, Table};
 use crate::ids::{LocalId, MAX_LOCALS, MAX_SERVERS, MAX_SERVICES, PortId, ServerId, ServiceId};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -122,10 +123,10 @@ pub struct WorkerStats {
     /// Packets now waiting for a neighbour.
     pub parked: Counter,
     drops: [Counter; DropReason::COUNT],
-    ports: Box<[PortCounters]>,
-    servers: Box<[ServerCounters]>,
-    services: Box<[ServiceCounters]>,
-    locals: Box<[Counter]>,
+    ports: Table<PortCounters>,
+    servers: Table<ServerCounters>,
+    services: Table<ServiceCounters>,
+    locals: Table<Counter>,
 }
 
 impl WorkerStats {
@@ -137,9 +138,6 @@ impl WorkerStats {
 
     /// Zeroed counters for worlds that name no slot above these; tests have small worlds.
     pub fn with_slots(ports: usize, servers: usize, services: usize, locals: usize) -> Self {
-        fn zeroed<T: Default>(len: usize) -> Box<[T]> {
-            std::iter::repeat_with(T::default).take(len).collect()
-        }
         Self {
             turns: Counter::default(),
             busy_ns: Counter::default(),
@@ -152,10 +150,10 @@ impl WorkerStats {
             icmp_errors: Counter::default(),
             parked: Counter::default(),
             drops: std::array::from_fn(|_| Counter::default()),
-            ports: zeroed(ports),
-            servers: zeroed(servers),
-            services: zeroed(services),
-            locals: zeroed(locals),
+            ports: hugepages::table(ports, PortCounters::default),
+            servers: hugepages::table(servers, ServerCounters::default),
+            services: hugepages::table(services, ServiceCounters::default),
+            locals: hugepages::table(locals, Counter::default),
         }
     }
 

@@ -282,7 +282,7 @@ fn tcp_sessions_outlive_their_server_s_removal_and_datagrams_do_not_follow_it() 
             listen: service.listen,
             scheduler: service.scheduler,
             locals: service.locals.clone(),
-            servers: service.servers[1..].to_vec(),
+            servers: service.servers[1..].into(),
             maglev: None,
         });
     }

@@ -4,20 +4,18 @@
 //! The worker is the daemon's own, one-armed: clients and servers are on the same port, as testpmd
 //! with one port sends back where it received.
 
+use crate::assembly::{self, Assembly};
 use crate::machine::cpu_ns;
 use crate::pcap::{self, Judge};
-use crate::rig::{SYN, hasher};
+use crate::rig::SYN;
 use crate::world::{self, Size};
-use dataplane::director::{Director, Limits, Verdicts};
+use dataplane::director::Verdicts;
 use dataplane::dpdk::{self, Clock, Device, DeviceSettings, Eal, EalSettings, Mbuf, Memory, Pool, Queue};
 use dataplane::frame::Frame;
-use dataplane::ids::{PortId, WorkerId};
+use dataplane::ids::PortId;
 use dataplane::port::{Buffer, Burst, Port};
-use dataplane::snapshot::{Publisher, mailboxes};
-use dataplane::stats::WorkerStats;
-use dataplane::worker::{self, Link, Worker};
+use dataplane::worker::Worker;
 use serde_json::{Value, json};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// What the process is to be.
@@ -37,6 +35,12 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// What EAL needs for the buffers, each with its header and place in the pool, and for itself.
+    pub(crate) fn megabytes(&self) -> usize {
+        let bytes = u64::from(self.buffers) * (u64::from(self.room) + 192);
+        (bytes >> 20) as usize + 128
+    }
+
     /// The words by which another process is told this plan.
     pub(crate) fn words(&self) -> Vec<String> {
         vec![
@@ -126,12 +130,8 @@ pub(crate) struct Hardware {
 
 impl Hardware {
     pub(crate) fn start(plan: &Plan) -> Result<Self, String> {
-        let memory = if plan.hugepages {
-            Memory::Hugepages
-        } else {
-            let bytes = u64::from(plan.buffers) * (u64::from(plan.room) + 192);
-            Memory::Pages { megabytes: (bytes >> 20) as usize + 128 }
-        };
+        let memory =
+            if plan.hugepages { Memory::Hugepages } else { Memory::Pages { megabytes: plan.megabytes() } };
         let eal = Eal::start(&EalSettings {
             worker_cores: vec![plan.core],
             control_cores: vec![0],
@@ -186,45 +186,29 @@ fn obey(mut rig: Rig, clock: Clock) {
 
 struct Rig {
     worker: Worker<Watched>,
-    stats: Arc<WorkerStats>,
-    _publisher: Publisher,
-    _link: Link,
+    _assembly: Assembly,
 }
 
 impl Rig {
     /// A worker whose sessions of all flows exist.
     fn new(plan: &Plan, queue: Queue, mac: [u8; 6]) -> Self {
-        let (mut publisher, mut mailboxes) = mailboxes(1);
-        let (link, worker_link) = worker::link();
-        let stats = Arc::new(WorkerStats::new(1));
         let size = Size { one_arm: true, ..Size::for_sessions(plan.flows as usize) };
-        let world = publisher.publish(world::build(size, &[mac]));
-        let capacity = (plan.flows as usize).max(1_000);
-        let mut director = Director::new(Limits::for_sessions(capacity), hasher(), Arc::clone(&stats));
-        // In the order of the flows' numbers.
-        for flow in 0..plan.flows {
-            let mut room = pcap::frame(&plan.protocol, flow, SYN, mac);
-            let len = room.len();
-            director.process(
-                PortId(0),
-                &mut [Frame::new(&mut room, 0..len)],
-                &world,
-                dataplane::clock::Instant::from_millis(1),
-                &mut Verdicts::new(),
-            );
-        }
-        assert_eq!(stats.sessions_live.value(), u64::from(plan.flows), "every flow has its session");
+        let world = world::build(size, &[mac]);
         let port = Watched { queue, judge: Judge::new(plan.flows, mac), countdown: SAMPLE, sent: 0 };
-        let worker = Worker::new(worker::Parts {
-            id: WorkerId(0),
-            ports: vec![port],
-            director,
-            world,
-            mailbox: mailboxes.remove(0),
-            link: worker_link,
-            stats: Arc::clone(&stats),
-        });
-        Self { worker, stats, _publisher: publisher, _link: link }
+        let (worker, assembly) =
+            assembly::worker(vec![port], world, (plan.flows as usize).max(1_000), |director, world| {
+                // In the order of the flows' numbers.
+                for flow in 0..plan.flows {
+                    let mut room = pcap::frame(&plan.protocol, flow, SYN, mac);
+                    let len = room.len();
+                    let mut frames = [Frame::new(&mut room, 0..len)];
+                    let now = dataplane::clock::Instant::from_millis(1);
+                    director.process(PortId(0), &mut frames, world, now, &mut Verdicts::new());
+                }
+            });
+        let live = assembly.stats.sessions_live.value();
+        assert_eq!(live, u64::from(plan.flows), "every flow has its session");
+        Self { worker, _assembly: assembly }
     }
 
     fn null(&mut self, clock: Clock, time: Duration) -> Value {
@@ -249,16 +233,9 @@ impl Rig {
         let port = &self.worker.ports_mut()[0];
         let (sent, checked) = (port.sent, port.judge.checked);
         let (begin, begin_cpu) = (clock.now(), cpu_ns());
-        let mut before = begin;
-        while before.since(begin) < time {
-            let received = self.worker.turn(before);
-            let now = clock.now();
-            let spent = now.since(before).as_nanos() as u64;
-            self.stats.total_ns.add(spent);
-            if received > 0 {
-                self.stats.busy_ns.add(spent);
-            }
-            before = now;
+        let mut now = begin;
+        while now.since(begin) < time {
+            now = self.worker.timed_turn(now, || clock.now());
         }
         let (cpu, wall) = (cpu_ns() - begin_cpu, clock.now().since(begin));
         let port = &self.worker.ports_mut()[0];

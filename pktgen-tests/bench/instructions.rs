@@ -1,5 +1,6 @@
 //! Instructions per packet, counted by callgrind: the same on a busy machine as on an idle one.
 
+use crate::peer::myself;
 use serde_json::{Value, json};
 use std::process::{Command, Stdio};
 
@@ -23,10 +24,9 @@ fn slope(arm: &str) -> Result<f64, String> {
 }
 
 fn count(arm: &str, packets: u64) -> Result<i64, String> {
-    let path = std::env::current_exe().map_err(|error| format!("this program's own path: {error}"))?;
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-        .arg(path)
+        .arg(myself()?)
         .args(["traffic", arm, &packets.to_string()])
         .stdin(Stdio::null())
         .output()

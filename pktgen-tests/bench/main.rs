@@ -6,6 +6,7 @@
 //! that it starts itself with. `guard` compares instruction counts with the recorded ones; `packets`
 //! writes the pcap file of a case, to be tried by hand.
 
+mod assembly;
 mod device;
 mod instructions;
 mod latency;

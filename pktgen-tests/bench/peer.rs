@@ -1,8 +1,11 @@
 //! The processes that are measured against each other: this program as a child, and testpmd.
 
+use crate::device::Plan;
 use crate::machine;
+use pktgen_tests::process::wait_until;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -49,14 +52,10 @@ impl Drop for Talker {
     /// End of input ends both kinds; what does not end is killed.
     fn drop(&mut self) {
         self.stdin = None;
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while Instant::now() < deadline {
-            if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(5));
+        let ended = || matches!(self.child.try_wait(), Ok(Some(_)) | Err(_));
+        if !wait_until(Duration::from_secs(5), ended) {
+            let _ = self.child.kill();
         }
-        let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
@@ -83,20 +82,17 @@ impl Run {
     }
 }
 
-fn myself(words: &[&str]) -> Result<Command, String> {
-    let path = std::env::current_exe().map_err(|error| format!("this program's own path: {error}"))?;
-    let mut command = Command::new(path);
-    command.args(words);
-    Ok(command)
+/// Where this program is.
+pub(crate) fn myself() -> Result<PathBuf, String> {
+    std::env::current_exe().map_err(|error| format!("this program's own path: {error}"))
 }
 
 /// Runs one case in a process of its own, on the measuring core, and gives its JSON.
 pub(crate) fn run_case(words: &[&str]) -> Result<Value, String> {
-    let path = std::env::current_exe().map_err(|error| format!("this program's own path: {error}"))?;
     let core = machine::measuring_core().to_string();
     let output = Command::new("taskset")
         .args(["-c", &core])
-        .arg(path)
+        .arg(myself()?)
         .args(words)
         .stderr(Stdio::inherit())
         .output()
@@ -108,9 +104,9 @@ pub(crate) fn run_case(words: &[&str]) -> Result<Value, String> {
 }
 
 impl Sibling {
-    /// Starts it and waits until it is ready.
-    pub(crate) fn start(words: &[&str]) -> Result<Self, String> {
-        let mut sibling = Self(Talker::start(&mut myself(words)?)?);
+    /// Starts it as what `role` names and waits until it is ready.
+    pub(crate) fn start(role: &str, plan: &Plan) -> Result<Self, String> {
+        let mut sibling = Self(Talker::start(Command::new(myself()?).arg(role).args(plan.words()))?);
         sibling.answer()?;
         Ok(sibling)
     }
@@ -141,7 +137,7 @@ impl Sibling {
     }
 }
 
-/// DPDK's own forwarder, on the same device as a [`crate::device::Plan`] says.
+/// DPDK's own forwarder, on the same device as a [`Plan`] says.
 pub(crate) struct Testpmd {
     talker: Talker,
     mode: String,
@@ -154,16 +150,15 @@ impl Drop for Testpmd {
 }
 
 impl Testpmd {
-    pub(crate) fn start(plan: &crate::device::Plan) -> Result<Self, String> {
+    pub(crate) fn start(plan: &Plan) -> Result<Self, String> {
         let memory: &[String] = if plan.hugepages {
             // A vhost-user peer maps at most eight files.
             &["--in-memory".into(), "--single-file-segments".into()]
         } else {
-            let bytes = u64::from(plan.buffers) * (u64::from(plan.room) + 192);
             &[
                 "--no-huge".into(),
                 "-m".into(),
-                ((bytes >> 20) + 128).to_string(),
+                plan.megabytes().to_string(),
                 format!("--file-prefix=testpmd-{}", std::process::id()),
             ]
         };
@@ -192,6 +187,7 @@ impl Testpmd {
         let pid = self.talker.child.id();
         let cpu = || machine::thread_cpu_ns(pid, "worker").ok_or("testpmd has no worker thread".to_owned());
         let (begin, begin_cpu) = (Instant::now(), cpu()?);
+        // The window that is measured.
         std::thread::sleep(time);
         let text = self.end()?;
         // The counter stands still now.

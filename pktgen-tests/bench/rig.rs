@@ -1,17 +1,14 @@
 //! One worker between an in-process source and sink, and loads that are run through it.
 
+use crate::assembly::{self, Assembly};
 use crate::machine::cpu_ns;
 use crate::source::{Bench, Feed, Kind, MACS, SourcePort};
 use crate::world::{self, Size};
 use dataplane::clock::Instant;
-use dataplane::director::{Director, Limits};
-use dataplane::flow::FlowHasher;
-use dataplane::ids::WorkerId;
 use dataplane::port::{Burst, Port};
 use dataplane::session::Timeouts;
-use dataplane::snapshot::{Publisher, mailboxes};
 use dataplane::stats::WorkerStats;
-use dataplane::worker::{self, Link, Worker};
+use dataplane::worker::Worker;
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,31 +24,19 @@ pub(crate) struct Rig {
     pub(crate) stats: Arc<WorkerStats>,
     /// The time as the worker sees it.
     pub(crate) now: Instant,
-    _publisher: Publisher,
-    _link: Link,
+    _assembly: Assembly,
 }
 
 impl Rig {
     /// A rig whose session table has room for `capacity`.
     pub(crate) fn new(size: Size, flows: usize, capacity: usize, timeouts: Timeouts) -> Self {
         let bench = Bench::new(flows, size.services);
-        let (mut publisher, mut mailboxes) = mailboxes(1);
-        let (link, worker_link) = worker::link();
-        let stats = Arc::new(WorkerStats::new(2));
         let mut world = world::build(size, &MACS);
         world.timeouts = timeouts;
-        let world = publisher.publish(world);
-        let director = Director::new(Limits::for_sessions(capacity), hasher(), Arc::clone(&stats));
-        let worker = Worker::new(worker::Parts {
-            id: WorkerId(0),
-            ports: vec![SourcePort::new(0, &bench), SourcePort::new(1, &bench)],
-            director,
-            world,
-            mailbox: mailboxes.remove(0),
-            link: worker_link,
-            stats: Arc::clone(&stats),
-        });
-        Self { worker, bench, stats, now: Instant::from_millis(1_000), _publisher: publisher, _link: link }
+        let ports = vec![SourcePort::new(0, &bench), SourcePort::new(1, &bench)];
+        let (worker, assembly) = assembly::worker(ports, world, capacity, |_, _| ());
+        let stats = Arc::clone(&assembly.stats);
+        Self { worker, bench, stats, now: Instant::from_millis(1_000), _assembly: assembly }
     }
 
     /// One turn of the worker.
@@ -156,8 +141,3 @@ pub(crate) const FIN: u8 = 0x01;
 pub(crate) const SYN: u8 = 0x02;
 pub(crate) const PSH: u8 = 0x08;
 pub(crate) const ACK: u8 = 0x10;
-
-/// The same key in every run, so that runs are alike.
-pub(crate) fn hasher() -> FlowHasher {
-    FlowHasher::new([3, 5, 7, 11].map(|n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
-}

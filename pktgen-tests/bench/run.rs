@@ -104,15 +104,13 @@ pub(crate) fn everything(quick: bool) -> Result<(), String> {
     report.connections("few_live", case(&["new-at", "1000"])?);
     report.connections("many_live", case(&["new-at", &extent.live.to_string()])?);
     for servers in ["shared", "own"] {
-        for services in [1, 10, 100, 1_000, 10_000] {
-            report.services(case(&["new-with-services", &services.to_string(), servers])?);
-        }
+        with_services(&mut report, &extent, servers, &case)?;
     }
     report.locals(&case(&["locals", "1"])?, &case(&["locals", "101"])?);
     for sessions in extent.start {
         let mut runs = Vec::new();
         for _ in 0..3 {
-            runs.push(startup::seconds(*sessions, machine::measuring_core(), &folder)?);
+            runs.push(startup::seconds(*sessions, machine::measuring_core())?);
         }
         report.start(*sessions, median(&runs));
     }
@@ -122,6 +120,30 @@ pub(crate) fn everything(quick: bool) -> Result<(), String> {
     report.write(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     plots::draw(report.json(), &folder)?;
     println!("\nreport: {}, plots beside it", path.display());
+    Ok(())
+}
+
+/// New sessions with few and many services, by turns, so that a busy minute meets all of them.
+fn with_services(
+    report: &mut Report,
+    extent: &Extent,
+    servers: &str,
+    case: &impl Fn(&[&str]) -> Result<serde_json::Value, String>,
+) -> Result<(), String> {
+    const SERVICES: [&str; 5] = ["1", "10", "100", "1000", "10000"];
+    let mut runs: [Vec<serde_json::Value>; SERVICES.len()] = Default::default();
+    for _ in 0..extent.rounds {
+        for (services, runs) in SERVICES.iter().zip(&mut runs) {
+            runs.push(case(&["new-with-services", services, servers])?);
+        }
+    }
+    for mut runs in runs {
+        let costs: Vec<_> = runs.iter().filter_map(|run| run["ns_per_new_session"].as_f64()).collect();
+        let mut row = runs.remove(0);
+        row["ns_per_new_session"] = json!(median(&costs));
+        row["spread_pct"] = json!(spread_pct(&costs));
+        report.services(row);
+    }
     Ok(())
 }
 
@@ -160,10 +182,7 @@ pub(crate) type Runs = Vec<Run>;
 
 fn by_turns(plan: &Plan, extent: &Extent) -> Result<[Runs; 4], String> {
     let mut testpmd = Testpmd::start(plan)?;
-    let words = plan.words();
-    let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
-    words.insert(0, "device");
-    let mut sluice = Sibling::start(&words)?;
+    let mut sluice = Sibling::start("device", plan)?;
     let warm = Duration::from_millis(200);
     testpmd.run("io", warm)?;
     sluice.run("fullnat", warm)?;
@@ -198,10 +217,7 @@ fn round_trips(report: &mut Report, extent: &Extent, hugepages: bool, folder: &P
     let generator = |name: &str| {
         let path = socket(name);
         let _ = std::fs::remove_file(&path);
-        let words = plan(format!("net_vhost0,iface={}", path.display()), 0).words();
-        let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
-        words.insert(0, "generator");
-        Sibling::start(&words)
+        Sibling::start("generator", &plan(format!("net_vhost0,iface={}", path.display()), 0))
     };
     let forwarder = |name: &str| {
         let mac: Vec<_> = latency::FORWARDER.iter().map(|octet| format!("{octet:02x}")).collect();
@@ -212,10 +228,7 @@ fn round_trips(report: &mut Report, extent: &Extent, hugepages: bool, folder: &P
     let mut to_testpmd = generator("testpmd")?;
     let mut testpmd = Testpmd::start(&forwarder("testpmd"))?;
     let mut to_sluice = generator("sluice")?;
-    let words = forwarder("sluice").words();
-    let mut words: Vec<&str> = words.iter().map(String::as_str).collect();
-    words.insert(0, "device");
-    let mut sluice = Sibling::start(&words)?;
+    let mut sluice = Sibling::start("device", &forwarder("sluice"))?;
 
     let seconds = extent.time.as_secs_f64();
     let mut through_testpmd = |rate: f64| {

@@ -1,14 +1,18 @@
 //! How long the daemon takes from its start until it says that it is ready.
 
-use std::io::{BufRead, BufReader};
-use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Instant;
+use crate::peer::myself;
+use pktgen_tests::process::{Daemon, Folder, wait_until};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// Far more than any start takes.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Seconds until `sluiced` with a table of `sessions` is ready.
-pub(crate) fn seconds(sessions: usize, core: usize, folder: &Path) -> Result<f64, String> {
-    let socket = folder.join("start.sock");
-    let config = folder.join("start.toml");
+pub(crate) fn seconds(sessions: usize, core: usize) -> Result<f64, String> {
+    let folder = Folder::new("start")?;
+    let socket = folder.path().join("admin.sock");
+    let config = folder.path().join("sluice.toml");
     let text = format!(
         r#"[dataplane]
 workers = [{core}]
@@ -33,30 +37,16 @@ weight = 1
         socket.display()
     );
     std::fs::write(&config, text).map_err(|error| format!("{}: {error}", config.display()))?;
-    let sluiced = std::env::current_exe().map_err(|error| error.to_string())?.with_file_name("sluiced");
+    let sluiced = myself()?.with_file_name("sluiced");
     let begin = Instant::now();
-    let mut child = Command::new(&sluiced)
-        .arg("--config")
-        .arg(&config)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| format!("{}: {error}", sluiced.display()))?;
-    let mut said = String::new();
-    let mut ready = None;
-    if let Some(stderr) = child.stderr.take() {
-        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-            if line.ends_with("ready") {
-                ready = Some(begin.elapsed().as_secs_f64());
-                break;
-            }
-            said.push_str(&line);
-        }
+    let mut daemon =
+        Daemon::start(Command::new(&sluiced).arg("--config").arg(&config), &folder.path().join("log"))?;
+    let ready =
+        wait_until(PATIENCE, || daemon.output().contains("sluiced: ready") || daemon.ended().is_some());
+    let seconds = begin.elapsed().as_secs_f64();
+    if ready && daemon.ended().is_none() {
+        Ok(seconds)
+    } else {
+        Err(format!("sluiced did not get ready: {}", daemon.output()))
     }
-    if let Some(pid) = rustix::process::Pid::from_raw(child.id() as i32) {
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-    }
-    child.wait().map_err(|error| error.to_string())?;
-    ready.ok_or(format!("sluiced did not get ready: {said}"))
 }

@@ -3,6 +3,7 @@
 use super::{Control, Devices};
 use crate::arp::{Arp, BROADCAST};
 use crate::compile::port_of;
+use crate::log;
 use dataplane::clock::Instant;
 use dataplane::ids::PortId;
 use dataplane::snapshot::{AddressRole, NextHop};
@@ -22,7 +23,7 @@ impl<D: Devices> Control<D> {
             // Our own address from another station: a conflict. Say again whose it is, at most
             // as often as announcements are sent (RFC 5227 §2.4).
             if sender_mac != self.macs[usize::from(port.0)] && self.announcements.defend(port, sender, now) {
-                eprintln!("sluiced: another station on port {} uses {sender}, which is ours", spec.name);
+                log::say(format_args!("another station on port {} uses {sender}, which is ours", spec.name));
             }
             return;
         }

@@ -2,6 +2,7 @@
 
 use super::{Control, Devices};
 use crate::config::Severity;
+use crate::log;
 use crate::view::{SessionView, StatusView};
 use dataplane::clock::Instant;
 use dataplane::ids::Generation;
@@ -72,10 +73,10 @@ impl<D: Devices> Control<D> {
         match request {
             Request::Stop => self.stopping = true,
             Request::Reload => match self.reload(now) {
-                Ok(generation) => eprintln!("sluiced: reloaded as generation {}", generation.0),
+                Ok(generation) => log::say(format_args!("reloaded as generation {}", generation.0)),
                 Err(problems) => {
-                    eprintln!("sluiced: not reloaded, nothing changed:");
-                    problems.iter().for_each(|problem| eprintln!("sluiced: {problem}"));
+                    log::say("not reloaded, nothing changed:");
+                    problems.iter().for_each(log::say);
                 }
             },
             Request::Call { method, params, reply } => match method.as_str() {

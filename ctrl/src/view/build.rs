@@ -200,7 +200,7 @@ impl Observer<'_> {
             .iter()
             .filter_map(|spec| Some((spec, self.world.services.find(spec.protocol, spec.listen)?)))
         {
-            for (id, address) in &service.locals {
+            for (id, address) in service.locals.iter() {
                 let entry = by_address.entry(*address).or_default();
                 entry.0.insert(spec.name.clone());
                 entry.1.extend(service.servers.iter().map(|server| (spec.protocol, server.endpoint)));

@@ -6,7 +6,7 @@ use crate::clock::Stamp;
 use crate::drop::DropReason;
 use crate::flow::{Direction, Endpoint, FlowKey, Protocol};
 use crate::ids::LocalId;
-use crate::prefetch::prefetch;
+use crate::prefetch::prefetch_near;
 use crate::scheduler::{self, Candidates, Cursor};
 use crate::session::{Candidate, NewSession, Pair, SessionIndex, State, Taken};
 use crate::snapshot::{AddressRole, RealServer, Service, ServiceIndex, Snapshot};
@@ -19,9 +19,7 @@ use std::net::Ipv4Addr;
 pub(super) fn find_service(packet: &Packet, world: &Snapshot) -> Option<ServiceIndex> {
     let Payload::Transport(protocol) = packet.payload else { return None };
     let index = world.services.index_of(protocol, packet.key.destination())?;
-    let service = world.services.at(index);
-    prefetch(service);
-    prefetch(&service.servers);
+    prefetch_near(world.services.at(index));
     Some(index)
 }
 
@@ -30,6 +28,16 @@ pub(super) fn find_service(packet: &Packet, world: &Snapshot) -> Option<ServiceI
 pub(super) struct ServiceCursor {
     scheduler: Cursor,
     next_local: u32,
+}
+
+impl ServiceCursor {
+    /// The place of the next local address of `count`.
+    fn turn(&mut self, count: usize) -> usize {
+        // Steps of the golden ratio: as even as counting, but never in step with a scheduler's
+        // rounds, which would leave pairs of local address and server unused.
+        self.next_local = self.next_local.wrapping_add(0x9e37_79b9);
+        ((u64::from(self.next_local) * count as u64) >> 32) as usize
+    }
 }
 
 /// A local endpoint for a new session.
@@ -48,16 +56,29 @@ pub(super) struct Admitted {
 
 /// Ports looked at, oldest first, for a closed session that can make room.
 const RECYCLE_TRIES: usize = 16;
+/// So many lines stay in the second-level cache.
+const FEW_PAIRS: usize = 4_096;
 
 impl Director {
-    /// Asks for the lines that a new session of `service` needs. With ten thousand services they
-    /// are not in the cache, and waiting for one after the other takes 200 ns.
+    /// Asks for the lines from which [`forecast_pair`](Self::forecast_pair) reads.
     pub(super) fn anticipate_session(&self, service: &Service) {
-        prefetch(&self.cursors[service.id.0 as usize]);
-        if let (Some(server), Some(local)) = (service.servers.first(), service.locals.first()) {
-            prefetch(server);
-            prefetch(local);
+        prefetch_near(&self.cursors[service.id.0 as usize]);
+        if let Some(server) = service.servers.first() {
+            prefetch_near(server);
         }
+    }
+
+    /// The server and local address that the next new session of `service` probably gets; asks for
+    /// the server's counters and the pair's bucket. Nothing changes: what is guessed wrong costs time only.
+    pub(super) fn forecast_pair(&self, service: &Service, packet: &Packet) -> Option<Pair> {
+        let cursor = &self.cursors[service.id.0 as usize];
+        let server = self.schedule(service, packet, &mut cursor.scheduler.clone())?;
+        prefetch_near(self.stats.server(server.id));
+        let first = cursor.clone().turn(service.locals.len());
+        let (_, local) = *service.locals.get(first)?;
+        let pair = Pair { local, real: server.endpoint, protocol: service.protocol };
+        self.local_ports.prefetch_bucket(pair);
+        Some(pair)
     }
 
     /// Makes the session that a packet opens.
@@ -81,7 +102,10 @@ impl Director {
         if packet.ttl <= 1 {
             return Err(DropReason::TtlExceeded);
         }
-        let Some(server) = self.schedule(service, packet) else {
+        let mut cursor = self.cursors[service.id.0 as usize].scheduler;
+        let server = self.schedule(service, packet, &mut cursor);
+        self.cursors[service.id.0 as usize].scheduler = cursor;
+        let Some(server) = server else {
             self.stats.service(service.id).no_real_server.add(1);
             return Err(DropReason::NoRealServer);
         };
@@ -92,13 +116,18 @@ impl Director {
         self.open(service, server, packet, arrival.stamp)
     }
 
-    fn schedule<'w>(&mut self, service: &'w Service, packet: &Packet) -> Option<&'w RealServer> {
+    fn schedule<'w>(
+        &self,
+        service: &'w Service,
+        packet: &Packet,
+        cursor: &mut Cursor,
+    ) -> Option<&'w RealServer> {
         let candidates = Servers { list: &service.servers, stats: &self.stats };
         let at = scheduler::choose(
             service.scheduler,
             &candidates,
-            service.maglev.as_ref(),
-            &mut self.cursors[service.id.0 as usize].scheduler,
+            service.maglev.as_deref(),
+            cursor,
             packet.source(),
         )?;
         service.servers.get(at)
@@ -135,9 +164,12 @@ impl Director {
             return Err(DropReason::SessionTableFull);
         };
         // The pair's next session will be found by a known key: its line can come meanwhile. At
-        // ten million sessions that halves what a new one costs.
-        let next = Endpoint::new(local.address, local.taken.next);
-        self.sessions.prefetch_key(FlowKey::new(service.protocol, server.endpoint, next));
+        // ten million sessions that halves what a new one costs. With many pairs the line would
+        // be gone again before it is needed.
+        if self.local_ports.pairs() <= FEW_PAIRS {
+            let next = Endpoint::new(local.address, local.taken.next);
+            self.sessions.prefetch_key(FlowKey::new(service.protocol, server.endpoint, next));
+        }
         self.stats.sessions_created.add(1);
         self.stats.sessions_live.add(1);
         self.stats.local_ports_used(local.id).add(1);
@@ -151,11 +183,7 @@ impl Director {
     /// addresses in turn. When none is left, the oldest closed session makes room.
     fn take_local(&mut self, service: &Service, server: &RealServer) -> Option<Local> {
         let count = service.locals.len();
-        let cursor = self.cursor(service.id);
-        // Steps of the golden ratio: as even as counting, but never in step with a scheduler's
-        // rounds, which would leave pairs of local address and server unused.
-        cursor.next_local = cursor.next_local.wrapping_add(0x9e37_79b9);
-        let first = ((u64::from(cursor.next_local) * count as u64) >> 32) as usize;
+        let first = self.cursors[service.id.0 as usize].turn(count);
         let locals = (0..count).map(|step| service.locals[(first + step) % count]);
         let pair = |local| Pair { local, real: server.endpoint, protocol: service.protocol };
         for (id, address) in locals.clone() {

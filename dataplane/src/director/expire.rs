@@ -72,13 +72,16 @@ impl Director {
             let Some((index, session)) = self.sessions.line(line) else { continue };
             if stamp.millis_since(session.last_seen) >= world.timeouts.of(session.state) {
                 self.sessions.prefetch_keys(session);
+                self.local_ports.prefetch_bucket(session.pair());
                 over.push(index);
             }
         }
         self.sweep.pay(looked_at, capacity);
         for index in &over {
             let session = self.sessions.get(*index);
-            self.local_ports.prefetch(session.pair(), session.local().l4_port);
+            if let Some(pair) = self.local_ports.candidate(session.pair()) {
+                self.local_ports.prefetch_port(pair, session.local().l4_port);
+            }
         }
         for index in over {
             self.stats.sessions_expired.add(1);

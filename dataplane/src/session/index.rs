@@ -9,7 +9,7 @@
 //! 4 % of the buckets spill.
 
 use super::tags::{PLACES, Tags};
-use crate::hugepages;
+use crate::hugepages::{self, Table};
 use crate::prefetch::prefetch;
 
 /// Buckets a key may be away from its first choice. At a load of 0.6 a run of
@@ -20,7 +20,7 @@ const EMPTY: u16 = 0;
 /// An index of fixed capacity.
 #[derive(Debug)]
 pub(super) struct FlowIndex {
-    buckets: Box<[Bucket]>,
+    buckets: Table<Bucket>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +43,7 @@ impl FlowIndex {
     pub(super) fn with_capacity(keys: usize) -> Self {
         let buckets = (keys * 10).div_ceil(6 * PLACES).max(MAX_DISTANCE);
         let empty = Bucket { tags: Tags::default(), slots: [0; PLACES], spilled: 0 };
-        Self { buckets: hugepages::filled(buckets, empty) }
+        Self { buckets: hugepages::table(buckets, || empty) }
     }
 
     /// Asks for the line that `hash` leads to.

@@ -9,9 +9,10 @@
 //! The search begins where the last one ended, so a port rests as long as possible
 //! before it is used again.
 
-use crate::flow::{Endpoint, FlowKey, Protocol};
-use crate::prefetch::prefetch;
-use hashbrown::{DefaultHashBuilder, HashMap};
+use super::index::FlowIndex;
+use crate::flow::{Endpoint, FlowHasher, FlowKey, Protocol};
+use crate::hugepages::{self, List};
+use crate::prefetch::prefetch_near;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
@@ -58,10 +59,11 @@ const RECLAIM_TRIES: usize = 64;
 /// One worker's local ports.
 #[derive(Debug)]
 pub struct LocalPorts {
-    pairs: HashMap<FlowKey, u32, DefaultHashBuilder>,
+    pairs: FlowIndex,
+    hasher: FlowHasher,
     /// Where the search of each pair stands, apart from the bitmaps: with twenty thousand pairs
     /// these stay in the cache and the bitmaps do not.
-    searches: Vec<Search>,
+    searches: List<Search>,
     bitmaps: Vec<[u64; WORDS]>,
     /// Pairs of which no port was in use when they were put here, each once, oldest first. They
     /// keep their bitmaps until others need them: a quiet service begins again at no cost.
@@ -69,6 +71,10 @@ pub struct LocalPorts {
     /// Where the next new pair starts to search, so that pairs do not march in step.
     next_start: u16,
 }
+
+/// A pair's place; a hint, because the place may be given to another pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PairIndex(u32);
 
 /// Where the search for a pair's next port stands.
 #[derive(Clone, Copy, Debug)]
@@ -136,22 +142,27 @@ impl Search {
 
 impl LocalPorts {
     /// Room for `pairs` pairs of local address and real server at a time.
-    pub fn with_capacity(pairs: usize) -> Self {
+    pub fn with_capacity(pairs: usize, hasher: FlowHasher) -> Self {
         Self {
-            // Twice the room, so that removals never make the map grow.
-            pairs: HashMap::with_capacity_and_hasher(pairs * 2, DefaultHashBuilder::default()),
-            searches: Vec::with_capacity(pairs),
+            pairs: FlowIndex::with_capacity(pairs),
+            hasher,
+            searches: hugepages::reserved(pairs),
             bitmaps: Vec::with_capacity(pairs),
             idle: VecDeque::with_capacity(pairs),
             next_start: 0,
         }
     }
 
+    /// How many pairs have had ports.
+    pub fn pairs(&self) -> usize {
+        self.searches.len()
+    }
+
     /// Takes a port of `pair` that no session uses. `None` when all are in use, or when the arena
     /// has no room for another pair.
     pub fn take(&mut self, pair: Pair) -> Option<Taken> {
-        let at = match self.pairs.get(&pair.key()) {
-            Some(at) => *at,
+        let at = match self.find(pair) {
+            Some(at) => at,
             None => self.open(pair)?,
         };
         let (search, bitmap) = (&mut self.searches[at as usize], &mut self.bitmaps[at as usize]);
@@ -160,16 +171,32 @@ impl LocalPorts {
         Some(Taken { l4_port, before, next: FIRST_PORT + search.cursor })
     }
 
-    /// Asks for the line that releasing a port of `pair` needs.
-    pub fn prefetch(&self, pair: Pair, l4_port: u16) {
-        if let Some(at) = self.pairs.get(&pair.key()) {
-            prefetch(&self.bitmaps[*at as usize][usize::from(l4_port - FIRST_PORT) / 64]);
-        }
+    /// Stage one of a lookup: asks for the bucket's line.
+    pub fn prefetch_bucket(&self, pair: Pair) {
+        self.pairs.prefetch(self.hasher.hash(pair.key()));
+    }
+
+    /// Stage two: the place that `pair` probably has, if it has had ports before; asks for its line.
+    pub fn candidate(&self, pair: Pair) -> Option<PairIndex> {
+        let at = self.pairs.find(self.hasher.hash(pair.key()), |_| true)?;
+        prefetch_near(&self.searches[at as usize]);
+        Some(PairIndex(at))
+    }
+
+    /// Stage three: the key of replies to the port at which the pair's next search begins.
+    pub fn next_key(&self, PairIndex(at): PairIndex) -> FlowKey {
+        let search = &self.searches[at as usize];
+        search.pair.with_destination_port(FIRST_PORT + search.cursor)
+    }
+
+    /// Stage three: asks for the line that releasing a port needs.
+    pub fn prefetch_port(&self, PairIndex(at): PairIndex, l4_port: u16) {
+        prefetch_near(&self.bitmaps[at as usize][usize::from(l4_port - FIRST_PORT) / 64]);
     }
 
     /// Gives back a port that [`take`](Self::take) gave out.
     pub fn release(&mut self, pair: Pair, l4_port: u16) {
-        let Some(at) = self.pairs.get(&pair.key()).copied() else { return };
+        let Some(at) = self.find(pair) else { return };
         let search = &mut self.searches[at as usize];
         search.give_back(l4_port, &mut self.bitmaps[at as usize]);
         if search.count == 0 && !search.listed {
@@ -181,21 +208,26 @@ impl LocalPorts {
     /// The port at which the next search would begin: the one that has been in use
     /// longest when all are.
     pub fn oldest(&self, pair: Pair) -> Option<u16> {
-        let at = *self.pairs.get(&pair.key())?;
+        let at = self.find(pair)?;
         Some(FIRST_PORT + self.searches[at as usize].cursor)
     }
 
     /// Passes over the port at the cursor, because its session cannot be ended.
     pub fn skip(&mut self, pair: Pair) {
-        if let Some(at) = self.pairs.get(&pair.key()) {
-            let search = &mut self.searches[*at as usize];
-            search.move_to(search.cursor + 1, &mut self.bitmaps[*at as usize]);
+        if let Some(at) = self.find(pair) {
+            let search = &mut self.searches[at as usize];
+            search.move_to(search.cursor + 1, &mut self.bitmaps[at as usize]);
         }
     }
 
     /// Ports of `pair` now in use.
     pub fn used(&self, pair: Pair) -> usize {
-        self.pairs.get(&pair.key()).map_or(0, |at| self.searches[*at as usize].count as usize)
+        self.find(pair).map_or(0, |at| self.searches[at as usize].count as usize)
+    }
+
+    fn find(&self, pair: Pair) -> Option<u32> {
+        let key = pair.key();
+        self.pairs.find(self.hasher.hash(key), |at| self.searches[at as usize].pair == key)
     }
 
     fn open(&mut self, pair: Pair) -> Option<u32> {
@@ -209,17 +241,22 @@ impl LocalPorts {
             None if full => return None,
             None => {
                 // Within the capacity that was reserved at start: no allocation.
-                let cursor = self.next_start;
-                let pair = pair.key();
+                let (cursor, pair) = (self.next_start, FlowKey::NONE);
                 self.searches.push(Search { word: 0, count: 0, taken: 0, cursor, listed: false, pair });
                 self.bitmaps.push([0; WORDS]);
                 self.bitmaps.len() as u32 - 1
             }
         };
+        let key = pair.key();
+        if self.pairs.insert(self.hasher.hash(key), at).is_err() {
+            // The bitmap waits for the next that asks.
+            self.searches[at as usize].pair = FlowKey::NONE;
+            self.idle.push_front(at);
+            return None;
+        }
         // A prime step of about 1/11 of the range.
         self.next_start = ((usize::from(self.next_start) + 5_869) % PORTS_PER_PAIR) as u16;
-        self.searches[at as usize].pair = pair.key();
-        self.pairs.insert(pair.key(), at);
+        self.searches[at as usize].pair = key;
         Some(at)
     }
 
@@ -231,7 +268,7 @@ impl LocalPorts {
             search.listed = false;
             // Otherwise its ports came into use again, and it will be listed when they no longer are.
             if search.count == 0 {
-                self.pairs.remove(&search.pair);
+                self.pairs.remove(self.hasher.hash(search.pair), at);
                 return Some(at);
             }
         }
@@ -245,6 +282,10 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
+    fn ports(pairs: usize) -> LocalPorts {
+        LocalPorts::with_capacity(pairs, FlowHasher::new([1, 2, 3, 4]))
+    }
+
     fn pair(last: u8) -> Pair {
         Pair {
             local: Ipv4Addr::new(10, 0, 0, 200),
@@ -255,7 +296,7 @@ mod tests {
 
     #[test]
     fn the_same_port_serves_two_servers() {
-        let mut ports = LocalPorts::with_capacity(2);
+        let mut ports = ports(2);
         let first: BTreeSet<_> = (0..PORTS_PER_PAIR).map(|_| ports.take(pair(1)).unwrap().l4_port).collect();
         let second: BTreeSet<_> = (0..PORTS_PER_PAIR).map(|_| ports.take(pair(2)).unwrap().l4_port).collect();
 
@@ -268,7 +309,7 @@ mod tests {
 
     #[test]
     fn a_released_port_rests_until_the_others_were_used() {
-        let mut ports = LocalPorts::with_capacity(1);
+        let mut ports = ports(1);
         let first = ports.take(pair(1)).unwrap().l4_port;
         let keep = ports.take(pair(1)).unwrap().l4_port;
         ports.release(pair(1), first);
@@ -282,7 +323,7 @@ mod tests {
 
     #[test]
     fn a_pair_without_ports_in_use_gives_its_bitmap_to_another() {
-        let mut ports = LocalPorts::with_capacity(1);
+        let mut ports = ports(1);
         let l4_port = ports.take(pair(1)).unwrap().l4_port;
         assert_eq!(ports.take(pair(2)), None);
 
@@ -293,7 +334,7 @@ mod tests {
 
     #[test]
     fn a_pair_that_was_idle_goes_on_where_it_was() {
-        let mut ports = LocalPorts::with_capacity(4);
+        let mut ports = ports(4);
         let first = ports.take(pair(1)).unwrap();
         ports.release(pair(1), first.l4_port);
 
@@ -304,7 +345,7 @@ mod tests {
 
     #[test]
     fn idle_pairs_make_room_before_more_memory_is_taken() {
-        let mut ports = LocalPorts::with_capacity(100);
+        let mut ports = ports(100);
         for last in 0..100 {
             let l4_port = ports.take(pair(last)).unwrap().l4_port;
             ports.release(pair(last), l4_port);
@@ -316,7 +357,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_port_is_given_out_twice(steps in prop::collection::vec((any::<bool>(), any::<prop::sample::Index>()), 1..2000)) {
-            let mut ports = LocalPorts::with_capacity(1);
+            let mut ports = ports(1);
             let mut twin: Vec<u16> = Vec::new();
             for (take, which) in steps {
                 if take || twin.is_empty() {

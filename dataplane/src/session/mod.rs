@@ -8,7 +8,7 @@ mod state;
 mod table;
 mod tags;
 
-pub use local_ports::{FIRST_PORT, LocalPorts, PORTS_PER_PAIR, Pair, Taken};
+pub use local_ports::{FIRST_PORT, LocalPorts, PORTS_PER_PAIR, Pair, PairIndex, Taken};
 pub use state::{State, Timeouts};
 pub use table::{Candidate, InsertError, SessionIndex, SessionTable};
 

@@ -4,7 +4,7 @@ use super::index::FlowIndex;
 use super::{NewSession, Session, State};
 use crate::clock::Stamp;
 use crate::flow::{Direction, FlowHasher, FlowKey};
-use crate::hugepages;
+use crate::hugepages::{self, List, Table};
 use crate::prefetch::{prefetch, prefetch_near};
 
 /// A session's place in the table; valid until the session is removed.
@@ -25,11 +25,11 @@ impl Candidate {
 /// The capacity is fixed at start: the packet path never allocates.
 #[derive(Debug)]
 pub struct SessionTable {
-    sessions: Box<[Session]>,
+    sessions: Table<Session>,
     index: FlowIndex,
     hasher: FlowHasher,
     /// Unused lines; the last freed is the first used, because it is still in the cache.
-    free: Vec<u32>,
+    free: List<u32>,
 }
 
 /// Why a session could not be added.
@@ -51,7 +51,7 @@ impl SessionTable {
         let mut free = hugepages::reserved(capacity);
         free.extend((0..capacity as u32).rev());
         Self {
-            sessions: hugepages::filled(capacity, Session::FREE),
+            sessions: hugepages::table(capacity, || Session::FREE),
             index: FlowIndex::with_capacity(capacity * 2),
             hasher,
             free,

@@ -80,8 +80,10 @@ pub struct Services {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServiceIndex(u32);
 
-/// One service.
+/// One service: one cache line, because with ten thousand of them each new session meets one that
+/// no cache has.
 #[derive(Debug)]
+#[repr(align(64))]
 pub struct Service {
     /// The counters' slot.
     pub id: ServiceId,
@@ -92,12 +94,15 @@ pub struct Service {
     /// How new sessions are spread.
     pub scheduler: Scheduler,
     /// The director's addresses towards the servers.
-    pub locals: Vec<(LocalId, Ipv4Addr)>,
+    /// Services with the same list share it.
+    pub locals: Arc<[(LocalId, Ipv4Addr)]>,
     /// The servers, in the order in which they were added.
-    pub servers: Vec<RealServer>,
+    pub servers: Box<[RealServer]>,
     /// The table of scheduler `mh`.
-    pub maglev: Option<MaglevTable>,
+    pub maglev: Option<Box<MaglevTable>>,
 }
+
+const _: () = assert!(size_of::<Service>() == 64);
 
 /// One real server of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -103,6 +103,18 @@ impl<P: Port> Worker<P> {
         received
     }
 
+    /// A turn at `begin`, whose time is put to the worker's account. Returns when it was over.
+    pub fn timed_turn(&mut self, begin: Instant, clock: impl FnOnce() -> Instant) -> Instant {
+        let received = self.turn(begin);
+        let end = clock();
+        let spent = end.since(begin).as_nanos() as u64;
+        self.stats.total_ns.add(spent);
+        if received > 0 {
+            self.stats.busy_ns.add(spent);
+        }
+        end
+    }
+
     /// The ports, for tests.
     pub fn ports_mut(&mut self) -> &mut [P] {
         &mut self.ports
@@ -123,9 +135,10 @@ impl<P: Port> Worker<P> {
         let received = burst.len();
         let id = self.ports[at].id();
         let mut verdicts = Verdicts::new();
-        let bytes: usize = burst.iter().map(Buffer::len).sum();
+        let mut bytes = 0;
         let moved: ArrayVec<(usize, Range<usize>), BURST_SIZE> = {
-            let mut frames: ArrayVec<_, BURST_SIZE> = burst.iter_mut().map(Buffer::frame).collect();
+            let frames = burst.iter_mut().map(Buffer::frame).inspect(|frame| bytes += frame.window().len());
+            let mut frames: ArrayVec<_, BURST_SIZE> = frames.collect();
             self.director.process(id, &mut frames, &self.world, now, &mut verdicts);
             let moved = frames.iter().enumerate().filter(|(_, frame)| frame.has_moved());
             moved.map(|(at, frame)| (at, frame.window())).collect()

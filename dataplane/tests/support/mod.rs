@@ -104,8 +104,8 @@ pub fn world(plan: &Plan) -> Snapshot {
                 .enumerate()
                 .map(|(at, address)| (LocalId(at as u16), *address))
                 .collect(),
-            servers: servers.clone(),
-            maglev: MaglevTable::build(&weights),
+            servers: servers.clone().into(),
+            maglev: MaglevTable::build(&weights).map(Box::new),
         }
     };
     let mut world = Snapshot::empty(ports);
