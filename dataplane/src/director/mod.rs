@@ -72,7 +72,7 @@ impl Limits {
     /// is touched only as it is used.
     pub fn bytes(&self) -> u64 {
         // The session's line, its place in the free list, and two keys in the index.
-        const PER_SESSION: u64 = 64 + 4 + 27;
+        const PER_SESSION: u64 = 64 + 4 + 20;
         self.sessions as u64 * PER_SESSION
     }
 }
