@@ -13,13 +13,14 @@ use std::process::{Command, exit};
 const FUNCTIONS: &[&str] = &[
     "sluice_.*",
     "rte_eal_(init|cleanup|remote_launch|wait_lcore)",
-    "rte_eth_dev_(configure|start|stop|close|info_get|get_mtu|set_mtu|get_port_by_name|socket_id)",
+    "rte_eth_dev_(start|stop|close|info_get|get_mtu|set_mtu|get_port_by_name|socket_id)",
     "rte_eth_dev_adjust_nb_rx_tx_desc",
     "rte_eth_(rx|tx)_queue_setup",
     "rte_eth_(macaddr_get|promiscuous_enable|stats_get)",
     "rte_pktmbuf_pool_create",
     "rte_mempool_in_use_count",
     "rte_get_tsc_hz",
+    "rte_lcore_to_socket_id",
     "rte_strerror",
     "rte_version",
 ];

@@ -1,16 +1,24 @@
 //! The process's surroundings: devices as control sees them, signals, systemd.
 
+use ctrl::config::{self, Config, PortSpec, RssSpec};
 use ctrl::control::{DeviceCounters, Devices, Request};
-use dataplane::dpdk::{Device, Pool};
+use dataplane::dpdk::{self, Device, Pool};
+use dataplane::flow::FlowHasher;
 use dataplane::ids::PortId;
+use dataplane::snapshot::LocalAddress;
+use dataplane::steering::Steering;
+use dataplane::steering::ladder::{self, Choice, Facts, Rss, Rung};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use std::net::Ipv4Addr;
 use std::os::unix::net::UnixDatagram;
 use std::sync::mpsc::Sender;
 
 /// The started devices and the pool behind them. Dropping it closes the devices.
 pub(crate) struct Hardware {
     pub(crate) devices: Vec<Device>,
-    pub(crate) pool: Pool,
+    pub(crate) pools: Vec<Pool>,
+    /// By port, the addresses for whose answers the device has rules.
+    pub(crate) rules: Vec<Option<Vec<Ipv4Addr>>>,
 }
 
 impl Devices for Hardware {
@@ -29,8 +37,79 @@ impl Devices for Hardware {
     }
 
     fn buffers(&self) -> (u32, u32) {
-        (self.pool.in_use(), self.pool.size())
+        self.pools.iter().fold((0, 0), |(in_use, size), pool| (in_use + pool.in_use(), size + pool.size()))
     }
+
+    fn steer(&mut self, locals: &[LocalAddress], steering: &Steering) -> Result<(), String> {
+        for (at, have) in self.rules.iter_mut().enumerate() {
+            let Some(have) = have else { continue };
+            let of_port = locals.iter().filter(|local| usize::from(local.port.0) == at);
+            let new: Vec<_> =
+                of_port.map(|local| local.address).filter(|address| !have.contains(address)).collect();
+            let table = ladder::port_table(steering.workers);
+            self.devices[at].add_rules(&new, &table)?;
+            have.extend(new);
+        }
+        Ok(())
+    }
+}
+
+/// Asks each device how it steers, and chooses.
+pub(crate) fn steering(
+    hardware: &mut Hardware,
+    config: &Config,
+    hasher: FlowHasher,
+) -> (Steering, Vec<Choice>) {
+    let workers = config.dataplane.workers.len() as u16;
+    let asked =
+        config.ports.iter().zip(&mut hardware.devices).map(|(spec, device)| facts(spec, device, config));
+    let (choices, ports): (Vec<_>, Vec<_>) = asked.map(|facts| ladder::choose(&facts, workers)).unzip();
+    hardware.rules = choices.iter().map(|choice| (choice.rung == Rung::FlowRules).then(Vec::new)).collect();
+    (Steering { workers, ports: ports.into(), hasher }, choices)
+}
+
+/// What a device is able to, as it shows now.
+fn facts(spec: &PortSpec, device: &mut Device, config: &Config) -> Facts {
+    /// Tuples on which our hash must agree with DPDK's.
+    const TUPLES: usize = 1_000;
+    let workers = config.dataplane.workers.len() as u16;
+    if workers == 1 {
+        let unasked = || "nobody asked".to_owned();
+        return Facts { rules: Err(unasked()), rss: Err(unasked()), keeps_flows: true };
+    }
+    let is_virtual = matches!(spec.device, config::Device::Vdev(_));
+    let rss = match &spec.rss {
+        Some(RssSpec::Nothing) => {
+            Err("rss = { fields = \"nothing\" } says that it spreads nothing".to_owned())
+        }
+        Some(RssSpec::Toeplitz { fields, key, entries }) => {
+            let table = (0..*entries).map(|entry| (entry % usize::from(workers)) as u16).collect();
+            Ok(Rss { key: key.clone(), table, fields: [*fields; 2] })
+        }
+        None if is_virtual => Err("a virtual device spreads packets as its other side likes".to_owned()),
+        None => device.rss(),
+    };
+    let rss = rss.and_then(|rss| {
+        // The seed matters little: any thousand tuples will do.
+        let agrees = dpdk::agrees_with_dpdk(&rss.key, TUPLES, 0x9e37_79b9_7f4a_7c15);
+        if agrees {
+            Ok(rss)
+        } else {
+            Err("the self-test failed: our hash and DPDK's differ under its key".into())
+        }
+    });
+    let first = config.services.iter().find_map(|service| service.local_addresses.first());
+    let rules = match first {
+        // One address is enough to ask; the others follow with the first snapshot.
+        Some(address) => device.try_rules(*address, &ladder::port_table(workers)),
+        None => Err("no service has a local address yet".into()),
+    };
+    let keeps_flows = match &spec.rss {
+        Some(RssSpec::Nothing) => false,
+        Some(RssSpec::Toeplitz { .. }) => true,
+        None => !is_virtual && device.hashes(),
+    };
+    Facts { rules, rss, keeps_flows }
 }
 
 /// SIGTERM and SIGINT end the control thread, SIGHUP makes it read its file again.

@@ -13,14 +13,17 @@ use ctrl::compile::{self, DeviceFacts};
 use ctrl::config::{self, Config, Loaded};
 use ctrl::control::{Control, Identity, Parts, Request};
 use ctrl::log;
+use ctrl::steering::Ladder;
 use dataplane::director::{Director, Limits};
 use dataplane::dpdk::{self, Clock, Device, DeviceSettings, Eal, EalSettings, Memory, Pool};
 use dataplane::flow::FlowHasher;
 use dataplane::ids::{PortId, WorkerId};
 use dataplane::snapshot::{Snapshot, mailboxes};
 use dataplane::stats::WorkerStats;
+use dataplane::steering::{Seat, Steering, Toeplitz};
 use dataplane::worker::{self, Worker};
 use machine::Hardware;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -94,22 +97,29 @@ fn devices(config: &Config, wanted: impl Fn(&config::Device) -> bool) -> Vec<Str
 /// Frames that each queue holds in each direction.
 const DESCRIPTORS: u16 = 1_024;
 
-/// Packet buffers for full queues, bursts in flight, waiting packets and each lcore's cache.
+/// Packet buffers for full queues, bursts in flight, waiting and handed-over packets and each lcore's
+/// cache.
 fn buffers_needed(config: &Config) -> u32 {
-    let queues = (config.ports.len() * config.dataplane.workers.len()) as u32;
-    let per_worker = 256 + 512 + 1_024;
-    (queues * 2 * u32::from(DESCRIPTORS) + config.dataplane.workers.len() as u32 * per_worker).max(8_192)
+    let workers = config.dataplane.workers.len() as u32;
+    let queues = config.ports.len() as u32 * workers;
+    // Of all the rings that lead to a worker two may be full before buffers get scarce.
+    let rings = (workers - 1).min(2) * worker::RING_SIZE as u32;
+    let per_worker = 256 + 512 + 1_024 + rings;
+    (queues * 2 * u32::from(DESCRIPTORS) + workers * per_worker).max(8_192)
 }
 
 fn start_hardware(eal: &mut Eal, config: &Config, buffers: u32) -> Result<Hardware, String> {
-    let pool = Pool::create("packets", buffers, preflight::BUFFER_ROOM, -1).map_err(|error| {
-        format!("no memory for {buffers} packet buffers: {error}; free some memory or reserve more hugepages")
-    })?;
-    let settings = DeviceSettings { queues: config.dataplane.workers.len() as u16, descriptors: DESCRIPTORS };
+    let (pools, by_worker) = pools(eal, config, buffers)?;
+    let settings = DeviceSettings {
+        queues: config.dataplane.workers.len() as u16,
+        rss_key: random_key()?,
+        descriptors: DESCRIPTORS,
+    };
     let mut devices = Vec::new();
     for (at, port) in config.ports.iter().enumerate() {
+        let id = PortId(at as u16);
         let device =
-            Device::start(eal, PortId(at as u16), port.device.name(), pool, settings).map_err(|error| {
+            Device::start(eal, id, port.device.name(), by_worker.clone(), &settings).map_err(|error| {
                 let log = eal.complaint().map_or(String::new(), |line| format!(" [{line}]"));
                 format!(
                     "port {}: device {}: {error}{log}; {}",
@@ -120,7 +130,66 @@ fn start_hardware(eal: &mut Eal, config: &Config, buffers: u32) -> Result<Hardwa
             })?;
         devices.push(device);
     }
-    Ok(Hardware { devices, pool })
+    Ok(Hardware { devices, pools, rules: Vec::new() })
+}
+
+/// A pool of buffers on each NUMA node that has workers, and each worker's.
+fn pools(eal: &Eal, config: &Config, buffers: u32) -> Result<(Vec<Pool>, Vec<Pool>), String> {
+    let workers = config.dataplane.workers.len();
+    let sockets: Vec<_> = (0..workers).map(|at| dpdk::socket_of(eal, at as u32 + 1)).collect();
+    let distinct: BTreeSet<_> = sockets.iter().copied().collect();
+    let share = buffers.div_ceil(distinct.len() as u32);
+    let mut pools = BTreeMap::new();
+    for socket in distinct {
+        let pool = Pool::create(&format!("packets{socket}"), share, preflight::BUFFER_ROOM, socket as i32);
+        let pool = pool.map_err(|error| {
+            format!("no memory for {share} packet buffers on NUMA node {socket}: {error}; free some memory or reserve more hugepages")
+        })?;
+        pools.insert(socket, pool);
+    }
+    let by_worker = sockets.iter().map(|socket| pools[socket]).collect();
+    Ok((pools.into_values().collect(), by_worker))
+}
+
+/// A key for the devices' hash: nobody outside can tell which worker a flow will go to.
+fn random_key() -> Result<Vec<u8>, String> {
+    /// The longest that devices have.
+    const LONGEST: usize = 52;
+    loop {
+        let mut key = vec![0; LONGEST];
+        getrandom::fill(&mut key)
+            .map_err(|error| format!("the system gives no randomness for the devices' hash: {error}"))?;
+        if Toeplitz::new(&key).is_some_and(|hash| hash.spreads_ports()) {
+            return Ok(key);
+        }
+    }
+}
+
+/// A worker's counters and tables, made on its own core, so that they lie in the memory next to it.
+fn prepare(
+    eal: &Eal,
+    config: &Config,
+    steering: &Arc<Steering>,
+) -> Result<(Vec<Arc<WorkerStats>>, Vec<Director>), String> {
+    let (sender, made) = channel();
+    let ports = config.ports.len();
+    let limits = Limits::for_sessions(config.dataplane.session_capacity);
+    let mut lcores = Vec::new();
+    for at in 0..config.dataplane.workers.len() {
+        let seat = Seat { worker: WorkerId(at as u16), steering: Arc::clone(steering) };
+        let (sender, hasher) = (sender.clone(), hasher()?);
+        lcores.push(dpdk::launch(eal, at as u32 + 1, move || {
+            let stats = Arc::new(WorkerStats::new(ports));
+            let director = Director::new(limits, hasher, seat, Arc::clone(&stats));
+            let _ = sender.send((at, stats, director));
+        })?);
+    }
+    drop(sender);
+    // What the lcores send comes before they end; waiting for it does not keep this core busy.
+    let mut all: Vec<_> = made.iter().collect();
+    lcores.into_iter().for_each(dpdk::Lcore::join);
+    all.sort_by_key(|(at, ..)| *at);
+    Ok(all.into_iter().map(|(_, stats, director)| (stats, director)).unzip())
 }
 
 #[allow(clippy::too_many_arguments, reason = "the one place where everything meets")]
@@ -145,19 +214,17 @@ fn serve(
         })
         .collect();
     let count = config.dataplane.workers.len();
+    let (steering, choices) = machine::steering(&mut hardware, config, hasher()?);
+    let steering = Arc::new(steering);
     let (publisher, mailboxes) = mailboxes(count);
-    let stats: Vec<_> = (0..count).map(|_| Arc::new(WorkerStats::new(facts.len()))).collect();
+    let (stats, directors) = prepare(eal, config, &steering)?;
     let mut links = Vec::new();
     let mut workers = Vec::new();
     let empty = Arc::new(Snapshot::empty(compile::ports(config, &facts).to_vec()));
-    for (at, mailbox) in mailboxes.into_iter().enumerate() {
+    let peers = worker::peers(count, facts.len());
+    for (at, ((mailbox, director), peers)) in mailboxes.into_iter().zip(directors).zip(peers).enumerate() {
         let (link, worker_link) = worker::link();
         links.push(link);
-        let director = Director::new(
-            Limits::for_sessions(config.dataplane.session_capacity),
-            hasher()?,
-            Arc::clone(&stats[at]),
-        );
         let ports = hardware.devices.iter_mut().filter_map(Device::take_queue).collect();
         workers.push(Worker::new(worker::Parts {
             id: WorkerId(at as u16),
@@ -165,6 +232,7 @@ fn serve(
             director,
             world: Arc::clone(&empty),
             mailbox,
+            peers,
             link: worker_link,
             stats: Arc::clone(&stats[at]),
         }));
@@ -176,7 +244,9 @@ fn serve(
         memory: preflight::describe(memory),
         config_path: path,
     };
-    let parts = Parts { identity, loaded, facts, devices: hardware, publisher, links, stats, requests };
+    let ladder = Ladder::new(steering, choices);
+    let parts =
+        Parts { identity, loaded, facts, devices: hardware, publisher, links, ladder, stats, requests };
     let mut control = Control::new(parts, clock.now())?;
 
     let stop = Arc::new(AtomicBool::new(false));

@@ -1,12 +1,13 @@
 //! From what the operator wants to what workers follow: `(config, devices,
 //! neighbours) -> Snapshot`, a pure function but for the ids that the registry keeps.
 
-use crate::config::{Config, Device};
+use crate::config::{Config, Device, ServerSpec, ServiceSpec};
 use crate::registry::{Exhausted, ReadSlot, Registry};
 use dataplane::ids::{Generation, PortId};
 use dataplane::scheduler::{MaglevTable, Scheduler};
 use dataplane::snapshot::{
-    AddressRole, Map, Neighbors, Network, PortConfig, RealServer, Routes, Service, Services, Snapshot,
+    AddressRole, LocalAddress, Map, Neighbors, Network, PortConfig, RealServer, Routes, Service, Services,
+    Snapshot,
 };
 use dataplane::wire::{LinkTraits, Mac};
 use std::collections::HashMap;
@@ -73,7 +74,8 @@ pub fn addresses(config: &Config) -> Map<Ipv4Addr, AddressRole> {
     }
     for service in &config.services {
         roles.insert(service.listen.address, AddressRole::Vip);
-        roles.extend(service.local_addresses.iter().map(|address| (*address, AddressRole::Local)));
+        let role = |address: &Ipv4Addr| (*address, AddressRole::Local(reply_port(config, service, *address)));
+        roles.extend(service.local_addresses.iter().map(role));
     }
     roles
 }
@@ -101,15 +103,27 @@ pub fn port_of(config: &Config, address: Ipv4Addr) -> Option<PortId> {
     Some(PortId(at as u16))
 }
 
+/// The port by which servers' answers to a local address come: the one on whose network it is, or
+/// the one towards the servers.
+fn reply_port(config: &Config, service: &ServiceSpec, address: Ipv4Addr) -> PortId {
+    port_of(config, address).unwrap_or_else(|| {
+        let towards = |server: &ServerSpec| routes(config).lookup(server.endpoint.address);
+        service.servers.iter().find_map(towards).map_or(PortId(0), |hop| hop.port)
+    })
+}
+
 fn services(config: &Config, registry: &mut Registry, read: ReadSlot<'_>) -> Result<Services, Exhausted> {
     let mut list = Vec::with_capacity(config.services.len());
-    let mut lists_of_locals: HashMap<&[Ipv4Addr], Arc<[_]>> = HashMap::new();
+    let mut lists_of_locals: HashMap<&[Ipv4Addr], Arc<[LocalAddress]>> = HashMap::new();
     for spec in &config.services {
         let id = registry.service(&spec.name)?;
         let locals = match lists_of_locals.entry(&spec.local_addresses) {
             Entry::Occupied(known) => Arc::clone(known.get()),
             Entry::Vacant(new) => {
-                let id = |address| Ok((registry.local(address)?, address));
+                let id = |address| {
+                    let port = reply_port(config, spec, address);
+                    Ok(LocalAddress { id: registry.local(address)?, address, port })
+                };
                 let locals: Result<Arc<[_]>, _> = spec.local_addresses.iter().copied().map(id).collect();
                 Arc::clone(new.insert(locals?))
             }

@@ -4,7 +4,8 @@
 //! [`config`] reads and checks the file. [`control`] is the one thread that owns the
 //! desired state; [`compile`] turns it into a snapshot, [`registry`] gives out stable
 //! ids, [`neighbors`] and [`arp`] find stations. [`admin`] serves the Unix socket,
-//! [`view`] is what it says, [`cli`] is the command's side of it. [`log`] is the journal.
+//! [`view`] is what it says, [`cli`] is the command's side of it. [`log`] is the journal,
+//! [`steering`] says how replies find their workers.
 
 pub mod admin;
 pub mod arp;
@@ -15,4 +16,5 @@ pub mod control;
 pub mod log;
 pub mod neighbors;
 pub mod registry;
+pub mod steering;
 pub mod view;

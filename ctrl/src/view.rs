@@ -126,6 +126,19 @@ pub struct LocalView {
     pub capacity: u64,
     /// The services that use it.
     pub services: Vec<String>,
+    /// Each worker's share.
+    pub workers: Vec<LocalShareView>,
+}
+
+/// A worker's share of a local address.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LocalShareView {
+    /// The worker.
+    pub worker: u16,
+    /// Local ports in use, over all servers.
+    pub used: u64,
+    /// Local ports that it could use towards the configured servers.
+    pub capacity: u64,
 }
 
 /// `port list`, and `ports` in `stats`.
@@ -147,6 +160,12 @@ pub struct PortView {
     pub speed_mbps: u32,
     /// The appliance's own addresses.
     pub addresses: Vec<String>,
+    /// How replies that come by this port find their worker.
+    pub steering: String,
+    /// Why better ways were not taken.
+    pub steering_refused: Vec<String>,
+    /// Packets that came to another worker than their session's, and went to it by a ring.
+    pub handed_over: u64,
     /// Packets taken from the device.
     pub rx_packets: u64,
     /// Bytes taken, Ethernet headers included.
@@ -213,6 +232,8 @@ pub struct WorkerView {
     pub echo_replies: u64,
     /// ICMP errors sent.
     pub icmp_errors: u64,
+    /// ICMP errors passed on to the client or server they concern.
+    pub icmp_relayed: u64,
     /// Turns of its loop.
     pub turns: u64,
 }
@@ -261,6 +282,8 @@ pub struct StatusView {
     pub unready: BTreeMap<String, String>,
     /// Servers that were removed but still have sessions.
     pub draining: Vec<String>,
+    /// Per port: how replies find their workers, in a sentence.
+    pub steering: BTreeMap<String, String>,
     /// Per port: name and link.
     pub ports: BTreeMap<String, String>,
     /// What an operator should know.

@@ -82,6 +82,10 @@ reasons! {
     IcmpChecksum = "icmp_checksum",
     /// An ICMP error or query that this version does not handle.
     IcmpUnsupported = "icmp_unsupported",
+    /// An ICMP error whose quoted packet is cut short, or cannot be one that Sluice sent.
+    IcmpQuote = "icmp_quote",
+    /// An ICMP error about a packet of no session.
+    IcmpNoSession = "icmp_no_session",
     /// The transport protocol is neither TCP, UDP nor ICMP.
     ProtocolUnsupported = "protocol_unsupported",
     /// The destination is none of the appliance's addresses.
@@ -108,6 +112,8 @@ reasons! {
     ControlQueueFull = "control_queue_full",
     /// The device's transmit queue was full.
     TransmitRefused = "transmit_refused",
+    /// The ring to the worker that owns the packet's session was full.
+    HandOverFull = "hand_over_full",
     /// No buffer was left for a packet that Sluice itself makes.
     NoBuffer = "no_buffer",
 }

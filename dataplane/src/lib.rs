@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! ids flow frame clock drop hugepages prefetch   names, keys, bytes, time, reasons
-//! wire  stats  port                what is in a packet, what was counted, where it comes from
+//! wire  stats  port  steering      what is in a packet, what was counted, where it comes from, whose it is
 //! session  scheduler               state per flow, choice of a real server
 //! snapshot                         the immutable world that control publishes
 //! director                         the pure decision on a burst of packets
@@ -25,6 +25,7 @@ mod prefetch;
 
 pub mod port;
 pub mod stats;
+pub mod steering;
 pub mod wire;
 
 pub mod scheduler;

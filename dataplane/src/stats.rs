@@ -93,6 +93,9 @@ pub struct PortCounters {
     pub tx_bytes: Counter,
     /// Packets the device did not take.
     pub tx_refused: Counter,
+    /// Packets that came to this worker and were another's: handed over, or lost because the ring
+    /// was full.
+    pub handed_over: Counter,
     /// Partial checksums that were finished (a sender's checksum offload is on).
     pub partial_checksums: Counter,
     /// Super-frames dropped (a sender's segmentation offload is on).
@@ -120,6 +123,8 @@ pub struct WorkerStats {
     pub echo_replies: Counter,
     /// ICMP errors sent.
     pub icmp_errors: Counter,
+    /// ICMP errors about packets of sessions, passed on to whom they concern.
+    pub icmp_relayed: Counter,
     /// Packets now waiting for a neighbour.
     pub parked: Counter,
     drops: [Counter; DropReason::COUNT],
@@ -148,6 +153,7 @@ impl WorkerStats {
             sessions_live: Counter::default(),
             echo_replies: Counter::default(),
             icmp_errors: Counter::default(),
+            icmp_relayed: Counter::default(),
             parked: Counter::default(),
             drops: std::array::from_fn(|_| Counter::default()),
             ports: hugepages::table(ports, PortCounters::default),

@@ -442,6 +442,12 @@ fn with_ip_checksum(mut frame: Vec<u8>) -> Vec<u8> {
 }
 
 /// Every kind of malformed packet in the list of kernel answers, and some more.
+/// From the VIP to the client.
+fn to_client(client_port: u16) -> Route {
+    let Route { source, destination, .. } = inbound(client_port);
+    Route { source: destination, destination: source, ..inbound(client_port) }
+}
+
 fn malformed() -> Vec<(&'static str, Vec<u8>, DropReason)> {
     let source = |address: [u8; 4]| changed(|f| f[ETHERNET + 12..ETHERNET + 16].copy_from_slice(&address));
     let flags = |octet: u8| changed(|f| f[ETHERNET + 33] = octet);
@@ -526,7 +532,18 @@ fn malformed() -> Vec<(&'static str, Vec<u8>, DropReason)> {
             },
             DropReason::IcmpChecksum,
         ),
-        ("ICMP error", raw(1, &[3, 4, 0, 0, 0, 0, 5, 0]), DropReason::IcmpUnsupported),
+        ("ICMP echo reply", raw(1, &[0, 0, 0, 0, 0, 0, 0, 0]), DropReason::IcmpUnsupported),
+        ("ICMP error that quotes nothing", raw(1, &[3, 4, 0, 0, 0, 0, 5, 0]), DropReason::IcmpQuote),
+        (
+            "ICMP error about another's packet",
+            raw(1, &[&[3, 4, 0, 0, 0, 0, 5, 0][..], &udp_frame(&inbound(1), &[])[ETHERNET..]].concat()),
+            DropReason::IcmpQuote,
+        ),
+        (
+            "ICMP error about a packet of no session",
+            raw(1, &[&[3, 4, 0, 0, 0, 0, 5, 0][..], &udp_frame(&to_client(1), &[])[ETHERNET..]].concat()),
+            DropReason::IcmpNoSession,
+        ),
         ("protocol 253", raw(253, &[0; 8]), DropReason::ProtocolUnsupported),
         ("SCTP", raw(132, &[0; 12]), DropReason::ProtocolUnsupported),
         ("a stranger's address", to(Ipv4Addr::new(203, 0, 113, 9), 8080), DropReason::NotForUs),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["ids", "flow", "frame", "clock", "drop", "hugepages", "prefetch"],
     &["wire"],
-    &["stats", "port"],
+    &["stats", "port", "steering"],
     &["session", "scheduler"],
     &["snapshot"],
     &["director"],

@@ -10,7 +10,8 @@ use dataplane::ids::WorkerId;
 use dataplane::port::MemoryPort;
 use dataplane::snapshot::{NextHop, Publisher, Snapshot, mailboxes};
 use dataplane::stats::WorkerStats;
-use dataplane::worker::{Command, ControlFrame, Event, Link, Parts, SessionQuery, Worker, link};
+use dataplane::steering::Seat;
+use dataplane::worker::{Command, ControlFrame, Event, Link, Parts, SessionQuery, Worker, link, peers};
 use pktgen_tests::frames::{endpoints, tcp, tcp_frame, udp_frame};
 use std::sync::Arc;
 use support::{A, B, LOCAL, Plan, SERVER, answer_to, inbound};
@@ -30,13 +31,15 @@ impl Bench {
         let stats = Arc::new(WorkerStats::new(2));
         let world = publisher.publish(support::world(plan));
         let limits = Limits { sessions: plan.sessions, local_port_pairs: 8 };
-        let director = Director::new(limits, FlowHasher::new([5, 7, 11, 13]), Arc::clone(&stats));
+        let director =
+            Director::new(limits, FlowHasher::new([5, 7, 11, 13]), Seat::alone(2), Arc::clone(&stats));
         let worker = Worker::new(Parts {
             id: WorkerId(0),
             ports: vec![MemoryPort::new(A), MemoryPort::new(B)],
             director,
             world,
             mailbox: mailboxes.remove(0),
+            peers: peers(1, 2).remove(0),
             link: worker_link,
             stats: Arc::clone(&stats),
         });

@@ -3,7 +3,12 @@
 
 #include <unistd.h>
 
+#include <errno.h>
+#include <string.h>
+
+#include <rte_byteorder.h>
 #include <rte_cycles.h>
+#include <rte_thash.h>
 
 uint16_t sluice_rx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs, uint16_t count)
 {
@@ -50,6 +55,144 @@ int sluice_link_up(uint16_t port, uint32_t *mbps)
 	if (link.link_speed != UINT32_MAX)
 		*mbps = link.link_speed;
 	return link.link_status == RTE_ETH_LINK_UP;
+}
+
+static const uint64_t tcp_ports = RTE_ETH_RSS_NONFRAG_IPV4_TCP;
+static const uint64_t udp_ports = RTE_ETH_RSS_NONFRAG_IPV4_UDP;
+static const uint64_t addresses = RTE_ETH_RSS_IPV4 | RTE_ETH_RSS_NONFRAG_IPV4_OTHER;
+static const uint64_t version_six =
+	RTE_ETH_RSS_IPV6 | RTE_ETH_RSS_NONFRAG_IPV6_TCP | RTE_ETH_RSS_NONFRAG_IPV6_UDP;
+
+int sluice_configure(uint16_t port, uint16_t queues, int spread, uint8_t *key, uint8_t key_len)
+{
+	struct rte_eth_dev_info info;
+	struct rte_eth_conf conf;
+	int result = rte_eth_dev_info_get(port, &info);
+
+	if (result != 0)
+		return result;
+	memset(&conf, 0, sizeof(conf));
+	if (spread && info.flow_type_rss_offloads != 0) {
+		conf.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
+		conf.rx_adv_conf.rss_conf.rss_hf = info.flow_type_rss_offloads &
+			(tcp_ports | udp_ports | addresses | RTE_ETH_RSS_FRAG_IPV4 | version_six);
+		if (key_len > 0) {
+			conf.rx_adv_conf.rss_conf.rss_key = key;
+			conf.rx_adv_conf.rss_conf.rss_key_len = key_len;
+		}
+	}
+	return rte_eth_dev_configure(port, queues, queues, &conf);
+}
+
+int sluice_rss_sizes(uint16_t port, uint16_t *table, uint8_t *key)
+{
+	struct rte_eth_dev_info info;
+	int result = rte_eth_dev_info_get(port, &info);
+
+	*table = result == 0 ? info.reta_size : 0;
+	*key = result == 0 ? info.hash_key_size : 0;
+	return result;
+}
+
+static int fields(uint64_t hashed, uint64_t ports)
+{
+	if (hashed & ports)
+		return SLUICE_FIELDS_PORTS;
+	return hashed & addresses ? SLUICE_FIELDS_ADDRESSES : SLUICE_FIELDS_NOTHING;
+}
+
+int sluice_rss_get(uint16_t port, uint8_t *key, uint8_t key_len, int *tcp, int *udp)
+{
+	struct rte_eth_rss_conf conf;
+	int result;
+
+	memset(&conf, 0, sizeof(conf));
+	conf.rss_key = key;
+	conf.rss_key_len = key_len;
+	result = rte_eth_dev_rss_hash_conf_get(port, &conf);
+	*tcp = fields(conf.rss_hf, tcp_ports);
+	*udp = fields(conf.rss_hf, udp_ports);
+	return result;
+}
+
+#define GROUPS (2048 / RTE_ETH_RETA_GROUP_SIZE)
+
+int sluice_table_set(uint16_t port, uint16_t entries, uint16_t queues)
+{
+	struct rte_eth_rss_reta_entry64 table[GROUPS];
+
+	if (entries > 2048)
+		return -E2BIG;
+	memset(table, 0, sizeof(table));
+	for (uint16_t at = 0; at < entries; at++) {
+		table[at / RTE_ETH_RETA_GROUP_SIZE].mask |= 1ULL << at % RTE_ETH_RETA_GROUP_SIZE;
+		table[at / RTE_ETH_RETA_GROUP_SIZE].reta[at % RTE_ETH_RETA_GROUP_SIZE] = at % queues;
+	}
+	return rte_eth_dev_rss_reta_update(port, table, entries);
+}
+
+int sluice_table_get(uint16_t port, uint16_t entries, uint16_t *queues)
+{
+	struct rte_eth_rss_reta_entry64 table[GROUPS];
+	int result;
+
+	if (entries > 2048)
+		return -E2BIG;
+	memset(table, 0, sizeof(table));
+	for (uint16_t at = 0; at < entries; at++)
+		table[at / RTE_ETH_RETA_GROUP_SIZE].mask |= 1ULL << at % RTE_ETH_RETA_GROUP_SIZE;
+	result = rte_eth_dev_rss_reta_query(port, table, entries);
+	for (uint16_t at = 0; at < entries; at++)
+		queues[at] = table[at / RTE_ETH_RETA_GROUP_SIZE].reta[at % RTE_ETH_RETA_GROUP_SIZE];
+	return result;
+}
+
+uint32_t sluice_softrss(uint32_t *tuple, uint32_t words, const uint8_t *key)
+{
+	return rte_softrss(tuple, words, key);
+}
+
+int sluice_rule_add(uint16_t port, uint32_t address, uint8_t protocol, uint16_t bits, uint16_t mask,
+		    uint16_t queue, char *words, size_t room)
+{
+	struct rte_flow_attr attr = { .ingress = 1 };
+	struct rte_flow_item_ipv4 ip = { .hdr.dst_addr = address };
+	struct rte_flow_item_ipv4 ip_mask = { .hdr.dst_addr = RTE_BE32(0xffffffff) };
+	struct rte_flow_item_udp udp = { .hdr.dst_port = rte_cpu_to_be_16(bits) };
+	struct rte_flow_item_udp udp_mask = { .hdr.dst_port = rte_cpu_to_be_16(mask) };
+	struct rte_flow_item_tcp tcp = { .hdr.dst_port = rte_cpu_to_be_16(bits) };
+	struct rte_flow_item_tcp tcp_mask = { .hdr.dst_port = rte_cpu_to_be_16(mask) };
+	int is_udp = protocol == IPPROTO_UDP;
+	struct rte_flow_item pattern[] = {
+		{ .type = RTE_FLOW_ITEM_TYPE_ETH },
+		{ .type = RTE_FLOW_ITEM_TYPE_IPV4, .spec = &ip, .mask = &ip_mask },
+		{ .type = is_udp ? RTE_FLOW_ITEM_TYPE_UDP : RTE_FLOW_ITEM_TYPE_TCP,
+		  .spec = is_udp ? (const void *)&udp : (const void *)&tcp,
+		  .mask = is_udp ? (const void *)&udp_mask : (const void *)&tcp_mask },
+		{ .type = RTE_FLOW_ITEM_TYPE_END },
+	};
+	struct rte_flow_action_queue to = { .index = queue };
+	struct rte_flow_action actions[] = {
+		{ .type = RTE_FLOW_ACTION_TYPE_QUEUE, .conf = &to },
+		{ .type = RTE_FLOW_ACTION_TYPE_END },
+	};
+	struct rte_flow_error error;
+	int result;
+
+	memset(&error, 0, sizeof(error));
+	rte_errno = 0;
+	result = rte_flow_validate(port, &attr, pattern, actions, &error);
+	if (result == 0 && rte_flow_create(port, &attr, pattern, actions, &error) == NULL)
+		result = rte_errno != 0 ? -rte_errno : -EINVAL;
+	snprintf(words, room, "%s", result != 0 && error.message != NULL ? error.message : "");
+	return result;
+}
+
+int sluice_rules_flush(uint16_t port)
+{
+	struct rte_flow_error error;
+
+	return rte_flow_flush(port, &error);
 }
 
 int sluice_log_to(int fd)

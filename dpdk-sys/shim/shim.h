@@ -14,6 +14,7 @@
 #include <rte_eal.h>
 #include <rte_errno.h>
 #include <rte_ethdev.h>
+#include <rte_flow.h>
 #include <rte_launch.h>
 #include <rte_lcore.h>
 #include <rte_log.h>
@@ -51,6 +52,34 @@ void sluice_mbuf_free_bulk(struct rte_mbuf **mbufs, unsigned int count);
 uint64_t sluice_tsc(void);
 int sluice_errno(void);
 unsigned int sluice_lcore_id(void);
+
+/* What a device hashes of one protocol. */
+enum sluice_fields {
+	SLUICE_FIELDS_NOTHING,
+	SLUICE_FIELDS_ADDRESSES,
+	SLUICE_FIELDS_PORTS,
+};
+
+/* Configure `queues` queue pairs. With a key of `key_len` bytes packets are to be spread by their
+ * addresses and ports, as far as the device can; with key_len 0 by the device's own key; without
+ * `spread` not at all. 0 or a negative errno. */
+int sluice_configure(uint16_t port, uint16_t queues, int spread, uint8_t *key, uint8_t key_len);
+/* The entries of the indirection table, and the bytes of the key; 0 when there is none. */
+int sluice_rss_sizes(uint16_t port, uint16_t *table, uint8_t *key);
+/* The key in use, and what is hashed of TCP and UDP over IPv4 (enum sluice_fields). */
+int sluice_rss_get(uint16_t port, uint8_t *key, uint8_t key_len, int *tcp, int *udp);
+/* Spread the table's entries over the queues in turn; read the table. 0 or a negative errno. */
+int sluice_table_set(uint16_t port, uint16_t entries, uint16_t queues);
+int sluice_table_get(uint16_t port, uint16_t entries, uint16_t *queues);
+/* DPDK's own Toeplitz hash of `words` words in host order. */
+uint32_t sluice_softrss(uint32_t *tuple, uint32_t words, const uint8_t *key);
+
+/* Packets to `address` (network order) whose destination port has these low bits go to `queue`:
+ * checked, then made. 0, or a negative errno with the driver's words. The rule is the device's
+ * until it is closed or sluice_rules_flush is called. */
+int sluice_rule_add(uint16_t port, uint32_t address, uint8_t protocol, uint16_t bits, uint16_t mask,
+		    uint16_t queue, char *words, size_t room);
+int sluice_rules_flush(uint16_t port);
 
 /* 1 up, 0 down, -1 unknown; `mbps` receives the speed, 0 when unknown. */
 int sluice_link_up(uint16_t port, uint32_t *mbps);

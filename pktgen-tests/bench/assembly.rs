@@ -6,6 +6,7 @@ use dataplane::ids::WorkerId;
 use dataplane::port::Port;
 use dataplane::snapshot::{Publisher, Snapshot, mailboxes};
 use dataplane::stats::WorkerStats;
+use dataplane::steering::Seat;
 use dataplane::worker::{self, Link, Worker};
 use std::sync::Arc;
 
@@ -28,7 +29,8 @@ pub(crate) fn worker<P: Port>(
     let (link, worker_link) = worker::link();
     let stats = Arc::new(WorkerStats::new(ports.len()));
     let world = publisher.publish(world);
-    let mut director = Director::new(Limits::for_sessions(capacity), hasher(), Arc::clone(&stats));
+    let mut director =
+        Director::new(Limits::for_sessions(capacity), hasher(), Seat::alone(ports.len()), Arc::clone(&stats));
     prepare(&mut director, &world);
     let worker = Worker::new(worker::Parts {
         id: WorkerId(0),
@@ -36,6 +38,7 @@ pub(crate) fn worker<P: Port>(
         director,
         world,
         mailbox: mailboxes.remove(0),
+        peers: worker::peers(1, 0).remove(0),
         link: worker_link,
         stats: Arc::clone(&stats),
     });

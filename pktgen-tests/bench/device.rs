@@ -142,9 +142,9 @@ impl Hardware {
         .map_err(|error| error.to_string())?;
         let clock = Clock::start(&eal);
         let pool = Pool::create("packets", plan.buffers, plan.room, -1)?;
-        let settings = DeviceSettings { queues: 1, descriptors: 1024 };
+        let settings = DeviceSettings { queues: 1, rss_key: Vec::new(), descriptors: 1024 };
         let name = plan.vdev.split(',').next().unwrap_or_default();
-        let device = Device::start(&eal, PortId(0), name, pool, settings)?;
+        let device = Device::start(&eal, PortId(0), name, vec![pool], &settings)?;
         Ok(Self { device, clock, eal })
     }
 

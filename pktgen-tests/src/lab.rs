@@ -35,6 +35,8 @@ pub struct Plan {
     pub offloads: bool,
     /// `auto`, `require` or `off`.
     pub hugepages: &'static str,
+    /// Workers, from core 1 down; on af_packet the kernel's fanout spreads packets over their queues.
+    pub workers: usize,
 }
 
 /// What the appliance's ports are made of.
@@ -48,7 +50,14 @@ pub enum Ports {
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { servers: 2, one_arm: false, ports: Ports::AfPacket, offloads: false, hugepages: "auto" }
+        Self {
+            servers: 2,
+            one_arm: false,
+            ports: Ports::AfPacket,
+            offloads: false,
+            hugepages: "auto",
+            workers: 1,
+        }
     }
 }
 
@@ -159,11 +168,15 @@ impl Lab {
     /// The first part of a configuration: workers, socket, ports.
     pub fn config_head(&self) -> String {
         let device = |n: usize, interface: &str| match self.plan.ports {
+            Ports::AfPacket if self.plan.workers > 1 => {
+                format!("net_af_packet{n},iface={interface},qpairs={}", self.plan.workers)
+            }
             Ports::AfPacket => format!("net_af_packet{n},iface={interface}"),
             Ports::Tap => format!("net_tap{n},iface={interface}"),
         };
+        let workers: Vec<_> = (0..self.plan.workers).map(|at| (at + 1) % 2).collect();
         let mut text = format!(
-            "[dataplane]\nworkers = [1]\nsession_capacity = 200_000\nhugepages = \"{}\"\n\n[admin]\nsocket = \"{}\"\n",
+            "[dataplane]\nworkers = {workers:?}\nsession_capacity = 200_000\nhugepages = \"{}\"\n\n[admin]\nsocket = \"{}\"\n",
             self.plan.hugepages,
             self.socket().display()
         );

@@ -12,4 +12,5 @@ pub mod frames;
 pub mod lab;
 pub mod netns;
 pub mod process;
+pub mod softnic;
 pub mod wire;

@@ -54,6 +54,9 @@ pub(super) fn status(out: Out<'_>, status: &Value) -> io::Result<()> {
     let ports = status["ports"].as_object().into_iter().flatten();
     let ports: Vec<_> = ports.map(|(name, link)| format!("{name} {}", word(link))).collect();
     writeln!(out, "ports     {}", ports.join(", "))?;
+    for (port, sentence) in status["steering"].as_object().into_iter().flatten() {
+        writeln!(out, "steering  {port}: {}", word(sentence))?;
+    }
     let unready = status["unready"].as_object().map_or(0, serde_json::Map::len);
     let services = status["services"].as_u64().unwrap_or(0);
     writeln!(out, "services  {} of {services} ready", services.saturating_sub(unready as u64))?;
@@ -197,17 +200,20 @@ pub(super) fn session_count(out: Out<'_>, count: &Value) -> io::Result<()> {
 }
 
 pub(super) fn locals(out: Out<'_>, page: (&[Value], bool)) -> io::Result<()> {
-    plain(
-        out,
-        page,
-        &[
-            ("LOCAL", "address", Left),
-            ("PORT", "port", Left),
-            ("USED", "used", Right),
-            ("CAPACITY", "capacity", Right),
-            ("SERVICES", "services", Left),
-        ],
-    )
+    let (items, is_first) = page;
+    let titles = [("LOCAL", Left), ("PORT", Left), ("USED", Right), ("CAPACITY", Right), ("SERVICES", Left)];
+    let mut table = Table::new(&titles);
+    for local in items {
+        table.row(fields(local, &["address", "port", "used", "capacity", "services"]));
+        let workers = array(&local["workers"]);
+        for share in workers.iter().filter(|_| workers.len() > 1) {
+            let mut row = vec![format!("  worker {}", word(&share["worker"])), String::new()];
+            row.extend(fields(share, &["used", "capacity"]));
+            row.push(String::new());
+            table.row(row);
+        }
+    }
+    table.print(out, is_first)
 }
 
 pub(super) fn ports(out: Out<'_>, page: (&[Value], bool)) -> io::Result<()> {
@@ -226,6 +232,8 @@ pub(super) fn ports(out: Out<'_>, page: (&[Value], bool)) -> io::Result<()> {
             ("TX-PKTS", "tx_packets", Right),
             ("MISSED", "rx_missed", Right),
             ("REFUSED", "tx_refused", Right),
+            ("STEERING", "steering", Left),
+            ("HANDED-OVER", "handed_over", Right),
             ("DEVICE", "device", Left),
         ],
     )

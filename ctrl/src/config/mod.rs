@@ -14,6 +14,7 @@ use dataplane::flow::{Endpoint, Protocol};
 use dataplane::scheduler::Scheduler;
 use dataplane::session::Timeouts;
 use dataplane::snapshot::Network;
+use dataplane::steering::ladder::Fields;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
@@ -65,6 +66,24 @@ pub struct PortSpec {
     pub device: Device,
     /// The appliance's own addresses.
     pub addresses: Vec<Network>,
+    /// How the device spreads packets over its queues, where it cannot say so itself.
+    pub rss: Option<RssSpec>,
+}
+
+/// How a device spreads packets over its queues, as the operator says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RssSpec {
+    /// It gives everything to its first queue.
+    Nothing,
+    /// By the Toeplitz hash, entry n of the table being queue n modulo the number of workers.
+    Toeplitz {
+        /// What is hashed.
+        fields: Fields,
+        /// The key.
+        key: Vec<u8>,
+        /// Entries of the indirection table.
+        entries: usize,
+    },
 }
 
 /// What a port is made of.

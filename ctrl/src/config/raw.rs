@@ -44,6 +44,15 @@ pub(super) struct Port {
     pub(super) device: Spanned<String>,
     #[serde(default)]
     pub(super) addresses: Vec<Spanned<String>>,
+    pub(super) rss: Option<Rss>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rss {
+    pub(super) fields: Spanned<String>,
+    pub(super) key: Option<Spanned<String>>,
+    pub(super) table: Option<Spanned<i64>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -94,7 +94,21 @@ fn errors_name_file_line_key_and_remedy() {
             "service[0].protocol: `tpc` is unknown; did you mean `tcp`?",
         ),
         ("workers = [1]", "workers = []", "sluice.toml:2: dataplane.workers: no worker is named"),
-        ("workers = [1]", "workers = [1, 2]", "this version runs one worker"),
+        (
+            "addresses = [\"192.0.2.2/24\"]",
+            "addresses = [\"192.0.2.2/24\"]\nrss = { fields = \"port\" }",
+            "port[0].rss.fields: `port` is unknown; did you mean `ports`",
+        ),
+        (
+            "addresses = [\"192.0.2.2/24\"]",
+            "addresses = [\"192.0.2.2/24\"]\nrss = { fields = \"ports\" }",
+            "port[0].rss.key: name the device's key",
+        ),
+        (
+            "addresses = [\"192.0.2.2/24\"]",
+            "addresses = [\"192.0.2.2/24\"]\nrss = { fields = \"ports\", key = \"6d5a\" }",
+            "port[0].rss.key: write at least 40 bytes",
+        ),
         (
             "session_capacity = 1_000",
             "session_capacity = 0",

@@ -74,7 +74,7 @@ impl<D: Devices> Control<D> {
             (None, None) => false,
             (Some(_), Some(home)) => home == port,
             (Some(AddressRole::Vip), None) => true,
-            (Some(AddressRole::Own | AddressRole::Local), None) => false,
+            (Some(AddressRole::Own | AddressRole::Local(_)), None) => false,
         }
     }
 

@@ -11,15 +11,18 @@ mod requests;
 pub use requests::{Refusal, Reply, Request};
 
 use crate::compile::{self, DeviceFacts};
-use crate::config::{self, Config, LoadError, Problem};
+use crate::config::{self, Config, LoadError, PortSpec, Problem};
+use crate::log;
 use crate::neighbors::NeighborTable;
 use crate::registry::Registry;
+use crate::steering::Ladder;
 use crate::view::Observer;
 use announce::Announcements;
 use dataplane::clock::Instant;
 use dataplane::ids::{Generation, PortId};
-use dataplane::snapshot::{NextHop, Publisher, Snapshot};
+use dataplane::snapshot::{LocalAddress, NextHop, Publisher, Snapshot};
 use dataplane::stats::WorkerStats;
+use dataplane::steering::Steering;
 use dataplane::wire::Mac;
 use dataplane::worker::{Event, Link};
 use requests::Pending;
@@ -45,6 +48,11 @@ pub trait Devices {
     fn counters(&self, port: PortId) -> DeviceCounters;
     /// Packet buffers: (in use, in all).
     fn buffers(&self) -> (u32, u32);
+    /// Brings answers to these local addresses to their workers, where that takes rules in a device.
+    ///
+    /// # Errors
+    /// When a device that took such rules before does not take these.
+    fn steer(&mut self, locals: &[LocalAddress], steering: &Steering) -> Result<(), String>;
 }
 
 /// What a device counts itself.
@@ -87,6 +95,8 @@ pub struct Parts<D> {
     pub publisher: Publisher,
     /// Queues to each worker.
     pub links: Vec<Link>,
+    /// How replies find their workers.
+    pub ladder: Ladder,
     /// Counters of each worker.
     pub stats: Vec<Arc<WorkerStats>>,
     /// What the admin socket and the signals ask for.
@@ -103,6 +113,7 @@ pub struct Control<D> {
     devices: D,
     publisher: Publisher,
     links: Vec<Link>,
+    ladder: Ladder,
     stats: Vec<Arc<WorkerStats>>,
     requests: Receiver<Request>,
     registry: Registry,
@@ -127,7 +138,7 @@ impl<D: Devices> Control<D> {
     /// # Errors
     /// When the configuration has more services or servers than fit.
     pub fn new(parts: Parts<D>, now: Instant) -> Result<Self, String> {
-        let Parts { identity, loaded, facts, devices, publisher, links, stats, requests } = parts;
+        let Parts { identity, loaded, facts, devices, publisher, links, ladder, stats, requests } = parts;
         let workers = stats.len();
         let device_links = (0..facts.len()).map(|at| devices.link(PortId(at as u16))).collect();
         let mut control = Self {
@@ -140,6 +151,7 @@ impl<D: Devices> Control<D> {
             devices,
             publisher,
             links,
+            ladder,
             stats,
             requests,
             registry: Registry::default(),
@@ -232,6 +244,11 @@ impl<D: Devices> Control<D> {
         let neighbors = Arc::clone(&self.world.neighbors);
         let snapshot = compile::compile(&config, &self.facts, neighbors, epoch, &mut self.registry, &read)
             .map_err(|_| "there are more services, servers or local addresses than fit, those that drain included; wait until removed servers have no sessions, or remove more".to_owned());
+        let snapshot = snapshot.and_then(|snapshot| {
+            self.ladder.check_capacity(&config, &snapshot)?;
+            self.devices.steer(&local_addresses(&snapshot), self.ladder.steering())?;
+            Ok(snapshot)
+        });
         let snapshot = match snapshot {
             Ok(snapshot) => snapshot,
             Err(error) => {
@@ -278,6 +295,10 @@ impl<D: Devices> Control<D> {
             self.busy[at] = if total == 0 { 0.0 } else { busy as f64 / total as f64 };
             self.busy_samples[at] = sample;
         }
+        for (port, reason) in self.ladder.watch(&self.stats) {
+            let name = &self.config.ports[usize::from(port.0)].name;
+            log::say(format_args!("port {name}: falls back to hand-over, because {reason}"));
+        }
         self.publisher.collect();
         if self.collect_after.is_some_and(|generation| self.publisher.applied() >= generation) {
             let stats = &self.stats;
@@ -290,6 +311,7 @@ impl<D: Devices> Control<D> {
             config: &self.config,
             facts: &self.facts,
             devices: &self.devices,
+            ladder: &self.ladder,
             stats: &self.stats,
             registry: &self.registry,
             neighbors: &self.neighbors,
@@ -302,6 +324,14 @@ impl<D: Devices> Control<D> {
     }
 }
 
+/// Every local address, once.
+fn local_addresses(world: &Snapshot) -> Vec<LocalAddress> {
+    let mut all: Vec<_> = world.services.iter().flat_map(|service| service.locals.iter().copied()).collect();
+    all.sort_by_key(|local| local.address);
+    all.dedup_by_key(|local| local.address);
+    all
+}
+
 /// Keys that differ and cannot follow while the process runs.
 fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let mut keys = Vec::new();
@@ -312,10 +342,11 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         keys.push("admin.socket");
     }
     let devices = |config: &Config| {
-        config.ports.iter().map(|port| (port.name.clone(), port.device.clone())).collect::<Vec<_>>()
+        let fixed = |port: &PortSpec| (port.name.clone(), port.device.clone(), port.rss.clone());
+        config.ports.iter().map(fixed).collect::<Vec<_>>()
     };
     if devices(old) != devices(new) {
-        keys.push("a [[port]]'s name or device, or the number of ports");
+        keys.push("a [[port]]'s name, device or rss, or the number of ports");
     }
     keys
 }

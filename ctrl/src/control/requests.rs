@@ -5,7 +5,7 @@ use crate::config::Severity;
 use crate::log;
 use crate::view::{SessionView, StatusView};
 use dataplane::clock::Instant;
-use dataplane::ids::Generation;
+use dataplane::ids::{Generation, PortId};
 use dataplane::worker::{Command, SessionQuery};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -152,6 +152,13 @@ impl<D: Devices> Control<D> {
             services: self.config.services.len(),
             unready: unready.collect(),
             draining: draining.map(|(service, endpoint)| format!("{service} {endpoint}")).collect(),
+            steering: self
+                .config
+                .ports
+                .iter()
+                .enumerate()
+                .map(|(at, port)| (port.name.clone(), self.ladder.sentence(PortId(at as u16))))
+                .collect(),
             ports: self
                 .config
                 .ports

@@ -1,19 +1,20 @@
 //! Making views from the control thread's state.
 
 use super::{
-    LocalView, NeighborView, PortView, ServerView, ServiceView, SessionCount, SessionView, StatsView,
-    WorkerView,
+    LocalShareView, LocalView, NeighborView, PortView, ServerView, ServiceView, SessionCount, SessionView,
+    StatsView, WorkerView,
 };
-use crate::compile::{DeviceFacts, port_of};
+use crate::compile::DeviceFacts;
 use crate::config::{Config, RouteSpec, ServerSpec, ServiceSpec};
 use crate::control::{DeviceCounters, Devices};
 use crate::neighbors::{NeighborTable, Standing};
 use crate::registry::{Registry, Totals};
+use crate::steering::Ladder;
 use dataplane::clock::Instant;
 use dataplane::drop::DropReason;
-use dataplane::ids::{PortId, ServerId};
-use dataplane::session::PORTS_PER_PAIR;
-use dataplane::snapshot::{NextHop, Publisher, Snapshot};
+use dataplane::flow::{Endpoint, Protocol};
+use dataplane::ids::{PortId, ServerId, WorkerId};
+use dataplane::snapshot::{LocalAddress, NextHop, Publisher, Snapshot};
 use dataplane::stats::WorkerStats;
 use dataplane::wire::Mac;
 use dataplane::worker::SessionRecord;
@@ -28,6 +29,8 @@ pub struct Observer<'a> {
     pub facts: &'a [DeviceFacts],
     /// What the devices say now.
     pub devices: &'a dyn Devices,
+    /// How replies find their workers.
+    pub ladder: &'a Ladder,
     /// What the workers counted.
     pub stats: &'a [Arc<WorkerStats>],
     /// Who counted in which slot.
@@ -193,30 +196,44 @@ impl Observer<'_> {
 
     /// `local list`.
     pub fn locals(&self) -> Vec<LocalView> {
-        let mut by_address: BTreeMap<_, (BTreeSet<String>, BTreeSet<_>, u64)> = BTreeMap::new();
-        for (spec, service) in self
-            .config
-            .services
-            .iter()
-            .filter_map(|spec| Some((spec, self.world.services.find(spec.protocol, spec.listen)?)))
-        {
-            for (id, address) in service.locals.iter() {
-                let entry = by_address.entry(*address).or_default();
-                entry.0.insert(spec.name.clone());
-                entry.1.extend(service.servers.iter().map(|server| (spec.protocol, server.endpoint)));
-                entry.2 = self.sum(|stats| stats.local_ports_used(*id).value());
+        struct Entry {
+            local: LocalAddress,
+            services: BTreeSet<String>,
+            servers: BTreeSet<(Protocol, Endpoint)>,
+        }
+        let mut by_address: BTreeMap<_, Entry> = BTreeMap::new();
+        for spec in &self.config.services {
+            let Some(service) = self.world.services.find(spec.protocol, spec.listen) else { continue };
+            for local in service.locals.iter() {
+                let empty = || Entry { local: *local, services: BTreeSet::new(), servers: BTreeSet::new() };
+                let entry = by_address.entry(local.address).or_insert_with(empty);
+                entry.services.insert(spec.name.clone());
+                entry.servers.extend(service.servers.iter().map(|server| (spec.protocol, server.endpoint)));
             }
         }
-        by_address
-            .into_iter()
-            .map(|(address, (services, servers, used))| LocalView {
-                address: address.to_string(),
-                port: port_of(self.config, address).map_or(String::new(), |port| self.port_name(port)),
-                used,
-                capacity: (servers.len() * PORTS_PER_PAIR) as u64,
+        let view = |Entry { local, services, servers }: Entry| {
+            let share = |(worker, stats): (usize, &Arc<WorkerStats>)| {
+                let worker = WorkerId(worker as u16);
+                let of = |(protocol, real): &(Protocol, Endpoint)| {
+                    self.ladder.capacity(worker, local, *protocol, *real) as u64
+                };
+                LocalShareView {
+                    worker: worker.0,
+                    used: stats.local_ports_used(local.id).value(),
+                    capacity: servers.iter().map(of).sum(),
+                }
+            };
+            let workers: Vec<_> = self.stats.iter().enumerate().map(share).collect();
+            LocalView {
+                address: local.address.to_string(),
+                port: self.port_name(local.port),
+                used: workers.iter().map(|share| share.used).sum(),
+                capacity: workers.iter().map(|share| share.capacity).sum(),
                 services: services.into_iter().collect(),
-            })
-            .collect()
+                workers,
+            }
+        };
+        by_address.into_values().map(view).collect()
     }
 
     /// `port list`.
@@ -238,6 +255,15 @@ impl Observer<'_> {
                     link: self.link_text(at),
                     speed_mbps: self.links[at].map_or(0, |(_, speed)| speed),
                     addresses: spec.addresses.iter().map(ToString::to_string).collect(),
+                    steering: self.ladder.choice(id).rung.name().into(),
+                    steering_refused: self
+                        .ladder
+                        .choice(id)
+                        .refused
+                        .iter()
+                        .map(|(rung, reason)| format!("{}: {reason}", rung.name()))
+                        .collect(),
+                    handed_over: sum(|port| port.handed_over.value()),
                     rx_packets: sum(|port| port.rx_packets.value()),
                     rx_bytes: sum(|port| port.rx_bytes.value()),
                     tx_packets: sum(|port| port.tx_packets.value()),
@@ -299,6 +325,7 @@ impl Observer<'_> {
                     parked: stats.parked.value(),
                     echo_replies: stats.echo_replies.value(),
                     icmp_errors: stats.icmp_errors.value(),
+                    icmp_relayed: stats.icmp_relayed.value(),
                     turns: stats.turns.value(),
                 }
             })

@@ -9,7 +9,7 @@ use crate::ids::LocalId;
 use crate::prefetch::prefetch_near;
 use crate::scheduler::{self, Candidates, Cursor};
 use crate::session::{Candidate, NewSession, Pair, SessionIndex, State, Taken};
-use crate::snapshot::{AddressRole, RealServer, Service, ServiceIndex, Snapshot};
+use crate::snapshot::{AddressRole, LocalAddress, RealServer, Service, ServiceIndex, Snapshot};
 use crate::stats::WorkerStats;
 use crate::wire::{Packet, Payload};
 use std::net::Ipv4Addr;
@@ -52,6 +52,8 @@ pub(super) struct Admitted {
     pub(super) index: SessionIndex,
     /// How many local ports its pair had given out before.
     pub(super) ports_before: u32,
+    /// Whether an older connection may have had the same local port.
+    pub(super) port_again: bool,
 }
 
 /// Ports looked at, oldest first, for a closed session that can make room.
@@ -75,7 +77,7 @@ impl Director {
         let server = self.schedule(service, packet, &mut cursor.scheduler.clone())?;
         prefetch_near(self.stats.server(server.id));
         let first = cursor.clone().turn(service.locals.len());
-        let (_, local) = *service.locals.get(first)?;
+        let local = service.locals.get(first)?.address;
         let pair = Pair { local, real: server.endpoint, protocol: service.protocol };
         self.local_ports.prefetch_bucket(pair);
         Some(pair)
@@ -176,7 +178,7 @@ impl Director {
         let counters = self.stats.server(server.id);
         counters.sessions_created.add(1);
         counters.sessions_inactive.add(1);
-        Ok(Admitted { index, ports_before: local.taken.before })
+        Ok(Admitted { index, ports_before: local.taken.before, port_again: local.taken.again })
     }
 
     /// A local endpoint towards `server` that no session uses, from the service's local
@@ -186,14 +188,14 @@ impl Director {
         let first = self.cursors[service.id.0 as usize].turn(count);
         let locals = (0..count).map(|step| service.locals[(first + step) % count]);
         let pair = |local| Pair { local, real: server.endpoint, protocol: service.protocol };
-        for (id, address) in locals.clone() {
-            if let Some(taken) = self.local_ports.take(pair(address)) {
+        for LocalAddress { id, address, port } in locals.clone() {
+            if let Some(taken) = self.local_ports.take(pair(address), port) {
                 return Some(Local { id, address, taken });
             }
         }
-        for (id, address) in locals {
+        for LocalAddress { id, address, port } in locals {
             if self.recycle(pair(address))
-                && let Some(taken) = self.local_ports.take(pair(address))
+                && let Some(taken) = self.local_ports.take(pair(address), port)
             {
                 return Some(Local { id, address, taken });
             }
@@ -256,7 +258,7 @@ fn service_for<'w>(
         Some(index) => Ok(world.services.at(index)),
         None => Err(match world.addresses.get(&destination.address) {
             Some(AddressRole::Vip) => DropReason::NoService,
-            Some(AddressRole::Local) => DropReason::LocalNoSession,
+            Some(AddressRole::Local(_)) => DropReason::LocalNoSession,
             Some(AddressRole::Own) | None => DropReason::NotForUs,
         }),
     }

@@ -8,7 +8,7 @@
 use super::Director;
 use crate::clock::Instant;
 use crate::frame::BURST_SIZE;
-use crate::session::SessionIndex;
+use crate::session::{PairIndex, SessionIndex};
 use crate::snapshot::Snapshot;
 use arrayvec::ArrayVec;
 
@@ -63,7 +63,7 @@ impl Director {
         let capacity = self.sessions.capacity();
         let stamp = now.stamp();
         // Collected first, so that the lines that ending them needs come together: half the time.
-        let mut over: ArrayVec<SessionIndex, ENDED_PER_TURN> = ArrayVec::new();
+        let mut over: ArrayVec<(SessionIndex, Option<PairIndex>), ENDED_PER_TURN> = ArrayVec::new();
         let mut looked_at = 0;
         while looked_at < due && !over.is_full() {
             looked_at += 1;
@@ -73,17 +73,19 @@ impl Director {
             if stamp.millis_since(session.last_seen) >= world.timeouts.of(session.state) {
                 self.sessions.prefetch_keys(session);
                 self.local_ports.prefetch_bucket(session.pair());
-                over.push(index);
+                over.push((index, None));
             }
         }
         self.sweep.pay(looked_at, capacity);
-        for index in &over {
-            let session = self.sessions.get(*index);
-            if let Some(pair) = self.local_ports.candidate(session.pair()) {
-                self.local_ports.prefetch_port(pair, session.local().l4_port);
+        for (index, pair) in &mut over {
+            *pair = self.local_ports.candidate(self.sessions.get(*index).pair());
+        }
+        for (index, pair) in &over {
+            if let Some(pair) = pair {
+                self.local_ports.prefetch_port(*pair, self.sessions.get(*index).local().l4_port);
             }
         }
-        for index in over {
+        for (index, _) in over {
             self.stats.sessions_expired.add(1);
             self.end(index);
         }

@@ -145,13 +145,18 @@ fn find_next_hop<'w>(
     direction: Direction,
     world: &'w Snapshot,
 ) -> Result<Next<'w>, DropReason> {
-    let destination = match direction {
-        Direction::Inbound => session.real().address,
-        Direction::Outbound => session.client().address,
-    };
-    let (id, next) = next_hop_to(destination, world)?;
+    let (id, next) = next_hop_to(session.destination(direction), world)?;
     session.remember_next_hop(direction, id);
     Ok(next)
+}
+
+/// The next hop of what belongs to a session but is none of its packets.
+pub(super) fn next_hop_of<'w>(
+    session: &Session,
+    direction: Direction,
+    world: &'w Snapshot,
+) -> Result<Next<'w>, DropReason> {
+    next_hop_to(session.destination(direction), world).map(|(_, next)| next)
 }
 
 /// The next hop towards an address, and its slot if it has one.

@@ -8,22 +8,25 @@
 //! A burst goes through three stages, each a loop over a group of packets, one group
 //! behind the other, because that hides the latency of memory: parse and ask for the
 //! index lines; ask for the session lines; decide. [`forward`] sends packets of sessions on their way, [`admit`] makes
-//! new sessions, [`expire`] ends old ones, [`answer`] writes what the appliance itself has to say.
+//! new sessions, [`expire`] ends old ones, [`answer`] writes what the appliance itself has to say,
+//! [`relay`] passes on what others say about its packets.
 
 mod admit;
 mod answer;
 mod expire;
 mod forward;
+mod relay;
 
 use crate::clock::{Instant, Stamp};
 use crate::drop::DropReason;
 use crate::flow::{Direction, FlowHasher, Protocol};
 use crate::frame::{BURST_SIZE, Frame};
 use crate::hugepages::{self, Table};
-use crate::ids::{MAX_SERVICES, NeighborId, PortId};
-use crate::session::{Candidate, LocalPorts, PORTS_PER_PAIR, SessionIndex, SessionTable};
-use crate::snapshot::{NextHop, ServiceIndex, Snapshot};
+use crate::ids::{MAX_SERVICES, NeighborId, PortId, WorkerId};
+use crate::session::{Candidate, LocalPorts, SessionIndex, SessionTable};
+use crate::snapshot::{AddressRole, NextHop, ServiceIndex, Snapshot};
 use crate::stats::WorkerStats;
+use crate::steering::Seat;
 use crate::wire::{self, LinkTraits, Packet, Payload};
 use admit::{Admitted, ServiceCursor, find_service};
 use answer::IcmpBudget;
@@ -39,6 +42,8 @@ pub enum Verdict {
     /// Send it to this next hop as soon as its station address is known; only the
     /// Ethernet header is missing.
     Await(NextHop),
+    /// Give it to the worker that owns its session.
+    HandOver(WorkerId),
     /// Give it to the control thread: ARP, from this port.
     Punt(PortId),
     /// Free it and count the reason.
@@ -80,6 +85,7 @@ impl Limits {
 /// One worker's sessions and the decisions about its packets.
 #[derive(Debug)]
 pub struct Director {
+    seat: Seat,
     sessions: SessionTable,
     local_ports: LocalPorts,
     cursors: Table<ServiceCursor>,
@@ -124,6 +130,8 @@ struct Arrival<'w> {
     kernel_peer: bool,
     /// A packet that is no longer fits every port.
     smallest_mtu: u16,
+    /// Whether another worker handed the burst over.
+    handed: bool,
 }
 
 impl<'w> Arrival<'w> {
@@ -135,16 +143,18 @@ impl<'w> Arrival<'w> {
             stamp: now.stamp(),
             kernel_peer: world.port(from).link.kernel_peer,
             smallest_mtu: world.ports.iter().map(|port| port.link.mtu).min().unwrap_or(0),
+            handed: false,
         }
     }
 }
 
 impl Director {
-    /// A director without sessions that counts into `stats`.
-    pub fn new(limits: Limits, hasher: FlowHasher, stats: Arc<WorkerStats>) -> Self {
+    /// The director of the worker in `seat`, without sessions, that counts into `stats`.
+    pub fn new(limits: Limits, hasher: FlowHasher, seat: Seat, stats: Arc<WorkerStats>) -> Self {
         Self {
             sessions: SessionTable::with_capacity(limits.sessions, hasher),
-            local_ports: LocalPorts::with_capacity(limits.local_port_pairs, hasher),
+            local_ports: LocalPorts::with_capacity(limits.local_port_pairs, hasher, seat.clone()),
+            seat,
             cursors: hugepages::table(MAX_SERVICES, ServiceCursor::default),
             staged: vec![Staged::NOTHING; BURST_SIZE].into_boxed_slice(),
             sweep: Sweep::default(),
@@ -166,12 +176,29 @@ impl Director {
         now: Instant,
         verdicts: &mut Verdicts,
     ) {
-        let arrival = Arrival::new(from, world, now);
+        self.process_burst(&Arrival::new(from, world, now), frames, verdicts);
+    }
+
+    /// [`process`](Self::process) for frames that another worker took from its queue of port `from`.
+    pub fn process_handed(
+        &mut self,
+        from: PortId,
+        frames: &mut [Frame<'_>],
+        world: &Snapshot,
+        now: Instant,
+        verdicts: &mut Verdicts,
+    ) {
+        let arrival = Arrival { handed: true, ..Arrival::new(from, world, now) };
+        self.process_burst(&arrival, frames, verdicts);
+    }
+
+    fn process_burst(&mut self, arrival: &Arrival<'_>, frames: &mut [Frame<'_>], verdicts: &mut Verdicts) {
+        let world = arrival.world;
         // Taken out while its packets go through `self`: two words move, not the packets.
         let mut staged = std::mem::take(&mut self.staged);
         let burst = &mut staged[..frames.len()];
         verdicts.clear();
-        let link = &world.port(from).link;
+        let link = &world.port(arrival.from).link;
         let count = frames.len();
         // Bit per group: whether it has packets that may begin a session.
         let mut begins = 0_u32;
@@ -190,7 +217,7 @@ impl Director {
                 if begins >> step & 1 == 1 {
                     self.forecast(&burst[these.clone()], world);
                 }
-                self.decide(&mut frames[these.clone()], &burst[these], &arrival, verdicts);
+                self.decide(&mut frames[these.clone()], &burst[these], arrival, verdicts);
             }
         }
         self.staged = staged;
@@ -282,6 +309,9 @@ impl Director {
         let packet = &stage.packet;
         let protocol = match packet.payload {
             Payload::Transport(protocol) => protocol,
+            Payload::Error(protocol) => {
+                return self.relay_error(frame, stage, protocol, arrival, verdicts);
+            }
             Payload::EchoRequest => return self.answer_echo(frame, packet, arrival.world, verdicts),
             Payload::Arp => {
                 verdicts.push(Verdict::Punt(arrival.from));
@@ -299,6 +329,35 @@ impl Director {
             return self.reconsider(frame, stage, protocol, found, arrival, verdicts);
         }
         self.forward(frame, packet, protocol, found, arrival, verdicts)
+    }
+
+    /// The worker that owns a packet's session, when this one has none and is not the owner; counts
+    /// the packet.
+    fn owner_elsewhere(
+        &self,
+        packet: &Packet,
+        protocol: Protocol,
+        arrival: &Arrival<'_>,
+    ) -> Option<WorkerId> {
+        let steering = &self.seat.steering;
+        if steering.workers == 1 {
+            return None;
+        }
+        let key = packet.key;
+        let owner = match arrival.world.addresses.get(&packet.destination())? {
+            AddressRole::Vip => {
+                // Only what a service would take is worth another worker's time.
+                arrival.world.services.index_of(protocol, key.destination())?;
+                steering.client_owner(arrival.from, key, self.seat.worker)
+            }
+            AddressRole::Local(port) => steering.port(*port).plan.owner(key),
+            AddressRole::Own => return None,
+        };
+        if owner == self.seat.worker {
+            return None;
+        }
+        self.stats.port(arrival.from).handed_over.add(1);
+        Some(owner)
     }
 
     /// The sessions, to be listed.
@@ -326,12 +385,16 @@ impl Director {
         verdicts: &mut Verdicts,
     ) -> Result<(), DropReason> {
         let packet = &stage.packet;
+        if let Some(owner) = self.owner_elsewhere(packet, protocol, arrival) {
+            verdicts.push(Verdict::HandOver(owner));
+            return Ok(());
+        }
         match self.admit(stage, protocol, arrival) {
-            Ok(Admitted { index, ports_before }) => {
+            Ok(Admitted { index, ports_before, port_again }) => {
                 if ports_before >= CONNECTIONS_UNCHANGED && protocol == Protocol::Tcp {
                     self.choose_sequence(frame, packet, index, arrival.now);
                     let session = self.sessions.get_mut(index);
-                    session.without_timestamp = ports_before as usize >= PORTS_PER_PAIR;
+                    session.without_timestamp = port_again;
                 }
                 self.forward(frame, packet, protocol, (index, Direction::Inbound), arrival, verdicts)
             }

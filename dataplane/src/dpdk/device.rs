@@ -1,11 +1,13 @@
 //! A NIC or virtual device: found, configured, started, stopped and closed.
 
-use super::{Eal, Pool, Queue, error_text};
-use crate::ids::PortId;
+use super::{Eal, Pool, Queue, error_text, spread};
+use crate::ids::{PortId, WorkerId};
+use crate::steering::ladder::Rss;
 use crate::wire::Mac;
 use dpdk_sys as sys;
 use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
+use std::net::Ipv4Addr;
 
 /// A started device. Dropping it stops and closes it.
 #[derive(Debug)]
@@ -17,14 +19,17 @@ pub struct Device {
     mtu: u16,
     queues_left: u16,
     queues: u16,
-    pool: Pool,
+    /// Of each queue.
+    pools: Vec<Pool>,
 }
 
 /// How a device is set up.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct DeviceSettings {
     /// Queue pairs, one per worker.
     pub queues: u16,
+    /// The key by which the device shall spread packets, if it takes one; as long as the longest.
+    pub rss_key: Vec<u8>,
     /// Frames that a queue holds in each direction.
     pub descriptors: u16,
 }
@@ -51,8 +56,8 @@ impl Device {
         _: &Eal,
         id: PortId,
         name: &str,
-        pool: Pool,
-        settings: DeviceSettings,
+        pools: Vec<Pool>,
+        settings: &DeviceSettings,
     ) -> Result<Self, String> {
         let c_name = CString::new(name).map_err(|_| "the device's name contains a NUL byte".to_owned())?;
         let mut device = 0u16;
@@ -69,25 +74,21 @@ impl Device {
         };
         if settings.queues > info.max_rx_queues || settings.queues > info.max_tx_queues {
             return Err(format!(
-                "it has {} receive and {} transmit queues, {} workers need one of each",
+                "it has {} receive and {} transmit queues, {} workers need one of each; name fewer workers, or give it more queues",
                 info.max_rx_queues, info.max_tx_queues, settings.queues
             ));
         }
         // From here on a failure must close the device, which dropping does.
         let mut this =
-            Self { device, id, driver, mac: [0; 6], mtu: 0, queues_left: 0, queues: settings.queues, pool };
-        this.configure(&settings)?;
+            Self { device, id, driver, mac: [0; 6], mtu: 0, queues_left: 0, queues: settings.queues, pools };
+        this.configure(settings)?;
         this.queues_left = settings.queues;
         Ok(this)
     }
 
     fn configure(&mut self, settings: &DeviceSettings) -> Result<(), String> {
         let device = self.device;
-        // SAFETY: plain data; zero is every field's default, whatever fields a release has.
-        let config: sys::rte_eth_conf = unsafe { MaybeUninit::zeroed().assume_init() };
-        // SAFETY: contract 1; `config` outlives the call.
-        let result = unsafe { sys::rte_eth_dev_configure(device, settings.queues, settings.queues, &config) };
-        check("it cannot be configured", result)?;
+        check("it cannot be configured", spread::configure(device, settings.queues, &settings.rss_key))?;
 
         let (mut rx, mut tx) = (settings.descriptors, settings.descriptors);
         // SAFETY: both are written before the call returns.
@@ -104,7 +105,7 @@ impl Device {
                     rx,
                     socket as u32,
                     std::ptr::null(),
-                    self.pool.as_ptr(),
+                    self.pools[usize::from(queue)].as_ptr(),
                 )
             };
             check("a receive queue cannot be set up", result)?;
@@ -133,7 +134,7 @@ impl Device {
     pub fn take_queue(&mut self) -> Option<Queue> {
         let queue = self.queues - self.queues_left;
         self.queues_left = self.queues_left.checked_sub(1)?;
-        Some(Queue::new(self.id, self.device, queue, self.pool))
+        Some(Queue::new(self.id, self.device, queue, self.pools[usize::from(queue)]))
     }
 
     /// The driver's name.
@@ -149,6 +150,38 @@ impl Device {
     /// Largest IP packet, in bytes.
     pub fn mtu(&self) -> u16 {
         self.mtu
+    }
+
+    /// How the device spreads packets over its queues, as it says itself.
+    ///
+    /// # Errors
+    /// When it does not spread them, or does not say how.
+    pub fn rss(&self) -> Result<Rss, String> {
+        spread::read(self.device, self.queues)
+    }
+
+    /// Whether the driver can spread TCP and UDP over queues by a hash, known or not.
+    pub fn hashes(&self) -> bool {
+        spread::hashes(self.device)
+    }
+
+    /// Whether the device takes rules as [`add_rules`](Self::add_rules) makes them; none is left.
+    ///
+    /// # Errors
+    /// With the driver's words, when it does not.
+    pub fn try_rules(&mut self, address: Ipv4Addr, table: &[WorkerId]) -> Result<(), String> {
+        spread::add_rules(self.device, &[address], table)?;
+        spread::flush_rules(self.device);
+        Ok(())
+    }
+
+    /// Sends servers' answers to these addresses to the queue that `table` names for the low bits of
+    /// their destination port.
+    ///
+    /// # Errors
+    /// With the driver's words, when it does not take such rules. It has none of them then.
+    pub fn add_rules(&mut self, addresses: &[Ipv4Addr], table: &[WorkerId]) -> Result<(), String> {
+        spread::add_rules(self.device, addresses, table)
     }
 
     /// Whether the link is up, and its speed in Mbit/s (0 when unknown). `None` when the
@@ -197,6 +230,6 @@ fn info(device: u16) -> Result<sys::rte_eth_dev_info, String> {
     Ok(info)
 }
 
-fn check(what: &str, result: i32) -> Result<(), String> {
+pub(super) fn check(what: &str, result: i32) -> Result<(), String> {
     if result < 0 { Err(format!("{what} ({})", error_text(result))) } else { Ok(()) }
 }

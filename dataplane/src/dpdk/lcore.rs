@@ -31,6 +31,12 @@ where
     Ok(Lcore { lcore, eal: PhantomData })
 }
 
+/// The NUMA node of an lcore.
+pub fn socket_of(_: &Eal, lcore: u32) -> u32 {
+    // SAFETY: contract 1; asks a number.
+    unsafe { sys::rte_lcore_to_socket_id(lcore) }
+}
+
 impl Lcore<'_> {
     /// Waits until the work has returned.
     pub fn join(self) {

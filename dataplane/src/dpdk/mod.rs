@@ -15,13 +15,15 @@ mod lcore;
 mod mbuf;
 mod pool;
 mod queue;
+mod spread;
 
 pub use device::{Device, DeviceSettings, DeviceStats};
 pub use eal::{Eal, EalError, EalSettings, Memory, version};
-pub use lcore::{Lcore, launch};
+pub use lcore::{Lcore, launch, socket_of};
 pub use mbuf::Mbuf;
 pub use pool::Pool;
 pub use queue::Queue;
+pub use spread::agrees_with_dpdk;
 
 use crate::clock::Instant;
 

@@ -2,7 +2,8 @@
 //!
 //! A reply is told apart by (real server, local address, local port), so the same
 //! port of the same address serves many real servers, and each pair has all
-//! 64,512 ports to itself. A pair is a bitmap of 8 KiB, taken from an arena on
+//! 64,512 ports to itself, of which each worker has its share: those whose replies come to it
+//! ([`crate::steering`]). A pair is a bitmap of that share, 8 KiB for a worker that is alone, taken from an arena on
 //! first use and kept until another pair needs it while no port is in use; the arena is reserved at start
 //! and its pages are touched only when used.
 //!
@@ -12,15 +13,14 @@
 use super::index::FlowIndex;
 use crate::flow::{Endpoint, FlowHasher, FlowKey, Protocol};
 use crate::hugepages::{self, List};
+use crate::ids::PortId;
 use crate::prefetch::prefetch_near;
+use crate::steering::{FIRST_PORT, PortSpace, Region, Seat};
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 
-/// The lowest port that is given out; those below belong to well-known services.
-pub const FIRST_PORT: u16 = 1024;
-/// Ports of one pair.
+/// Ports of one pair, over all workers.
 pub const PORTS_PER_PAIR: usize = 65_536 - FIRST_PORT as usize;
-const WORDS: usize = PORTS_PER_PAIR / 64;
 
 /// Between whom a local port is unique.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -34,20 +34,21 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// The pair in two words, which hash faster than its parts.
-    fn key(self) -> FlowKey {
+    /// The key of the server's replies, but for the port, which is zero.
+    pub fn key(self) -> FlowKey {
         FlowKey::new(self.protocol, self.real, Endpoint::new(self.local, 0))
     }
 }
 
-/// A port, and how many its pair's bitmap had given out before it. The search goes round, so the
-/// first 64,512 are all different.
+/// A port that was given out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taken {
     /// The port.
     pub l4_port: u16,
-    /// How many were given out before.
+    /// How many its pair's bitmap had given out before.
     pub before: u32,
+    /// Whether the search has come round, so that a connection may have had the port before.
+    pub again: bool,
     /// The port that the pair will probably give out next.
     pub next: u16,
 }
@@ -59,97 +60,124 @@ const RECLAIM_TRIES: usize = 64;
 /// One worker's local ports.
 #[derive(Debug)]
 pub struct LocalPorts {
+    seat: Seat,
     pairs: FlowIndex,
     hasher: FlowHasher,
     /// Where the search of each pair stands, apart from the bitmaps: with twenty thousand pairs
     /// these stay in the cache and the bitmaps do not.
     searches: List<Search>,
-    bitmaps: Vec<[u64; WORDS]>,
+    /// A bit for each of the worker's ports of each pair; the same room for each pair.
+    bitmaps: Vec<u64>,
+    words_per_pair: usize,
     /// Pairs of which no port was in use when they were put here, each once, oldest first. They
     /// keep their bitmaps until others need them: a quiet service begins again at no cost.
     idle: VecDeque<u32>,
     /// Where the next new pair starts to search, so that pairs do not march in step.
-    next_start: u16,
+    next_start: usize,
 }
 
 /// A pair's place; a hint, because the place may be given to another pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PairIndex(u32);
 
-/// Where the search for a pair's next port stands.
+/// Where the search for a pair's next port stands. Ports are counted as in [`PortSpace`].
 #[derive(Clone, Copy, Debug)]
 struct Search {
     /// The bitmap's word at the cursor: the truth is here, and written back when the search
     /// leaves the word. Sixty-four ports are given out without a look at the bitmap.
     word: u64,
-    /// Ports in use.
-    count: u32,
+    pair: FlowKey,
     /// How many ports were given out, for this pair and those that had the bitmap before: more
     /// caution than needed, never less.
     taken: u32,
-    /// The port that is looked at next, counted from [`FIRST_PORT`].
+    /// Bits that are set, those of ports that are never given out included.
+    count: u32,
+    /// Bits of ports below [`FIRST_PORT`].
+    barred: u16,
+    /// The port that is looked at next.
     cursor: u16,
+    region: Region,
+    /// The port by which replies come, whose plan gave the region.
+    port: PortId,
     /// Whether the pair is in the list of idle ones.
     listed: bool,
-    pair: FlowKey,
 }
 
 impl Search {
-    /// The first free port at or after the cursor, in a circle.
-    fn take(&mut self, bitmap: &mut [u64; WORDS]) -> Option<u16> {
-        if self.count as usize == PORTS_PER_PAIR {
+    const NOTHING: Self = Self {
+        word: 0,
+        pair: FlowKey::NONE,
+        taken: 0,
+        count: 0,
+        barred: 0,
+        cursor: 0,
+        region: Region::NOTHING,
+        port: PortId(0),
+        listed: false,
+    };
+
+    /// The first free place, of `len`, at or after the cursor, in a circle.
+    fn take(&mut self, bitmap: &mut [u64], len: usize) -> Option<usize> {
+        if self.count as usize == len {
             return None;
         }
-        // Once more than there are words: ports before the cursor in its own word come last.
-        for _ in 0..=WORDS {
+        // Once more than there are words: places before the cursor in its own word come last.
+        for _ in 0..=len.div_ceil(64) {
             let free = !self.word & !0 << (self.cursor % 64);
             if free != 0 {
                 let bit = free.trailing_zeros() as u16;
-                let offset = self.cursor / 64 * 64 + bit;
+                let place = self.cursor / 64 * 64 + bit;
                 self.word |= 1 << bit;
                 self.count += 1;
                 self.taken = self.taken.saturating_add(1);
-                self.move_to(offset + 1, bitmap);
-                return Some(FIRST_PORT + offset);
+                self.move_to(usize::from(place) + 1, bitmap, len);
+                return Some(usize::from(place));
             }
-            self.move_to((self.cursor / 64 + 1) * 64, bitmap);
+            self.move_to((usize::from(self.cursor) / 64 + 1) * 64, bitmap, len);
         }
         None
     }
 
-    fn give_back(&mut self, l4_port: u16, bitmap: &mut [u64; WORDS]) {
-        let offset = l4_port - FIRST_PORT;
-        let word = if offset / 64 == self.cursor / 64 {
-            &mut self.word
-        } else {
-            &mut bitmap[usize::from(offset / 64)]
-        };
-        debug_assert!(*word >> (offset % 64) & 1 == 1);
-        *word &= !(1 << (offset % 64));
+    fn give_back(&mut self, place: usize, bitmap: &mut [u64]) {
+        let at = place / 64;
+        let word = if at == usize::from(self.cursor) / 64 { &mut self.word } else { &mut bitmap[at] };
+        debug_assert!(*word >> (place % 64) & 1 == 1);
+        *word &= !(1 << (place % 64));
         self.count -= 1;
     }
 
-    /// Puts the cursor on the port `offset`, counted round.
-    fn move_to(&mut self, offset: u16, bitmap: &mut [u64; WORDS]) {
-        let offset = offset % PORTS_PER_PAIR as u16;
-        if offset / 64 != self.cursor / 64 {
-            bitmap[usize::from(self.cursor / 64)] = self.word;
-            self.word = bitmap[usize::from(offset / 64)];
+    /// Puts the cursor on `place`, counted round.
+    fn move_to(&mut self, place: usize, bitmap: &mut [u64], len: usize) {
+        let place = if place >= len { 0 } else { place };
+        let (from, to) = (usize::from(self.cursor) / 64, place / 64);
+        if from != to {
+            bitmap[from] = self.word;
+            self.word = bitmap[to];
         }
-        self.cursor = offset;
+        self.cursor = place as u16;
+    }
+
+    fn is_idle(&self) -> bool {
+        self.count == u32::from(self.barred)
     }
 }
 
 impl LocalPorts {
-    /// Room for `pairs` pairs of local address and real server at a time.
-    pub fn with_capacity(pairs: usize, hasher: FlowHasher) -> Self {
+    /// Room for `pairs` pairs of local address and real server at a time, for the worker in `seat`.
+    pub fn with_capacity(pairs: usize, hasher: FlowHasher, seat: Seat) -> Self {
+        let spaces = seat.steering.ports.iter().flat_map(|port| {
+            [Protocol::Tcp, Protocol::Udp].map(|protocol| port.plan.space(protocol).len_max(seat.worker))
+        });
+        let words_per_pair = spaces.max().unwrap_or(0).div_ceil(64);
         Self {
             pairs: FlowIndex::with_capacity(pairs),
             hasher,
             searches: hugepages::reserved(pairs),
-            bitmaps: Vec::with_capacity(pairs),
+            bitmaps: Vec::with_capacity(pairs * words_per_pair),
+            words_per_pair,
             idle: VecDeque::with_capacity(pairs),
             next_start: 0,
+            seat,
         }
     }
 
@@ -158,17 +186,26 @@ impl LocalPorts {
         self.searches.len()
     }
 
-    /// Takes a port of `pair` that no session uses. `None` when all are in use, or when the arena
-    /// has no room for another pair.
-    pub fn take(&mut self, pair: Pair) -> Option<Taken> {
+    /// Takes a port of `pair` that no session uses and whose replies come to this worker by `port`.
+    /// `None` when all are in use, or when the arena has no room for another pair.
+    pub fn take(&mut self, pair: Pair, port: PortId) -> Option<Taken> {
         let at = match self.find(pair) {
             Some(at) => at,
-            None => self.open(pair)?,
+            None => self.open(pair, port)?,
         };
-        let (search, bitmap) = (&mut self.searches[at as usize], &mut self.bitmaps[at as usize]);
+        let (search, bitmap, space) =
+            parts(&mut self.searches, &mut self.bitmaps, self.words_per_pair, &self.seat, at);
+        let (worker, region) = (self.seat.worker, search.region);
         let before = search.taken;
-        let l4_port = search.take(bitmap)?;
-        Some(Taken { l4_port, before, next: FIRST_PORT + search.cursor })
+        let len = space.len(worker, region);
+        let again = before as usize >= len - usize::from(search.barred);
+        let place = search.take(bitmap, len)?;
+        Some(Taken {
+            l4_port: space.port(worker, region, place),
+            before,
+            again,
+            next: space.port(worker, region, usize::from(search.cursor)),
+        })
     }
 
     /// Stage one of a lookup: asks for the bucket's line.
@@ -186,20 +223,26 @@ impl LocalPorts {
     /// Stage three: the key of replies to the port at which the pair's next search begins.
     pub fn next_key(&self, PairIndex(at): PairIndex) -> FlowKey {
         let search = &self.searches[at as usize];
-        search.pair.with_destination_port(FIRST_PORT + search.cursor)
+        let l4_port = self.space(search).port(self.seat.worker, search.region, usize::from(search.cursor));
+        search.pair.with_destination_port(l4_port)
     }
 
     /// Stage three: asks for the line that releasing a port needs.
     pub fn prefetch_port(&self, PairIndex(at): PairIndex, l4_port: u16) {
-        prefetch_near(&self.bitmaps[at as usize][usize::from(l4_port - FIRST_PORT) / 64]);
+        let search = &self.searches[at as usize];
+        if let Some(place) = self.space(search).number(self.seat.worker, search.region, l4_port) {
+            prefetch_near(&self.bitmaps[at as usize * self.words_per_pair + place / 64]);
+        }
     }
 
     /// Gives back a port that [`take`](Self::take) gave out.
     pub fn release(&mut self, pair: Pair, l4_port: u16) {
         let Some(at) = self.find(pair) else { return };
-        let search = &mut self.searches[at as usize];
-        search.give_back(l4_port, &mut self.bitmaps[at as usize]);
-        if search.count == 0 && !search.listed {
+        let (search, bitmap, space) =
+            parts(&mut self.searches, &mut self.bitmaps, self.words_per_pair, &self.seat, at);
+        let Some(place) = space.number(self.seat.worker, search.region, l4_port) else { return };
+        search.give_back(place, bitmap);
+        if search.is_idle() && !search.listed {
             search.listed = true;
             self.idle.push_back(at);
         }
@@ -207,22 +250,41 @@ impl LocalPorts {
 
     /// The port at which the next search would begin: the one that has been in use
     /// longest when all are.
-    pub fn oldest(&self, pair: Pair) -> Option<u16> {
+    pub fn oldest(&mut self, pair: Pair) -> Option<u16> {
         let at = self.find(pair)?;
-        Some(FIRST_PORT + self.searches[at as usize].cursor)
+        let (search, bitmap, space) =
+            parts(&mut self.searches, &mut self.bitmaps, self.words_per_pair, &self.seat, at);
+        let (worker, region) = (self.seat.worker, search.region);
+        let len = space.len(worker, region);
+        for _ in 0..=search.barred {
+            let l4_port = space.port(worker, region, usize::from(search.cursor));
+            if l4_port >= FIRST_PORT {
+                return Some(l4_port);
+            }
+            search.move_to(usize::from(search.cursor) + 1, bitmap, len);
+        }
+        None
     }
 
     /// Passes over the port at the cursor, because its session cannot be ended.
     pub fn skip(&mut self, pair: Pair) {
-        if let Some(at) = self.find(pair) {
-            let search = &mut self.searches[at as usize];
-            search.move_to(search.cursor + 1, &mut self.bitmaps[at as usize]);
-        }
+        let Some(at) = self.find(pair) else { return };
+        let (search, bitmap, space) =
+            parts(&mut self.searches, &mut self.bitmaps, self.words_per_pair, &self.seat, at);
+        let len = space.len(self.seat.worker, search.region);
+        search.move_to(usize::from(search.cursor) + 1, bitmap, len);
     }
 
     /// Ports of `pair` now in use.
     pub fn used(&self, pair: Pair) -> usize {
-        self.find(pair).map_or(0, |at| self.searches[at as usize].count as usize)
+        self.find(pair).map_or(0, |at| {
+            let search = &self.searches[at as usize];
+            search.count as usize - usize::from(search.barred)
+        })
+    }
+
+    fn space(&self, search: &Search) -> &PortSpace {
+        self.seat.steering.port(search.port).plan.space(search.pair.protocol())
     }
 
     fn find(&self, pair: Pair) -> Option<u32> {
@@ -230,24 +292,31 @@ impl LocalPorts {
         self.pairs.find(self.hasher.hash(key), |at| self.searches[at as usize].pair == key)
     }
 
-    fn open(&mut self, pair: Pair) -> Option<u32> {
+    fn open(&mut self, pair: Pair, port: PortId) -> Option<u32> {
+        let key = pair.key();
+        let region = self.seat.steering.port(port).plan.region(key);
+        let len = self.seat.steering.port(port).plan.space(pair.protocol).len(self.seat.worker, region);
+        if len == 0 {
+            // Replies to this local address come to other workers.
+            return None;
+        }
         // Others' bitmaps are taken before new ones while most are idle, which bounds the memory
         // to twice of what is in use.
-        let full = self.bitmaps.len() == self.bitmaps.capacity();
-        let mostly_idle = self.idle.len() > self.bitmaps.len() / 2;
+        let full = self.searches.len() == self.searches.capacity();
+        let mostly_idle = self.idle.len() > self.searches.len() / 2;
         let reused = if full || mostly_idle { self.reclaim() } else { None };
         let at = match reused {
             Some(at) => at,
             None if full => return None,
             None => {
                 // Within the capacity that was reserved at start: no allocation.
-                let (cursor, pair) = (self.next_start, FlowKey::NONE);
-                self.searches.push(Search { word: 0, count: 0, taken: 0, cursor, listed: false, pair });
-                self.bitmaps.push([0; WORDS]);
-                self.bitmaps.len() as u32 - 1
+                self.searches.push(Search::NOTHING);
+                self.bitmaps.resize(self.bitmaps.len() + self.words_per_pair, 0);
+                let fresh = self.searches.len() - 1;
+                self.searches[fresh].cursor = (self.next_start % len) as u16;
+                fresh as u32
             }
         };
-        let key = pair.key();
         if self.pairs.insert(self.hasher.hash(key), at).is_err() {
             // The bitmap waits for the next that asks.
             self.searches[at as usize].pair = FlowKey::NONE;
@@ -255,9 +324,32 @@ impl LocalPorts {
             return None;
         }
         // A prime step of about 1/11 of the range.
-        self.next_start = ((usize::from(self.next_start) + 5_869) % PORTS_PER_PAIR) as u16;
-        self.searches[at as usize].pair = key;
+        self.next_start = (self.next_start + 5_869) % PORTS_PER_PAIR;
+        let search = &mut self.searches[at as usize];
+        let cursor = usize::from(search.cursor) % len;
+        (search.pair, search.region, search.port, search.cursor) = (key, region, port, cursor as u16);
+        self.bar_low_ports(at);
         Some(at)
+    }
+
+    /// Begins a bitmap: only ports that are never given out are set in it.
+    fn bar_low_ports(&mut self, at: u32) {
+        let (search, bitmap, space) =
+            parts(&mut self.searches, &mut self.bitmaps, self.words_per_pair, &self.seat, at);
+        let (worker, region) = (self.seat.worker, search.region);
+        let len = space.len(worker, region);
+        bitmap.fill(0);
+        // Behind the end of the last word.
+        if len % 64 != 0 {
+            bitmap[len / 64] = !0 << (len % 64);
+        }
+        let mut barred = 0;
+        for place in (0..FIRST_PORT).filter_map(|l4_port| space.number(worker, region, l4_port)) {
+            bitmap[place / 64] |= 1 << (place % 64);
+            barred += 1;
+        }
+        (search.barred, search.count) = (barred, u32::from(barred));
+        search.word = bitmap[usize::from(search.cursor) / 64];
     }
 
     /// Takes the bitmap of the pair that has been idle longest, of those that a bounded look finds.
@@ -267,7 +359,7 @@ impl LocalPorts {
             let search = &mut self.searches[at as usize];
             search.listed = false;
             // Otherwise its ports came into use again, and it will be listed when they no longer are.
-            if search.count == 0 {
+            if search.is_idle() {
                 self.pairs.remove(self.hasher.hash(search.pair), at);
                 return Some(at);
             }
@@ -276,14 +368,30 @@ impl LocalPorts {
     }
 }
 
+/// What belongs to the pair at `at`.
+#[inline]
+fn parts<'a>(
+    searches: &'a mut List<Search>,
+    bitmaps: &'a mut [u64],
+    words: usize,
+    seat: &'a Seat,
+    at: u32,
+) -> (&'a mut Search, &'a mut [u64], &'a PortSpace) {
+    let search = &mut searches[at as usize];
+    let space = seat.steering.port(search.port).plan.space(search.pair.protocol());
+    (search, &mut bitmaps[at as usize * words..][..words], space)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
+    const PORT: PortId = PortId(0);
+
     fn ports(pairs: usize) -> LocalPorts {
-        LocalPorts::with_capacity(pairs, FlowHasher::new([1, 2, 3, 4]))
+        LocalPorts::with_capacity(pairs, FlowHasher::new([1, 2, 3, 4]), Seat::alone(1))
     }
 
     fn pair(last: u8) -> Pair {
@@ -297,12 +405,14 @@ mod tests {
     #[test]
     fn the_same_port_serves_two_servers() {
         let mut ports = ports(2);
-        let first: BTreeSet<_> = (0..PORTS_PER_PAIR).map(|_| ports.take(pair(1)).unwrap().l4_port).collect();
-        let second: BTreeSet<_> = (0..PORTS_PER_PAIR).map(|_| ports.take(pair(2)).unwrap().l4_port).collect();
+        let first: BTreeSet<_> =
+            (0..PORTS_PER_PAIR).map(|_| ports.take(pair(1), PORT).unwrap().l4_port).collect();
+        let second: BTreeSet<_> =
+            (0..PORTS_PER_PAIR).map(|_| ports.take(pair(2), PORT).unwrap().l4_port).collect();
 
         assert_eq!(first.len(), PORTS_PER_PAIR);
         assert_eq!(first, second);
-        assert_eq!(ports.take(pair(1)), None);
+        assert_eq!(ports.take(pair(1), PORT), None);
         assert_eq!(first.first(), Some(&FIRST_PORT));
         assert_eq!(first.last(), Some(&u16::MAX));
     }
@@ -310,11 +420,11 @@ mod tests {
     #[test]
     fn a_released_port_rests_until_the_others_were_used() {
         let mut ports = ports(1);
-        let first = ports.take(pair(1)).unwrap().l4_port;
-        let keep = ports.take(pair(1)).unwrap().l4_port;
+        let first = ports.take(pair(1), PORT).unwrap().l4_port;
+        let keep = ports.take(pair(1), PORT).unwrap().l4_port;
         ports.release(pair(1), first);
 
-        let following: Vec<_> = (0..PORTS_PER_PAIR - 1).map(|_| ports.take(pair(1)).unwrap()).collect();
+        let following: Vec<_> = (0..PORTS_PER_PAIR - 1).map(|_| ports.take(pair(1), PORT).unwrap()).collect();
 
         let last = following.last().map(|taken| (taken.l4_port, taken.before));
         assert_eq!(last, Some((first, PORTS_PER_PAIR as u32)));
@@ -324,21 +434,21 @@ mod tests {
     #[test]
     fn a_pair_without_ports_in_use_gives_its_bitmap_to_another() {
         let mut ports = ports(1);
-        let l4_port = ports.take(pair(1)).unwrap().l4_port;
-        assert_eq!(ports.take(pair(2)), None);
+        let l4_port = ports.take(pair(1), PORT).unwrap().l4_port;
+        assert_eq!(ports.take(pair(2), PORT), None);
 
         ports.release(pair(1), l4_port);
 
-        assert!(ports.take(pair(2)).is_some());
+        assert!(ports.take(pair(2), PORT).is_some());
     }
 
     #[test]
     fn a_pair_that_was_idle_goes_on_where_it_was() {
         let mut ports = ports(4);
-        let first = ports.take(pair(1)).unwrap();
+        let first = ports.take(pair(1), PORT).unwrap();
         ports.release(pair(1), first.l4_port);
 
-        let second = ports.take(pair(1)).unwrap();
+        let second = ports.take(pair(1), PORT).unwrap();
 
         assert_eq!((second.before, second.l4_port), (1, first.next));
     }
@@ -347,11 +457,11 @@ mod tests {
     fn idle_pairs_make_room_before_more_memory_is_taken() {
         let mut ports = ports(100);
         for last in 0..100 {
-            let l4_port = ports.take(pair(last)).unwrap().l4_port;
+            let l4_port = ports.take(pair(last), PORT).unwrap().l4_port;
             ports.release(pair(last), l4_port);
         }
 
-        assert!(ports.bitmaps.len() <= 2, "{} bitmaps for one pair at a time", ports.bitmaps.len());
+        assert!(ports.pairs() <= 2, "{} bitmaps for one pair at a time", ports.pairs());
     }
 
     proptest! {
@@ -361,7 +471,7 @@ mod tests {
             let mut twin: Vec<u16> = Vec::new();
             for (take, which) in steps {
                 if take || twin.is_empty() {
-                    let l4_port = ports.take(pair(1)).unwrap().l4_port;
+                    let l4_port = ports.take(pair(1), PORT).unwrap().l4_port;
                     prop_assert!(!twin.contains(&l4_port));
                     twin.push(l4_port);
                 } else {

@@ -8,7 +8,7 @@ mod state;
 mod table;
 mod tags;
 
-pub use local_ports::{FIRST_PORT, LocalPorts, PORTS_PER_PAIR, Pair, PairIndex, Taken};
+pub use local_ports::{LocalPorts, PORTS_PER_PAIR, Pair, PairIndex, Taken};
 pub use state::{State, Timeouts};
 pub use table::{Candidate, InsertError, SessionIndex, SessionTable};
 
@@ -16,6 +16,7 @@ use crate::clock::Stamp;
 use crate::flow::{Direction, Endpoint, FlowKey, Protocol};
 use crate::ids::{LocalId, NeighborId, ServerId};
 use crate::wire::Translation;
+use std::net::Ipv4Addr;
 
 /// What joins both directions of one client's flow: one cache line.
 ///
@@ -136,6 +137,14 @@ impl Session {
         match direction {
             Direction::Inbound => self.inbound,
             Direction::Outbound => self.outbound,
+        }
+    }
+
+    /// Whom packets that arrive in `direction` are for.
+    pub fn destination(&self, direction: Direction) -> Ipv4Addr {
+        match direction {
+            Direction::Inbound => self.real().address,
+            Direction::Outbound => self.client().address,
         }
     }
 

@@ -63,8 +63,8 @@ pub enum AddressRole {
     Own,
     /// An address that services listen on.
     Vip,
-    /// An address that FullNAT uses towards servers.
-    Local,
+    /// An address that FullNAT uses towards servers; replies come by this port.
+    Local(PortId),
 }
 
 /// All services, found by what they listen on.
@@ -95,7 +95,7 @@ pub struct Service {
     pub scheduler: Scheduler,
     /// The director's addresses towards the servers.
     /// Services with the same list share it.
-    pub locals: Arc<[(LocalId, Ipv4Addr)]>,
+    pub locals: Arc<[LocalAddress]>,
     /// The servers, in the order in which they were added.
     pub servers: Box<[RealServer]>,
     /// The table of scheduler `mh`.
@@ -103,6 +103,17 @@ pub struct Service {
 }
 
 const _: () = assert!(size_of::<Service>() == 64);
+
+/// One of the director's addresses towards servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalAddress {
+    /// The counters' slot.
+    pub id: LocalId,
+    /// The address.
+    pub address: Ipv4Addr,
+    /// The port by which replies to it come.
+    pub port: PortId,
+}
 
 /// One real server of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]

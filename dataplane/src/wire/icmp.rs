@@ -1,6 +1,7 @@
 //! ICMP messages that the director makes out of the frame it is looking at (RFC 792).
 
-use super::{ETHERNET_LEN, IPV4_LEN, Packet, be16, checksum, put16, put32};
+use super::{ETHERNET_LEN, IPV4_LEN, Packet, Translation, be16, be32, checksum, put16, put32};
+use crate::flow::Protocol;
 use crate::frame::Frame;
 use std::net::Ipv4Addr;
 
@@ -80,6 +81,49 @@ pub fn make_error(frame: &mut Frame<'_>, packet: &Packet, source: Ipv4Addr, erro
     let icmp_checksum = !checksum::sum(icmp);
     put16(icmp, 2, icmp_checksum);
     true
+}
+
+/// Turns an ICMP error about a packet that we sent into one about the packet as it came to us, for the
+/// one who sent it. `to` is what packets in the error's direction become: its addresses are the
+/// error's new ones, and the quoted packet gets them the other way round. `moved` is what was added
+/// to the quoted segment's sequence number. Ethernet addresses are left to the caller.
+///
+/// # Panics
+/// When `packet` is no error parsed from this frame.
+pub fn relay_error(frame: &mut [u8], packet: &Packet, protocol: Protocol, to: &Translation, moved: u32) {
+    let (ip, icmp) = frame[ETHERNET_LEN..].split_at_mut(usize::from(packet.l4) - ETHERNET_LEN);
+    ip[12..20].copy_from_slice(&to.key.address_word().to_be_bytes());
+    ip[8] -= 1;
+    put16(ip, 10, 0);
+    let header_checksum = !checksum::sum(ip);
+    put16(ip, 10, header_checksum);
+
+    let quote = &mut icmp[ICMP_LEN..];
+    let original = to.key.reversed();
+    let (inner, transport) = quote.split_at_mut(usize::from(quote[0] & 0x0f) * 4);
+    inner[12..20].copy_from_slice(&original.address_word().to_be_bytes());
+    let adjusted = checksum::adjust(be16(inner, 10), to.l3_difference);
+    put16(inner, 10, adjusted);
+    put32(transport, 0, original.port_word());
+    let mut difference = to.l4_difference;
+    if protocol == Protocol::Tcp && moved != 0 {
+        let (old, new) = (be32(transport, 4), be32(transport, 4).wrapping_sub(moved));
+        put32(transport, 4, new);
+        let [old, new] = [old, new].map(|word| checksum::fold(u64::from(word)));
+        difference = checksum::add(difference, checksum::difference(old, new));
+    }
+    let field = match protocol {
+        Protocol::Tcp => 16,
+        Protocol::Udp => 6,
+    };
+    // A quote may end before the checksum, and UDP's may be none.
+    if transport.len() >= field + 2 && (protocol == Protocol::Tcp || be16(transport, field) != 0) {
+        let adjusted = checksum::adjust(be16(transport, field), difference);
+        put16(transport, field, adjusted);
+    }
+    put16(icmp, 2, 0);
+    let icmp_checksum = !checksum::sum(icmp);
+    put16(icmp, 2, icmp_checksum);
 }
 
 /// Whether the packet forbids fragmentation.

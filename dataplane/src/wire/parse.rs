@@ -42,6 +42,9 @@ pub enum Payload {
     Transport(Protocol),
     /// An ICMP echo request with a right checksum.
     EchoRequest,
+    /// An ICMP error with a right checksum about a packet of this protocol that we sent. The
+    /// packet's key is that of an answer to the quoted one: the session's own.
+    Error(Protocol),
     /// An ARP frame; all other fields of the packet are zero.
     Arp,
 }
@@ -264,15 +267,26 @@ fn parse_ipv4(ip: &[u8], link: &LinkTraits) -> Result<Packet, DropReason> {
         return Err(DropReason::Fragment);
     }
     let body = &ip[header_len..total_len];
-    let (payload, flags, ports) = match fixed[9] {
-        TCP => parse_tcp(body)?,
-        UDP => parse_udp(body)?,
-        ICMP => parse_icmp(body)?,
+    let addresses = u64::from(be32(fixed, 12)) << 32 | u64::from(be32(fixed, 16));
+    let outer = |(payload, flags, ports)| (payload, flags, FlowKey::from_words(addresses, fixed[9], ports));
+    let (payload, flags, key) = match fixed[9] {
+        TCP => outer(parse_tcp(body)?),
+        UDP => outer(parse_udp(body)?),
+        ICMP => {
+            check_icmp(body)?;
+            match body[..2] {
+                [ECHO_REQUEST, 0] => outer((Payload::EchoRequest, TcpFlags(0), 0)),
+                [UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM, _] => {
+                    let (protocol, key) = quoted(&body[ICMP_LEN..], be32(fixed, 16))?;
+                    (Payload::Error(protocol), TcpFlags(0), key)
+                }
+                _ => return Err(DropReason::IcmpUnsupported),
+            }
+        }
         _ => return Err(DropReason::ProtocolUnsupported),
     };
-    let addresses = u64::from(be32(fixed, 12)) << 32 | u64::from(be32(fixed, 16));
     Ok(Packet {
-        key: FlowKey::from_words(addresses, fixed[9], ports),
+        key,
         l4: (ETHERNET_LEN + header_len) as u16,
         total_len: total_len as u16,
         ttl: fixed[8],
@@ -340,19 +354,41 @@ fn parse_udp(body: &[u8]) -> Result<Transport, DropReason> {
     Ok((Payload::Transport(Protocol::Udp), TcpFlags(0), be32(header, 0)))
 }
 
-/// RFC 792; only the echo request is ours to answer.
-fn parse_icmp(body: &[u8]) -> Result<Transport, DropReason> {
-    const ECHO_REQUEST: [u8; 2] = [8, 0];
-    if body.len() < 8 {
+/// Types of RFC 792.
+const ECHO_REQUEST: u8 = 8;
+const UNREACHABLE: u8 = 3;
+const TIME_EXCEEDED: u8 = 11;
+const PARAMETER_PROBLEM: u8 = 12;
+const ICMP_LEN: usize = 8;
+
+/// RFC 792.
+fn check_icmp(body: &[u8]) -> Result<(), DropReason> {
+    if body.len() < ICMP_LEN {
         return Err(DropReason::IcmpShort);
     }
     if checksum::sum(body) != 0xffff {
         return Err(DropReason::IcmpChecksum);
     }
-    if body[..2] != ECHO_REQUEST {
-        return Err(DropReason::IcmpUnsupported);
+    Ok(())
+}
+
+/// The protocol of the packet that an error quotes, and the key of an answer to it. What was sent to
+/// us must quote what we sent, and at least eight bytes behind its header.
+fn quoted(packet: &[u8], receiver: u32) -> Result<(Protocol, FlowKey), DropReason> {
+    let Some(ip) = packet.first_chunk::<IPV4_LEN>() else { return Err(DropReason::IcmpQuote) };
+    let header_len = usize::from(ip[0] & 0x0f) * 4;
+    let protocol = match ip[9] {
+        TCP => Protocol::Tcp,
+        UDP => Protocol::Udp,
+        _ => return Err(DropReason::IcmpQuote),
+    };
+    let first = be16(ip, 6) & 0x1fff == 0;
+    if ip[0] >> 4 != 4 || header_len < IPV4_LEN || !first || be32(ip, 12) != receiver {
+        return Err(DropReason::IcmpQuote);
     }
-    Ok((Payload::EchoRequest, TcpFlags(0), 0))
+    let transport = packet.get(header_len..header_len + 8).ok_or(DropReason::IcmpQuote)?;
+    let addresses = u64::from(be32(ip, 12)) << 32 | u64::from(be32(ip, 16));
+    Ok((protocol, FlowKey::from_words(addresses, ip[9], be32(transport, 0)).reversed()))
 }
 
 #[cfg(test)]

@@ -3,15 +3,17 @@
 //! A turn is bounded: one burst per port, a few expired sessions, a few lines of a
 //! list that somebody asked for. It never waits and never allocates.
 
+mod handover;
 mod parked;
 mod requests;
 
+pub use handover::{Peers, RING_SIZE, peers};
 pub use requests::{Command, ControlFrame, Event, Link, SessionQuery, SessionRecord, WorkerLink, link};
 
 use crate::clock::Instant;
 use crate::director::{Director, Verdict, Verdicts};
 use crate::drop::DropReason;
-use crate::frame::BURST_SIZE;
+use crate::frame::{BURST_SIZE, Frame};
 use crate::ids::{PortId, WorkerId};
 use crate::port::{Buffer, Burst, Port};
 use crate::snapshot::{Mailbox, Snapshot};
@@ -34,6 +36,7 @@ pub struct Worker<P: Port> {
     world: Arc<Snapshot>,
     mailbox: Mailbox,
     parked: Parked<P::Buffer>,
+    peers: Peers<P::Buffer>,
     link: WorkerLink,
     stats: Arc<WorkerStats>,
 }
@@ -51,6 +54,8 @@ pub struct Parts<P: Port> {
     pub world: Arc<Snapshot>,
     /// Where newer worlds come from.
     pub mailbox: Mailbox,
+    /// Rings from and to the other workers.
+    pub peers: Peers<P::Buffer>,
     /// Commands from control and events to it.
     pub link: WorkerLink,
     /// What it counts into; the director's too.
@@ -76,6 +81,7 @@ impl<P: Port> Worker<P> {
             world: parts.world,
             mailbox: parts.mailbox,
             parked: Parked::default(),
+            peers: parts.peers,
             link: parts.link,
             stats: parts.stats,
         }
@@ -89,6 +95,9 @@ impl<P: Port> Worker<P> {
         let mut received = 0;
         for at in 0..self.ports.len() {
             received += self.serve(at, now);
+            for lane in 0..self.peers.lanes() {
+                received += self.take_over(at, lane, now);
+            }
         }
         self.director.expire(&self.world, now);
         self.drop_overdue(now);
@@ -96,6 +105,15 @@ impl<P: Port> Worker<P> {
         for at in 0..self.ports.len() {
             self.flush(at);
         }
+        let (discard, full) = (&mut self.discard, self.stats.drops(DropReason::HandOverFull));
+        let first = &mut self.ports[0];
+        self.peers.flush(|buffer| {
+            full.add(1);
+            if discard.is_full() {
+                first.discard(discard);
+            }
+            discard.push(buffer);
+        });
         if let Some(port) = self.ports.first_mut() {
             port.discard(&mut self.discard);
         }
@@ -134,21 +152,46 @@ impl<P: Port> Worker<P> {
         }
         let received = burst.len();
         let id = self.ports[at].id();
+        let bytes = self.process(id, burst, Director::process, now);
+        let counters = self.stats.port(id);
+        counters.rx_packets.add(received as u64);
+        counters.rx_bytes.add(bytes as u64);
+        received
+    }
+
+    /// One burst that another worker got by a port and that is this one's.
+    fn take_over(&mut self, at: usize, lane: usize, now: Instant) -> usize {
+        let mut burst: Burst<P::Buffer> = Burst::new();
+        let id = self.ports[at].id();
+        self.peers.receive(id, lane, &mut burst);
+        let received = burst.len();
+        if received > 0 {
+            self.process(id, burst, Director::process_handed, now);
+        }
+        received
+    }
+
+    /// Decides about a burst and puts each packet where it belongs. Returns its bytes.
+    #[inline(always)]
+    fn process(
+        &mut self,
+        id: PortId,
+        mut burst: Burst<P::Buffer>,
+        decide: impl Fn(&mut Director, PortId, &mut [Frame<'_>], &Snapshot, Instant, &mut Verdicts),
+        now: Instant,
+    ) -> usize {
         let mut verdicts = Verdicts::new();
         let mut bytes = 0;
         let moved: ArrayVec<(usize, Range<usize>), BURST_SIZE> = {
             let frames = burst.iter_mut().map(Buffer::frame).inspect(|frame| bytes += frame.window().len());
             let mut frames: ArrayVec<_, BURST_SIZE> = frames.collect();
-            self.director.process(id, &mut frames, &self.world, now, &mut verdicts);
+            decide(&mut self.director, id, &mut frames, &self.world, now, &mut verdicts);
             let moved = frames.iter().enumerate().filter(|(_, frame)| frame.has_moved());
             moved.map(|(at, frame)| (at, frame.window())).collect()
         };
         for (at, window) in moved {
             burst[at].set_window(window);
         }
-        let counters = self.stats.port(id);
-        counters.rx_packets.add(received as u64);
-        counters.rx_bytes.add(bytes as u64);
         match whole_burst(&verdicts) {
             // The common case: nothing is moved.
             Some(port) if self.egress[usize::from(port.0)].is_empty() => {
@@ -156,15 +199,21 @@ impl<P: Port> Worker<P> {
             }
             Some(_) | None => {
                 for (buffer, verdict) in burst.into_iter().zip(verdicts) {
-                    self.dispatch(buffer, verdict, now);
+                    self.dispatch(id, buffer, verdict, now);
                 }
             }
         }
-        received
+        bytes
     }
 
-    fn dispatch(&mut self, mut buffer: P::Buffer, verdict: Verdict, now: Instant) {
+    fn dispatch(&mut self, from: PortId, mut buffer: P::Buffer, verdict: Verdict, now: Instant) {
         match verdict {
+            Verdict::HandOver(owner) => {
+                if let Err(buffer) = self.peers.hand_over(owner, from, buffer) {
+                    self.stats.drops(DropReason::HandOverFull).add(1);
+                    self.free(buffer);
+                }
+            }
             Verdict::Transmit(port) => self.send(port, buffer),
             Verdict::Drop(_) => self.free(buffer),
             Verdict::Await(hop) => match self.parked.park(hop, buffer, now) {

@@ -11,10 +11,11 @@ use dataplane::ids::{LocalId, PortId, ServerId, ServiceId};
 use dataplane::scheduler::{MaglevTable, Scheduler};
 use dataplane::session::{State, Timeouts};
 use dataplane::snapshot::{
-    AddressRole, Map, Neighbor, Neighbors, Network, NextHop, PortConfig, RealServer, Routes, Service,
-    Services, Snapshot,
+    AddressRole, LocalAddress, Map, Neighbor, Neighbors, Network, NextHop, PortConfig, RealServer, Routes,
+    Service, Services, Snapshot,
 };
 use dataplane::stats::WorkerStats;
+use dataplane::steering::Seat;
 use dataplane::wire::{LinkTraits, Mac, ethernet_header};
 use pktgen_tests::conformance::{CLIENT_MAC, DIRECTOR_A, DIRECTOR_B, SERVER_MAC};
 use pktgen_tests::frames::Route;
@@ -90,7 +91,7 @@ pub fn world(plan: &Plan) -> Snapshot {
         (Ipv4Addr::new(172, 16, 0, 1), AddressRole::Own),
         (VIP, AddressRole::Vip),
     ]);
-    addresses.extend(plan.locals.iter().map(|address| (*address, AddressRole::Local)));
+    addresses.extend(plan.locals.iter().map(|address| (*address, AddressRole::Local(B))));
     let service = |id, protocol| {
         let weights: Vec<_> = servers.iter().map(|server| (server.endpoint, server.weight)).collect();
         Service {
@@ -102,7 +103,7 @@ pub fn world(plan: &Plan) -> Snapshot {
                 .locals
                 .iter()
                 .enumerate()
-                .map(|(at, address)| (LocalId(at as u16), *address))
+                .map(|(at, address)| LocalAddress { id: LocalId(at as u16), address: *address, port: B })
                 .collect(),
             servers: servers.clone().into(),
             maglev: MaglevTable::build(&weights).map(Box::new),
@@ -149,7 +150,7 @@ impl Lab {
         let limits = Limits { sessions: plan.sessions, local_port_pairs: 64 };
         let hasher = FlowHasher::new([11, 22, 33, 44].map(|n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
         Self {
-            director: Director::new(limits, hasher, Arc::clone(&stats)),
+            director: Director::new(limits, hasher, Seat::alone(2), Arc::clone(&stats)),
             world: world(plan),
             stats,
             now: Instant::from_millis(1_000),
@@ -187,6 +188,7 @@ impl Lab {
                 Verdict::Transmit(port) => Fate::Sent(port, room[window].to_vec()),
                 Verdict::Await(hop) => Fate::Waits(hop),
                 Verdict::Punt(_) => Fate::Punted,
+                Verdict::HandOver(owner) => panic!("handed over to {owner:?} by the only worker"),
                 Verdict::Drop(reason) => Fate::Dropped(reason),
             })
             .collect()

@@ -14,10 +14,12 @@ mod values;
 use super::problem::line_of;
 use super::raw::{self, suggestion};
 use super::{
-    Config, Dataplane, Device, Hugepages, LoadError, Loaded, PortSpec, Problem, RouteSpec, Severity,
+    Config, Dataplane, Device, Hugepages, LoadError, Loaded, PortSpec, Problem, RouteSpec, RssSpec, Severity,
 };
 use dataplane::session::{State, Timeouts};
 use dataplane::snapshot::Network;
+use dataplane::steering::ladder::Fields;
+use dataplane::steering::{KEY_LEN_MIN, TABLE_MAX};
 use std::collections::{HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::ops::Range;
@@ -29,6 +31,10 @@ use values::is_pci_address;
 
 const DEFAULT_SOCKET: &str = "/run/sluice/sluice.sock";
 const DEFAULT_SESSIONS: usize = 1_000_000;
+/// As many as anyone has cores for.
+const MAX_WORKERS: usize = 64;
+/// Entries of an indirection table of which the operator does not say the length.
+const DEFAULT_TABLE: usize = 128;
 const MAX_SESSIONS: i64 = 1 << 30;
 const MAX_PORTS: usize = 32;
 /// A timeout must stay far below the 49 days after which stamps repeat.
@@ -85,11 +91,10 @@ impl Checker<'_> {
                     let remedy = "name CPU cores as `lscpu -e` numbers them";
                     let Some(number) = self.number(core, &key, 0..1024, remedy) else { continue };
                     if workers.contains(&(number as usize)) {
-                        self.error(
-                            core.span(),
-                            &key,
-                            format!("core {number} is named twice; each worker needs its own"),
+                        let message = format!(
+                            "core {number} is named twice; its workers share it, which is for tests only"
                         );
+                        self.warn(core.span(), &key, message);
                     }
                     workers.push(number as usize);
                 }
@@ -100,8 +105,8 @@ impl Checker<'_> {
                         "no worker is named; write [1] for one on core 1",
                     );
                 }
-                if workers.len() > 1 {
-                    let message = "this version runs one worker; name one core (several workers need reply steering, which a later version brings)";
+                if workers.len() > MAX_WORKERS {
+                    let message = format!("there are more than {MAX_WORKERS} workers; name fewer cores");
                     self.error(list.span(), "dataplane.workers", message);
                 }
             }
@@ -217,9 +222,59 @@ impl Checker<'_> {
             if raw.addresses.is_empty() {
                 self.error(entry.span(), &key("addresses"), "a port needs an address of its own to ask for its neighbours; add addresses = [\"192.0.2.2/24\"]");
             }
-            ports.push(PortSpec { name, device, addresses });
+            let rss = raw.rss.as_ref().and_then(|rss| self.rss(rss, &key("rss")));
+            ports.push(PortSpec { name, device, addresses, rss });
         }
         ports
+    }
+
+    /// What the operator says of a device that does not say it itself.
+    fn rss(&mut self, raw: &raw::Rss, key: &str) -> Option<RssSpec> {
+        let fields = match raw.fields.get_ref().as_str() {
+            "ports" => Fields::Ports,
+            "addresses" => Fields::Addresses,
+            "nothing" => return Some(RssSpec::Nothing),
+            other => {
+                let known = suggestion(other, &["ports", "addresses", "nothing"]);
+                let message = format!("`{other}` is unknown; {known}");
+                self.error(raw.fields.span(), &format!("{key}.fields"), message);
+                return None;
+            }
+        };
+        let Some(text) = &raw.key else {
+            let message = "name the device's key, 40 bytes or more in hexadecimal: key = \"6d5a...\"";
+            self.error(raw.fields.span(), &format!("{key}.key"), message);
+            return None;
+        };
+        let digits: Vec<_> = text.get_ref().chars().filter(|c| *c != ':').map(|c| c.to_digit(16)).collect();
+        let bytes: Option<Vec<u8>> = digits
+            .chunks(2)
+            .map(|pair| match pair {
+                [Some(high), Some(low)] => Some((high << 4 | low) as u8),
+                _ => None,
+            })
+            .collect();
+        let Some(bytes) = bytes.filter(|bytes| bytes.len() >= KEY_LEN_MIN) else {
+            let message =
+                format!("write at least {KEY_LEN_MIN} bytes in hexadecimal, with or without colons");
+            self.error(text.span(), &format!("{key}.key"), message);
+            return None;
+        };
+        let entries = match &raw.table {
+            None => DEFAULT_TABLE,
+            Some(value) => {
+                let remedy = "it counts the entries of the indirection table";
+                let range = 1..TABLE_MAX as i64 + 1;
+                let entries = self.number(value, &format!("{key}.table"), range, remedy)? as usize;
+                if !entries.is_power_of_two() {
+                    let message = format!("{entries} is no power of two; no device has such a table");
+                    self.error(value.span(), &format!("{key}.table"), message);
+                    return None;
+                }
+                entries
+            }
+        };
+        Some(RssSpec::Toeplitz { fields, key: bytes, entries })
     }
 
     fn device(&mut self, value: &Spanned<String>, key: &str) -> Device {

@@ -1,0 +1,423 @@
+//! Several workers behind soft NICs: whichever way replies find their owner, no packet is lost, none
+//! overtakes another of its flow, and the work is shared.
+//!
+//! The workers run in turn on one thread, so every run is the same. The NICs' hash is pktgen-tests'
+//! own, written apart from the dataplane's.
+
+mod support;
+
+use dataplane::clock::Instant;
+use dataplane::director::{Director, Limits};
+use dataplane::drop::DropReason;
+use dataplane::flow::FlowHasher;
+use dataplane::ids::{PortId, WorkerId};
+use dataplane::port::MemoryPort;
+use dataplane::snapshot::{Publisher, mailboxes};
+use dataplane::stats::{PortCounters, WorkerStats};
+use dataplane::steering::ladder::{self, Choice, Facts, Fields, Rss, Rung};
+use dataplane::steering::{Seat, Steering};
+use dataplane::worker::{Link, Parts, RING_SIZE, Worker, link, peers};
+use pktgen_tests::conformance::{CLIENT_MAC, DIRECTOR_A, DIRECTOR_B, SERVER_MAC};
+use pktgen_tests::frames::{
+    ETHERNET, Route, endpoints, fill_checksums, ipv4_frame, tcp, tcp_frame, udp_frame,
+};
+use pktgen_tests::softnic::{Hashing, Rule, SoftNic, symmetric_key};
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use support::{A, B, LOCAL, Plan, VIP, answer_to};
+
+/// A key as devices get it: random bytes.
+fn key(seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    (0..52)
+        .map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        })
+        .collect()
+}
+
+/// What a NIC would say of itself.
+fn says(nic: &SoftNic) -> Facts {
+    let fields = match nic.hashing {
+        Hashing::Ports => Fields::Ports,
+        Hashing::Addresses => Fields::Addresses,
+        Hashing::Nothing => Fields::Nothing,
+    };
+    let rss = Rss { key: nic.key.clone(), table: nic.table.clone(), fields: [fields; 2] };
+    Facts {
+        rules: Err("it takes no rules".into()),
+        rss: Ok(rss),
+        keeps_flows: nic.hashing != Hashing::Nothing,
+    }
+}
+
+/// What a NIC would say that says nothing.
+fn silent() -> Facts {
+    Facts {
+        rules: Err("it takes no rules".into()),
+        rss: Err("it does not tell its key".into()),
+        keeps_flows: true,
+    }
+}
+
+struct Farm {
+    workers: Vec<Worker<MemoryPort>>,
+    stats: Vec<Arc<WorkerStats>>,
+    nics: [SoftNic; 2],
+    choice: Choice,
+    now: Instant,
+    _publisher: Publisher,
+    _links: Vec<Link>,
+}
+
+impl Farm {
+    /// Workers behind one NIC on each side, which say `facts` of themselves.
+    fn new(workers: u16, plan: &Plan, nics: [SoftNic; 2], facts: &Facts) -> Self {
+        let (choice, port) = ladder::choose(facts, workers);
+        let steering = Arc::new(Steering {
+            workers,
+            ports: vec![port.clone(), port].into(),
+            hasher: FlowHasher::new([3, 5, 7, 11].map(|n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15))),
+        });
+        let (mut publisher, mailboxes) = mailboxes(workers.into());
+        let world = publisher.publish(support::world(plan));
+        let (mut all, mut stats, mut links) = (Vec::new(), Vec::new(), Vec::new());
+        let rings = peers(workers.into(), 2);
+        for (at, (mailbox, peers)) in mailboxes.into_iter().zip(rings).enumerate() {
+            let counters = Arc::new(WorkerStats::with_slots(2, 64, 8, 64));
+            let (link, worker_link) = link();
+            let seat = Seat { worker: WorkerId(at as u16), steering: Arc::clone(&steering) };
+            let limits = Limits { sessions: plan.sessions, local_port_pairs: 256 };
+            let hasher = FlowHasher::new([at as u64 + 5, 7, 11, 13]);
+            all.push(Worker::new(Parts {
+                id: WorkerId(at as u16),
+                ports: vec![MemoryPort::new(A), MemoryPort::new(B)],
+                director: Director::new(limits, hasher, seat, Arc::clone(&counters)),
+                world: Arc::clone(&world),
+                mailbox,
+                peers,
+                link: worker_link,
+                stats: Arc::clone(&counters),
+            }));
+            stats.push(counters);
+            links.push(link);
+        }
+        let now = Instant::from_millis(1_000);
+        Self { workers: all, stats, nics, choice, now, _publisher: publisher, _links: links }
+    }
+
+    /// The NIC of a port takes a frame from the wire.
+    fn receive(&mut self, port: PortId, frame: Vec<u8>) {
+        let side = usize::from(port.0);
+        let queue = self.nics[side].queue(&frame);
+        self.workers[usize::from(queue)].ports_mut()[side].incoming.push_back(frame);
+    }
+
+    /// Turns until nothing comes in or out any more; gives what went out by a port.
+    fn settle(&mut self, port: PortId) -> Vec<Vec<u8>> {
+        loop {
+            let mut received = 0;
+            for worker in &mut self.workers {
+                received += worker.turn(self.now);
+            }
+            if received == 0 {
+                break;
+            }
+        }
+        let side = usize::from(port.0);
+        self.workers.iter_mut().flat_map(|worker| worker.ports_mut()[side].outgoing.drain(..)).collect()
+    }
+
+    fn sum(&self, value: impl Fn(&WorkerStats) -> u64) -> u64 {
+        self.stats.iter().map(|stats| value(stats)).sum()
+    }
+
+    fn ports(&self, value: impl Fn(&PortCounters) -> u64) -> u64 {
+        self.sum(|stats| [A, B].map(|port| value(stats.port(port))).iter().sum())
+    }
+
+    fn handed_over(&self) -> u64 {
+        self.ports(|port| port.handed_over.value())
+    }
+
+    fn drops(&self) -> Vec<(&'static str, u64)> {
+        let count = |reason: &DropReason| (reason.name(), self.sum(|stats| stats.drops(*reason).value()));
+        DropReason::ALL.iter().map(count).filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// Each worker's sessions, which must not differ by more than a tenth from the even share.
+    fn assert_even(&self) {
+        let live: Vec<_> = self.stats.iter().map(|stats| stats.sessions_live.value()).collect();
+        let share = live.iter().sum::<u64>() as f64 / live.len() as f64;
+        assert!(live.iter().all(|count| (*count as f64 - share).abs() < share / 10.0), "{live:?}");
+    }
+}
+
+/// The `flow`-th client.
+fn client(flow: usize) -> (Ipv4Addr, u16) {
+    (Ipv4Addr::from_bits(0xc612_0000 + flow as u32 / 50), 2_000 + (flow % 50) as u16 * 977)
+}
+
+fn from_client(flow: usize) -> Route {
+    Route {
+        source_mac: CLIENT_MAC,
+        destination_mac: DIRECTOR_A,
+        source: client(flow),
+        destination: (VIP, 8080),
+    }
+}
+
+fn request(flow: usize, number: u8) -> Vec<u8> {
+    if flow.is_multiple_of(2) {
+        udp_frame(&from_client(flow), &[number])
+    } else {
+        let flags = if number == 0 { tcp::SYN } else { tcp::ACK };
+        tcp_frame(&from_client(flow), flags, &[number])
+    }
+}
+
+fn answer(seen: &[u8], number: u8) -> Vec<u8> {
+    let route = answer_to(seen);
+    if seen[ETHERNET + 9] == 17 {
+        udp_frame(&route, &[number])
+    } else {
+        let flags = if number == 0 { tcp::SYN | tcp::ACK } else { tcp::ACK };
+        tcp_frame(&route, flags, &[number])
+    }
+}
+
+/// `flows` flows, half TCP and half UDP, of `rounds` packets each way. Every packet must come out,
+/// those of a flow in order, always between the same endpoints; `between` is called between rounds.
+fn converse(farm: &mut Farm, flows: usize, rounds: u8, mut between: impl FnMut(&mut Farm, u8)) {
+    /// Fewer than a worker's rings hold, so that nothing may be lost.
+    const AT_ONCE: usize = RING_SIZE / 2;
+    let mut at_server: HashMap<_, _> = HashMap::new();
+    for number in 0..rounds {
+        between(farm, number);
+        for first in (0..flows).step_by(AT_ONCE) {
+            let these = first..(first + AT_ONCE).min(flows);
+            // Two packets of each flow in one piece, so that an overtaking one would show.
+            let numbers = if number == 0 { vec![0] } else { vec![number, number + 100] };
+            for number in &numbers {
+                these.clone().for_each(|flow| farm.receive(A, request(flow, *number)));
+            }
+            let seen = farm.settle(B);
+            assert_eq!(seen.len(), these.len() * numbers.len(), "{:?}", farm.drops());
+            let mut order: HashMap<_, Vec<u8>> = HashMap::new();
+            for frame in &seen {
+                let ends = (frame[ETHERNET + 9], endpoints(frame).unwrap());
+                order.entry(ends).or_default().push(*frame.last().unwrap());
+            }
+            assert!(order.values().all(|heard| *heard == numbers), "a packet overtook another");
+            for (ends, _) in order {
+                assert!(number != 0 || at_server.insert(ends, ()).is_none(), "two flows share {ends:?}");
+                assert!(at_server.contains_key(&ends), "a flow has moved to {ends:?}");
+            }
+            let firsts = seen.iter().filter(|frame| *frame.last().unwrap() == number);
+            let answers: Vec<_> =
+                firsts.flat_map(|frame| numbers.iter().map(|n| answer(frame, *n))).collect();
+            answers.into_iter().for_each(|frame| farm.receive(B, frame));
+            let heard = farm.settle(A);
+            assert_eq!(heard.len(), these.len() * numbers.len(), "{:?}", farm.drops());
+            let mut order: HashMap<_, Vec<u8>> = HashMap::new();
+            for frame in &heard {
+                let (source, destination) = endpoints(frame).unwrap();
+                assert_eq!(source, (VIP, 8080));
+                order.entry((frame[ETHERNET + 9], destination)).or_default().push(*frame.last().unwrap());
+            }
+            assert!(order.values().all(|heard| *heard == numbers), "an answer overtook another");
+            assert_eq!(order.len(), these.len());
+        }
+    }
+    assert_eq!(farm.drops(), []);
+}
+
+/// Flows of a run; the release build that CI makes of this file takes the million of the design.
+const FLOWS: usize = if cfg!(debug_assertions) { 20_000 } else { 1_000_000 };
+const WORKERS: [u16; 3] = [2, 4, 8];
+
+fn plan(locals: usize) -> Plan {
+    Plan {
+        weights: vec![1; 10],
+        locals: (0..locals).map(|at| Ipv4Addr::from_bits(LOCAL.to_bits() + at as u32)).collect(),
+        sessions: FLOWS,
+        ..Plan::default()
+    }
+}
+
+#[test]
+fn predicted_rss_hands_nothing_over() {
+    for workers in WORKERS {
+        let nic = SoftNic::new(key(42), 128, workers, Hashing::Ports);
+        let mut farm = Farm::new(workers, &plan(4), [nic.clone(), nic.clone()], &says(&nic));
+        assert_eq!(farm.choice.rung, Rung::PredictedRss);
+
+        converse(&mut farm, FLOWS, 2, |_, _| ());
+
+        assert_eq!(farm.handed_over(), 0);
+        farm.assert_even();
+    }
+}
+
+#[test]
+fn a_symmetric_key_is_as_good_as_another() {
+    let nic = SoftNic::new(symmetric_key(), 512, 4, Hashing::Ports);
+    let mut farm = Farm::new(4, &plan(4), [nic.clone(), nic.clone()], &says(&nic));
+
+    converse(&mut farm, 5_000, 2, |_, _| ());
+
+    assert_eq!((farm.choice.rung, farm.handed_over()), (Rung::PredictedRss, 0));
+}
+
+#[test]
+fn a_device_that_hashes_addresses_is_met_by_choosing_among_local_addresses() {
+    let nic = SoftNic::new(key(7), 128, 4, Hashing::Addresses);
+    let mut farm = Farm::new(4, &plan(32), [nic.clone(), nic.clone()], &says(&nic));
+
+    converse(&mut farm, 5_000, 2, |_, _| ());
+
+    assert_eq!((farm.choice.rung, farm.handed_over()), (Rung::PredictedRss, 0));
+}
+
+#[test]
+fn flow_rules_hand_nothing_over() {
+    for workers in WORKERS {
+        let mut inside = SoftNic::new(key(1), 128, workers, Hashing::Ports);
+        for address in plan(2).locals {
+            let table = ladder::port_table(workers);
+            inside.rules.extend(table.iter().enumerate().map(|(bits, queue)| Rule {
+                address,
+                mask: table.len() as u16 - 1,
+                bits: bits as u16,
+                queue: queue.0,
+            }));
+        }
+        let outside = SoftNic::new(key(2), 64, workers, Hashing::Ports);
+        let facts = Facts { rules: Ok(()), ..silent() };
+        let mut farm = Farm::new(workers, &plan(2), [outside, inside], &facts);
+
+        converse(&mut farm, 10_000, 2, |_, _| ());
+
+        assert_eq!((farm.choice.rung, farm.handed_over()), (Rung::FlowRules, 0));
+    }
+}
+
+#[test]
+fn an_unknown_hash_is_met_by_handing_over_and_nothing_is_lost() {
+    for workers in WORKERS {
+        let nics = [key(3), key(4)].map(|key| SoftNic::new(key, 128, workers, Hashing::Ports));
+        let mut farm = Farm::new(workers, &plan(4), nics, &silent());
+        assert_eq!(farm.choice.rung, Rung::HandOver);
+
+        converse(&mut farm, FLOWS, 2, |_, _| ());
+
+        assert!(farm.handed_over() > 0);
+        farm.assert_even();
+    }
+}
+
+#[test]
+fn a_device_that_spreads_nothing_still_employs_every_worker() {
+    for workers in WORKERS {
+        let nic = SoftNic::new(key(5), 128, workers, Hashing::Nothing);
+        let mut farm = Farm::new(workers, &plan(4), [nic.clone(), nic.clone()], &says(&nic));
+
+        converse(&mut farm, 10_000, 2, |_, _| ());
+
+        assert_eq!(farm.choice.rung, Rung::HandOver);
+        farm.assert_even();
+    }
+}
+
+#[test]
+fn a_table_that_changes_under_load_loses_nothing() {
+    for workers in WORKERS {
+        let nic = SoftNic::new(key(6), 128, workers, Hashing::Ports);
+        let mut farm = Farm::new(workers, &plan(4), [nic.clone(), nic.clone()], &says(&nic));
+
+        converse(&mut farm, 10_000, 4, |farm, number| {
+            for nic in &mut farm.nics {
+                nic.table.rotate_left(usize::from(number) * 3);
+            }
+        });
+
+        assert!(farm.handed_over() > 0);
+    }
+}
+
+#[test]
+fn what_a_full_ring_does_not_hold_is_counted_and_the_rest_arrives() {
+    let nic = SoftNic::new(key(8), 128, 2, Hashing::Nothing);
+    let mut farm = Farm::new(2, &plan(1), [nic.clone(), nic.clone()], &says(&nic));
+    let flows = RING_SIZE * 4;
+    (0..flows).for_each(|flow| farm.receive(A, request(flow, 0)));
+
+    // The owner is late: only the receiver turns.
+    for _ in 0..flows {
+        farm.workers[0].turn(farm.now);
+    }
+    let sent = farm.settle(B).len() as u64;
+
+    let lost = farm.sum(|stats| stats.drops(DropReason::HandOverFull).value());
+    assert_eq!(farm.drops(), [("hand_over_full", lost)]);
+    assert_eq!(sent + lost, flows as u64);
+    assert_eq!(farm.handed_over(), lost + RING_SIZE as u64);
+}
+
+#[test]
+fn an_icmp_error_finds_the_owner_by_the_packet_that_it_quotes() {
+    let nics = [key(3), key(4)].map(|key| SoftNic::new(key, 128, 4, Hashing::Ports));
+    let mut farm = Farm::new(4, &plan(2), nics, &silent());
+    for flow in 0..200 {
+        farm.receive(A, request(flow, 0));
+        let seen = farm.settle(B).remove(0);
+
+        // A router on the way to the server says that the packet is too long.
+        let router = Route { source: (Ipv4Addr::new(172, 16, 0, 9), 0), ..answer_to(&seen) };
+        let mut message = vec![3, 4, 0, 0, 0, 0, 5, 120];
+        message.extend_from_slice(&seen[ETHERNET..ETHERNET + 28]);
+        farm.receive(B, ipv4_frame(&router, 1, 64, &message));
+
+        let told = farm.settle(A).remove(0);
+        let mut mended = told.clone();
+        fill_checksums(&mut mended);
+        assert_eq!(told, mended, "both checksums are right");
+        let addresses = |ip: &[u8]| -> (Vec<u8>, Vec<u8>) { (ip[12..16].to_vec(), ip[16..20].to_vec()) };
+        let (vip, client) = (VIP.octets().to_vec(), client(flow).0.octets().to_vec());
+        assert_eq!(addresses(&told[ETHERNET..]), (vip.clone(), client.clone()));
+        assert_eq!(told[ETHERNET + 20..ETHERNET + 28][..2], [3, 4]);
+        assert_eq!(told[ETHERNET + 26..ETHERNET + 28], [5, 120]);
+        // The quoted packet is the client's own again, but for its time to live.
+        let (quote, sent) = (&told[ETHERNET + 28..], request(flow, 0));
+        assert_eq!(addresses(quote), (client, vip));
+        assert_eq!(quote[20..28], sent[ETHERNET + 20..ETHERNET + 28]);
+    }
+    assert_eq!(farm.sum(|stats| stats.icmp_relayed.value()), 200);
+    assert_eq!(farm.drops(), []);
+}
+
+#[test]
+fn an_icmp_error_from_the_client_s_side_reaches_the_server() {
+    let nics = [key(3), key(4)].map(|key| SoftNic::new(key, 128, 2, Hashing::Ports));
+    let mut farm = Farm::new(2, &plan(1), nics, &silent());
+    farm.receive(A, request(0, 0));
+    let seen = farm.settle(B).remove(0);
+    farm.receive(B, answer(&seen, 0));
+    let heard = farm.settle(A).remove(0);
+
+    let mut message = vec![3, 3, 0, 0, 0, 0, 0, 0];
+    message.extend_from_slice(&heard[ETHERNET..ETHERNET + 28]);
+    farm.receive(A, ipv4_frame(&from_client(0), 1, 64, &message));
+    let told = farm.settle(B).remove(0);
+
+    let sent = answer(&seen, 0);
+    assert_eq!(told[ETHERNET + 12..ETHERNET + 20], seen[ETHERNET + 12..ETHERNET + 20]);
+    assert_eq!(told[ETHERNET + 40..ETHERNET + 56], sent[ETHERNET + 12..ETHERNET + 28]);
+    assert_eq!(told[DESTINATION], SERVER_MAC);
+    assert_eq!(told[SOURCE], DIRECTOR_B);
+}
+
+const DESTINATION: std::ops::Range<usize> = 0..6;
+const SOURCE: std::ops::Range<usize> = 6..12;
