@@ -14,7 +14,7 @@ BIN := target/release
 export QUICK
 PROGRAMS := -p sluice -p ctrl -p pktgen-tests
 
-.PHONY: demo lab test bench lint fuzz pure programs deps-build deps-bench deps clean
+.PHONY: demo lab test bench lint fuzz pure model programs deps-build deps-bench deps clean
 
 demo: deps programs
 	$(BIN)/sluice-lab demo
@@ -28,8 +28,8 @@ bench: deps-bench programs
 	$(BIN)/sluice-bench
 
 # The order is from cheap to dear: what fails early fails fast.
-test: deps lint pure programs
-	cargo test --release -p dataplane --test mutations
+test: deps lint pure model programs
+	cargo test --release -p dataplane --test mutations --test steering
 	cargo build --release -p sluice --features bench --bin sluice-bench
 	$(BIN)/sluice-bench guard
 	SLUICE_BIN="$(CURDIR)/$(BIN)" cargo test --release -p pktgen-tests -- --test-threads=1 --nocapture
@@ -42,6 +42,10 @@ lint: deps-build
 # What needs neither DPDK nor root.
 pure:
 	cargo test
+
+# Every interleaving of control and a worker over the mailbox.
+model:
+	RUSTFLAGS="--cfg loom" cargo test -p dataplane --lib --target-dir target/loom model
 
 programs: deps-build
 	cargo build --release $(PROGRAMS)

@@ -11,6 +11,7 @@ use crate::scheduler::{self, Candidates, Cursor};
 use crate::session::{Candidate, NewSession, Pair, SessionIndex, State, Taken};
 use crate::snapshot::{AddressRole, LocalAddress, RealServer, Service, ServiceIndex, Snapshot};
 use crate::stats::WorkerStats;
+use crate::steering::Seat;
 use crate::wire::{Packet, Payload};
 use std::net::Ipv4Addr;
 
@@ -24,13 +25,19 @@ pub(super) fn find_service(packet: &Packet, world: &Snapshot) -> Option<ServiceI
 }
 
 /// Where a service's rounds stand.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct ServiceCursor {
     scheduler: Cursor,
     next_local: u32,
 }
 
 impl ServiceCursor {
+    /// Where the rounds of a worker begin.
+    pub(super) fn of(seat: &Seat) -> Self {
+        let (worker, workers) = (usize::from(seat.worker.0), usize::from(seat.steering.workers));
+        Self { scheduler: Cursor::of_worker(worker, workers), next_local: 0 }
+    }
+
     /// The place of the next local address of `count`.
     fn turn(&mut self, count: usize) -> usize {
         // Steps of the golden ratio: as even as counting, but never in step with a scheduler's

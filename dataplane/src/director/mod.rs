@@ -154,11 +154,11 @@ impl Director {
         Self {
             sessions: SessionTable::with_capacity(limits.sessions, hasher),
             local_ports: LocalPorts::with_capacity(limits.local_port_pairs, hasher, seat.clone()),
-            seat,
-            cursors: hugepages::table(MAX_SERVICES, ServiceCursor::default),
+            cursors: hugepages::table(MAX_SERVICES, || ServiceCursor::of(&seat)),
             staged: vec![Staged::NOTHING; BURST_SIZE].into_boxed_slice(),
             sweep: Sweep::default(),
             icmp_budget: IcmpBudget::default(),
+            seat,
             stats,
         }
     }

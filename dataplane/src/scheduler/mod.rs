@@ -63,6 +63,25 @@ pub struct Cursor {
     position: u32,
     /// wrr: the weight that a server must have in this round; 0 before the first.
     level: u32,
+    /// Where the first round begins, in shares of 1/65,536 of it; 0 afterwards.
+    stagger: u16,
+}
+
+impl Cursor {
+    /// Where a worker's first round begins, so that the workers do not all begin with the same server:
+    /// the first of them as the kernel does.
+    pub fn of_worker(worker: usize, workers: usize) -> Self {
+        Self { stagger: (worker * 65_536 / workers) as u16, ..Self::default() }
+    }
+
+    /// Begins the first round, over `count` servers.
+    #[inline]
+    fn begin(&mut self, count: usize) {
+        if self.stagger != 0 {
+            self.position = (count * usize::from(self.stagger) / 65_536) as u32;
+            self.stagger = 0;
+        }
+    }
 }
 
 /// The place of the next real server. `None` when all weights are 0.
@@ -86,6 +105,7 @@ pub fn choose<S: Candidates>(
 
 fn round_robin<S: Candidates>(servers: &S, cursor: &mut Cursor) -> Option<usize> {
     let count = servers.len();
+    cursor.begin(count);
     for _ in 0..count {
         if cursor.position as usize >= count {
             cursor.position = 0;
@@ -112,6 +132,7 @@ fn weighted_round_robin<S: Candidates>(servers: &S, cursor: &mut Cursor) -> Opti
     if largest == 0 {
         return None;
     }
+    cursor.begin(count);
     if cursor.level == 0 || cursor.level > largest {
         cursor.level = step;
     }
@@ -198,6 +219,22 @@ mod tests {
         assert_eq!(sequence(Scheduler::RoundRobin, &[5, 3, 1], 6), "321321");
         assert_eq!(sequence(Scheduler::WeightedRoundRobin, &[5, 3, 1], 18), "321112121321112121");
         assert_eq!(sequence(Scheduler::WeightedLeastConnection, &[5, 3, 1], 9), "321121121");
+    }
+
+    #[test]
+    fn workers_begin_their_rounds_at_different_servers() {
+        let servers: Vec<_> = (0..8).map(|_| Server { weight: 1, sessions: 0 }).collect();
+        for scheduler in [Scheduler::RoundRobin, Scheduler::WeightedRoundRobin] {
+            let mut first = [0; 8];
+            for worker in 0..4 {
+                let mut cursor = Cursor::of_worker(worker, 4);
+                for _ in 0..2 {
+                    let at = choose(scheduler, &servers, None, &mut cursor, Ipv4Addr::LOCALHOST).unwrap();
+                    first[at] += 1;
+                }
+            }
+            assert_eq!(first, [1; 8], "{scheduler:?}: eight sessions on four workers");
+        }
     }
 
     #[test]

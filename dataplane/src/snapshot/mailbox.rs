@@ -7,16 +7,64 @@
 
 use super::Snapshot;
 use crate::ids::Generation;
-use crossbeam_queue::ArrayQueue;
 use crossbeam_utils::CachePadded;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
+use sync::{AtomicU64, Inbox};
 
 #[derive(Debug)]
 struct Slot {
-    inbox: ArrayQueue<Arc<Snapshot>>,
+    inbox: Inbox,
     applied: CachePadded<AtomicU64>,
+}
+
+/// What threads share, as the machine has it.
+#[cfg(not(loom))]
+mod sync {
+    use crate::snapshot::Snapshot;
+    pub(super) use std::sync::atomic::AtomicU64;
+
+    pub(super) type Inbox = crossbeam_queue::ArrayQueue<std::sync::Arc<Snapshot>>;
+
+    #[inline(always)]
+    pub(super) fn give_up(_: &std::sync::Arc<Snapshot>) {}
+}
+
+/// What threads share, as loom has it: it tries every order in which threads can meet.
+#[cfg(loom)]
+mod sync {
+    use crate::snapshot::Snapshot;
+    pub(super) use loom::sync::atomic::AtomicU64;
+    use std::sync::Arc;
+
+    /// A moment before a worker gives up its snapshot: others may run, and one of them must still hold it.
+    pub(super) fn give_up(snapshot: &Arc<Snapshot>) {
+        loom::thread::yield_now();
+        assert!(Arc::strong_count(snapshot) >= 2, "a worker would free its snapshot");
+    }
+
+    /// The one slot. crossbeam's own queue is its authors' to check; here it is a lock.
+    #[derive(Debug)]
+    pub(super) struct Inbox(loom::sync::Mutex<Option<Arc<Snapshot>>>);
+
+    impl Inbox {
+        pub(super) fn new(_: usize) -> Self {
+            Self(loom::sync::Mutex::new(None))
+        }
+
+        pub(super) fn is_empty(&self) -> bool {
+            self.0.lock().unwrap().is_none()
+        }
+
+        pub(super) fn pop(&self) -> Option<Arc<Snapshot>> {
+            self.0.lock().unwrap().take()
+        }
+
+        pub(super) fn force_push(&self, snapshot: Arc<Snapshot>) -> Option<Arc<Snapshot>> {
+            self.0.lock().unwrap().replace(snapshot)
+        }
+    }
 }
 
 /// The worker's end.
@@ -36,7 +84,7 @@ pub struct Publisher {
 /// Mailboxes for `workers` workers.
 pub fn mailboxes(workers: usize) -> (Publisher, Vec<Mailbox>) {
     let slots: Vec<_> = (0..workers)
-        .map(|_| Arc::new(Slot { inbox: ArrayQueue::new(1), applied: CachePadded::new(AtomicU64::new(0)) }))
+        .map(|_| Arc::new(Slot { inbox: Inbox::new(1), applied: CachePadded::new(AtomicU64::new(0)) }))
         .collect();
     let mailboxes = slots.iter().map(|slot| Mailbox { slot: Arc::clone(slot) }).collect();
     (Publisher { slots, live: VecDeque::new(), last: Generation(0) }, mailboxes)
@@ -52,6 +100,7 @@ impl Mailbox {
         let Some(newer) = self.slot.inbox.pop() else { return false };
         let generation = newer.generation;
         // Not the last reference: control holds one until `applied` says otherwise.
+        sync::give_up(current);
         *current = newer;
         self.slot.applied.store(generation.0, Ordering::Release);
         true
@@ -99,7 +148,37 @@ impl Publisher {
     }
 }
 
-#[cfg(test)]
+/// Every interleaving of control with a worker: `make model`.
+#[cfg(all(test, loom))]
+mod model {
+    use super::*;
+
+    #[test]
+    fn a_worker_never_holds_the_last_reference() {
+        loom::model(|| {
+            let (mut publisher, mut mailboxes) = mailboxes(1);
+            let mut world = publisher.publish(Snapshot::empty(Vec::new()));
+            let mut mailbox = mailboxes.remove(0);
+            let worker = loom::thread::spawn(move || {
+                for _ in 0..3 {
+                    let before = world.generation;
+                    mailbox.refresh(&mut world);
+                    assert!(world.generation >= before);
+                }
+                world
+            });
+            for _ in 0..2 {
+                publisher.publish(Snapshot::empty(Vec::new()));
+                publisher.collect();
+            }
+            let world = worker.join().unwrap();
+            publisher.collect();
+            assert!(publisher.live.iter().any(|snapshot| snapshot.generation == world.generation));
+        });
+    }
+}
+
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
 

@@ -54,7 +54,7 @@ impl<B> Peers<B> {
 
     /// Takes what one other worker handed over of a port.
     #[inline]
-    pub(super) fn receive(&mut self, port: PortId, lane: usize, burst: &mut Burst<B>) {
+    pub fn receive(&mut self, port: PortId, lane: usize, burst: &mut Burst<B>) {
         let ring = &mut self.incoming[usize::from(port.0)][lane];
         let count = ring.slots().min(BURST_SIZE);
         if count > 0
@@ -64,9 +64,12 @@ impl<B> Peers<B> {
         }
     }
 
-    /// Puts a packet by for its owner. Gives it back when the ring is full.
+    /// Puts a packet by for its owner.
+    ///
+    /// # Errors
+    /// Gives it back when the ring is full.
     #[inline]
-    pub(super) fn hand_over(&mut self, to: WorkerId, port: PortId, buffer: B) -> Result<(), B> {
+    pub fn hand_over(&mut self, to: WorkerId, port: PortId, buffer: B) -> Result<(), B> {
         let outgoing = &mut self.outgoing[usize::from(to.0)][usize::from(port.0)];
         if outgoing.waiting.is_full() {
             outgoing.send();
@@ -75,7 +78,7 @@ impl<B> Peers<B> {
     }
 
     /// Sends what was put by; `refused` gets what does not fit.
-    pub(super) fn flush(&mut self, mut refused: impl FnMut(B)) {
+    pub fn flush(&mut self, mut refused: impl FnMut(B)) {
         for outgoing in self.outgoing.iter_mut().flatten() {
             if !outgoing.waiting.is_empty() {
                 outgoing.send();
