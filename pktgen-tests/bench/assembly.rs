@@ -2,12 +2,11 @@
 
 use dataplane::director::{Director, Limits};
 use dataplane::flow::FlowHasher;
-use dataplane::ids::WorkerId;
 use dataplane::port::Port;
 use dataplane::snapshot::{Publisher, Snapshot, mailboxes};
 use dataplane::stats::WorkerStats;
 use dataplane::steering::Seat;
-use dataplane::worker::{self, Link, Worker};
+use dataplane::worker::{self, Link, Peers, Worker};
 use std::sync::Arc;
 
 /// What stands beside a worker and must live as long.
@@ -17,28 +16,30 @@ pub(crate) struct Assembly {
     _link: Link,
 }
 
-/// A worker on these ports, in this world, with room for `capacity` sessions; `prepare` may already
-/// make some.
+/// The worker in `seat`, on these ports, in this world, with room for `capacity` sessions; `prepare` may
+/// already make some.
 pub(crate) fn worker<P: Port>(
     ports: Vec<P>,
     world: Snapshot,
     capacity: usize,
+    seat: Seat,
+    peers: Peers<P::Buffer>,
     prepare: impl FnOnce(&mut Director, &Snapshot),
 ) -> (Worker<P>, Assembly) {
     let (mut publisher, mut mailboxes) = mailboxes(1);
     let (link, worker_link) = worker::link();
     let stats = Arc::new(WorkerStats::new(ports.len()));
     let world = publisher.publish(world);
-    let mut director =
-        Director::new(Limits::for_sessions(capacity), hasher(), Seat::alone(ports.len()), Arc::clone(&stats));
+    let id = seat.worker;
+    let mut director = Director::new(Limits::for_sessions(capacity), hasher(), seat, Arc::clone(&stats));
     prepare(&mut director, &world);
     let worker = Worker::new(worker::Parts {
-        id: WorkerId(0),
+        id,
         ports,
         director,
         world,
         mailbox: mailboxes.remove(0),
-        peers: worker::peers(1, 0).remove(0),
+        peers,
         link: worker_link,
         stats: Arc::clone(&stats),
     });
@@ -46,6 +47,6 @@ pub(crate) fn worker<P: Port>(
 }
 
 /// The same key in every run, so that runs are alike.
-fn hasher() -> FlowHasher {
+pub(crate) fn hasher() -> FlowHasher {
     FlowHasher::new([3, 5, 7, 11].map(|n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
 }

@@ -1,5 +1,6 @@
-//! A process with one DPDK device and one worker, which runs what its standard input says: `null`
-//! or `fullnat`, and for how many seconds. Each answer is a line of JSON.
+//! A process with one DPDK device and its workers, which runs what its standard input says: `null`
+//! or `fullnat`, for how many seconds, and on how many workers (one, if nothing is said). Each answer
+//! is a line of JSON.
 //!
 //! The worker is the daemon's own, one-armed: clients and servers are on the same port, as testpmd
 //! with one port sends back where it received.
@@ -9,13 +10,17 @@ use crate::machine::cpu_ns;
 use crate::pcap::{self, Judge};
 use crate::rig::SYN;
 use crate::world::{self, Size};
-use dataplane::director::Verdicts;
+use dataplane::director::{Director, Verdicts};
 use dataplane::dpdk::{self, Clock, Device, DeviceSettings, Eal, EalSettings, Mbuf, Memory, Pool, Queue};
 use dataplane::frame::Frame;
-use dataplane::ids::PortId;
+use dataplane::ids::{PortId, WorkerId};
 use dataplane::port::{Buffer, Burst, Port};
-use dataplane::worker::Worker;
+use dataplane::snapshot::Snapshot;
+use dataplane::steering::ladder::{self, Facts};
+use dataplane::steering::{Seat, Steering};
+use dataplane::worker::{self, Peers, Worker};
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What the process is to be.
@@ -28,7 +33,9 @@ pub(crate) struct Plan {
     /// Packet buffers, and the bytes of each.
     pub(crate) buffers: u32,
     pub(crate) room: u16,
-    /// The core that the worker runs on.
+    /// Workers, each with a queue of its own.
+    pub(crate) workers: usize,
+    /// The core that the first worker runs on; the others take those before it.
     pub(crate) core: usize,
     /// Whether buffers lie on hugepages.
     pub(crate) hugepages: bool,
@@ -49,6 +56,7 @@ impl Plan {
             self.flows.to_string(),
             self.buffers.to_string(),
             self.room.to_string(),
+            self.workers.to_string(),
             self.core.to_string(),
             self.hugepages.to_string(),
         ]
@@ -59,8 +67,8 @@ impl Plan {
         fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
             text.parse().map_err(|_| format!("`{text}` is not a number"))
         }
-        let [vdev, protocol, flows, buffers, room, core, hugepages] = words else {
-            return Err("a plan has seven words".into());
+        let [vdev, protocol, flows, buffers, room, workers, core, hugepages] = words else {
+            return Err("a plan has eight words".into());
         };
         Ok(Self {
             vdev: (*vdev).to_owned(),
@@ -68,6 +76,7 @@ impl Plan {
             flows: number(flows)?,
             buffers: number(buffers)?,
             room: number(room)?,
+            workers: number(workers)?,
             core: number(core)?,
             hugepages: *hugepages == "true",
         })
@@ -133,7 +142,7 @@ impl Hardware {
         let memory =
             if plan.hugepages { Memory::Hugepages } else { Memory::Pages { megabytes: plan.megabytes() } };
         let eal = Eal::start(&EalSettings {
-            worker_cores: vec![plan.core],
+            worker_cores: (0..plan.workers).map(|at| plan.core - at).collect(),
             control_cores: vec![0],
             memory,
             pci: Vec::new(),
@@ -142,46 +151,80 @@ impl Hardware {
         .map_err(|error| error.to_string())?;
         let clock = Clock::start(&eal);
         let pool = Pool::create("packets", plan.buffers, plan.room, -1)?;
-        let settings = DeviceSettings { queues: 1, rss_key: Vec::new(), descriptors: 1024 };
+        let settings = DeviceSettings { queues: plan.workers as u16, rss_key: Vec::new(), descriptors: 1024 };
         let name = plan.vdev.split(',').next().unwrap_or_default();
-        let device = Device::start(&eal, PortId(0), name, vec![pool], &settings)?;
+        let device = Device::start(&eal, PortId(0), name, vec![pool; plan.workers], &settings)?;
         Ok(Self { device, clock, eal })
     }
 
-    /// Runs `work` on the worker's core until it returns.
-    pub(crate) fn run(&self, work: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    /// Runs each of `works` on a worker's core until all have returned; gives what they made.
+    pub(crate) fn run<T: Send + 'static>(
+        &self,
+        works: Vec<impl FnOnce() -> T + Send + 'static>,
+    ) -> Result<Vec<T>, String> {
         // Joining an lcore keeps this core busy, which somebody else may be measured on.
         let (done, wait) = std::sync::mpsc::channel();
-        let lcore = dpdk::launch(&self.eal, 1, move || {
-            work();
-            let _ = done.send(());
-        })?;
-        let _ = wait.recv();
-        lcore.join();
-        Ok(())
+        let mut lcores = Vec::new();
+        for (at, work) in works.into_iter().enumerate() {
+            let done = done.clone();
+            lcores.push(dpdk::launch(&self.eal, at as u32 + 1, move || {
+                let _ = done.send((at, work()));
+            })?);
+        }
+        drop(done);
+        let mut made: Vec<_> = wait.iter().collect();
+        lcores.into_iter().for_each(dpdk::Lcore::join);
+        made.sort_by_key(|(at, _)| *at);
+        Ok(made.into_iter().map(|(_, made)| made).collect())
     }
 }
 
 /// Runs until standard input ends.
 pub(crate) fn serve(plan: &Plan) -> Result<(), String> {
     let mut hardware = Hardware::start(plan)?;
-    let queue = hardware.device.take_queue().ok_or("the device has no queue")?;
-    let (rig, clock) = (Rig::new(plan, queue, hardware.device.mac()), hardware.clock);
+    let (mac, clock) = (hardware.device.mac(), hardware.clock);
+    let steering = Arc::new(steering(plan.workers as u16));
+    let mut rigs = Vec::new();
+    for (at, peers) in worker::peers(plan.workers, 1).into_iter().enumerate() {
+        let queue = hardware.device.take_queue().ok_or("the device has too few queues")?;
+        let seat = Seat { worker: WorkerId(at as u16), steering: Arc::clone(&steering) };
+        rigs.push(Rig::new(plan, queue, mac, seat, peers));
+    }
     println!("{}", json!({ "ready": true }));
-    hardware.run(move || obey(rig, clock))
-}
-
-fn obey(mut rig: Rig, clock: Clock) {
     for line in std::io::stdin().lines().map_while(Result::ok) {
         let words: Vec<_> = line.split_whitespace().collect();
-        let [arm, seconds] = words[..] else { continue };
-        let time = Duration::from_secs_f64(seconds.parse().unwrap_or(1.0));
-        let answer = match arm {
-            "null" => rig.null(clock, time),
-            _ => rig.fullnat(clock, time),
+        let (arm, seconds, workers) = match words[..] {
+            [arm, seconds] => (arm.to_owned(), seconds, 1),
+            [arm, seconds, workers] => (arm.to_owned(), seconds, workers.parse().unwrap_or(1)),
+            _ => continue,
         };
-        println!("{answer}");
+        let time = Duration::from_secs_f64(seconds.parse().unwrap_or(1.0));
+        let busy = rigs.drain(..workers).map(|mut rig| {
+            let arm = arm.clone();
+            move || {
+                let answer = if arm == "null" { rig.null(clock, time) } else { rig.fullnat(clock, time) };
+                (rig, answer)
+            }
+        });
+        let (back, answers): (Vec<_>, Vec<_>) = hardware.run(busy.collect())?.into_iter().unzip();
+        rigs.splice(0..0, back);
+        println!("{}", total(&answers));
     }
+    Ok(())
+}
+
+/// Each worker makes the sessions of what it gets, and gets no other's.
+fn steering(workers: u16) -> Steering {
+    let facts = Facts { rules: Ok(()), rss: Err("nobody asked".into()), keeps_flows: true };
+    let port = ladder::choose(&facts, workers).1;
+    Steering { workers, ports: [port].into(), hasher: assembly::hasher() }
+}
+
+/// What several workers did at the same time: packets and CPU time together, wall time once.
+fn total(answers: &[Value]) -> Value {
+    let sum = |key: &str| answers.iter().filter_map(|answer| answer[key].as_u64()).sum::<u64>();
+    let wall = answers.iter().filter_map(|answer| answer["wall_ns"].as_u64()).max().unwrap_or(0);
+    result(sum("packets"), sum("cpu_ns"), Duration::from_nanos(wall), sum("frames_checked"))
 }
 
 struct Rig {
@@ -191,21 +234,22 @@ struct Rig {
 
 impl Rig {
     /// A worker whose sessions of all flows exist.
-    fn new(plan: &Plan, queue: Queue, mac: [u8; 6]) -> Self {
+    fn new(plan: &Plan, queue: Queue, mac: [u8; 6], seat: Seat, peers: Peers<Mbuf>) -> Self {
         let size = Size { one_arm: true, ..Size::for_sessions(plan.flows as usize) };
         let world = world::build(size, &[mac]);
         let port = Watched { queue, judge: Judge::new(plan.flows, mac), countdown: SAMPLE, sent: 0 };
-        let (worker, assembly) =
-            assembly::worker(vec![port], world, (plan.flows as usize).max(1_000), |director, world| {
-                // In the order of the flows' numbers.
-                for flow in 0..plan.flows {
-                    let mut room = pcap::frame(&plan.protocol, flow, SYN, mac);
-                    let len = room.len();
-                    let mut frames = [Frame::new(&mut room, 0..len)];
-                    let now = dataplane::clock::Instant::from_millis(1);
-                    director.process(PortId(0), &mut frames, world, now, &mut Verdicts::new());
-                }
-            });
+        let capacity = (plan.flows as usize).max(1_000);
+        let prepare = |director: &mut Director, world: &Snapshot| {
+            // In the order of the flows' numbers.
+            for flow in 0..plan.flows {
+                let mut room = pcap::frame(&plan.protocol, flow, SYN, mac);
+                let len = room.len();
+                let mut frames = [Frame::new(&mut room, 0..len)];
+                let now = dataplane::clock::Instant::from_millis(1);
+                director.process(PortId(0), &mut frames, world, now, &mut Verdicts::new());
+            }
+        };
+        let (worker, assembly) = assembly::worker(vec![port], world, capacity, seat, peers, prepare);
         let live = assembly.stats.sessions_live.value();
         assert_eq!(live, u64::from(plan.flows), "every flow has its session");
         Self { worker, _assembly: assembly }

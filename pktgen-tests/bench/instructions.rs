@@ -60,7 +60,8 @@ pub(crate) fn guard() -> Result<(), String> {
     ))
 }
 
-/// Both counts, for the report.
+/// Both counts, and UDP's with eight workers, for the report.
 pub(crate) fn report() -> Result<Value, String> {
-    Ok(json!({ "udp": per_packet("udp")?, "tcp": per_packet("tcp")? }))
+    let eight = slope("udp-8")? - slope("udp-null")?;
+    Ok(json!({ "udp": per_packet("udp")?, "tcp": per_packet("tcp")?, "udp_8_workers": eight }))
 }

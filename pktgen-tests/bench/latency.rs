@@ -48,14 +48,15 @@ pub(crate) fn serve(plan: &Plan) -> Result<(), String> {
     let mut queue = hardware.device.take_queue().ok_or("the device has no queue")?;
     let clock = hardware.clock;
     println!("{}", json!({ "ready": true }));
-    hardware.run(move || {
+    let work = move || {
         let frames: Vec<_> = (0..FLOWS).map(frame).collect();
         for line in std::io::stdin().lines().map_while(Result::ok) {
             let words: Vec<f64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
             let [rate, seconds] = words[..] else { continue };
             println!("{}", load(&mut queue, clock, &frames, rate, Duration::from_secs_f64(seconds)));
         }
-    })
+    };
+    hardware.run(vec![work]).map(|_| ())
 }
 
 fn frame(flow: u32) -> Vec<u8> {

@@ -20,6 +20,7 @@ mod run;
 mod sessions;
 mod source;
 mod startup;
+mod steering;
 mod world;
 
 use std::path::Path;
@@ -61,6 +62,8 @@ fn dispatch(words: &[&str]) -> Result<(), String> {
         ["new-with-services", services, servers] => {
             sessions::new_with_services(number(services)?, *servers == "shared")
         }
+        ["port-choice"] => steering::port_choice(),
+        ["hand-over", packets] => steering::hand_over(number(packets)? as u64),
         ["locals", locals] => sessions::locals(number(locals)?),
         _ => return Err("usage: sluice-bench [guard | packets FILE udp|tcp FLOWS]".into()),
     };

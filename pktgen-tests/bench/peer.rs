@@ -123,9 +123,14 @@ impl Sibling {
         self.0.say(line)
     }
 
-    /// Runs an arm.
+    /// Runs an arm on one worker.
     pub(crate) fn run(&mut self, arm: &str, time: Duration) -> Result<Run, String> {
-        self.0.say(&format!("{arm} {}", time.as_secs_f64()))?;
+        self.run_on(arm, time, 1)
+    }
+
+    /// Runs an arm on several workers at the same time.
+    pub(crate) fn run_on(&mut self, arm: &str, time: Duration, workers: usize) -> Result<Run, String> {
+        self.0.say(&format!("{arm} {} {workers}", time.as_secs_f64()))?;
         let answer = self.answer()?;
         let number = |key: &str| answer[key].as_f64().ok_or_else(|| format!("no {key} in {answer}"));
         Ok(Run {

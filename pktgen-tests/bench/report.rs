@@ -152,6 +152,11 @@ impl Report {
         }
     }
 
+    pub(crate) fn steering(&mut self, key: &str, case: Value) {
+        println!("several workers, {key}: {case}");
+        self.json["steering"][key] = case;
+    }
+
     pub(crate) fn locals(&mut self, few: &Value, many: &Value) {
         let bytes =
             (number(many, "bytes") - number(few, "bytes")) / (number(many, "locals") - number(few, "locals"));
@@ -312,6 +317,33 @@ impl Report {
                 1.5,
                 1.1,
                 quotient(services(10_000, false), services(1, false)),
+            ),
+            more(
+                "throughput of each of two workers / of one alone",
+                0.9,
+                0.97,
+                self.json["steering"]["two_workers"]["throughput_per_worker"].as_f64(),
+            ),
+            less(
+                "instructions per packet, eight workers / one",
+                1.02,
+                1.01,
+                quotient(
+                    self.json["instructions_per_packet"]["udp_8_workers"].as_f64(),
+                    self.json["instructions_per_packet"]["udp"].as_f64(),
+                ),
+            ),
+            less(
+                "handing a packet over, ns",
+                40.0,
+                30.0,
+                self.json["steering"]["hand_over"]["ns_per_packet"].as_f64(),
+            ),
+            less(
+                "choosing a local port, ns per new session",
+                30.0,
+                20.0,
+                self.json["steering"]["port_choice"]["ns_per_choice"].as_f64(),
             ),
             less(
                 "seconds from start to ready with a table of 10 M",

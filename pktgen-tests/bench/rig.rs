@@ -1,14 +1,20 @@
-//! One worker between an in-process source and sink, and loads that are run through it.
+//! Workers between an in-process source and sink, and loads that are run through them.
+//!
+//! Several workers take turns on one thread: what one of them costs is then the same as on a core of
+//! its own, but for what cores take from each other.
 
 use crate::assembly::{self, Assembly};
 use crate::machine::cpu_ns;
 use crate::source::{Bench, Feed, Kind, MACS, SourcePort};
 use crate::world::{self, Size};
 use dataplane::clock::Instant;
+use dataplane::ids::{PortId, WorkerId};
 use dataplane::port::{Burst, Port};
 use dataplane::session::Timeouts;
-use dataplane::stats::WorkerStats;
-use dataplane::worker::Worker;
+use dataplane::stats::{Counter, WorkerStats};
+use dataplane::steering::ladder::{self, Facts};
+use dataplane::steering::{Clients, Plan, PortSteering, Seat, Spread, Steering};
+use dataplane::worker::{Worker, peers};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -17,43 +23,102 @@ use std::time::Duration;
 /// What both sides send: the kind of packet of each port, if any.
 pub(crate) type Kinds = [Option<Kind>; 2];
 
-/// A worker between two source ports.
+/// Who does the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Crew {
+    /// One worker.
+    Alone,
+    /// So many workers, each with flows of its own.
+    Several(u16),
+    /// Two workers: one gets every packet, the other owns every session.
+    Handed,
+}
+
+/// Workers between two source ports each.
 pub(crate) struct Rig {
-    worker: Worker<SourcePort>,
+    crew: Crew,
+    workers: Vec<Worker<SourcePort>>,
     pub(crate) bench: Rc<RefCell<Bench>>,
-    pub(crate) stats: Arc<WorkerStats>,
-    /// The time as the worker sees it.
+    /// The time as the workers see it.
     pub(crate) now: Instant,
-    _assembly: Assembly,
+    assemblies: Vec<Assembly>,
 }
 
 impl Rig {
     /// A rig whose session table has room for `capacity`.
     pub(crate) fn new(size: Size, flows: usize, capacity: usize, timeouts: Timeouts) -> Self {
+        Self::with_crew(Crew::Alone, size, flows, capacity, timeouts)
+    }
+
+    /// A rig with this crew; `capacity` is each worker's.
+    pub(crate) fn with_crew(
+        crew: Crew,
+        size: Size,
+        flows: usize,
+        capacity: usize,
+        timeouts: Timeouts,
+    ) -> Self {
         let bench = Bench::new(flows, size.services);
         let mut world = world::build(size, &MACS);
         world.timeouts = timeouts;
-        let ports = vec![SourcePort::new(0, &bench), SourcePort::new(1, &bench)];
-        let (worker, assembly) = assembly::worker(ports, world, capacity, |_, _| ());
-        let stats = Arc::clone(&assembly.stats);
-        Self { worker, bench, stats, now: Instant::from_millis(1_000), _assembly: assembly }
+        let steering = Arc::new(steering(crew));
+        let rings = peers(usize::from(steering.workers), 2).into_iter().enumerate();
+        let (workers, assemblies) = rings
+            .map(|(at, peers)| {
+                let ports = vec![SourcePort::new(0, &bench), SourcePort::new(1, &bench)];
+                let seat = Seat { worker: WorkerId(at as u16), steering: Arc::clone(&steering) };
+                assembly::worker(ports, world.clone(), capacity, seat, peers, |_, _| ())
+            })
+            .unzip();
+        Self { crew, workers, bench, now: Instant::from_millis(1_000), assemblies }
     }
 
-    /// One turn of the worker.
+    /// One turn of each worker.
     pub(crate) fn turn(&mut self) {
-        self.worker.turn(self.now);
+        for worker in &mut self.workers {
+            worker.turn(self.now);
+        }
     }
 
-    /// Sets what comes in by a port.
+    /// A counter's sum over the workers.
+    pub(crate) fn sum(&self, counter: impl Fn(&WorkerStats) -> &Counter) -> u64 {
+        self.assemblies.iter().map(|assembly| counter(&assembly.stats).value()).sum()
+    }
+
+    /// Packets that came to another worker than their session's.
+    pub(crate) fn handed_over(&self) -> u64 {
+        [0, 1].map(|port| self.sum(|stats| &stats.port(PortId(port)).handed_over)).iter().sum()
+    }
+
+    /// Sets what comes in by a port: the first worker's, or each its share of the flows.
     pub(crate) fn feed(&mut self, port: usize, feed: Feed) {
-        self.worker.ports_mut()[port].feed = feed;
+        let workers = if self.crew == Crew::Handed { 1 } else { self.workers.len() as u32 };
+        let share = |whole: std::ops::Range<u32>, at: u32| {
+            let part = (whole.end - whole.start) / workers;
+            whole.start + part * at..if at + 1 == workers { whole.end } else { whole.start + part * (at + 1) }
+        };
+        for (at, worker) in self.workers.iter_mut().enumerate().take(workers as usize) {
+            worker.ports_mut()[port].feed = match feed.clone() {
+                Feed::Nothing => Feed::Nothing,
+                Feed::Once { next, end, kind } => {
+                    let flows = share(next..end, at as u32);
+                    Feed::Once { next: flows.start, end: flows.end, kind }
+                }
+                Feed::Endless { flows, next, kind } => {
+                    let begin = next - flows.start;
+                    let flows = share(flows, at as u32);
+                    Feed::Endless { next: flows.start + begin % (flows.end - flows.start), flows, kind }
+                }
+            };
+        }
     }
 
     /// A packet of `kind` by `port` for each of the flows from `from` up to `to`, and all of them out again.
     pub(crate) fn send(&mut self, port: usize, from: usize, to: usize, kind: Kind) {
         let before = self.bench.borrow().came_out;
         self.feed(port, Feed::Once { next: from as u32, end: to as u32, kind });
-        for _ in 0..=(to - from).div_ceil(dataplane::frame::BURST_SIZE) {
+        // One more for what is handed over.
+        for _ in 0..=(to - from).div_ceil(dataplane::frame::BURST_SIZE) + 1 {
             self.turn();
         }
         let sent = self.bench.borrow().came_out - before;
@@ -65,7 +130,7 @@ impl Rig {
         self.bench.borrow_mut().learn = true;
         self.send(0, 0, count, kind);
         self.bench.borrow_mut().learn = false;
-        assert_eq!(self.stats.sessions_live.value(), count as u64, "every flow has its session");
+        assert_eq!(self.sum(|stats| &stats.sessions_live), count as u64, "every flow has its session");
     }
 
     /// CPU nanoseconds per packet over `packets` packets of endless traffic.
@@ -90,7 +155,7 @@ impl Rig {
         self.bench.borrow_mut().checking = false;
         let begin = cpu_ns();
         while self.bench.borrow().came_out - begin_packets < packets {
-            for port in self.worker.ports_mut() {
+            for port in self.workers.iter_mut().flat_map(Worker::ports_mut) {
                 let mut burst = Burst::new();
                 port.rx(&mut burst);
                 port.tx(&mut burst);
@@ -106,7 +171,7 @@ impl Rig {
         self.feed(0, Feed::Nothing);
         self.feed(1, Feed::Nothing);
         let end = self.now + Duration::from_secs(10);
-        while self.stats.sessions_live.value() > live {
+        while self.sum(|stats| &stats.sessions_live) > live {
             assert!(self.now < end, "sessions do not expire");
             self.now = self.now + Duration::from_micros(5);
             self.turn();
@@ -121,12 +186,28 @@ impl Rig {
 
     /// Both ports at different places, so that the same session is not met twice at once.
     fn start_endless(&mut self, kinds: Kinds) {
-        let half = self.bench.borrow().flows.len() as u32 / 2;
+        let flows = 0..self.bench.borrow().flows.len() as u32;
         for (port, kind) in kinds.into_iter().enumerate() {
-            let next = half * port as u32;
-            self.feed(port, kind.map_or(Feed::Nothing, |kind| Feed::Endless { next, kind }));
+            let next = flows.end / 2 * port as u32;
+            let endless = |kind| Feed::Endless { flows: flows.clone(), next, kind };
+            self.feed(port, kind.map_or(Feed::Nothing, endless));
         }
     }
+}
+
+/// How the workers of a crew share the work.
+fn steering(crew: Crew) -> Steering {
+    let facts = Facts { rules: Ok(()), rss: Err("nobody asked".into()), keeps_flows: true };
+    let (workers, port) = match crew {
+        Crew::Alone => return Steering::alone(2),
+        Crew::Several(workers) => (workers, ladder::choose(&facts, workers).1),
+        Crew::Handed => {
+            let all_the_second_s = [WorkerId(1)].into();
+            let plan = Plan::new(all_the_second_s, [Spread::LocalPort, Spread::LocalPort], 2);
+            (2, PortSteering { plan, clients: Clients::Planned })
+        }
+    };
+    Steering { workers, ports: vec![port.clone(), port].into(), hasher: assembly::hasher() }
 }
 
 /// The packet that opens a session, and what both sides send afterwards.

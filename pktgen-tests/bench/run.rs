@@ -90,6 +90,7 @@ pub(crate) fn everything(quick: bool) -> Result<(), String> {
             }
         }
     }
+    two_workers(&mut report, &extent, hugepages.is_ok(), &folder)?;
     round_trips(&mut report, &extent, hugepages.is_ok(), &folder)?;
     drop(hugepages);
     for protocol in ["udp", "tcp"] {
@@ -106,6 +107,8 @@ pub(crate) fn everything(quick: bool) -> Result<(), String> {
     for servers in ["shared", "own"] {
         with_services(&mut report, &extent, servers, &case)?;
     }
+    report.steering("port_choice", case(&["port-choice"])?);
+    report.steering("hand_over", case(&["hand-over", &extent.packets.to_string()])?);
     report.locals(&case(&["locals", "1"])?, &case(&["locals", "101"])?);
     for sessions in extent.start {
         let mut runs = Vec::new();
@@ -167,6 +170,7 @@ fn on_pcap(
         // The device holds every frame of the file in a buffer of its own.
         buffers: flows + flows / 4 + 16_384,
         room: 320,
+        workers: 1,
         core: machine::measuring_core(),
         hugepages,
     };
@@ -174,6 +178,51 @@ fn on_pcap(
     std::fs::remove_file(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let [io, swap, null, fullnat] = measured?;
     report.on_pcap(protocol, flows, shuffled, &io, &swap, &null, &fullnat);
+    Ok(())
+}
+
+/// One worker alone and two at the same time, on two queues of one device, by turns; and the same
+/// without a director, which is all that the machine allows.
+fn two_workers(report: &mut Report, extent: &Extent, hugepages: bool, folder: &Path) -> Result<(), String> {
+    let core = machine::measuring_core();
+    if core == 0 {
+        println!("two workers: not measured, because there is one core");
+        return Ok(());
+    }
+    let path = folder.join("packets.pcap");
+    pcap::write(&path, "udp", 1_000, true, PCAP_STATION)
+        .map_err(|error| format!("{}: {error}", path.display()))?;
+    let file = path.display();
+    let plan = Plan {
+        vdev: format!("net_pcap0,rx_pcap={file},rx_pcap={file},infinite_rx=1"),
+        protocol: "udp".into(),
+        flows: 1_000,
+        buffers: 32_768,
+        room: 320,
+        workers: 2,
+        core,
+        hugepages,
+    };
+    let mut sluice = Sibling::start("device", &plan)?;
+    let mut runs: [Runs; 4] = Default::default();
+    for _ in 0..extent.rounds {
+        go_on()?;
+        for (runs, (arm, workers)) in
+            runs.iter_mut().zip([("null", 1), ("null", 2), ("fullnat", 1), ("fullnat", 2)])
+        {
+            runs.push(sluice.run_on(arm, extent.time, workers)?);
+        }
+    }
+    let _ = std::fs::remove_file(&path);
+    let [null_one, null_two, one, two] =
+        runs.map(|runs| median(&runs.iter().map(Run::cpu_ns_per_packet).collect::<Vec<_>>()));
+    report.steering(
+        "two_workers",
+        json!({
+            "ns_alone": one, "ns_of_two": two, "throughput_per_worker": one / two,
+            "null_throughput_per_worker": null_one / null_two,
+        }),
+    );
     Ok(())
 }
 
@@ -211,6 +260,7 @@ fn round_trips(report: &mut Report, extent: &Extent, hugepages: bool, folder: &P
         buffers: 16_384,
         // A whole frame of the largest kind, as virtio asks.
         room: 2_176,
+        workers: 1,
         core,
         hugepages,
     };

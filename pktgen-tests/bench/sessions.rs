@@ -3,7 +3,7 @@
 //! Each function is a case of its own process, so that memory is measured from a clean start.
 
 use crate::machine::{cpu_ns, median, resident_bytes, spread_pct};
-use crate::rig::{ACK, FIN, Kinds, PSH, Rig, SYN, kinds};
+use crate::rig::{ACK, Crew, FIN, Kinds, PSH, Rig, SYN, kinds};
 use crate::source::{Feed, Kind};
 use crate::world::Size;
 use dataplane::session::{State, Timeouts};
@@ -41,10 +41,16 @@ pub(crate) fn steady(protocol: &str, sessions: usize, packets: u64) -> Value {
 }
 
 /// Nothing but steady traffic of `packets` packets over a thousand sessions, for callgrind.
+/// `udp`, `tcp`, with `-null` for source and sink alone; `udp-8` for eight workers.
 pub(crate) fn traffic(arm: &str, packets: u64) {
-    let (protocol, null) = arm.split_once('-').map_or((arm, false), |(protocol, _)| (protocol, true));
+    let crew = match arm {
+        "udp-8" => Crew::Several(8),
+        _ => Crew::Alone,
+    };
+    let (protocol, kind) = arm.split_once('-').unwrap_or((arm, ""));
+    let null = kind == "null";
     let (open, both): (Kind, Kinds) = kinds(protocol);
-    let mut rig = Rig::new(Size::for_sessions(1_000), 1_000, 1_000, Timeouts::default());
+    let mut rig = Rig::with_crew(crew, Size::for_sessions(1_000), 1_000, 1_000, Timeouts::default());
     rig.fill(open, 1_000);
     if null {
         rig.null(both, packets)
@@ -61,13 +67,14 @@ pub(crate) fn sustained(seconds: u64) -> Value {
     timeouts.set(State::UdpOneWay, 1_000);
     let mut rig = Rig::new(Size::for_sessions(12_000_000), FLOWS, 12_000_000, timeouts);
     rig.bench.borrow_mut().learn = true;
-    rig.feed(0, Feed::Endless { next: 0, kind: Kind::Udp });
+    rig.feed(0, Feed::Endless { flows: 0..FLOWS as u32, next: 0, kind: Kind::Udp });
     let start = rig.now;
     let begin = Instant::now();
     let (mut made, mut ended) = (Vec::new(), Vec::new());
     // The first three seconds are the table's way to its level.
     while begin.elapsed() < Duration::from_secs(3 + seconds) {
-        let window = (rig.stats.sessions_created.value(), rig.stats.sessions_expired.value(), cpu_ns());
+        let window =
+            (rig.sum(|stats| &stats.sessions_created), rig.sum(|stats| &stats.sessions_expired), cpu_ns());
         let window_end = Instant::now() + Duration::from_secs(1);
         while Instant::now() < window_end {
             rig.now = start + begin.elapsed();
@@ -76,14 +83,14 @@ pub(crate) fn sustained(seconds: u64) -> Value {
         let cpu = cpu_ns() - window.2;
         let rate = |count: u64, before: u64| (count - before) as f64 * 1e9 / cpu as f64;
         if begin.elapsed() > Duration::from_secs(3) {
-            made.push(rate(rig.stats.sessions_created.value(), window.0));
-            ended.push(rate(rig.stats.sessions_expired.value(), window.1));
+            made.push(rate(rig.sum(|stats| &stats.sessions_created), window.0));
+            ended.push(rate(rig.sum(|stats| &stats.sessions_expired), window.1));
         }
     }
     rig.check();
     json!({
         "new_per_s": median(&made), "spread_pct": spread_pct(&made), "expired_per_s": median(&ended),
-        "live": rig.stats.sessions_live.value(), "frames_checked": rig.bench.borrow().checked,
+        "live": rig.sum(|stats| &stats.sessions_live), "frames_checked": rig.bench.borrow().checked,
     })
 }
 
@@ -131,7 +138,7 @@ pub(crate) fn connections(seconds: u64) -> Value {
     rig.check();
     json!({
         "connections_per_s": median(&rates), "spread_pct": spread_pct(&rates),
-        "live": rig.stats.sessions_live.value(), "frames_checked": rig.bench.borrow().checked,
+        "live": rig.sum(|stats| &stats.sessions_live), "frames_checked": rig.bench.borrow().checked,
     })
 }
 
@@ -162,7 +169,7 @@ pub(crate) fn new_with_services(services: usize, shared_servers: bool) -> Value 
 /// between they expire.
 fn batches(rig: &mut Rig, first: usize, count: usize) -> Vec<f64> {
     const BATCHES: usize = 11;
-    let live = rig.stats.sessions_live.value();
+    let live = rig.sum(|stats| &stats.sessions_live);
     let mut runs = Vec::new();
     for batch in 0..BATCHES {
         // Wall time: the kernel's account of CPU time is too coarse for so short a run.

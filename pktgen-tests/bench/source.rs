@@ -46,7 +46,7 @@ pub(crate) enum Kind {
 }
 
 /// What comes in by a port.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Feed {
     Nothing,
     /// A packet of each flow from `next` up to `end`.
@@ -55,8 +55,9 @@ pub(crate) enum Feed {
         end: u32,
         kind: Kind,
     },
-    /// A packet of each flow from `next` on, in a circle.
+    /// A packet of each of `flows`, from `next` on, in a circle.
     Endless {
+        flows: Range<u32>,
         next: u32,
         kind: Kind,
     },
@@ -289,11 +290,10 @@ impl Port for SourcePort {
                     *next += 1;
                 }
             }
-            Feed::Endless { next, kind } => {
-                let count = bench.flows.len() as u32;
+            Feed::Endless { flows, next, kind } => {
                 while !burst.is_full() {
                     burst.push(bench.make(*next, *kind, inbound));
-                    *next = if *next + 1 == count { 0 } else { *next + 1 };
+                    *next = if *next + 1 == flows.end { flows.start } else { *next + 1 };
                 }
             }
         }

@@ -105,12 +105,20 @@ struct Staged {
     candidate: Candidate,
     /// For a packet without candidate, the service that it asks for.
     service: Option<ServiceIndex>,
+    /// For a packet without candidate, the worker whose it is, if that is another.
+    owner: Option<WorkerId>,
     malformed: Option<DropReason>,
 }
 
 impl Staged {
-    const NOTHING: Self =
-        Self { packet: Packet::ARP, hash: 0, candidate: Candidate::NONE, service: None, malformed: None };
+    const NOTHING: Self = Self {
+        packet: Packet::ARP,
+        hash: 0,
+        candidate: Candidate::NONE,
+        service: None,
+        owner: None,
+        malformed: None,
+    };
 
     /// The service of which the packet may begin a session.
     #[inline]
@@ -207,7 +215,7 @@ impl Director {
             let these = group(step);
             self.parse(&mut frames[these.clone()], link, &mut burst[these]);
             if let Some(step) = step.checked_sub(FIND_AFTER) {
-                begins |= u32::from(self.find_candidates(&mut burst[group(step)], world)) << step;
+                begins |= u32::from(self.find_candidates(&mut burst[group(step)], arrival)) << step;
                 if begins << 1 >> step & 1 == 1 {
                     self.anticipate(&burst[group(step - 1)], world);
                 }
@@ -239,12 +247,14 @@ impl Director {
     /// Stage two: the session that each packet probably belongs to, and a second request. For what
     /// belongs to none, the service that it asks for; returns whether there is such a one.
     #[inline(never)]
-    fn find_candidates(&self, burst: &mut [Staged], world: &Snapshot) -> bool {
+    fn find_candidates(&self, burst: &mut [Staged], arrival: &Arrival<'_>) -> bool {
         let mut begins = false;
         for stage in burst {
             stage.candidate = self.sessions.candidate(stage.hash);
             if stage.candidate == Candidate::NONE && stage.malformed.is_none() {
-                stage.service = find_service(&stage.packet, world);
+                stage.owner = self.owner_elsewhere(&stage.packet, arrival);
+                let mine = stage.owner.is_none();
+                stage.service = if mine { find_service(&stage.packet, arrival.world) } else { None };
                 begins |= stage.service.is_some();
             }
         }
@@ -331,18 +341,14 @@ impl Director {
         self.forward(frame, packet, protocol, found, arrival, verdicts)
     }
 
-    /// The worker that owns a packet's session, when this one has none and is not the owner; counts
-    /// the packet.
-    fn owner_elsewhere(
-        &self,
-        packet: &Packet,
-        protocol: Protocol,
-        arrival: &Arrival<'_>,
-    ) -> Option<WorkerId> {
+    /// The worker that owns a packet's session, when this one has none and is not the owner.
+    #[inline]
+    fn owner_elsewhere(&self, packet: &Packet, arrival: &Arrival<'_>) -> Option<WorkerId> {
         let steering = &self.seat.steering;
         if steering.workers == 1 {
             return None;
         }
+        let (Payload::Transport(protocol) | Payload::Error(protocol)) = packet.payload else { return None };
         let key = packet.key;
         let owner = match arrival.world.addresses.get(&packet.destination())? {
             AddressRole::Vip => {
@@ -353,11 +359,13 @@ impl Director {
             AddressRole::Local(port) => steering.port(*port).plan.owner(key),
             AddressRole::Own => return None,
         };
-        if owner == self.seat.worker {
-            return None;
-        }
+        (owner != self.seat.worker).then_some(owner)
+    }
+
+    /// Gives a packet to its owner, and counts it.
+    fn hand_over(&self, owner: WorkerId, arrival: &Arrival<'_>, verdicts: &mut Verdicts) {
         self.stats.port(arrival.from).handed_over.add(1);
-        Some(owner)
+        verdicts.push(Verdict::HandOver(owner));
     }
 
     /// The sessions, to be listed.
@@ -385,8 +393,13 @@ impl Director {
         verdicts: &mut Verdicts,
     ) -> Result<(), DropReason> {
         let packet = &stage.packet;
-        if let Some(owner) = self.owner_elsewhere(packet, protocol, arrival) {
-            verdicts.push(Verdict::HandOver(owner));
+        let owner = if stage.candidate == Candidate::NONE {
+            stage.owner
+        } else {
+            self.owner_elsewhere(packet, arrival)
+        };
+        if let Some(owner) = owner {
+            self.hand_over(owner, arrival, verdicts);
             return Ok(());
         }
         match self.admit(stage, protocol, arrival) {

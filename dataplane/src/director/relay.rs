@@ -5,7 +5,7 @@
 //! its source, and towards the server the local address.
 
 use super::forward::next_hop_of;
-use super::{Arrival, Director, Staged, Verdict, Verdicts};
+use super::{Arrival, Director, Staged, Verdicts};
 use crate::drop::DropReason;
 use crate::flow::{Direction, Protocol};
 use crate::frame::Frame;
@@ -29,11 +29,11 @@ impl Director {
         let packet = &stage.packet;
         let Some((index, direction)) = self.sessions.confirm(packet.key, stage.hash, stage.candidate) else {
             let owner = self
-                .owner_elsewhere(packet, protocol, arrival)
+                .owner_elsewhere(packet, arrival)
                 .or_else(|| self.next_to_ask(packet.destination(), arrival));
             return match owner {
                 Some(owner) => {
-                    verdicts.push(Verdict::HandOver(owner));
+                    self.hand_over(owner, arrival, verdicts);
                     Ok(())
                 }
                 None => Err(DropReason::IcmpNoSession),
