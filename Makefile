@@ -30,6 +30,7 @@ bench: deps-bench programs
 # The order is from cheap to dear: what fails early fails fast.
 test: deps lint pure model programs
 	cargo test --release -p dataplane --test mutations --test steering
+	cargo test --release -p dataplane --features dpdk --test softrss
 	cargo build --release -p sluice --features bench --bin sluice-bench
 	$(BIN)/sluice-bench guard
 	SLUICE_BIN="$(CURDIR)/$(BIN)" cargo test --release -p pktgen-tests -- --test-threads=1 --nocapture

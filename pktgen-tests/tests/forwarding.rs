@@ -129,6 +129,32 @@ fn http_passes_through_two_workers() {
 }
 
 #[test]
+fn a_device_that_does_not_hash_as_it_was_said_to_falls_to_hand_over_and_loses_nothing() {
+    let mut lab = Lab::new(TWO_WORKERS).unwrap();
+    (0..2).for_each(|at| lab.start_nginx(at, 80).unwrap());
+    // The kernel's fanout has another key, and it is symmetric.
+    let key = "6d5a56da255b0ec24167253d43a38fb0d0ca2bcbae7b30b477cb2da38030f20c6a42b73bbeac01fa";
+    let rss = format!("/24\"]\nrss = {{ fields = \"ports\", key = \"{key}\" }}");
+    let config = lab.config_head().replace("/24\"]", &rss) + &lab.service("web", "tcp", 80, "wrr", &[0, 1]);
+    lab.start_sluiced(&config).unwrap();
+    let steering = |lab: &Lab| lab.json(&["status"]).unwrap()["steering"]["lan"].as_str().unwrap().to_owned();
+    assert!(steering(&lab).starts_with("predicted RSS"), "{}", steering(&lab));
+
+    let answers = lab.http(3_000, 20).unwrap();
+
+    assert_eq!(count(&answers).values().sum::<usize>(), 3_000);
+    assert_eq!(count(&answers).len(), 2, "{:?}", count(&answers));
+    assert!(wait_until(5 * SECOND, || steering(&lab).starts_with("hand-over")), "{}", steering(&lab));
+    assert!(steering(&lab).contains("packets of one second came to the wrong worker"), "{}", steering(&lab));
+    let log = lab.sluiced().unwrap().output();
+    assert!(log.contains("sluiced: port lan: falls back to hand-over, because"), "{log}");
+    let drops = lab.json(&["stats", "drops"]).unwrap();
+    for reason in ["local_no_session", "no_session"] {
+        assert_eq!(number(&drops[reason]), 0, "{drops}");
+    }
+}
+
+#[test]
 fn http_works_with_one_arm() {
     let lab = web(Plan { one_arm: true, ..Plan::default() });
 
