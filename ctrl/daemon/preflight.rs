@@ -15,6 +15,8 @@ use std::path::Path;
 pub(crate) const BUFFER_ROOM: u16 = 2_176;
 /// Bytes that a buffer takes from memory: the mbuf, its room, alignment and mempool header.
 const BUFFER_FOOTPRINT: u64 = 128 + BUFFER_ROOM as u64 + 128;
+/// Bytes of a buffer on ordinary pages, of which none crosses a page's border.
+const BUFFER_PAGE: u64 = 4_096;
 /// What EAL and the drivers need besides.
 const EAL_MEGABYTES: u64 = 48;
 
@@ -106,9 +108,10 @@ fn claim_name(identity: &str) -> String {
 
 /// Where packet memory will come from.
 pub(crate) fn memory(wanted: Hugepages, buffers: u32) -> Result<Memory, String> {
-    let megabytes = (u64::from(buffers) * BUFFER_FOOTPRINT).div_ceil(1 << 20) + EAL_MEGABYTES;
+    let megabytes = |each: u64| (u64::from(buffers) * each).div_ceil(1 << 20) + EAL_MEGABYTES;
     let free = free_hugepage_megabytes();
-    let pages = Memory::Pages { megabytes: megabytes as usize };
+    let pages = Memory::Pages { megabytes: megabytes(BUFFER_PAGE) as usize };
+    let megabytes = megabytes(BUFFER_FOOTPRINT);
     match wanted {
         Hugepages::Off => Ok(pages),
         Hugepages::Auto if free >= megabytes => Ok(Memory::Hugepages),

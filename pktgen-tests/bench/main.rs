@@ -3,7 +3,7 @@
 //! Without arguments this program runs everything and writes `target/bench/report.json` and two
 //! plots; `QUICK=1` runs the small cases. Every measurement is a process of its own (EAL starts once
 //! per process, and memory is measured from a clean start), so the other arguments name the cases
-//! that it starts itself with. `guard` compares instruction counts with the recorded ones; `packets`
+//! that it starts itself with. `guard` compares instruction counts with the recorded ones; `soft-nic` runs the daemon behind soft NICs; `packets`
 //! writes the pcap file of a case, to be tried by hand.
 
 mod assembly;
@@ -18,6 +18,7 @@ mod report;
 mod rig;
 mod run;
 mod sessions;
+mod softnic;
 mod source;
 mod startup;
 mod steering;
@@ -42,6 +43,10 @@ fn dispatch(words: &[&str]) -> Result<(), String> {
     let case = match words {
         [] => return run::everything(std::env::var("QUICK").is_ok_and(|text| text == "1")),
         ["guard"] => return instructions::guard(),
+        ["soft-nic", flows] => return softnic::everything(number(flows)?),
+        ["soft-nic-case", case, workers, flows] => {
+            return softnic::case(case, number(workers)?, number(flows)?);
+        }
         ["packets", path, protocol, flows] => {
             let flows = number(flows)? as u32;
             return pcap::write(Path::new(path), protocol, flows, true, run::PCAP_STATION)
@@ -65,7 +70,7 @@ fn dispatch(words: &[&str]) -> Result<(), String> {
         ["port-choice"] => steering::port_choice(),
         ["hand-over", packets] => steering::hand_over(number(packets)? as u64),
         ["locals", locals] => sessions::locals(number(locals)?),
-        _ => return Err("usage: sluice-bench [guard | packets FILE udp|tcp FLOWS]".into()),
+        _ => return Err("usage: sluice-bench [guard | soft-nic FLOWS | packets FILE udp|tcp FLOWS]".into()),
     };
     println!("{case}");
     Ok(())
