@@ -5,7 +5,7 @@ use crate::config::Config;
 use dataplane::flow::{Endpoint, Protocol};
 use dataplane::ids::{PortId, WorkerId};
 use dataplane::session::Pair;
-use dataplane::snapshot::{LocalAddress, Snapshot};
+use dataplane::snapshot::{AddressRole, LocalAddress, Snapshot};
 use dataplane::stats::WorkerStats;
 use dataplane::steering::Steering;
 use dataplane::steering::ladder::{Choice, Rung};
@@ -99,19 +99,42 @@ impl Ladder {
         plan.capacity(worker, pair.key())
     }
 
+    /// Whether every local address that both worlds have is still answered by the same port, whose plan
+    /// tells whose its sessions are.
+    ///
+    /// # Errors
+    /// With an address that is not.
+    pub fn check_ports(&self, old: &Snapshot, new: &Snapshot) -> Result<(), String> {
+        let moved = new.addresses.iter().find(|(address, role)| {
+            let roles = (old.addresses.get(*address), role);
+            matches!(roles, (Some(AddressRole::Local(old)), AddressRole::Local(new)) if old != new)
+        });
+        match moved {
+            Some((address, _)) if self.steering.workers > 1 => Err(format!(
+                "local address {address} would be on another port, and its sessions would not be found; restart sluiced, or use another address there"
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether every worker has local ports towards every server.
     ///
     /// # Errors
     /// With the service, the server and the worker that has none, and what helps.
     pub fn check_capacity(&self, config: &Config, world: &Snapshot) -> Result<(), String> {
         let workers = self.steering.workers;
+        if workers == 1 {
+            return Ok(());
+        }
         for service in world.services.iter().filter(|service| !service.locals.is_empty()) {
             for server in &service.servers {
                 let without = (0..workers).map(WorkerId).find(|worker| {
-                    let capacity = |local: &LocalAddress| {
-                        self.capacity(*worker, *local, service.protocol, server.endpoint)
+                    let has_ports = |local: &LocalAddress| {
+                        let (local_address, real) = (local.address, server.endpoint);
+                        let pair = Pair { local: local_address, real, protocol: service.protocol };
+                        self.steering.port(local.port).plan.has_ports(*worker, pair.key())
                     };
-                    service.locals.iter().all(|local| capacity(local) == 0)
+                    !service.locals.iter().any(has_ports)
                 });
                 let Some(worker) = without else { continue };
                 let spec = config
@@ -131,5 +154,63 @@ impl Ladder {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dataplane::flow::FlowHasher;
+    use dataplane::snapshot::Map;
+    use dataplane::steering::ladder::{self, Facts, Fields, Rss};
+
+    const PORT: PortId = PortId(0);
+
+    /// Two workers behind one device that tells its key.
+    fn predicted() -> Ladder {
+        let key = (0..40u8).map(|byte| byte.wrapping_mul(0x9d).wrapping_add(0x4b)).collect();
+        let rss = Rss { key, table: (0..128).map(|at| at % 2).collect(), fields: [Fields::Ports; 2] };
+        let facts = Facts { rules: Err("it takes none".into()), rss: Ok(rss), keeps_flows: true };
+        let (choice, port) = ladder::choose(&facts, 2);
+        let steering = Steering { workers: 2, ports: [port].into(), hasher: FlowHasher::new([1, 2, 3, 4]) };
+        Ladder::new(Arc::new(steering), vec![choice])
+    }
+
+    #[test]
+    fn a_rung_falls_when_packets_come_to_the_wrong_worker_and_says_so() {
+        let mut ladder = predicted();
+        let stats = vec![Arc::new(WorkerStats::with_slots(1, 1, 1, 1))];
+        let second = |ladder: &mut Ladder, packets, strays| {
+            stats[0].port(PORT).rx_packets.add(packets);
+            stats[0].port(PORT).handed_over.add(strays);
+            ladder.watch(&stats)
+        };
+        assert!(ladder.sentence(PORT).starts_with("predicted RSS: local ports are chosen"));
+        assert!(ladder.sentence(PORT).ends_with("(no flow rules: it takes none)"));
+
+        assert_eq!(second(&mut ladder, 1_000_000, 1_000), [], "one in a thousand is no wrong rung");
+        assert_eq!(second(&mut ladder, 90, 90), [], "nor are ninety packets");
+        let fallen = second(&mut ladder, 1_000, 500);
+
+        let reason = "500 of 1000 packets of one second came to the wrong worker";
+        assert_eq!(fallen, [(PORT, reason.to_owned())]);
+        assert!(ladder.sentence(PORT).starts_with("hand-over: "), "{}", ladder.sentence(PORT));
+        assert!(ladder.sentence(PORT).contains(reason));
+        assert_eq!(second(&mut ladder, 1_000, 500), [], "it falls once");
+    }
+
+    #[test]
+    fn a_local_address_stays_on_its_port() {
+        let world = |role| {
+            let mut world = Snapshot::empty(Vec::new());
+            world.addresses = Arc::new(Map::from_iter([([10, 0, 0, 200].into(), role)]));
+            world
+        };
+        let (here, there) = (world(AddressRole::Local(PORT)), world(AddressRole::Local(PortId(1))));
+
+        assert_eq!(predicted().check_ports(&here, &here), Ok(()));
+        assert_eq!(predicted().check_ports(&world(AddressRole::Own), &there), Ok(()));
+        let refused = predicted().check_ports(&here, &there).unwrap_err();
+        assert!(refused.starts_with("local address 10.0.0.200 would be on another port"), "{refused}");
     }
 }

@@ -245,6 +245,7 @@ impl<D: Devices> Control<D> {
         let snapshot = compile::compile(&config, &self.facts, neighbors, epoch, &mut self.registry, &read)
             .map_err(|_| "there are more services, servers or local addresses than fit, those that drain included; wait until removed servers have no sessions, or remove more".to_owned());
         let snapshot = snapshot.and_then(|snapshot| {
+            self.ladder.check_ports(&self.world, &snapshot)?;
             self.ladder.check_capacity(&config, &snapshot)?;
             self.devices.steer(&local_addresses(&snapshot), self.ladder.steering())?;
             Ok(snapshot)

@@ -106,6 +106,11 @@ impl Plan {
         transport.space.region(base)
     }
 
+    /// Whether a worker has any local port for such a pair.
+    pub fn has_ports(&self, worker: WorkerId, key: FlowKey) -> bool {
+        self.space(key.protocol()).len(worker, self.region(key)) > 0
+    }
+
     /// How many local ports a worker can use for a pair whose replies have this key but for the port,
     /// which is zero.
     pub fn capacity(&self, worker: WorkerId, key: FlowKey) -> usize {
