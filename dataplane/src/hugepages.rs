@@ -36,7 +36,7 @@ pub(crate) struct HugePages;
 /// A large page of x86-64, and of aarch64 with 4 KiB pages.
 const LARGE_PAGE: usize = 2 << 20;
 /// The least that gets large pages: less lies on few enough small ones.
-const LARGE: usize = 128 << 10;
+const LARGE: usize = 512 << 10;
 
 impl HugePages {
     /// Bytes of whole large pages for a block.

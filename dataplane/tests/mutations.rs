@@ -4,7 +4,7 @@
 
 mod support;
 
-use pktgen_tests::frames::{ETHERNET, echo_request, fill_checksums, tcp, tcp_frame, udp_frame};
+use pktgen_tests::frames::{ETHERNET, echo_request, fill_checksums, ipv4_frame, tcp, tcp_frame, udp_frame};
 use std::time::Duration;
 use support::{A, B, Fate, Lab, Plan, answer_to, inbound};
 
@@ -26,13 +26,18 @@ impl Random {
 
 fn frame(random: &mut Random, seen: &[u8]) -> Vec<u8> {
     let client_port = 4000 + random.below(500) as u16;
-    let mut frame = match random.below(8) {
+    let mut frame = match random.below(9) {
         0 => tcp_frame(&inbound(client_port), tcp::SYN, &[]),
         1 => tcp_frame(&inbound(client_port), random.next() as u8, b"data"),
         2 => udp_frame(&inbound(client_port), b"query"),
         3 => echo_request(&inbound(0), b"ping"),
         4 if !seen.is_empty() => tcp_frame(&answer_to(seen), random.next() as u8, b"answer"),
         5 if !seen.is_empty() => udp_frame(&answer_to(seen), b"answer"),
+        7 if !seen.is_empty() => {
+            let quote = &seen[ETHERNET..seen.len().min(ETHERNET + 28 + random.below(20))];
+            let head = [[3, 11, 12][random.below(3)], random.next() as u8, 0, 0, 0, 0, 0, 0];
+            ipv4_frame(&answer_to(seen), 1, 64, &[&head[..], quote].concat())
+        }
         6 => (0..random.below(120)).map(|_| random.next() as u8).collect(),
         _ => tcp_frame(&inbound(client_port), tcp::ACK, b"more"),
     };

@@ -125,6 +125,17 @@ fn http_passes_through_two_workers() {
     assert!(shares.values().all(|share| (495..=505).contains(share)), "{shares:?}");
     assert_both_workers_forwarded(&lab);
     println!("{}", lab.sluice(&["status"]).unwrap());
+    let sessions = lab.json(&["session", "list"]).unwrap();
+    for worker in [0, 1] {
+        let of_worker = sessions.as_array().unwrap().iter().filter(|session| session["worker"] == worker);
+        assert!(of_worker.count() > 0, "worker {worker} has no session: {sessions}");
+    }
+    let locals = lab.json(&["local", "list"]).unwrap();
+    for local in locals.as_array().unwrap() {
+        let capacities: Vec<_> =
+            local["workers"].as_array().unwrap().iter().map(|share| number(&share["capacity"])).collect();
+        assert_eq!(capacities, [2 * 32_256; 2], "two servers, half of all ports each: {local}");
+    }
     assert_everything_is_given_back(&lab);
 }
 

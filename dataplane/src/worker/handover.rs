@@ -20,7 +20,9 @@ pub struct Peers<B> {
     incoming: Vec<Vec<Consumer<B>>>,
 }
 
+/// On cache lines of its own: the packets that wait are written by one worker only.
 #[derive(Debug)]
+#[repr(align(128))]
 struct Outgoing<B> {
     ring: Producer<B>,
     /// What this turn found; goes into the ring as one piece.

@@ -24,8 +24,9 @@ use parked::Parked;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// One worker with its queues.
+/// One worker with its queues, on cache lines of its own.
 #[derive(Debug)]
+#[repr(align(128))]
 pub struct Worker<P: Port> {
     id: WorkerId,
     ports: Vec<P>,

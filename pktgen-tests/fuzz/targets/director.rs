@@ -7,7 +7,7 @@
 mod support;
 
 use libfuzzer_sys::fuzz_target;
-use pktgen_tests::frames::{echo_request, fill_checksums, tcp_frame, udp_frame};
+use pktgen_tests::frames::{echo_request, fill_checksums, ipv4_frame, tcp_frame, udp_frame};
 use std::time::Duration;
 use support::{A, B, Fate, Lab, Plan, answer_to, inbound};
 
@@ -22,6 +22,10 @@ fuzz_target!(|data: &[u8]| {
             (1, _) => (A, echo_request(&inbound(0), b"ping")),
             (2 | 3, Some(seen)) => (B, tcp_frame(&answer_to(seen), flags, b"answer")),
             (4, Some(seen)) => (B, udp_frame(&answer_to(seen), b"answer")),
+            (5, Some(seen)) => {
+                let quote = &seen[14..seen.len().min(14 + 28 + usize::from(cut % 64))];
+                (B, ipv4_frame(&answer_to(seen), 1, 64, &[&[3, flags, 0, 0, 0, 0, 0, 0], quote].concat()))
+            }
             _ => (A, tcp_frame(&inbound(client), flags, b"data")),
         };
         if kind & 8 != 0 {

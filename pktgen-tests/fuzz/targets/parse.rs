@@ -35,6 +35,8 @@ fuzz_target!(|data: &[u8]| {
         let least = match packet.payload {
             Payload::Transport(Protocol::Tcp) => 20,
             Payload::Transport(Protocol::Udp) | Payload::EchoRequest => 8,
+            // Its own header, the quoted one, and eight bytes behind.
+            Payload::Error(_) => 36,
             Payload::Arp => 0,
         };
         assert!(frame.len() >= usize::from(packet.l4) + least);
