@@ -146,12 +146,17 @@ impl Fate {
 
 impl Lab {
     pub fn new(plan: &Plan) -> Self {
+        Self::with_world(plan, world(plan))
+    }
+
+    /// A lab in a world that was built before.
+    pub fn with_world(plan: &Plan, world: Snapshot) -> Self {
         let stats = Arc::new(WorkerStats::with_slots(2, 64, 8, 8));
         let limits = Limits { sessions: plan.sessions, local_port_pairs: 64 };
         let hasher = FlowHasher::new([11, 22, 33, 44].map(|n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
         Self {
             director: Director::new(limits, hasher, Seat::alone(2), Arc::clone(&stats)),
-            world: world(plan),
+            world,
             stats,
             now: Instant::from_millis(1_000),
         }

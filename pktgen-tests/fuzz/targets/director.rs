@@ -8,11 +8,19 @@ mod support;
 
 use libfuzzer_sys::fuzz_target;
 use pktgen_tests::frames::{echo_request, fill_checksums, ipv4_frame, tcp_frame, udp_frame};
+use dataplane::snapshot::Snapshot;
+use std::sync::LazyLock;
 use std::time::Duration;
 use support::{A, B, Fate, Lab, Plan, answer_to, inbound};
 
 fuzz_target!(|data: &[u8]| {
-    let mut lab = Lab::new(&Plan { weights: vec![2, 1], sessions: 16, kernel_peer: true, ..Plan::default() });
+    // Building a world takes longer than many a run.
+    static WORLD: LazyLock<(Plan, Snapshot)> = LazyLock::new(|| {
+        let plan = Plan { weights: vec![2, 1], sessions: 16, kernel_peer: true, ..Plan::default() };
+        let world = support::world(&plan);
+        (plan, world)
+    });
+    let mut lab = Lab::with_world(&WORLD.0, WORLD.1.clone());
     let mut seen: Option<Vec<u8>> = None;
     for step in data.chunks(8) {
         let [kind, port, flags, ttl, at, value, cut, time] = std::array::from_fn(|n| step.get(n).copied().unwrap_or(0));
