@@ -78,7 +78,7 @@ impl<D: Devices> Control<D> {
         }
     }
 
-    fn is_local_in_use(&self, address: Ipv4Addr) -> bool {
+    pub(super) fn is_local_in_use(&self, address: Ipv4Addr) -> bool {
         let id = self.registry.local_id(address);
         id.is_some_and(|id| self.stats.iter().any(|stats| stats.local_ports_used(id).value() > 0))
     }

@@ -20,13 +20,14 @@ use crate::view::Observer;
 use announce::Announcements;
 use dataplane::clock::Instant;
 use dataplane::ids::{Generation, PortId};
-use dataplane::snapshot::{LocalAddress, NextHop, Publisher, Snapshot};
+use dataplane::snapshot::{AddressRole, LocalAddress, NextHop, Publisher, Snapshot};
 use dataplane::stats::WorkerStats;
 use dataplane::steering::Steering;
 use dataplane::wire::Mac;
 use dataplane::worker::{Event, Link};
 use requests::Pending;
 use std::collections::HashSet;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -120,6 +121,8 @@ pub struct Control<D> {
     neighbors: NeighborTable,
     world: Arc<Snapshot>,
     announcements: Announcements,
+    /// Local addresses that no service has any more, and sessions still use.
+    removed_locals: Vec<Ipv4Addr>,
     pending: Pending,
     /// Whether removed servers may still hold slots.
     collect_after: Option<Generation>,
@@ -157,6 +160,7 @@ impl<D: Devices> Control<D> {
             registry: Registry::default(),
             neighbors: NeighborTable::default(),
             announcements: Announcements::default(),
+            removed_locals: Vec::new(),
             pending: Pending::default(),
             collect_after: None,
             device_links,
@@ -259,6 +263,8 @@ impl<D: Devices> Control<D> {
                 return Err(error);
             }
         };
+        let mut snapshot = snapshot;
+        self.keep_used_locals(&mut snapshot);
         let wanted = wanted_hops(&config, &snapshot);
         self.announcements.schedule(&self.config, &config, self.world.generation == Generation(0), now);
         self.config = config;
@@ -267,6 +273,32 @@ impl<D: Devices> Control<D> {
         self.neighbors.want(wanted, now);
         self.publish_neighbors();
         Ok(())
+    }
+
+    /// Local addresses that are removed stay known while sessions use them: answers that come to the
+    /// wrong worker find their owner by them.
+    fn keep_used_locals(&mut self, snapshot: &mut Snapshot) {
+        let is_kept = |(address, role): &(&Ipv4Addr, &AddressRole)| {
+            matches!(role, AddressRole::Local(_))
+                && !snapshot.addresses.contains_key(*address)
+                && self.is_local_in_use(**address)
+        };
+        let kept: Vec<_> = self.world.addresses.iter().filter(is_kept).map(|(a, role)| (*a, *role)).collect();
+        self.removed_locals = kept.iter().map(|(address, _)| *address).collect();
+        Arc::make_mut(&mut snapshot.addresses).extend(kept);
+    }
+
+    /// Forgets removed local addresses that no session uses any more.
+    fn forget_unused_locals(&mut self) {
+        let (used, over): (Vec<_>, Vec<_>) =
+            self.removed_locals.iter().partition(|address| self.is_local_in_use(**address));
+        if over.is_empty() {
+            return;
+        }
+        self.removed_locals = used;
+        let mut snapshot = Snapshot::clone(&self.world);
+        Arc::make_mut(&mut snapshot.addresses).retain(|address, _| !over.contains(address));
+        self.world = self.publisher.publish(snapshot);
     }
 
     /// Publishes the neighbours if they changed.
@@ -300,6 +332,7 @@ impl<D: Devices> Control<D> {
             let name = &self.config.ports[usize::from(port.0)].name;
             log::say(format_args!("port {name}: falls back to hand-over, because {reason}"));
         }
+        self.forget_unused_locals();
         self.publisher.collect();
         if self.collect_after.is_some_and(|generation| self.publisher.applied() >= generation) {
             let stats = &self.stats;

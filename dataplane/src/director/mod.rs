@@ -352,8 +352,11 @@ impl Director {
         let key = packet.key;
         let owner = match arrival.world.addresses.get(&packet.destination())? {
             AddressRole::Vip => {
-                // Only what a service would take is worth another worker's time.
-                arrival.world.services.index_of(protocol, key.destination())?;
+                // Only what a service would take, or a session that outlived its service, is worth
+                // another worker's time.
+                if protocol == Protocol::Udp || packet.flags.opens() {
+                    arrival.world.services.index_of(protocol, key.destination())?;
+                }
                 steering.client_owner(arrival.from, key, self.seat.worker)
             }
             AddressRole::Local(port) => steering.port(*port).plan.owner(key),
