@@ -44,8 +44,8 @@ fn dispatch(words: &[&str]) -> Result<(), String> {
         [] => return run::everything(std::env::var("QUICK").is_ok_and(|text| text == "1")),
         ["guard"] => return instructions::guard(),
         ["soft-nic", flows] => return softnic::everything(number(flows)?),
-        ["soft-nic-case", case, workers, flows] => {
-            return softnic::case(case, number(workers)?, number(flows)?);
+        ["soft-nic-case", wire, case, workers, flows] => {
+            return softnic::case(wire, case, number(workers)?, number(flows)?);
         }
         ["packets", path, protocol, flows] => {
             let flows = number(flows)? as u32;

@@ -1,5 +1,5 @@
-//! The daemon behind soft NICs: memif devices with a queue for each worker, and this process on their
-//! other side, which spreads frames over the queues as a NIC with a known key would, answers as clients,
+//! The daemon behind soft NICs: memif or virtio devices with a queue for each worker, and this process on
+//! their other side, which spreads frames over the queues as a NIC with a known key would, answers as clients,
 //! gateway and servers, and counts.
 //!
 //! Workers share the machine's cores, so nothing here is a measurement.
@@ -10,7 +10,7 @@ use dataplane::frame::BURST_SIZE;
 use dataplane::ids::PortId;
 use dataplane::port::{Buffer, Burst, Port};
 use pktgen_tests::frames::{ETHERNET, Route, be32, endpoints, tcp, tcp_frame, udp_frame};
-use pktgen_tests::process::{Daemon, Folder, run, wait_until};
+use pktgen_tests::process::{Daemon, Folder, Hugepages, run, wait_until};
 use pktgen_tests::softnic::{Hashing, SoftNic};
 use pktgen_tests::wire::Arp;
 use serde_json::Value;
@@ -43,20 +43,57 @@ enum Case {
     OneQueue,
 }
 
-/// Every case with 2, 4 and 8 workers.
-pub(crate) fn everything(flows: usize) -> Result<(), String> {
-    for workers in ["2", "4", "8"] {
-        for case in ["predicted", "silent", "one-queue"] {
-            let mut command = Command::new(myself()?);
-            command.args(["soft-nic-case", case, workers, &flows.to_string()]);
-            print!("{}", run(&mut command)?);
+/// What the devices are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wire {
+    /// memif, on ordinary pages.
+    Memif,
+    /// virtio-user here and vhost-user there, on hugepages.
+    Virtio,
+}
+
+impl Wire {
+    /// The daemon's device and the other side's.
+    fn devices(self, n: usize, socket: &Path, workers: usize) -> (String, String) {
+        let socket = socket.display();
+        match self {
+            Self::Memif => {
+                let memif =
+                    |role| format!("net_memif{n},role={role},id=0,socket={socket},socket-abstract=no");
+                (memif("client"), memif("server"))
+            }
+            Self::Virtio => (
+                format!("net_virtio_user{n},path={socket},queues={workers},queue_size=1024"),
+                format!("net_vhost{n},iface={socket},queues={workers}"),
+            ),
         }
     }
-    Ok(())
+}
+
+/// Every case with 2, 4 and 8 workers on memif, and with two on virtio.
+pub(crate) fn everything(flows: usize) -> Result<(), String> {
+    let flows = flows.to_string();
+    let one = |words: [&str; 4]| {
+        print!("{}", run(Command::new(myself()?).arg("soft-nic-case").args(words))?);
+        Ok::<_, String>(())
+    };
+    for workers in ["2", "4", "8"] {
+        for case in ["predicted", "silent", "one-queue"] {
+            one(["memif", case, workers, &flows])?;
+        }
+    }
+    match Hugepages::reserve(512) {
+        Ok(_pages) => ["predicted", "silent"].iter().try_for_each(|case| one(["virtio", case, "2", &flows])),
+        Err(reason) => {
+            println!("soft NIC, virtio: not run, because {reason}");
+            Ok(())
+        }
+    }
 }
 
 /// One case, in a process of its own, because EAL starts once.
-pub(crate) fn case(name: &str, workers: usize, flows: usize) -> Result<(), String> {
+pub(crate) fn case(wire: &str, name: &str, workers: usize, flows: usize) -> Result<(), String> {
+    let wire = if wire == "virtio" { Wire::Virtio } else { Wire::Memif };
     let case = match name {
         "predicted" => Case::Predicted,
         "silent" => Case::Silent,
@@ -64,7 +101,9 @@ pub(crate) fn case(name: &str, workers: usize, flows: usize) -> Result<(), Strin
     };
     let folder = Folder::new("softnic")?;
     let path = folder.path().join("sluice.toml");
-    std::fs::write(&path, config(case, workers, flows, folder.path()))
+    // First: the other side makes the sockets.
+    let mut other = Other::start(wire, case, workers, folder.path())?;
+    std::fs::write(&path, config(wire, case, workers, flows, folder.path()))
         .map_err(|error| format!("{}: {error}", path.display()))?;
     let program = |name: &str| Ok::<_, String>(myself()?.with_file_name(name));
     let mut daemon = Daemon::start(
@@ -83,8 +122,7 @@ pub(crate) fn case(name: &str, workers: usize, flows: usize) -> Result<(), Strin
         serde_json::from_str(&text).map_err(|error| format!("{text}: {error}"))
     };
     let ports = sluice(&["port", "list"])?;
-    let stations = [0, 1].map(|at| station(ports[at]["mac"].as_str().unwrap_or_default()));
-    let mut other = Other::start(case, workers, stations, folder.path())?;
+    other.meet([0, 1].map(|at| station(ports[at]["mac"].as_str().unwrap_or_default())))?;
     // A thousand first packets at once would be more than may wait for ARP.
     let is_known = || {
         let list = sluice(&["neighbor", "list"]);
@@ -121,13 +159,13 @@ pub(crate) fn case(name: &str, workers: usize, flows: usize) -> Result<(), Strin
         return Err(format!("{name}, {workers} workers: sessions {live:?}"));
     }
     println!(
-        "soft NIC, {name}, {workers} workers: {flows} flows, {} packets, none lost, none out of order; {rung}, {handed} handed over; sessions {live:?}",
+        "soft NIC, {wire:?}, {name}, {workers} workers: {flows} flows, {} packets, none lost, none out of order; {rung}, {handed} handed over; sessions {live:?}",
         flows * usize::from(ROUNDS) * 2
     );
     Ok(())
 }
 
-fn config(case: Case, workers: usize, flows: usize, folder: &Path) -> String {
+fn config(wire: Wire, case: Case, workers: usize, flows: usize, folder: &Path) -> String {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let cores: Vec<_> = (0..workers).map(|at| at % cores).collect();
     let rss = match case {
@@ -141,10 +179,7 @@ fn config(case: Case, workers: usize, flows: usize, folder: &Path) -> String {
         folder.display()
     );
     for (n, name, address) in [(0, "wan", "192.0.2.2/24"), (1, "lan", "10.0.0.2/16")] {
-        let device = format!(
-            "net_memif{n},role=server,id=0,socket={}/{name}.sock,socket-abstract=no",
-            folder.display()
-        );
+        let (device, _) = wire.devices(n, &folder.join(name), workers);
         let _ = write!(
             text,
             "[[port]]\nname = \"{name}\"\ndevice = \"{device}\"\naddresses = [\"{address}\"]\n{rss}"
@@ -179,7 +214,7 @@ struct Other {
     stations: [[u8; 6]; 2],
     /// What the queues will be given, by side and queue.
     waiting: [Vec<Burst<<Queue as Port>::Buffer>>; 2],
-    _devices: [Device; 2],
+    devices: [Device; 2],
     _eal: Eal,
 }
 
@@ -188,38 +223,41 @@ const CLIENTS: usize = 0;
 const SERVER_SIDE: usize = 1;
 
 impl Other {
-    fn start(case: Case, workers: usize, stations: [[u8; 6]; 2], folder: &Path) -> Result<Self, String> {
-        let vdev = |(n, name): (usize, &str)| {
-            format!(
-                "net_memif{n},role=client,id=0,socket={}/{name}.sock,socket-abstract=no",
-                folder.display()
-            )
+    fn start(wire: Wire, case: Case, workers: usize, folder: &Path) -> Result<Self, String> {
+        let vdevs = [(0, "wan"), (1, "lan")].map(|(n, name)| wire.devices(n, &folder.join(name), workers).1);
+        let memory = match wire {
+            Wire::Memif => Memory::Pages { megabytes: 160 },
+            Wire::Virtio => Memory::Hugepages,
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let eal = Eal::start(&EalSettings {
             worker_cores: Vec::new(),
             control_cores: (0..cores).collect(),
-            memory: Memory::Pages { megabytes: 160 },
+            memory,
             pci: Vec::new(),
-            vdevs: [(0, "wan"), (1, "lan")].map(vdev).to_vec(),
+            vdevs: vdevs.to_vec(),
         })
         .map_err(|error| error.to_string())?;
         let pool = Pool::create("packets", 32_768, 2_176, -1)?;
         let settings = DeviceSettings { queues: workers as u16, rss_key: Vec::new(), descriptors: 1_024 };
-        let start = |n: usize| {
-            Device::start(&eal, PortId(n as u16), &format!("net_memif{n}"), vec![pool; workers], &settings)
+        let start = |(n, vdev): (usize, &String)| {
+            let name = vdev.split(',').next().unwrap_or_default();
+            Device::start(&eal, PortId(n as u16), name, vec![pool; workers], &settings)
         };
-        let mut devices = [start(0)?, start(1)?];
-        let up = || devices.iter().all(|device| device.link().is_some_and(|(up, _)| up));
-        if !wait_until(PATIENCE, up) {
-            return Err("the memif links do not come up".into());
-        }
+        let mut devices = [start((0, &vdevs[0]))?, start((1, &vdevs[1]))?];
         let queues = devices.each_mut().map(|device| std::iter::from_fn(|| device.take_queue()).collect());
         let key = (0..KEY.len() / 2).filter_map(|at| u8::from_str_radix(&KEY[at * 2..at * 2 + 2], 16).ok());
         let hashing = if case == Case::OneQueue { Hashing::Nothing } else { Hashing::Ports };
         let nic = SoftNic::new(key.collect(), ENTRIES, workers as u16, hashing);
         let waiting = [0, 1].map(|_| (0..workers).map(|_| Burst::new()).collect());
-        Ok(Self { queues, nic, stations, waiting, _devices: devices, _eal: eal })
+        Ok(Self { queues, nic, stations: [[0; 6]; 2], waiting, devices, _eal: eal })
+    }
+
+    /// Waits for both links to these stations.
+    fn meet(&mut self, stations: [[u8; 6]; 2]) -> Result<(), String> {
+        self.stations = stations;
+        let up = || self.devices.iter().all(|device| device.link().is_some_and(|(up, _)| up));
+        if wait_until(PATIENCE, up) { Ok(()) } else { Err("the links do not come up".into()) }
     }
 
     /// Answers ARP, and nothing else, until something has come true.
