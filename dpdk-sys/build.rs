@@ -32,6 +32,7 @@ const OPAQUE: &[&str] =
 fn main() {
     println!("cargo:rerun-if-changed=shim/shim.h");
     println!("cargo:rerun-if-changed=shim/shim.c");
+    println!("cargo:rerun-if-changed=shim/thash.c");
     for variable in ["PKG_CONFIG_PATH", "PKG_CONFIG_LIBDIR", "PKG_CONFIG_SYSROOT_DIR"] {
         println!("cargo:rerun-if-env-changed={variable}");
     }
@@ -44,6 +45,9 @@ fn main() {
 
     let mut shim = cc::Build::new();
     shim.file("shim/shim.c").opt_level(3).warnings(true);
+    if env::var_os("CARGO_FEATURE_THASH").is_some() {
+        shim.file("shim/thash.c").define("ALLOW_EXPERIMENTAL_API", None);
+    }
     for flag in &cflags {
         // DPDK's own headers are not ours to warn about.
         match flag.strip_prefix("-I") {

@@ -74,6 +74,11 @@ int sluice_table_get(uint16_t port, uint16_t entries, uint16_t *queues);
 /* DPDK's own Toeplitz hash of `words` words in host order. */
 uint32_t sluice_softrss(uint32_t *tuple, uint32_t words, const uint8_t *key);
 
+/* Lets rte_thash choose the last 16 bits of a tuple (network order) so that the low `bits` of its hash
+ * are `desired`. It changes `key` for that. EAL must run. 0 or a negative errno. */
+int sluice_thash_adjust(uint8_t *key, uint8_t key_len, uint32_t bits, uint8_t *tuple, uint32_t tuple_len,
+			uint32_t desired);
+
 /* Packets to `address` (network order) whose destination port has these low bits go to `queue`:
  * checked, then made. 0, or a negative errno with the driver's words. The rule is the device's
  * until it is closed or sluice_rules_flush is called. */

@@ -5,7 +5,7 @@
 //! Workers share the machine's cores, so nothing here is a measurement.
 
 use crate::peer::myself;
-use dataplane::dpdk::{Device, DeviceSettings, Eal, EalSettings, Memory, Pool, Queue};
+use dataplane::dpdk::{Device, DeviceSettings, Eal, EalSettings, Memory, Pool, Queue, agrees_with_thash};
 use dataplane::frame::BURST_SIZE;
 use dataplane::ids::PortId;
 use dataplane::port::{Buffer, Burst, Port};
@@ -198,6 +198,11 @@ fn config(wire: Wire, case: Case, workers: usize, flows: usize, folder: &Path) -
     text
 }
 
+/// [`KEY`]'s bytes.
+fn key() -> impl Iterator<Item = u8> {
+    (0..KEY.len() / 2).filter_map(|at| u8::from_str_radix(&KEY[at * 2..at * 2 + 2], 16).ok())
+}
+
 fn station(text: &str) -> [u8; 6] {
     let mut mac = [0; 6];
     for (octet, digits) in mac.iter_mut().zip(text.split(':')) {
@@ -238,6 +243,8 @@ impl Other {
             vdevs: vdevs.to_vec(),
         })
         .map_err(|error| error.to_string())?;
+        let key: Vec<u8> = key().collect();
+        agrees_with_thash(&eal, &key, 10_000, 0x9e37_79b9_7f4a_7c15)?;
         let pool = Pool::create("packets", 32_768, 2_176, -1)?;
         let settings = DeviceSettings { queues: workers as u16, rss_key: Vec::new(), descriptors: 1_024 };
         let start = |(n, vdev): (usize, &String)| {
@@ -246,9 +253,8 @@ impl Other {
         };
         let mut devices = [start((0, &vdevs[0]))?, start((1, &vdevs[1]))?];
         let queues = devices.each_mut().map(|device| std::iter::from_fn(|| device.take_queue()).collect());
-        let key = (0..KEY.len() / 2).filter_map(|at| u8::from_str_radix(&KEY[at * 2..at * 2 + 2], 16).ok());
         let hashing = if case == Case::OneQueue { Hashing::Nothing } else { Hashing::Ports };
-        let nic = SoftNic::new(key.collect(), ENTRIES, workers as u16, hashing);
+        let nic = SoftNic::new(key, ENTRIES, workers as u16, hashing);
         let waiting = [0, 1].map(|_| (0..workers).map(|_| Burst::new()).collect());
         Ok(Self { queues, nic, stations: [[0; 6]; 2], waiting, devices, _eal: eal })
     }

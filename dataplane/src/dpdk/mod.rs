@@ -24,6 +24,8 @@ pub use mbuf::Mbuf;
 pub use pool::Pool;
 pub use queue::Queue;
 pub use spread::agrees_with_dpdk;
+#[cfg(feature = "thash")]
+pub use spread::agrees_with_thash;
 
 use crate::clock::Instant;
 

@@ -1,5 +1,7 @@
 //! How a device spreads packets over its queues: set, read back, and checked.
 
+#[cfg(feature = "thash")]
+use super::Eal;
 use super::device::check;
 use super::error_text;
 use crate::flow::Protocol;
@@ -122,14 +124,7 @@ pub(super) fn flush_rules(device: u16) {
 /// Whether [`Toeplitz`] and DPDK's own hash agree under `key` on `count` tuples, made from `seed`.
 pub fn agrees_with_dpdk(key: &[u8], count: usize, seed: u64) -> bool {
     let Some(toeplitz) = Toeplitz::new(key) else { return false };
-    let mut state = seed;
-    let mut random = || {
-        // Marsaglia's xorshift: any tuples will do, as long as they differ.
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state as u32
-    };
+    let mut random = numbers(seed);
     (0..count).all(|at| {
         let mut words: [u32; 9] = std::array::from_fn(|_| random());
         let used = [2, 3, 8, 9][at % 4];
@@ -139,4 +134,47 @@ pub fn agrees_with_dpdk(key: &[u8], count: usize, seed: u64) -> bool {
         let theirs = unsafe { sys::sluice_softrss(words.as_mut_ptr(), used as u32, key.as_ptr()) };
         toeplitz.hash(&bytes) == theirs
     })
+}
+
+/// Whether a tuple whose last two bytes DPDK's `rte_thash` chose for a hash has that hash by
+/// [`Toeplitz`] too, on `count` tuples of IPv4 and IPv6 with ports, made from `seed`.
+///
+/// # Errors
+/// When `rte_thash` refuses a tuple, or the hash differs.
+#[cfg(feature = "thash")]
+pub fn agrees_with_thash(_: &Eal, key: &[u8], count: usize, seed: u64) -> Result<(), String> {
+    const BITS: u32 = 7;
+    let mut random = numbers(seed);
+    for at in 0..count {
+        let mut key = key.to_vec();
+        let desired = random() & ((1 << BITS) - 1);
+        let mut tuple: Vec<u8> = (0..[12, 36][at % 2] / 4).flat_map(|_| random().to_be_bytes()).collect();
+        // SAFETY: contract 1; the call writes within the key and the tuple.
+        let result = unsafe {
+            sys::sluice_thash_adjust(
+                key.as_mut_ptr(),
+                key.len() as u8,
+                BITS,
+                tuple.as_mut_ptr(),
+                tuple.len() as u32,
+                desired,
+            )
+        };
+        check("rte_thash", result)?;
+        let hash = Toeplitz::new(&key).ok_or("the key is too short")?.hash(&tuple);
+        if hash & ((1 << BITS) - 1) != desired {
+            return Err(format!("rte_thash says {desired:#x} of {tuple:02x?}, its hash is {hash:#x}"));
+        }
+    }
+    Ok(())
+}
+
+/// Numbers that differ (Marsaglia's xorshift).
+fn numbers(mut state: u64) -> impl FnMut() -> u32 {
+    move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state as u32
+    }
 }
