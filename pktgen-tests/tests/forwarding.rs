@@ -276,7 +276,7 @@ fn iperf(plan: Plan) -> Lab {
         "--time",
         "10",
         "--parallel",
-        "4",
+        "16",
         "--json",
     ]))
     .unwrap();
