@@ -10,7 +10,7 @@ use crate::machine::cpu_ns;
 use crate::pcap::{self, Judge};
 use crate::rig::SYN;
 use crate::world::{self, Size};
-use dataplane::director::{Director, Verdicts};
+use dataplane::director::{Director, Origin, Verdicts};
 use dataplane::dpdk::{self, Clock, Device, DeviceSettings, Eal, EalSettings, Mbuf, Memory, Pool, Queue};
 use dataplane::frame::Frame;
 use dataplane::ids::{PortId, WorkerId};
@@ -246,7 +246,7 @@ impl Rig {
                 let len = room.len();
                 let mut frames = [Frame::new(&mut room, 0..len)];
                 let now = dataplane::clock::Instant::from_millis(1);
-                director.process(PortId(0), &mut frames, world, now, &mut Verdicts::new());
+                director.process(Origin::queue(PortId(0)), &mut frames, world, now, &mut Verdicts::new());
             }
         };
         let (worker, assembly) = assembly::worker(vec![port], world, capacity, seat, peers, prepare);

@@ -254,7 +254,7 @@ impl<D: Devices> Control<D> {
             self.devices.steer(&local_addresses(&snapshot), self.ladder.steering())?;
             Ok(snapshot)
         });
-        let snapshot = match snapshot {
+        let mut snapshot = match snapshot {
             Ok(snapshot) => snapshot,
             Err(error) => {
                 // Give the old configuration its slots back.
@@ -263,7 +263,6 @@ impl<D: Devices> Control<D> {
                 return Err(error);
             }
         };
-        let mut snapshot = snapshot;
         self.keep_used_locals(&mut snapshot);
         let wanted = wanted_hops(&config, &snapshot);
         self.announcements.schedule(&self.config, &config, self.world.generation == Generation(0), now);
@@ -275,13 +274,11 @@ impl<D: Devices> Control<D> {
         Ok(())
     }
 
-    /// Local addresses that are removed stay known while sessions use them: answers that come to the
-    /// wrong worker find their owner by them.
+    /// Local addresses that are removed stay known while sessions use them, and until the next look at
+    /// who does: answers that come to the wrong worker find their owner by them.
     fn keep_used_locals(&mut self, snapshot: &mut Snapshot) {
         let is_kept = |(address, role): &(&Ipv4Addr, &AddressRole)| {
-            matches!(role, AddressRole::Local(_))
-                && !snapshot.addresses.contains_key(*address)
-                && self.is_local_in_use(**address)
+            matches!(role, AddressRole::Local(_)) && !snapshot.addresses.contains_key(*address)
         };
         let kept: Vec<_> = self.world.addresses.iter().filter(is_kept).map(|(a, role)| (*a, *role)).collect();
         self.removed_locals = kept.iter().map(|(address, _)| *address).collect();

@@ -119,7 +119,7 @@ pub(super) enum Next<'a> {
 }
 
 impl Next<'_> {
-    fn port(&self) -> PortId {
+    pub(super) fn port(&self) -> PortId {
         match self {
             Self::Known(egress) => egress.port,
             Self::Unresolved(hop) => hop.port,
@@ -148,15 +148,6 @@ fn find_next_hop<'w>(
     let (id, next) = next_hop_to(session.destination(direction), world)?;
     session.remember_next_hop(direction, id);
     Ok(next)
-}
-
-/// The next hop of what belongs to a session but is none of its packets.
-pub(super) fn next_hop_of<'w>(
-    session: &Session,
-    direction: Direction,
-    world: &'w Snapshot,
-) -> Result<Next<'w>, DropReason> {
-    next_hop_to(session.destination(direction), world).map(|(_, next)| next)
 }
 
 /// The next hop towards an address, and its slot if it has one.

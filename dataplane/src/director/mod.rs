@@ -127,6 +127,22 @@ impl Staged {
     }
 }
 
+/// Where a burst comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    /// The port by which it came.
+    pub port: PortId,
+    /// Whether another worker took it from its queue, and handed it over.
+    pub handed: bool,
+}
+
+impl Origin {
+    /// The worker's own queue of a port.
+    pub fn queue(port: PortId) -> Self {
+        Self { port, handed: false }
+    }
+}
+
 /// What is the same for every packet of a burst.
 struct Arrival<'w> {
     /// The port by which the burst came.
@@ -143,7 +159,8 @@ struct Arrival<'w> {
 }
 
 impl<'w> Arrival<'w> {
-    fn new(from: PortId, world: &'w Snapshot, now: Instant) -> Self {
+    fn new(origin: Origin, world: &'w Snapshot, now: Instant) -> Self {
+        let from = origin.port;
         Self {
             from,
             world,
@@ -151,7 +168,7 @@ impl<'w> Arrival<'w> {
             stamp: now.stamp(),
             kernel_peer: world.port(from).link.kernel_peer,
             smallest_mtu: world.ports.iter().map(|port| port.link.mtu).min().unwrap_or(0),
-            handed: false,
+            handed: origin.handed,
         }
     }
 }
@@ -171,37 +188,20 @@ impl Director {
         }
     }
 
-    /// Decides about each of `frames`, which came by port `from`, and changes it as its verdict
+    /// Decides about each of `frames`, which came from `origin`, and changes it as its verdict
     /// needs.
     ///
     /// # Panics
     /// When there are more frames than [`BURST_SIZE`].
     pub fn process(
         &mut self,
-        from: PortId,
+        origin: Origin,
         frames: &mut [Frame<'_>],
         world: &Snapshot,
         now: Instant,
         verdicts: &mut Verdicts,
     ) {
-        self.process_burst(&Arrival::new(from, world, now), frames, verdicts);
-    }
-
-    /// [`process`](Self::process) for frames that another worker took from its queue of port `from`.
-    pub fn process_handed(
-        &mut self,
-        from: PortId,
-        frames: &mut [Frame<'_>],
-        world: &Snapshot,
-        now: Instant,
-        verdicts: &mut Verdicts,
-    ) {
-        let arrival = Arrival { handed: true, ..Arrival::new(from, world, now) };
-        self.process_burst(&arrival, frames, verdicts);
-    }
-
-    fn process_burst(&mut self, arrival: &Arrival<'_>, frames: &mut [Frame<'_>], verdicts: &mut Verdicts) {
-        let world = arrival.world;
+        let arrival = &Arrival::new(origin, world, now);
         // Taken out while its packets go through `self`: two words move, not the packets.
         let mut staged = std::mem::take(&mut self.staged);
         let burst = &mut staged[..frames.len()];
@@ -365,10 +365,25 @@ impl Director {
         (owner != self.seat.worker).then_some(owner)
     }
 
+    /// [`owner_elsewhere`](Self::owner_elsewhere), which stage two has asked unless it had a candidate.
+    fn owner_of(&self, stage: &Staged, arrival: &Arrival<'_>) -> Option<WorkerId> {
+        if stage.candidate == Candidate::NONE {
+            stage.owner
+        } else {
+            self.owner_elsewhere(&stage.packet, arrival)
+        }
+    }
+
     /// Gives a packet to its owner, and counts it.
-    fn hand_over(&self, owner: WorkerId, arrival: &Arrival<'_>, verdicts: &mut Verdicts) {
+    fn hand_over(
+        &self,
+        owner: WorkerId,
+        arrival: &Arrival<'_>,
+        verdicts: &mut Verdicts,
+    ) -> Result<(), DropReason> {
         self.stats.port(arrival.from).handed_over.add(1);
         verdicts.push(Verdict::HandOver(owner));
+        Ok(())
     }
 
     /// The sessions, to be listed.
@@ -396,14 +411,8 @@ impl Director {
         verdicts: &mut Verdicts,
     ) -> Result<(), DropReason> {
         let packet = &stage.packet;
-        let owner = if stage.candidate == Candidate::NONE {
-            stage.owner
-        } else {
-            self.owner_elsewhere(packet, arrival)
-        };
-        if let Some(owner) = owner {
-            self.hand_over(owner, arrival, verdicts);
-            return Ok(());
+        if let Some(owner) = self.owner_of(stage, arrival) {
+            return self.hand_over(owner, arrival, verdicts);
         }
         match self.admit(stage, protocol, arrival) {
             Ok(Admitted { index, ports_before, port_again }) => {

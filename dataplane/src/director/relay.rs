@@ -4,7 +4,7 @@
 //! it is. Routers between Sluice and the servers are not known to clients: the error gets the VIP as
 //! its source, and towards the server the local address.
 
-use super::forward::next_hop_of;
+use super::forward::next_hop_to;
 use super::{Arrival, Director, Staged, Verdicts};
 use crate::drop::DropReason;
 use crate::flow::{Direction, Protocol};
@@ -28,23 +28,19 @@ impl Director {
     ) -> Result<(), DropReason> {
         let packet = &stage.packet;
         let Some((index, direction)) = self.sessions.confirm(packet.key, stage.hash, stage.candidate) else {
-            let owner = self
-                .owner_elsewhere(packet, arrival)
-                .or_else(|| self.next_to_ask(packet.destination(), arrival));
-            return match owner {
-                Some(owner) => {
-                    self.hand_over(owner, arrival, verdicts);
-                    Ok(())
-                }
-                None => Err(DropReason::IcmpNoSession),
-            };
+            let owner =
+                self.owner_of(stage, arrival).or_else(|| self.next_to_ask(packet.destination(), arrival));
+            return self.hand_over(owner.ok_or(DropReason::IcmpNoSession)?, arrival, verdicts);
         };
         // Nobody is told about the end of an error (RFC 1122 §3.2.2).
         if packet.ttl <= 1 {
             return Err(DropReason::TtlExceeded);
         }
         let session = self.sessions.get(index);
-        let next = next_hop_of(session, direction, arrival.world)?;
+        let (_, next) = next_hop_to(session.destination(direction), arrival.world)?;
+        if packet.total_len > arrival.world.port(next.port()).link.mtu {
+            return Err(DropReason::ExceedsMtu);
+        }
         let moved = match direction {
             Direction::Outbound => session.sequence_offset,
             Direction::Inbound => 0,

@@ -201,10 +201,10 @@ impl LocalPorts {
         let again = before as usize >= len - usize::from(search.barred);
         let place = search.take(bitmap, len)?;
         Some(Taken {
-            l4_port: space.port(worker, region, place),
+            l4_port: space.l4_port(worker, region, place),
             before,
             again,
-            next: space.port(worker, region, usize::from(search.cursor)),
+            next: space.l4_port(worker, region, usize::from(search.cursor)),
         })
     }
 
@@ -223,7 +223,7 @@ impl LocalPorts {
     /// Stage three: the key of replies to the port at which the pair's next search begins.
     pub fn next_key(&self, PairIndex(at): PairIndex) -> FlowKey {
         let search = &self.searches[at as usize];
-        let l4_port = self.space(search).port(self.seat.worker, search.region, usize::from(search.cursor));
+        let l4_port = self.space(search).l4_port(self.seat.worker, search.region, usize::from(search.cursor));
         search.pair.with_destination_port(l4_port)
     }
 
@@ -257,7 +257,7 @@ impl LocalPorts {
         let (worker, region) = (self.seat.worker, search.region);
         let len = space.len(worker, region);
         for _ in 0..=search.barred {
-            let l4_port = space.port(worker, region, usize::from(search.cursor));
+            let l4_port = space.l4_port(worker, region, usize::from(search.cursor));
             if l4_port >= FIRST_PORT {
                 return Some(l4_port);
             }

@@ -12,7 +12,7 @@ pub(super) struct Classes {
     /// From a port to its number, by the port's high and low byte.
     numbers: Linear,
     /// From a number to its port.
-    ports: Linear,
+    l4_ports: Linear,
     /// The share of each class.
     shares: Box<[u16]>,
     /// For each value that a hash can have: its coset, and the class that leads there from the
@@ -83,15 +83,15 @@ impl Classes {
             let bits = independent.iter().enumerate().filter(|(at, _)| sum >> at & 1 == 1);
             bits.fold(0u16, |word, (_, bit)| word | 1 << bit)
         };
-        let (mut numbers, mut ports) = ([0; 16], [0; 16]);
+        let (mut numbers, mut l4_ports) = ([0; 16], [0; 16]);
         for (at, bit) in independent.iter().enumerate() {
             numbers[*bit] = 1 << at;
-            ports[at] = 1 << bit;
+            l4_ports[at] = 1 << bit;
         }
         for (at, (bit, sum)) in others.iter().enumerate() {
             let at = rank as usize + at;
             numbers[*bit] = sum | 1 << at;
-            ports[at] = expand(*sum) | 1 << bit;
+            l4_ports[at] = expand(*sum) | 1 << bit;
         }
         let share_of = |class: u16| {
             let bits = independent.iter().enumerate().filter(|(at, _)| class >> at & 1 == 1);
@@ -112,7 +112,7 @@ impl Classes {
         Self {
             rank,
             numbers: Linear::new(numbers),
-            ports: Linear::new(ports),
+            l4_ports: Linear::new(l4_ports),
             shares,
             split: split.into_iter().map(Option::unwrap_or_default).collect(),
             representatives: representatives.into(),
@@ -155,8 +155,8 @@ impl Classes {
 
     /// The port in a place of a class.
     #[inline]
-    pub(super) fn port(&self, class: u16, place: u16) -> u16 {
-        self.ports.of(class | (u32::from(place) << self.rank) as u16)
+    pub(super) fn l4_port(&self, class: u16, place: u16) -> u16 {
+        self.l4_ports.of(class | (u32::from(place) << self.rank) as u16)
     }
 }
 
@@ -181,7 +181,7 @@ mod tests {
             prop_assert_eq!(classes.count() * classes.cosets(), 1 << bits);
             for l4_port in 0..=u16::MAX {
                 let (class, place) = classes.class_of(l4_port);
-                prop_assert_eq!(classes.port(class, place), l4_port);
+                prop_assert_eq!(classes.l4_port(class, place), l4_port);
                 prop_assert_eq!(classes.shares[usize::from(class)], share(&shares, l4_port));
             }
         }

@@ -8,8 +8,8 @@ use crate::ids::WorkerId;
 #[derive(Clone, Debug)]
 pub struct PortSpace {
     classes: Classes,
-    /// By worker and coset.
-    owned: Box<[Box<[Owned]>]>,
+    /// By worker, then by coset.
+    owned: Box<[Owned]>,
     /// By class: its ports below [`FIRST_PORT`].
     low: Box<[u16]>,
     mask: u32,
@@ -32,18 +32,16 @@ impl PortSpace {
         let mask = table.len() as u32 - 1;
         let shares = std::array::from_fn(|bit| (share(1 << bit) & mask) as u16);
         let classes = Classes::new(shares, table.len().trailing_zeros());
-        let of_worker = |worker: usize| -> Box<[Owned]> {
-            let in_coset = |coset: usize| {
-                let mine =
-                    |step: &usize| usize::from(table[usize::from(classes.value(coset, *step))].0) == worker;
-                let steps: Box<[u16]> = (0..classes.count()).filter(mine).map(|step| step as u16).collect();
-                let mut places = vec![NOT_OWNED; classes.count()];
-                steps.iter().enumerate().for_each(|(at, step)| places[usize::from(*step)] = at as u16);
-                Owned { steps, places: places.into() }
-            };
-            (0..classes.cosets()).map(in_coset).collect()
+        let owned = |at: usize| {
+            let (worker, coset) = (at / classes.cosets(), at % classes.cosets());
+            let mine =
+                |step: &usize| usize::from(table[usize::from(classes.value(coset, *step))].0) == worker;
+            let steps: Box<[u16]> = (0..classes.count()).filter(mine).map(|step| step as u16).collect();
+            let mut places = vec![NOT_OWNED; classes.count()];
+            steps.iter().enumerate().for_each(|(at, step)| places[usize::from(*step)] = at as u16);
+            Owned { steps, places: places.into() }
         };
-        let owned = (0..workers).map(of_worker).collect();
+        let owned = (0..workers * classes.cosets()).map(owned).collect();
         let mut low = vec![0; classes.count()];
         (0..FIRST_PORT).for_each(|l4_port| low[usize::from(classes.class_of(l4_port).0)] += 1);
         Self { classes, owned, low: low.into(), mask }
@@ -63,16 +61,16 @@ impl PortSpace {
 
     /// The most that [`len`](Self::len) can be for a worker.
     pub(crate) fn len_max(&self, worker: WorkerId) -> usize {
-        let cosets = self.owned[usize::from(worker.0)].iter();
-        cosets.map(|owned| owned.steps.len() << self.classes.place_bits()).max().unwrap_or(0)
+        let regions = (0..self.classes.cosets() as u16).map(|coset| Region { coset, class: 0 });
+        regions.map(|region| self.len(worker, region)).max().unwrap_or(0)
     }
 
     /// The worker's `number`-th port of a region.
     #[inline]
-    pub(crate) fn port(&self, worker: WorkerId, region: Region, number: usize) -> u16 {
+    pub(crate) fn l4_port(&self, worker: WorkerId, region: Region, number: usize) -> u16 {
         let bits = self.classes.place_bits();
         let step = self.owned(worker, region).steps[number >> bits];
-        self.classes.port(step ^ region.class, (number & ((1 << bits) - 1)) as u16)
+        self.classes.l4_port(step ^ region.class, (number & ((1 << bits) - 1)) as u16)
     }
 
     /// Which of the worker's ports of a region `l4_port` is, if it is one.
@@ -85,15 +83,7 @@ impl PortSpace {
 
     #[inline]
     fn owned(&self, worker: WorkerId, region: Region) -> &Owned {
-        &self.owned[usize::from(worker.0)][usize::from(region.coset)]
-    }
-
-    /// The worker's ports from [`FIRST_PORT`] on towards a server whose replies hash to `base` with
-    /// port zero.
-    pub fn ports(&self, worker: WorkerId, base: u32) -> impl Iterator<Item = u16> {
-        let region = self.region(base);
-        let all = (0..self.len(worker, region)).map(move |number| self.port(worker, region, number));
-        all.filter(move |l4_port| *l4_port >= FIRST_PORT)
+        &self.owned[usize::from(worker.0) * self.classes.cosets() + usize::from(region.coset)]
     }
 
     /// How many ports of a region from [`FIRST_PORT`] on are a worker's.

@@ -6,6 +6,7 @@
 
 use super::TABLE_MAX;
 use crate::flow::FlowKey;
+#[cfg(test)]
 use std::net::Ipv6Addr;
 
 /// Bytes of the longest tuple: two IPv6 addresses and two ports.
@@ -81,15 +82,16 @@ fn rank(mut words: Vec<u32>) -> u32 {
 
 /// The tuple of an IPv4 flow: source, destination, source port, destination port.
 #[inline]
-pub fn tuple(key: FlowKey) -> [u8; 12] {
+pub(super) fn tuple(key: FlowKey) -> [u8; 12] {
     let mut bytes = [0; 12];
     bytes[..8].copy_from_slice(&key.address_word().to_be_bytes());
     bytes[8..].copy_from_slice(&key.port_word().to_be_bytes());
     bytes
 }
 
-/// The tuple of an IPv6 flow.
-pub fn tuple6(source: (Ipv6Addr, u16), destination: (Ipv6Addr, u16)) -> [u8; 36] {
+/// The tuple of an IPv6 flow; traffic of it comes with IPv6 forwarding.
+#[cfg(test)]
+pub(super) fn tuple6(source: (Ipv6Addr, u16), destination: (Ipv6Addr, u16)) -> [u8; 36] {
     let mut bytes = [0; 36];
     bytes[..16].copy_from_slice(&source.0.octets());
     bytes[16..32].copy_from_slice(&destination.0.octets());

@@ -11,9 +11,9 @@ pub use handover::{Peers, RING_SIZE, peers};
 pub use requests::{Command, ControlFrame, Event, Link, SessionQuery, SessionRecord, WorkerLink, link};
 
 use crate::clock::Instant;
-use crate::director::{Director, Verdict, Verdicts};
+use crate::director::{Director, Origin, Verdict, Verdicts};
 use crate::drop::DropReason;
-use crate::frame::{BURST_SIZE, Frame};
+use crate::frame::BURST_SIZE;
 use crate::ids::{PortId, WorkerId};
 use crate::port::{Buffer, Burst, Port};
 use crate::snapshot::{Mailbox, Snapshot};
@@ -106,15 +106,9 @@ impl<P: Port> Worker<P> {
         for at in 0..self.ports.len() {
             self.flush(at);
         }
-        let (discard, full) = (&mut self.discard, self.stats.drops(DropReason::HandOverFull));
-        let first = &mut self.ports[0];
-        self.peers.flush(|buffer| {
-            full.add(1);
-            if discard.is_full() {
-                first.discard(discard);
-            }
-            discard.push(buffer);
-        });
+        while let Some(buffer) = self.peers.flush() {
+            self.refuse_hand_over(buffer);
+        }
         if let Some(port) = self.ports.first_mut() {
             port.discard(&mut self.discard);
         }
@@ -153,7 +147,7 @@ impl<P: Port> Worker<P> {
         }
         let received = burst.len();
         let id = self.ports[at].id();
-        let bytes = self.process(id, burst, Director::process, now);
+        let bytes = self.process(id, burst, false, now);
         let counters = self.stats.port(id);
         counters.rx_packets.add(received as u64);
         counters.rx_bytes.add(bytes as u64);
@@ -167,26 +161,19 @@ impl<P: Port> Worker<P> {
         self.peers.receive(id, lane, &mut burst);
         let received = burst.len();
         if received > 0 {
-            self.process(id, burst, Director::process_handed, now);
+            self.process(id, burst, true, now);
         }
         received
     }
 
     /// Decides about a burst and puts each packet where it belongs. Returns its bytes.
-    #[inline(always)]
-    fn process(
-        &mut self,
-        id: PortId,
-        mut burst: Burst<P::Buffer>,
-        decide: impl Fn(&mut Director, PortId, &mut [Frame<'_>], &Snapshot, Instant, &mut Verdicts),
-        now: Instant,
-    ) -> usize {
+    fn process(&mut self, id: PortId, mut burst: Burst<P::Buffer>, handed: bool, now: Instant) -> usize {
         let mut verdicts = Verdicts::new();
         let mut bytes = 0;
         let moved: ArrayVec<(usize, Range<usize>), BURST_SIZE> = {
             let frames = burst.iter_mut().map(Buffer::frame).inspect(|frame| bytes += frame.window().len());
             let mut frames: ArrayVec<_, BURST_SIZE> = frames.collect();
-            decide(&mut self.director, id, &mut frames, &self.world, now, &mut verdicts);
+            self.director.process(Origin { port: id, handed }, &mut frames, &self.world, now, &mut verdicts);
             let moved = frames.iter().enumerate().filter(|(_, frame)| frame.has_moved());
             moved.map(|(at, frame)| (at, frame.window())).collect()
         };
@@ -211,8 +198,7 @@ impl<P: Port> Worker<P> {
         match verdict {
             Verdict::HandOver(owner) => {
                 if let Err(buffer) = self.peers.hand_over(owner, from, buffer) {
-                    self.stats.drops(DropReason::HandOverFull).add(1);
-                    self.free(buffer);
+                    self.refuse_hand_over(buffer);
                 }
             }
             Verdict::Transmit(port) => self.send(port, buffer),
@@ -245,6 +231,12 @@ impl<P: Port> Worker<P> {
             self.flush(at);
         }
         self.egress[at].push(buffer);
+    }
+
+    /// Counts and frees a packet whose owner's ring is full.
+    fn refuse_hand_over(&mut self, buffer: P::Buffer) {
+        self.stats.drops(DropReason::HandOverFull).add(1);
+        self.free(buffer);
     }
 
     fn free(&mut self, buffer: P::Buffer) {

@@ -3,7 +3,7 @@
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses its part")]
 
 use dataplane::clock::Instant;
-use dataplane::director::{Director, Limits, Verdict, Verdicts};
+use dataplane::director::{Director, Limits, Origin, Verdict, Verdicts};
 use dataplane::drop::DropReason;
 use dataplane::flow::{Endpoint, FlowHasher, Protocol};
 use dataplane::frame::{BURST_SIZE, Frame};
@@ -182,7 +182,7 @@ impl Lab {
                 .zip(frames)
                 .map(|(room, frame)| Frame::new(room, HEADROOM..HEADROOM + frame.len()))
                 .collect();
-            self.director.process(port, &mut views, &self.world, self.now, &mut verdicts);
+            self.director.process(Origin::queue(port), &mut views, &self.world, self.now, &mut verdicts);
             views.iter().map(Frame::window).collect()
         };
         rooms
