@@ -45,9 +45,10 @@ lint: deps-build
 pure:
 	cargo test
 
-# Every interleaving of control and a worker over the mailbox.
+# Every interleaving of control and a worker over the mailbox, and of two workers over a ring.
 model:
 	RUSTFLAGS="--cfg loom" cargo test -p dataplane --lib --target-dir target/loom model
+	sh dataplane/tests/model/run.sh
 
 programs: deps-build
 	cargo build --release $(PROGRAMS)
