@@ -9,7 +9,7 @@ use dataplane::snapshot::LocalAddress;
 use dataplane::steering::Steering;
 use dataplane::steering::ladder::{self, Choice, Facts, Rss, Rung};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::unix::net::UnixDatagram;
 use std::sync::mpsc::Sender;
 
@@ -18,7 +18,7 @@ pub(crate) struct Hardware {
     pub(crate) devices: Vec<Device>,
     pub(crate) pools: Vec<Pool>,
     /// By port, the addresses for whose answers the device has rules.
-    pub(crate) rules: Vec<Option<Vec<Ipv4Addr>>>,
+    pub(crate) rules: Vec<Option<Vec<IpAddr>>>,
 }
 
 impl Devices for Hardware {
@@ -84,7 +84,7 @@ fn facts(spec: &PortSpec, device: &mut Device, config: &Config) -> Facts {
         }
         Some(RssSpec::Toeplitz { fields, key, entries }) => {
             let table = (0..*entries).map(|entry| (entry % usize::from(workers)) as u16).collect();
-            Ok(Rss { key: key.clone(), table, fields: [*fields; 2] })
+            Ok(Rss { key: key.clone(), table, fields: [[*fields; 2]; 2] })
         }
         None if is_virtual => Err("a virtual device spreads packets as its other side likes".to_owned()),
         None => device.rss(),

@@ -173,7 +173,7 @@ fn prepare(
 ) -> Result<(Vec<Arc<WorkerStats>>, Vec<Director>), String> {
     let (sender, made) = channel();
     let ports = config.ports.len();
-    let limits = Limits::for_sessions(config.dataplane.session_capacity);
+    let limits = Limits::for_sessions(config.dataplane.session_capacity, config.session_capacity_ipv6());
     let mut lcores = Vec::new();
     for at in 0..config.dataplane.workers.len() {
         let seat = Seat { worker: WorkerId(at as u16), steering: Arc::clone(steering) };

@@ -127,7 +127,8 @@ pub(crate) fn memory(wanted: Hugepages, buffers: u32) -> Result<Memory, String> 
 /// Whether the session tables fit into what the machine has free; without this the kernel
 /// would end the process when the table is touched.
 pub(crate) fn session_memory(config: &Config) -> Result<(), String> {
-    let bytes = Limits::for_sessions(config.dataplane.session_capacity).bytes()
+    let bytes = Limits::for_sessions(config.dataplane.session_capacity, config.session_capacity_ipv6())
+        .bytes()
         * config.dataplane.workers.len() as u64;
     let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));

@@ -6,13 +6,13 @@ use crate::registry::{Exhausted, ReadSlot, Registry};
 use dataplane::ids::{Generation, PortId};
 use dataplane::scheduler::{MaglevTable, Scheduler};
 use dataplane::snapshot::{
-    AddressRole, LocalAddress, Map, Neighbors, Network, PortConfig, RealServer, Routes, Service, Services,
-    Snapshot,
+    AddressRole, LocalAddress, Map, Neighbors, Network, PortConfig, RealServer, Routes, Service,
+    ServiceOptions, Services, Snapshot,
 };
 use dataplane::wire::{LinkTraits, Mac};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What a started device says of itself.
@@ -67,14 +67,15 @@ pub fn ports(config: &Config, devices: &[DeviceFacts]) -> Arc<[PortConfig]> {
 }
 
 /// What each of the appliance's addresses is for. A VIP may also be a port's address.
-pub fn addresses(config: &Config) -> Map<Ipv4Addr, AddressRole> {
+pub fn addresses(config: &Config) -> Map<IpAddr, AddressRole> {
     let mut roles = Map::default();
     for port in &config.ports {
         roles.extend(port.addresses.iter().map(|network| (network.address, AddressRole::Own)));
     }
     for service in &config.services {
-        roles.insert(service.listen.address, AddressRole::Vip);
-        let role = |address: &Ipv4Addr| (*address, AddressRole::Local(reply_port(config, service, *address)));
+        let hosts = service.listens.iter().map(|listen| listen.network).filter(|network| network.is_host());
+        roles.extend(hosts.map(|network| (network.address, AddressRole::Vip)));
+        let role = |address: &IpAddr| (*address, AddressRole::Local(reply_port(config, service, *address)));
         roles.extend(service.local_addresses.iter().map(role));
     }
     roles
@@ -85,11 +86,11 @@ pub fn routes(config: &Config) -> Routes {
     let mut routes = Routes::default();
     // Static routes first: a port's own network is never behind a gateway.
     for route in &config.routes {
-        routes.add(route.to, PortId(route.port as u16), Some(route.via));
+        routes.add_gateways(route.to, &route.hops);
     }
     for (at, port) in config.ports.iter().enumerate() {
         for network in &port.addresses {
-            routes.add(*network, PortId(at as u16), None);
+            routes.add_link(*network, PortId(at as u16));
         }
     }
     routes
@@ -97,7 +98,7 @@ pub fn routes(config: &Config) -> Routes {
 
 /// The port that answers ARP for an address; `None`: every port, because the address is
 /// on none's network (a routed VIP).
-pub fn port_of(config: &Config, address: Ipv4Addr) -> Option<PortId> {
+pub fn port_of(config: &Config, address: IpAddr) -> Option<PortId> {
     let contains = |network: &Network| network.contains(address);
     let at = config.ports.iter().position(|port| port.addresses.iter().any(contains))?;
     Some(PortId(at as u16))
@@ -105,16 +106,17 @@ pub fn port_of(config: &Config, address: Ipv4Addr) -> Option<PortId> {
 
 /// The port by which servers' answers to a local address come: the one on whose network it is, or
 /// the one towards the servers.
-fn reply_port(config: &Config, service: &ServiceSpec, address: Ipv4Addr) -> PortId {
+fn reply_port(config: &Config, service: &ServiceSpec, address: IpAddr) -> PortId {
     port_of(config, address).unwrap_or_else(|| {
-        let towards = |server: &ServerSpec| routes(config).lookup(server.endpoint.address);
+        let towards = |server: &ServerSpec| routes(config).lookup(server.endpoint.address, 0);
         service.servers.iter().find_map(towards).map_or(PortId(0), |hop| hop.port)
     })
 }
 
 fn services(config: &Config, registry: &mut Registry, read: ReadSlot<'_>) -> Result<Services, Exhausted> {
     let mut list = Vec::with_capacity(config.services.len());
-    let mut lists_of_locals: HashMap<&[Ipv4Addr], Arc<[LocalAddress]>> = HashMap::new();
+    let mut lists_of_locals: HashMap<&[IpAddr], Arc<[LocalAddress]>> = HashMap::new();
+    let usual = Arc::<ServiceOptions>::default();
     for spec in &config.services {
         let id = registry.service(&spec.name)?;
         let locals = match lists_of_locals.entry(&spec.local_addresses) {
@@ -139,15 +141,19 @@ fn services(config: &Config, registry: &mut Registry, read: ReadSlot<'_>) -> Res
                 MaglevTable::build(&weights).map(Box::new)
             })
             .flatten();
-        list.push(Service {
+        let options = ServiceOptions { tunnel: spec.tunnel.clone() };
+        let options = if options == *usual { Arc::clone(&usual) } else { Arc::new(options) };
+        let service = Service {
             id,
             protocol: spec.protocol,
-            listen: spec.listen,
+            mode: spec.forward,
             scheduler: spec.scheduler,
             locals,
             servers: servers.into(),
             maglev,
-        });
+            options,
+        };
+        list.push((spec.listens.clone(), service));
     }
     Ok(Services::new(list))
 }

@@ -7,8 +7,9 @@
 
 use dataplane::clock::Instant;
 use dataplane::snapshot::{Neighbor, Neighbors, NextHop};
-use dataplane::wire::{Mac, ethernet_header};
+use dataplane::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Mac, ethernet_header};
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// Entries in all; a scan of a /16 must not use up memory.
@@ -175,7 +176,12 @@ impl NeighborTable {
             return None;
         }
         let neighbor = |entry: &Entry| {
-            let header = |mac| ethernet_header(mac, sources[usize::from(entry.hop.port.0)]);
+            let ethertype = match entry.hop.address {
+                IpAddr::V4(_) => ETHERTYPE_IPV4,
+                IpAddr::V6(_) => ETHERTYPE_IPV6,
+            };
+            let source = sources[usize::from(entry.hop.port.0)];
+            let header = |mac| ethernet_header(mac, source, ethertype);
             Neighbor { hop: entry.hop, header: entry.mac.map(header) }
         };
         let slots = self.slots.iter().map(|slot| slot.as_ref().map(neighbor)).collect();
@@ -233,7 +239,7 @@ mod tests {
     const MAC: Mac = [2, 0, 0, 0, 0, 9];
 
     fn hop(last: u8) -> NextHop {
-        NextHop { port: PortId(0), address: Ipv4Addr::new(10, 0, 0, last) }
+        NextHop { port: PortId(0), address: Ipv4Addr::new(10, 0, 0, last).into() }
     }
 
     fn at(millis: u64) -> Instant {
@@ -253,7 +259,7 @@ mod tests {
 
         table.learn(hop(1), MAC, false, at(5));
 
-        assert_eq!(header(&mut table), Some(ethernet_header(MAC, [2, 0, 0, 0, 0, 1])));
+        assert_eq!(header(&mut table), Some(ethernet_header(MAC, [2, 0, 0, 0, 0, 1], ETHERTYPE_IPV4)));
     }
 
     #[test]
@@ -302,7 +308,10 @@ mod tests {
 
         table.learn(hop(1), [2, 0, 0, 0, 0, 7], false, at(10));
 
-        assert_eq!(header(&mut table), Some(ethernet_header([2, 0, 0, 0, 0, 7], [2, 0, 0, 0, 0, 1])));
+        assert_eq!(
+            header(&mut table),
+            Some(ethernet_header([2, 0, 0, 0, 0, 7], [2, 0, 0, 0, 0, 1], ETHERTYPE_IPV4))
+        );
     }
 
     #[test]

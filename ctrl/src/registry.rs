@@ -7,7 +7,7 @@
 use dataplane::flow::{Endpoint, Protocol};
 use dataplane::ids::{LocalId, MAX_LOCALS, MAX_SERVERS, MAX_SERVICES, ServerId, ServiceId};
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::ops::AddAssign;
 
 /// What a server, or all servers of a service, counted.
@@ -64,7 +64,7 @@ pub struct Registry {
     service_slots: u32,
     free_servers: Vec<u32>,
     server_slots: u32,
-    locals: HashMap<Ipv4Addr, LocalId>,
+    locals: HashMap<IpAddr, LocalId>,
 }
 
 #[derive(Debug)]
@@ -132,7 +132,7 @@ impl Registry {
     ///
     /// # Errors
     /// When 4,096 addresses have slots.
-    pub fn local(&mut self, address: Ipv4Addr) -> Result<LocalId, Exhausted> {
+    pub fn local(&mut self, address: IpAddr) -> Result<LocalId, Exhausted> {
         if let Some(id) = self.locals.get(&address) {
             return Ok(*id);
         }
@@ -144,8 +144,13 @@ impl Registry {
         Ok(id)
     }
 
+    /// The slot of a service that is configured, or still has sessions.
+    pub fn service_id(&self, name: &str) -> Option<ServiceId> {
+        self.services.get(name).map(|entry| entry.id)
+    }
+
     /// The slot of an address that is, or was, a local address.
-    pub fn local_id(&self, address: Ipv4Addr) -> Option<LocalId> {
+    pub fn local_id(&self, address: IpAddr) -> Option<LocalId> {
         self.locals.get(&address).copied()
     }
 
@@ -232,6 +237,7 @@ fn take(free: &mut Vec<u32>, used: &mut u32, limit: usize) -> Result<u32, Exhaus
 mod tests {
     use super::*;
     use std::cell::Cell;
+    use std::net::Ipv4Addr;
 
     fn endpoint(last: u8) -> Endpoint {
         Endpoint::new(Ipv4Addr::new(10, 0, 0, last), 80)

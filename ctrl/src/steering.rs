@@ -2,13 +2,14 @@
 //! sentence.
 
 use crate::config::Config;
-use dataplane::flow::{Endpoint, Protocol};
+use dataplane::flow::{Endpoint, FlowKey, FlowKey6, Protocol};
 use dataplane::ids::{PortId, WorkerId};
 use dataplane::session::Pair;
 use dataplane::snapshot::{AddressRole, LocalAddress, Snapshot};
 use dataplane::stats::WorkerStats;
 use dataplane::steering::Steering;
 use dataplane::steering::ladder::{Choice, Rung};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Packets of one second that may come to the wrong worker before a rung counts as wrong.
@@ -96,7 +97,12 @@ impl Ladder {
     ) -> usize {
         let pair = Pair { local: local.address, real, protocol };
         let plan = &self.steering.port(local.port).plan;
-        plan.capacity(worker, pair.key())
+        match (local.address, real.address) {
+            (IpAddr::V4(_), IpAddr::V4(_)) => plan.capacity::<FlowKey>(worker, pair.key()),
+            (IpAddr::V6(_), IpAddr::V6(_)) => plan.capacity::<FlowKey6>(worker, pair.key()),
+            // An address serves the servers of its family.
+            _ => 0,
+        }
     }
 
     /// Whether every local address that both worlds have is still answered by the same port, whose plan
@@ -126,25 +132,20 @@ impl Ladder {
         if workers == 1 {
             return Ok(());
         }
-        for service in world.services.iter().filter(|service| !service.locals.is_empty()) {
+        let services = config.services.iter().zip(world.services.iter());
+        for (spec, service) in services.filter(|(_, service)| !service.locals.is_empty()) {
             for server in &service.servers {
                 let without = (0..workers).map(WorkerId).find(|worker| {
-                    let has_ports = |local: &LocalAddress| {
-                        let (local_address, real) = (local.address, server.endpoint);
-                        let pair = Pair { local: local_address, real, protocol: service.protocol };
-                        self.steering.port(local.port).plan.has_ports(*worker, pair.key())
+                    let has_ports = |local: &&LocalAddress| {
+                        self.capacity(*worker, **local, service.protocol, server.endpoint) > 0
                     };
-                    !service.locals.iter().any(has_ports)
+                    service.locals.iter().find(has_ports).is_none()
                 });
                 let Some(worker) = without else { continue };
-                let spec = config
-                    .services
-                    .iter()
-                    .find(|spec| (spec.protocol, spec.listen) == (service.protocol, service.listen));
                 let port = usize::from(service.locals[0].port.0);
                 return Err(format!(
                     "service {}: worker {} has no local port towards {}: the device of port {} spreads replies by addresses alone, and none of the {} local addresses leads them to that worker; add local addresses (some {} serve {workers} workers), or use fewer workers",
-                    spec.map_or("", |spec| &spec.name),
+                    spec.name,
                     worker.0,
                     server.endpoint,
                     config.ports[port].name,
@@ -169,7 +170,7 @@ mod tests {
     /// Two workers behind one device that tells its key.
     fn predicted() -> Ladder {
         let key = (0..40u8).map(|byte| byte.wrapping_mul(0x9d).wrapping_add(0x4b)).collect();
-        let rss = Rss { key, table: (0..128).map(|at| at % 2).collect(), fields: [Fields::Ports; 2] };
+        let rss = Rss { key, table: (0..128).map(|at| at % 2).collect(), fields: [[Fields::Ports; 2]; 2] };
         let facts = Facts { rules: Err("it takes none".into()), rss: Ok(rss), keeps_flows: true };
         let (choice, port) = ladder::choose(&facts, 2);
         let steering = Steering { workers: 2, ports: [port].into(), hasher: FlowHasher::new([1, 2, 3, 4]) };
@@ -203,7 +204,7 @@ mod tests {
     fn a_local_address_stays_on_its_port() {
         let world = |role| {
             let mut world = Snapshot::empty(Vec::new());
-            world.addresses = Arc::new(Map::from_iter([([10, 0, 0, 200].into(), role)]));
+            world.addresses = Arc::new(Map::from_iter([(IpAddr::from([10, 0, 0, 200]), role)]));
             world
         };
         let (here, there) = (world(AddressRole::Local(PORT)), world(AddressRole::Local(PortId(1))));

@@ -36,7 +36,7 @@ reasons! {
     EthernetShort = "ethernet_short",
     /// The frame is addressed to another station, or is a broadcast or multicast that carries unicast IP.
     EthernetNotOurs = "ethernet_not_ours",
-    /// The EtherType is neither IPv4 nor ARP.
+    /// The EtherType is none of IPv4, IPv6 and ARP.
     EthertypeUnsupported = "ethertype_unsupported",
     /// The frame ends before the 20 bytes of an IPv4 header.
     Ipv4Short = "ipv4_short",
@@ -56,6 +56,16 @@ reasons! {
     Ipv4Options = "ipv4_options",
     /// The packet asks for source routing.
     Ipv4SourceRoute = "ipv4_source_route",
+    /// The frame ends before the 40 bytes of an IPv6 header.
+    Ipv6Short = "ipv6_short",
+    /// The IP version field is not 6.
+    Ipv6Version = "ipv6_version",
+    /// The IPv6 payload length is larger than the frame.
+    Ipv6Truncated = "ipv6_truncated",
+    /// An IPv6 extension header is cut off or out of place, or there are too many.
+    Ipv6Extension = "ipv6_extension",
+    /// The packet asks to be routed through other nodes (RFC 5095).
+    Ipv6Routing = "ipv6_routing",
     /// The source address is zero, loopback, multicast, broadcast or reserved.
     SourceInvalid = "source_invalid",
     /// The source is one of the appliance's own addresses, VIPs or local addresses.
@@ -104,12 +114,14 @@ reasons! {
     SessionTableFull = "session_table_full",
     /// No route leads to the next hop.
     NoRoute = "no_route",
-    /// The next hop did not answer ARP in time.
+    /// The next hop did not answer ARP or neighbour solicitations in time.
     NeighborUnresolved = "neighbor_unresolved",
     /// Too many packets wait for the same or for all unresolved next hops.
     NeighborQueueFull = "neighbor_queue_full",
-    /// ARP came faster than the control thread takes it.
+    /// ARP or neighbour discovery came faster than the control thread takes it.
     ControlQueueFull = "control_queue_full",
+    /// The buffer has no room in front for a tunnel's headers.
+    NoHeadroom = "no_headroom",
     /// The device's transmit queue was full.
     TransmitRefused = "transmit_refused",
     /// The ring to the worker that owns the packet's session was full.

@@ -1,7 +1,8 @@
 //! What identifies a flow: endpoints, the 5-tuple of one direction, its keyed hash.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// A transport protocol that Sluice keeps sessions for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -23,25 +24,49 @@ impl Protocol {
     }
 }
 
+/// The two versions of the Internet Protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Family {
+    /// RFC 791.
+    V4 = 0,
+    /// RFC 8200.
+    V6 = 1,
+}
+
+impl Family {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The family of an address.
+    #[inline]
+    pub const fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::V4,
+            IpAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
 /// An address and a layer-4 port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Endpoint {
     /// The address.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// The layer-4 port, in host order.
     pub l4_port: u16,
 }
 
 impl Endpoint {
     /// The endpoint at `address`, `l4_port`.
-    pub const fn new(address: Ipv4Addr, l4_port: u16) -> Self {
-        Self { address, l4_port }
+    #[inline]
+    pub fn new(address: impl Into<IpAddr>, l4_port: u16) -> Self {
+        Self { address: address.into(), l4_port }
     }
 }
 
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.address, self.l4_port)
+        SocketAddr::new(self.address, self.l4_port).fmt(f)
     }
 }
 
@@ -54,8 +79,43 @@ pub enum Direction {
     Outbound = 1,
 }
 
-/// One direction's 5-tuple, packed into two words so that comparing and
-/// hashing cost two loads.
+/// One direction's 5-tuple, as sessions are found by it.
+pub trait Key: Copy + PartialEq + Eq + Hash + fmt::Debug + Send + Sync + 'static {
+    /// The family of the packets.
+    const FAMILY: Family;
+    /// The key of no flow: no protocol, no addresses.
+    const NONE: Self;
+    /// What RSS hashes of a packet: source, destination, source port, destination port.
+    type Tuple: AsRef<[u8]>;
+
+    /// The key of packets from `source` to `destination`.
+    ///
+    /// # Panics
+    /// When an address is of a family that the key has no room for.
+    fn new(protocol: Protocol, source: Endpoint, destination: Endpoint) -> Self;
+    /// The key of the way back.
+    fn reversed(self) -> Self;
+    /// The sender.
+    fn source(self) -> Endpoint;
+    /// The receiver.
+    fn destination(self) -> Endpoint;
+    /// The protocol.
+    fn protocol(self) -> Protocol;
+    /// The same flow, but to another port.
+    fn with_destination_port(self, l4_port: u16) -> Self;
+    /// Source and destination port, in one word.
+    fn port_word(self) -> u32;
+    /// The same flow as a key that has room for both families.
+    fn widen(self) -> FlowKey6;
+    /// The sum of both addresses as 32-bit words, for checksums.
+    fn address_sum(self) -> u64;
+    /// The hash by `hasher`, all 64 bits well mixed.
+    fn hash_by(self, hasher: &FlowHasher) -> u64;
+    /// The tuple of RSS.
+    fn tuple(self) -> Self::Tuple;
+}
+
+/// The key of an IPv4 flow, packed into two words so that comparing and hashing cost two loads.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FlowKey {
     addresses: u64,
@@ -63,30 +123,11 @@ pub struct FlowKey {
 }
 
 impl FlowKey {
-    /// The key of no flow: no protocol, no addresses.
-    pub const NONE: Self = Self { addresses: 0, ports: 0 };
-
     /// The key of packets with these words of their headers: source and destination address,
     /// protocol number, source and destination port.
     #[inline]
     pub(crate) fn from_words(addresses: u64, protocol: u8, ports: u32) -> Self {
         Self { addresses, ports: u64::from(protocol) << 32 | u64::from(ports) }
-    }
-
-    /// The key of the way back.
-    #[inline]
-    pub fn reversed(self) -> Self {
-        let ports = self.ports as u32;
-        Self {
-            addresses: self.addresses.rotate_left(32),
-            ports: self.ports >> 32 << 32 | u64::from(ports.rotate_left(16)),
-        }
-    }
-
-    /// The same flow, but to another port.
-    #[inline]
-    pub(crate) fn with_destination_port(self, l4_port: u16) -> Self {
-        Self { ports: self.ports >> 16 << 16 | u64::from(l4_port), ..self }
     }
 
     /// Source and destination address, in one word.
@@ -95,37 +136,214 @@ impl FlowKey {
         self.addresses
     }
 
-    /// Source and destination port, in one word.
+    /// The receiver's address.
     #[inline]
-    pub(crate) fn port_word(self) -> u32 {
-        self.ports as u32
+    pub(crate) fn destination_address(self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.addresses as u32)
     }
+}
 
-    /// The key of packets from `source` to `destination`.
+impl Key for FlowKey {
+    const FAMILY: Family = Family::V4;
+    const NONE: Self = Self { addresses: 0, ports: 0 };
+    type Tuple = [u8; 12];
+
     #[inline]
-    pub fn new(protocol: Protocol, source: Endpoint, destination: Endpoint) -> Self {
+    fn new(protocol: Protocol, source: Endpoint, destination: Endpoint) -> Self {
+        let bits = |address| match address {
+            IpAddr::V4(address) => u64::from(address.to_bits()),
+            IpAddr::V6(_) => panic!("an IPv6 address in an IPv4 flow"),
+        };
         Self {
-            addresses: u64::from(source.address.to_bits()) << 32 | u64::from(destination.address.to_bits()),
-            ports: (protocol as u64) << 32 | u64::from(source.l4_port) << 16 | u64::from(destination.l4_port),
+            addresses: bits(source.address) << 32 | bits(destination.address),
+            ports: port_word(protocol, source, destination),
         }
     }
 
-    /// The sender.
     #[inline]
-    pub fn source(self) -> Endpoint {
+    fn reversed(self) -> Self {
+        Self { addresses: self.addresses.rotate_left(32), ports: reversed_ports(self.ports) }
+    }
+
+    #[inline]
+    fn source(self) -> Endpoint {
         Endpoint::new(Ipv4Addr::from_bits((self.addresses >> 32) as u32), (self.ports >> 16) as u16)
     }
 
-    /// The receiver.
     #[inline]
-    pub fn destination(self) -> Endpoint {
-        Endpoint::new(Ipv4Addr::from_bits(self.addresses as u32), self.ports as u16)
+    fn destination(self) -> Endpoint {
+        Endpoint::new(self.destination_address(), self.ports as u16)
     }
 
-    /// The protocol.
     #[inline]
-    pub fn protocol(self) -> Protocol {
-        if self.ports >> 32 == Protocol::Tcp as u64 { Protocol::Tcp } else { Protocol::Udp }
+    fn protocol(self) -> Protocol {
+        protocol_of(self.ports)
+    }
+
+    #[inline]
+    fn with_destination_port(self, l4_port: u16) -> Self {
+        Self { ports: self.ports >> 16 << 16 | u64::from(l4_port), ..self }
+    }
+
+    #[inline]
+    fn port_word(self) -> u32 {
+        self.ports as u32
+    }
+
+    #[inline]
+    fn widen(self) -> FlowKey6 {
+        let mapped = |bits: u64| [0, 0xffff << 32 | bits & 0xffff_ffff];
+        FlowKey6 {
+            source: mapped(self.addresses >> 32),
+            destination: mapped(self.addresses),
+            ports: self.ports,
+        }
+    }
+
+    #[inline]
+    fn address_sum(self) -> u64 {
+        sum_of_halves(self.addresses)
+    }
+
+    #[inline]
+    fn hash_by(self, hasher: &FlowHasher) -> u64 {
+        let mixed = fold(self.addresses ^ hasher.key[0], self.ports ^ hasher.key[1]);
+        fold(mixed ^ hasher.key[2], self.addresses.rotate_left(32) ^ hasher.key[3])
+    }
+
+    #[inline]
+    fn tuple(self) -> [u8; 12] {
+        let mut bytes = [0; 12];
+        bytes[..8].copy_from_slice(&self.addresses.to_be_bytes());
+        bytes[8..].copy_from_slice(&self.port_word().to_be_bytes());
+        bytes
+    }
+}
+
+/// The key of an IPv6 flow, or of the IPv4 side of a session between families: IPv4 addresses stand
+/// as IPv4-mapped ones (RFC 4291 §2.5.5.2), which no packet on a wire may have.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FlowKey6 {
+    source: [u64; 2],
+    destination: [u64; 2],
+    ports: u64,
+}
+
+impl FlowKey6 {
+    /// The key of packets with these parts of their headers: source and destination address,
+    /// protocol number, source and destination port.
+    #[inline]
+    pub(crate) fn from_bytes(addresses: &[u8; 32], protocol: u8, ports: u32) -> Self {
+        let word = |at: usize| {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(&addresses[at..at + 8]);
+            u64::from_be_bytes(bytes)
+        };
+        Self {
+            source: [word(0), word(8)],
+            destination: [word(16), word(24)],
+            ports: u64::from(protocol) << 32 | u64::from(ports),
+        }
+    }
+
+    /// Source and destination address, in network order.
+    #[inline]
+    pub(crate) fn address_bytes(self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        let words = [self.source[0], self.source[1], self.destination[0], self.destination[1]];
+        for (piece, word) in bytes.chunks_exact_mut(8).zip(words) {
+            piece.copy_from_slice(&word.to_be_bytes());
+        }
+        bytes
+    }
+
+    /// The same flow as an IPv4 key, if it is one.
+    #[inline]
+    pub fn narrow(self) -> Option<FlowKey> {
+        const MAPPED: u64 = 0xffff;
+        let is_mapped = |words: [u64; 2]| words[0] == 0 && words[1] >> 32 == MAPPED;
+        (is_mapped(self.source) && is_mapped(self.destination)).then(|| FlowKey {
+            addresses: self.source[1] << 32 | self.destination[1] & 0xffff_ffff,
+            ports: self.ports,
+        })
+    }
+}
+
+impl Key for FlowKey6 {
+    const FAMILY: Family = Family::V6;
+    const NONE: Self = Self { source: [0; 2], destination: [0; 2], ports: 0 };
+    type Tuple = [u8; 36];
+
+    #[inline]
+    fn new(protocol: Protocol, source: Endpoint, destination: Endpoint) -> Self {
+        let words = |address: IpAddr| {
+            let bits = match address {
+                IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
+                IpAddr::V6(address) => address.to_bits(),
+            };
+            [(bits >> 64) as u64, bits as u64]
+        };
+        Self {
+            source: words(source.address),
+            destination: words(destination.address),
+            ports: port_word(protocol, source, destination),
+        }
+    }
+
+    #[inline]
+    fn reversed(self) -> Self {
+        Self { source: self.destination, destination: self.source, ports: reversed_ports(self.ports) }
+    }
+
+    #[inline]
+    fn source(self) -> Endpoint {
+        Endpoint::new(canonical(self.source), (self.ports >> 16) as u16)
+    }
+
+    #[inline]
+    fn destination(self) -> Endpoint {
+        Endpoint::new(canonical(self.destination), self.ports as u16)
+    }
+
+    #[inline]
+    fn protocol(self) -> Protocol {
+        protocol_of(self.ports)
+    }
+
+    #[inline]
+    fn with_destination_port(self, l4_port: u16) -> Self {
+        Self { ports: self.ports >> 16 << 16 | u64::from(l4_port), ..self }
+    }
+
+    #[inline]
+    fn port_word(self) -> u32 {
+        self.ports as u32
+    }
+
+    #[inline]
+    fn widen(self) -> FlowKey6 {
+        self
+    }
+
+    #[inline]
+    fn address_sum(self) -> u64 {
+        self.source.into_iter().chain(self.destination).map(sum_of_halves).sum()
+    }
+
+    #[inline]
+    fn hash_by(self, hasher: &FlowHasher) -> u64 {
+        let [a, b, c, d] = hasher.key;
+        let source = fold(self.source[0] ^ a, self.source[1] ^ b);
+        let destination = fold(self.destination[0] ^ c, self.destination[1] ^ d);
+        fold(fold(source ^ c, self.ports ^ a) ^ b, destination.rotate_left(32) ^ d)
+    }
+
+    #[inline]
+    fn tuple(self) -> [u8; 36] {
+        let mut bytes = [0; 36];
+        bytes[..32].copy_from_slice(&self.address_bytes());
+        bytes[32..].copy_from_slice(&self.port_word().to_be_bytes());
+        bytes
     }
 }
 
@@ -133,6 +351,37 @@ impl fmt::Debug for FlowKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} -> {}", self.protocol().name(), self.source(), self.destination())
     }
+}
+
+impl fmt::Debug for FlowKey6 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} -> {}", self.protocol().name(), self.source(), self.destination())
+    }
+}
+
+#[inline]
+fn port_word(protocol: Protocol, source: Endpoint, destination: Endpoint) -> u64 {
+    (protocol as u64) << 32 | u64::from(source.l4_port) << 16 | u64::from(destination.l4_port)
+}
+
+#[inline]
+fn reversed_ports(ports: u64) -> u64 {
+    ports >> 32 << 32 | u64::from((ports as u32).rotate_left(16))
+}
+
+#[inline]
+fn sum_of_halves(word: u64) -> u64 {
+    (word >> 32) + (word & 0xffff_ffff)
+}
+
+#[inline]
+fn protocol_of(ports: u64) -> Protocol {
+    if ports >> 32 == Protocol::Tcp as u64 { Protocol::Tcp } else { Protocol::Udp }
+}
+
+#[inline]
+fn canonical([high, low]: [u64; 2]) -> IpAddr {
+    Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low)).to_canonical()
 }
 
 /// A keyed hash of flow keys: two folded 64 × 64 → 128-bit products.
@@ -152,9 +401,8 @@ impl FlowHasher {
 
     /// The hash of `key`, all 64 bits well mixed.
     #[inline]
-    pub fn hash(&self, key: FlowKey) -> u64 {
-        let mixed = fold(key.addresses ^ self.key[0], key.ports ^ self.key[1]);
-        fold(mixed ^ self.key[2], key.addresses.rotate_left(32) ^ self.key[3])
+    pub fn hash(&self, key: impl Key) -> u64 {
+        key.hash_by(self)
     }
 }
 
@@ -170,8 +418,8 @@ mod tests {
     use super::*;
 
     fn endpoint(text: &str) -> Endpoint {
-        let (address, l4_port) = text.split_once(':').unwrap();
-        Endpoint::new(address.parse().unwrap(), l4_port.parse().unwrap())
+        let socket: SocketAddr = text.parse().unwrap();
+        Endpoint::new(socket.ip(), socket.port())
     }
 
     #[test]
@@ -184,7 +432,27 @@ mod tests {
     }
 
     #[test]
+    fn a_wide_key_holds_both_families() {
+        for (client, vip) in
+            [("[2001:db8::7]:4000", "[2001:db8:1::10]:80"), ("198.51.100.7:4000", "192.0.2.10:80")]
+        {
+            let (client, vip) = (endpoint(client), endpoint(vip));
+
+            let key = FlowKey6::new(Protocol::Tcp, client, vip);
+
+            assert_eq!((key.protocol(), key.source(), key.destination()), (Protocol::Tcp, client, vip));
+            assert_eq!((key.reversed().source(), key.reversed().destination()), (vip, client));
+            assert_eq!(key.narrow().map(Key::widen), client.address.is_ipv4().then_some(key));
+        }
+    }
+
+    #[test]
     fn hash_bits_are_balanced_over_sequential_flows() {
+        balanced(|client| FlowKey::new(Protocol::Tcp, client, endpoint("192.0.2.10:80")));
+        balanced(|client| FlowKey6::new(Protocol::Tcp, client, endpoint("192.0.2.10:80")));
+    }
+
+    fn balanced<K: Key>(key: impl Fn(Endpoint) -> K) {
         let hasher =
             FlowHasher::new([0x1234_5678_9abc_def1, 0x0fed_cba9_8765_4321, 77, 0x5555_aaaa_1111_7777]);
         let mut ones = [0u32; 64];
@@ -192,7 +460,7 @@ mod tests {
         for flow in 0..flows {
             let client =
                 Endpoint::new(Ipv4Addr::from_bits(0x0a00_0000 + flow / 500), (flow % 500) as u16 + 1024);
-            let hash = hasher.hash(FlowKey::new(Protocol::Tcp, client, endpoint("192.0.2.10:80")));
+            let hash = hasher.hash(key(client));
             for (bit, count) in ones.iter_mut().enumerate() {
                 *count += (hash >> bit & 1) as u32;
             }

@@ -30,6 +30,12 @@ impl<'a> Frame<'a> {
         Self { room, start: window.start as u32, end: window.end as u32, moved: false }
     }
 
+    /// Takes the frame out, and leaves one without room.
+    pub fn take(&mut self) -> Self {
+        let nothing = Self { room: &mut [], start: 0, end: 0, moved: false };
+        std::mem::replace(self, nothing)
+    }
+
     /// The frame's bytes, from the Ethernet header on.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
@@ -63,6 +69,16 @@ impl<'a> Frame<'a> {
             self.end = end as u32;
             self.moved = true;
         }
+    }
+
+    /// Takes `len` bytes off the front.
+    ///
+    /// # Panics
+    /// When the frame is shorter.
+    pub fn advance(&mut self, len: usize) {
+        assert!(len <= self.window().len());
+        self.start += len as u32;
+        self.moved = true;
     }
 
     /// Puts `len` bytes of unspecified content in front. False when the headroom is too small.

@@ -22,6 +22,11 @@ pub struct ServerId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LocalId(pub u16);
 
+impl LocalId {
+    /// The value that stands for no local address.
+    pub const NONE: Self = Self(u16::MAX);
+}
+
 /// A neighbour's slot in the snapshot; stable within one routing epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NeighborId(pub u32);

@@ -1,17 +1,30 @@
-//! The kernel's answers to FullNAT probes, held against the pure director.
+//! The kernel's answers to probes of each mode, held against the pure director.
 
 mod support;
 
-use pktgen_tests::conformance::{self, Side};
+use dataplane::session::ForwardMode;
+use pktgen_tests::conformance::{self, Mode, Side};
 use std::time::Duration;
 use support::{A, B, Fate, Lab, Plan};
 
 #[test]
 fn the_director_answers_as_the_kernel_does() {
-    let mut lab = Lab::new(&Plan::default());
-    let mut replay = conformance::Replay::default();
+    let complaints: Vec<_> = Mode::ALL.into_iter().filter_map(|mode| replay(mode).err()).collect();
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+    assert!(conformance::DELIBERATE.len() <= 15, "too many differences");
+}
+
+fn replay(mode: Mode) -> Result<(), String> {
+    let forward = match mode {
+        Mode::FullNat => ForwardMode::FullNat,
+        Mode::Nat => ForwardMode::Nat,
+        Mode::DirectRoute => ForwardMode::DirectRoute,
+        Mode::Tunnel => ForwardMode::Tunnel,
+    };
+    let mut lab = Lab::new(&Plan { mode: forward, ..Plan::default() });
+    let mut replay = conformance::Replay::new(mode);
     let mut outcomes = Vec::new();
-    for probe in conformance::fullnat() {
+    for probe in conformance::probes(mode) {
         let outcome = replay.run(&probe, |side, frames| {
             let port = if side == Side::A { A } else { B };
             let fates: Vec<_> = frames.iter().map(|frame| lab.send(port, frame)).collect();
@@ -27,7 +40,8 @@ fn the_director_answers_as_the_kernel_does() {
         lab.wait(Duration::from_millis(120));
         outcomes.push(outcome);
     }
-    let agreeing = conformance::judge(&outcomes).unwrap_or_else(|complaints| panic!("{complaints}"));
-    println!("{agreeing} probes agree with the kernel");
-    assert!(agreeing >= 30);
+    let agreeing = conformance::judge(mode, &outcomes)
+        .map_err(|complaints| format!("{}:\n{complaints}", mode.name()))?;
+    println!("{}: {agreeing} probes agree with the kernel", mode.name());
+    Ok(())
 }

@@ -13,9 +13,9 @@ use pktgen_tests::frames::{
     tcp_frame, udp_frame,
 };
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
-use support::{A, B, CLIENT, Fate, LOCAL, Lab, Plan, SERVER, VIP, answer_to, inbound};
+use support::{A, B, CLIENT, Fate, LOCAL, Lab, Plan, SERVER, VIP, answer_to, inbound, nth, octets};
 
 fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
@@ -167,7 +167,7 @@ fn wrr_spreads_by_weight() {
         let seen = lab.send(A, &syn(4000 + client_port)).frame().to_vec();
         *counts.entry(endpoints(&seen).unwrap().1.0).or_default() += 1;
     }
-    let count = |at: u32| counts[&Ipv4Addr::from_bits(SERVER.to_bits() + at)];
+    let count = |at| counts[&nth(SERVER, at)];
     assert_eq!([count(0), count(1), count(2)], [50, 30, 10]);
 }
 
@@ -226,7 +226,7 @@ fn a_full_table_refuses_new_sessions_and_keeps_old_ones() {
 /// From one of many clients.
 fn client(number: usize) -> Route {
     let address = Ipv4Addr::from_bits(Ipv4Addr::new(198, 51, 100, 0).to_bits() + (number / 60_000) as u32);
-    Route { source: (address, 1024 + (number % 60_000) as u16), ..inbound(0) }
+    Route { source: (address.into(), 1024 + (number % 60_000) as u16), ..inbound(0) }
 }
 
 #[test]
@@ -242,7 +242,7 @@ fn exhausted_local_ports_refuse_cleanly_and_another_server_is_not_touched() {
     // UDP towards the same server has ports of its own.
     lab.send(A, &udp_frame(&client(0), b"x")).frame();
     // And a second local address doubles the room.
-    let locals = vec![LOCAL, Ipv4Addr::new(172, 16, 0, 101)];
+    let locals = vec![LOCAL, nth(LOCAL, 1)];
     lab.world = support::world(&Plan { locals, ..Plan::default() });
     lab.send(A, &tcp_frame(&client(PORTS_PER_PAIR), tcp::SYN, &[])).frame();
 }
@@ -273,27 +273,15 @@ fn tcp_sessions_outlive_their_server_s_removal_and_datagrams_do_not_follow_it() 
     lab.send(A, &udp_frame(&inbound(4000), b"x")).frame();
 
     // Another server, in another slot; the first is gone.
-    let mut world = support::world(&Plan { weights: vec![0, 1], ..Plan::default() });
-    let mut services: Vec<_> = Vec::new();
-    for service in world.services.iter() {
-        services.push(dataplane::snapshot::Service {
-            id: service.id,
-            protocol: service.protocol,
-            listen: service.listen,
-            scheduler: service.scheduler,
-            locals: service.locals.clone(),
-            servers: service.servers[1..].into(),
-            maglev: None,
-        });
-    }
-    world.services = std::sync::Arc::new(dataplane::snapshot::Services::new(services));
+    let mut world = support::world(&Plan { first_server: 1, ..Plan::default() });
+    world.neighbors = support::world(&Plan { weights: vec![1, 1], ..Plan::default() }).neighbors;
     world.routing_epoch = 1;
     lab.world = world;
 
     let data = lab.send(A, &tcp_frame(&inbound(4000), tcp::ACK, b"more")).frame().to_vec();
     assert_eq!(endpoints(&data), endpoints(&connection));
     let datagram = lab.send(A, &udp_frame(&inbound(4000), b"y")).frame().to_vec();
-    assert_eq!(endpoints(&datagram).unwrap().1.0, Ipv4Addr::from_bits(SERVER.to_bits() + 1));
+    assert_eq!(endpoints(&datagram).unwrap().1.0, nth(SERVER, 1));
 }
 
 #[test]
@@ -303,7 +291,7 @@ fn a_new_routing_epoch_makes_sessions_look_up_their_next_hops_again() {
     let mut world = support::world(&Plan::default());
     let moved = dataplane::snapshot::Neighbor {
         hop: NextHop { port: B, address: SERVER },
-        header: Some(dataplane::wire::ethernet_header([2, 9, 9, 9, 9, 9], [2, 0, 0, 0, 0x0d, 0x0b])),
+        header: Some(dataplane::wire::ethernet_header([2, 9, 9, 9, 9, 9], [2, 0, 0, 0, 0x0d, 0x0b], 0x0800)),
     };
     // The server's neighbour now stands where the client's was.
     world.neighbors = std::sync::Arc::new(dataplane::snapshot::Neighbors::new(vec![Some(moved)]));
@@ -328,15 +316,16 @@ fn packets_for_unknown_neighbours_wait_with_everything_but_their_ethernet_header
 #[test]
 fn pings_of_our_addresses_are_answered_and_others_are_not() {
     let mut lab = Lab::new(&Plan::default());
-    for ours in [VIP, Ipv4Addr::new(10, 0, 0, 1), LOCAL] {
+    for ours in [VIP, Ipv4Addr::new(10, 0, 0, 1).into(), LOCAL] {
         let answer = lab.send(A, &echo_request(&Route { destination: (ours, 0), ..inbound(0) }, b"abc"));
         let frame = answer.frame();
-        assert_eq!(&frame[ETHERNET + 12..ETHERNET + 20], [ours.octets(), CLIENT.octets()].concat());
+        assert_eq!(&frame[ETHERNET + 12..ETHERNET + 20], [octets(ours), octets(CLIENT)].concat());
         assert_eq!(frame[ETHERNET + 20], 0);
         assert_eq!(ones_sum(&frame[ETHERNET + 20..], 0), 0xffff);
         assert_eq!(ones_sum(&frame[ETHERNET..ETHERNET + 20], 0), 0xffff);
     }
-    let other = echo_request(&Route { destination: (Ipv4Addr::new(10, 0, 0, 9), 0), ..inbound(0) }, b"abc");
+    let other =
+        echo_request(&Route { destination: (Ipv4Addr::new(10, 0, 0, 9).into(), 0), ..inbound(0) }, b"abc");
     assert_eq!(lab.send(A, &other), Fate::Dropped(DropReason::NotForUs));
 }
 
@@ -470,14 +459,19 @@ fn malformed() -> Vec<(&'static str, Vec<u8>, DropReason)> {
         change(&mut frame);
         with_ip_checksum(frame)
     };
-    let to = |address: Ipv4Addr, port: u16| {
+    let to = |address: IpAddr, port: u16| {
         tcp_frame(&Route { destination: (address, port), ..inbound(4000) }, tcp::SYN, &[])
     };
-    let raw = |protocol: u8, body: &[u8]| frames::ipv4_frame(&inbound(0), protocol, 64, body);
+    let raw = |protocol: u8, body: &[u8]| frames::ip_frame(&inbound(0), protocol, 64, body);
     vec![
         ("no Ethernet header", vec![2; 13], DropReason::EthernetShort),
         ("no bytes at all", vec![], DropReason::EthernetShort),
-        ("IPv6", changed(|f| f[12..14].copy_from_slice(&[0x86, 0xdd])), DropReason::EthertypeUnsupported),
+        ("a tag", changed(|f| f[12..14].copy_from_slice(&[0x81, 0x00])), DropReason::EthertypeUnsupported),
+        (
+            "IPv4 that says it is IPv6",
+            changed(|f| f[12..14].copy_from_slice(&[0x86, 0xdd])),
+            DropReason::Ipv6Version,
+        ),
         ("another station", changed(|f| f[5] ^= 1), DropReason::EthernetNotOurs),
         ("broadcast station", changed(|f| f[..6].fill(0xff)), DropReason::EthernetNotOurs),
         ("cut IPv4 header", changed(|f| f.truncate(ETHERNET + 19)), DropReason::Ipv4Short),
@@ -506,7 +500,7 @@ fn malformed() -> Vec<(&'static str, Vec<u8>, DropReason)> {
         ("broadcast source", source([255, 255, 255, 255]), DropReason::SourceInvalid),
         ("reserved source", source([241, 0, 0, 1]), DropReason::SourceInvalid),
         ("our network's broadcast as source", source([10, 0, 0, 255]), DropReason::SourceInvalid),
-        ("land: the VIP as source", source(VIP.octets()), DropReason::SourceOurs),
+        ("land: the VIP as source", source([207, 175, 44, 110]), DropReason::SourceOurs),
         ("our own address as source", source([10, 0, 0, 1]), DropReason::SourceOurs),
         ("cut TCP header", raw(6, &[0; 19]), DropReason::TcpShort),
         ("TCP data offset 0", changed(|f| f[ETHERNET + 32] = 0), DropReason::TcpHeaderLength),
@@ -546,8 +540,8 @@ fn malformed() -> Vec<(&'static str, Vec<u8>, DropReason)> {
         ),
         ("protocol 253", raw(253, &[0; 8]), DropReason::ProtocolUnsupported),
         ("SCTP", raw(132, &[0; 12]), DropReason::ProtocolUnsupported),
-        ("a stranger's address", to(Ipv4Addr::new(203, 0, 113, 9), 8080), DropReason::NotForUs),
-        ("our own address", to(Ipv4Addr::new(10, 0, 0, 1), 22), DropReason::NotForUs),
+        ("a stranger's address", to(Ipv4Addr::new(203, 0, 113, 9).into(), 8080), DropReason::NotForUs),
+        ("our own address", to(Ipv4Addr::new(10, 0, 0, 1).into(), 22), DropReason::NotForUs),
         ("a port without service", to(VIP, 8081), DropReason::NoService),
         ("port 0", to(VIP, 0), DropReason::NoService),
         ("the local address from outside", to(LOCAL, 5000), DropReason::LocalNoSession),
@@ -605,7 +599,7 @@ fn segment(route: &Route, flags: u8, sequence: u32, acknowledged: u32, options: 
     body[12] = ((5 + options.len() / 4) << 4) as u8;
     body[13] = flags;
     body.extend_from_slice(options);
-    frames::ipv4_frame(route, 6, 64, &body)
+    frames::ip_frame(route, 6, 64, &body)
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 mod support;
 
-use pktgen_tests::frames::{ETHERNET, echo_request, fill_checksums, ipv4_frame, tcp, tcp_frame, udp_frame};
+use pktgen_tests::frames::{ETHERNET, echo_request, fill_checksums, ip_frame, tcp, tcp_frame, udp_frame};
 use std::time::Duration;
 use support::{A, B, Fate, Lab, Plan, answer_to, inbound};
 
@@ -36,7 +36,7 @@ fn frame(random: &mut Random, seen: &[u8]) -> Vec<u8> {
         7 if !seen.is_empty() => {
             let quote = &seen[ETHERNET..seen.len().min(ETHERNET + 28 + random.below(20))];
             let head = [[3, 11, 12][random.below(3)], random.next() as u8, 0, 0, 0, 0, 0, 0];
-            ipv4_frame(&answer_to(seen), 1, 64, &[&head[..], quote].concat())
+            ip_frame(&answer_to(seen), 1, 64, &[&head[..], quote].concat())
         }
         6 => (0..random.below(120)).map(|_| random.next() as u8).collect(),
         _ => tcp_frame(&inbound(client_port), tcp::ACK, b"more"),

@@ -18,14 +18,12 @@ use dataplane::steering::ladder::{self, Choice, Facts, Fields, Rss, Rung};
 use dataplane::steering::{Seat, Steering};
 use dataplane::worker::{Link, Parts, RING_SIZE, Worker, link, peers};
 use pktgen_tests::conformance::{CLIENT_MAC, DIRECTOR_A, DIRECTOR_B, SERVER_MAC};
-use pktgen_tests::frames::{
-    ETHERNET, Route, endpoints, fill_checksums, ipv4_frame, tcp, tcp_frame, udp_frame,
-};
+use pktgen_tests::frames::{ETHERNET, Route, endpoints, fill_checksums, ip_frame, tcp, tcp_frame, udp_frame};
 use pktgen_tests::softnic::{Hashing, Rule, SoftNic, symmetric_key};
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use support::{A, B, LOCAL, Plan, VIP, answer_to};
+use support::{A, B, LOCAL, Plan, VIP, answer_to, nth, octets};
 
 /// A key as devices get it: random bytes.
 fn key(seed: u64) -> Vec<u8> {
@@ -45,7 +43,7 @@ fn says(nic: &SoftNic) -> Facts {
         Hashing::Addresses => Fields::Addresses,
         Hashing::Nothing => Fields::Nothing,
     };
-    let rss = Rss { key: nic.key.clone(), table: nic.table.clone(), fields: [fields; 2] };
+    let rss = Rss { key: nic.key.clone(), table: nic.table.clone(), fields: [[fields; 2]; 2] };
     Facts {
         rules: Err("it takes no rules".into()),
         rss: Ok(rss),
@@ -89,7 +87,7 @@ impl Farm {
             let counters = Arc::new(WorkerStats::with_slots(2, 64, 8, 64));
             let (link, worker_link) = link();
             let seat = Seat { worker: WorkerId(at as u16), steering: Arc::clone(&steering) };
-            let limits = Limits { sessions: plan.sessions, local_port_pairs: 256 };
+            let limits = Limits { sessions: plan.sessions, sessions6: 64, local_port_pairs: 256 };
             let hasher = FlowHasher::new([at as u64 + 5, 7, 11, 13]);
             all.push(Worker::new(Parts {
                 id: WorkerId(at as u16),
@@ -156,8 +154,8 @@ impl Farm {
 }
 
 /// The `flow`-th client.
-fn client(flow: usize) -> (Ipv4Addr, u16) {
-    (Ipv4Addr::from_bits(0xc612_0000 + flow as u32 / 50), 2_000 + (flow % 50) as u16 * 977)
+fn client(flow: usize) -> (IpAddr, u16) {
+    (Ipv4Addr::from_bits(0xc612_0000 + flow as u32 / 50).into(), 2_000 + (flow % 50) as u16 * 977)
 }
 
 fn from_client(flow: usize) -> Route {
@@ -241,7 +239,7 @@ const WORKERS: [u16; 3] = [2, 4, 8];
 fn plan(locals: usize) -> Plan {
     Plan {
         weights: vec![1; 10],
-        locals: (0..locals).map(|at| Ipv4Addr::from_bits(LOCAL.to_bits() + at as u32)).collect(),
+        locals: (0..locals).map(|at| nth(LOCAL, at)).collect(),
         sessions: FLOWS,
         ..Plan::default()
     }
@@ -375,17 +373,17 @@ fn an_icmp_error_finds_the_owner_by_the_packet_that_it_quotes() {
         let seen = farm.settle(B).remove(0);
 
         // A router on the way to the server says that the packet is too long.
-        let router = Route { source: (Ipv4Addr::new(172, 16, 0, 9), 0), ..answer_to(&seen) };
+        let router = Route { source: (Ipv4Addr::new(172, 16, 0, 9).into(), 0), ..answer_to(&seen) };
         let mut message = vec![3, 4, 0, 0, 0, 0, 5, 120];
         message.extend_from_slice(&seen[ETHERNET..ETHERNET + 28]);
-        farm.receive(B, ipv4_frame(&router, 1, 64, &message));
+        farm.receive(B, ip_frame(&router, 1, 64, &message));
 
         let told = farm.settle(A).remove(0);
         let mut mended = told.clone();
         fill_checksums(&mut mended);
         assert_eq!(told, mended, "both checksums are right");
         let addresses = |ip: &[u8]| -> (Vec<u8>, Vec<u8>) { (ip[12..16].to_vec(), ip[16..20].to_vec()) };
-        let (vip, client) = (VIP.octets().to_vec(), client(flow).0.octets().to_vec());
+        let (vip, client) = (octets(VIP), octets(client(flow).0));
         assert_eq!(addresses(&told[ETHERNET..]), (vip.clone(), client.clone()));
         assert_eq!(told[ETHERNET + 20..ETHERNET + 28][..2], [3, 4]);
         assert_eq!(told[ETHERNET + 26..ETHERNET + 28], [5, 120]);
@@ -409,7 +407,7 @@ fn an_icmp_error_from_the_client_s_side_reaches_the_server() {
 
     let mut message = vec![3, 3, 0, 0, 0, 0, 0, 0];
     message.extend_from_slice(&heard[ETHERNET..ETHERNET + 28]);
-    farm.receive(A, ipv4_frame(&from_client(0), 1, 64, &message));
+    farm.receive(A, ip_frame(&from_client(0), 1, 64, &message));
     let told = farm.settle(B).remove(0);
 
     let sent = answer(&seen, 0);

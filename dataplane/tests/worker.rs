@@ -30,7 +30,7 @@ impl Bench {
         let (link, worker_link) = link();
         let stats = Arc::new(WorkerStats::new(2));
         let world = publisher.publish(support::world(plan));
-        let limits = Limits { sessions: plan.sessions, local_port_pairs: 8 };
+        let limits = Limits { sessions: plan.sessions, sessions6: 64, local_port_pairs: 8 };
         let director =
             Director::new(limits, FlowHasher::new([5, 7, 11, 13]), Seat::alone(2), Arc::clone(&stats));
         let worker = Worker::new(Parts {
@@ -66,7 +66,7 @@ impl Bench {
         std::iter::from_fn(|| self.link.next_event())
             .filter_map(|event| match event {
                 Event::Resolve(hop) => Some(hop),
-                Event::Arp { .. } => None,
+                Event::Neighbor { .. } => None,
             })
             .collect()
     }
@@ -162,7 +162,9 @@ fn control_frames_go_out_and_arp_comes_in() {
     bench.turn();
 
     assert_eq!(bench.sent(1), [frame.bytes().to_vec()]);
-    assert!(matches!(bench.link.next_event(), Some(Event::Arp { port: A, frame }) if frame.bytes() == arp));
+    assert!(
+        matches!(bench.link.next_event(), Some(Event::Neighbor { port: A, frame }) if frame.bytes() == arp)
+    );
 }
 
 #[test]

@@ -60,8 +60,9 @@ int sluice_link_up(uint16_t port, uint32_t *mbps)
 static const uint64_t tcp_ports = RTE_ETH_RSS_NONFRAG_IPV4_TCP;
 static const uint64_t udp_ports = RTE_ETH_RSS_NONFRAG_IPV4_UDP;
 static const uint64_t addresses = RTE_ETH_RSS_IPV4 | RTE_ETH_RSS_NONFRAG_IPV4_OTHER;
-static const uint64_t version_six =
-	RTE_ETH_RSS_IPV6 | RTE_ETH_RSS_NONFRAG_IPV6_TCP | RTE_ETH_RSS_NONFRAG_IPV6_UDP;
+static const uint64_t tcp_ports_six = RTE_ETH_RSS_NONFRAG_IPV6_TCP;
+static const uint64_t udp_ports_six = RTE_ETH_RSS_NONFRAG_IPV6_UDP;
+static const uint64_t addresses_six = RTE_ETH_RSS_IPV6 | RTE_ETH_RSS_NONFRAG_IPV6_OTHER;
 
 int sluice_configure(uint16_t port, uint16_t queues, int spread, uint8_t *key, uint8_t key_len)
 {
@@ -75,7 +76,8 @@ int sluice_configure(uint16_t port, uint16_t queues, int spread, uint8_t *key, u
 	if (spread && info.flow_type_rss_offloads != 0) {
 		conf.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
 		conf.rx_adv_conf.rss_conf.rss_hf = info.flow_type_rss_offloads &
-			(tcp_ports | udp_ports | addresses | RTE_ETH_RSS_FRAG_IPV4 | version_six);
+			(tcp_ports | udp_ports | addresses | RTE_ETH_RSS_FRAG_IPV4 |
+			 tcp_ports_six | udp_ports_six | addresses_six | RTE_ETH_RSS_FRAG_IPV6);
 		if (key_len > 0) {
 			conf.rx_adv_conf.rss_conf.rss_key = key;
 			conf.rx_adv_conf.rss_conf.rss_key_len = key_len;
@@ -94,14 +96,14 @@ int sluice_rss_sizes(uint16_t port, uint16_t *table, uint8_t *key)
 	return result;
 }
 
-static int fields(uint64_t hashed, uint64_t ports)
+static int fields_of(uint64_t hashed, uint64_t ports, uint64_t without)
 {
 	if (hashed & ports)
 		return SLUICE_FIELDS_PORTS;
-	return hashed & addresses ? SLUICE_FIELDS_ADDRESSES : SLUICE_FIELDS_NOTHING;
+	return hashed & without ? SLUICE_FIELDS_ADDRESSES : SLUICE_FIELDS_NOTHING;
 }
 
-int sluice_rss_get(uint16_t port, uint8_t *key, uint8_t key_len, int *tcp, int *udp)
+int sluice_rss_get(uint16_t port, uint8_t *key, uint8_t key_len, int fields[4])
 {
 	struct rte_eth_rss_conf conf;
 	int result;
@@ -110,8 +112,10 @@ int sluice_rss_get(uint16_t port, uint8_t *key, uint8_t key_len, int *tcp, int *
 	conf.rss_key = key;
 	conf.rss_key_len = key_len;
 	result = rte_eth_dev_rss_hash_conf_get(port, &conf);
-	*tcp = fields(conf.rss_hf, tcp_ports);
-	*udp = fields(conf.rss_hf, udp_ports);
+	fields[0] = fields_of(conf.rss_hf, tcp_ports, addresses);
+	fields[1] = fields_of(conf.rss_hf, udp_ports, addresses);
+	fields[2] = fields_of(conf.rss_hf, tcp_ports_six, addresses_six);
+	fields[3] = fields_of(conf.rss_hf, udp_ports_six, addresses_six);
 	return result;
 }
 
@@ -152,12 +156,13 @@ uint32_t sluice_softrss(uint32_t *tuple, uint32_t words, const uint8_t *key)
 	return rte_softrss(tuple, words, key);
 }
 
-int sluice_rule_add(uint16_t port, uint32_t address, uint8_t protocol, uint16_t bits, uint16_t mask,
-		    uint16_t queue, char *words, size_t room)
+int sluice_rule_add(uint16_t port, const uint8_t *address, size_t address_len, uint8_t protocol,
+		    uint16_t bits, uint16_t mask, uint16_t queue, char *words, size_t room)
 {
 	struct rte_flow_attr attr = { .ingress = 1 };
-	struct rte_flow_item_ipv4 ip = { .hdr.dst_addr = address };
-	struct rte_flow_item_ipv4 ip_mask = { .hdr.dst_addr = RTE_BE32(0xffffffff) };
+	struct rte_flow_item_ipv4 four, four_mask;
+	struct rte_flow_item_ipv6 six, six_mask;
+	int is_six = address_len == sizeof(six.hdr.dst_addr);
 	struct rte_flow_item_udp udp = { .hdr.dst_port = rte_cpu_to_be_16(bits) };
 	struct rte_flow_item_udp udp_mask = { .hdr.dst_port = rte_cpu_to_be_16(mask) };
 	struct rte_flow_item_tcp tcp = { .hdr.dst_port = rte_cpu_to_be_16(bits) };
@@ -165,7 +170,9 @@ int sluice_rule_add(uint16_t port, uint32_t address, uint8_t protocol, uint16_t 
 	int is_udp = protocol == IPPROTO_UDP;
 	struct rte_flow_item pattern[] = {
 		{ .type = RTE_FLOW_ITEM_TYPE_ETH },
-		{ .type = RTE_FLOW_ITEM_TYPE_IPV4, .spec = &ip, .mask = &ip_mask },
+		{ .type = is_six ? RTE_FLOW_ITEM_TYPE_IPV6 : RTE_FLOW_ITEM_TYPE_IPV4,
+		  .spec = is_six ? (const void *)&six : (const void *)&four,
+		  .mask = is_six ? (const void *)&six_mask : (const void *)&four_mask },
 		{ .type = is_udp ? RTE_FLOW_ITEM_TYPE_UDP : RTE_FLOW_ITEM_TYPE_TCP,
 		  .spec = is_udp ? (const void *)&udp : (const void *)&tcp,
 		  .mask = is_udp ? (const void *)&udp_mask : (const void *)&tcp_mask },
@@ -179,6 +186,17 @@ int sluice_rule_add(uint16_t port, uint32_t address, uint8_t protocol, uint16_t 
 	struct rte_flow_error error;
 	int result;
 
+	memset(&four, 0, sizeof(four));
+	memset(&four_mask, 0, sizeof(four_mask));
+	memset(&six, 0, sizeof(six));
+	memset(&six_mask, 0, sizeof(six_mask));
+	if (is_six) {
+		memcpy(&six.hdr.dst_addr, address, address_len);
+		memset(&six_mask.hdr.dst_addr, 0xff, address_len);
+	} else {
+		memcpy(&four.hdr.dst_addr, address, sizeof(four.hdr.dst_addr));
+		four_mask.hdr.dst_addr = RTE_BE32(0xffffffff);
+	}
 	memset(&error, 0, sizeof(error));
 	rte_errno = 0;
 	result = rte_flow_validate(port, &attr, pattern, actions, &error);

@@ -66,8 +66,8 @@ enum sluice_fields {
 int sluice_configure(uint16_t port, uint16_t queues, int spread, uint8_t *key, uint8_t key_len);
 /* The entries of the indirection table, and the bytes of the key; 0 when there is none. */
 int sluice_rss_sizes(uint16_t port, uint16_t *table, uint8_t *key);
-/* The key in use, and what is hashed of TCP and UDP over IPv4 (enum sluice_fields). */
-int sluice_rss_get(uint16_t port, uint8_t *key, uint8_t key_len, int *tcp, int *udp);
+/* The key in use, and what is hashed of TCP and UDP over IPv4, then over IPv6 (enum sluice_fields). */
+int sluice_rss_get(uint16_t port, uint8_t *key, uint8_t key_len, int fields[4]);
 /* Spread the table's entries over the queues in turn; read the table. 0 or a negative errno. */
 int sluice_table_set(uint16_t port, uint16_t entries, uint16_t queues);
 int sluice_table_get(uint16_t port, uint16_t entries, uint16_t *queues);
@@ -79,11 +79,11 @@ uint32_t sluice_softrss(uint32_t *tuple, uint32_t words, const uint8_t *key);
 int sluice_thash_adjust(uint8_t *key, uint8_t key_len, uint32_t bits, uint8_t *tuple, uint32_t tuple_len,
 			uint32_t desired);
 
-/* Packets to `address` (network order) whose destination port has these low bits go to `queue`:
+/* Packets to `address` (4 or 16 bytes in network order) whose destination port has these low bits go to `queue`:
  * checked, then made. 0, or a negative errno with the driver's words. The rule is the device's
  * until it is closed or sluice_rules_flush is called. */
-int sluice_rule_add(uint16_t port, uint32_t address, uint8_t protocol, uint16_t bits, uint16_t mask,
-		    uint16_t queue, char *words, size_t room);
+int sluice_rule_add(uint16_t port, const uint8_t *address, size_t address_len, uint8_t protocol,
+		    uint16_t bits, uint16_t mask, uint16_t queue, char *words, size_t room);
 int sluice_rules_flush(uint16_t port);
 
 /* 1 up, 0 down, -1 unknown; `mbps` receives the speed, 0 when unknown. */

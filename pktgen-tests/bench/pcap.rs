@@ -20,10 +20,10 @@ pub(crate) fn frame(protocol: &str, flow: u32, flags: u8, to: Mac) -> Vec<u8> {
         destination_mac: to,
         // 50,000 ports of each client address.
         source: (
-            Ipv4Addr::from_bits(Ipv4Addr::new(100, 64, 0, 0).to_bits() + flow / 50_000),
+            Ipv4Addr::from_bits(Ipv4Addr::new(100, 64, 0, 0).to_bits() + flow / 50_000).into(),
             10_000 + (flow % 50_000) as u16,
         ),
-        destination: (VIP, SERVICE_PORT),
+        destination: (VIP.into(), SERVICE_PORT),
     };
     let mut payload = vec![0x5a; if protocol == "tcp" { 2 } else { 14 }];
     payload.extend_from_slice(&flow.to_be_bytes());
@@ -81,8 +81,8 @@ impl Judge {
     fn is_right(&mut self, frame: &[u8]) -> bool {
         let Some((source, destination)) = frames::endpoints(frame) else { return false };
         let ip = &frame[ETHERNET..];
-        let local = source.0.octets()[..3] == [10, 0, 4] && source.1 >= 1024;
-        let server = destination.0.octets()[..3] == [10, 0, 1] && destination.1 >= 8080;
+        let local = ip[12..15] == [10, 0, 4] && source.1 >= 1024;
+        let server = ip[16..19] == [10, 0, 1] && destination.1 >= 8080;
         let Some(flow) = frame.last_chunk::<4>() else { return false };
         let Some(seen) = self.seen.get_mut(u32::from_be_bytes(*flow) as usize) else { return false };
         let Some(endpoints) = frame[26..38].first_chunk::<12>() else { return false };

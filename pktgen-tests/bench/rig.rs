@@ -13,7 +13,7 @@ use dataplane::port::{Burst, Port};
 use dataplane::session::Timeouts;
 use dataplane::stats::{Counter, WorkerStats};
 use dataplane::steering::ladder::{self, Facts};
-use dataplane::steering::{Clients, Plan, PortSteering, Seat, Spread, Steering};
+use dataplane::steering::{BY_LOCAL_PORT, Clients, Plan, PortSteering, Seat, Steering};
 use dataplane::worker::{Worker, peers};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -203,7 +203,7 @@ fn steering(crew: Crew) -> Steering {
         Crew::Several(workers) => (workers, ladder::choose(&facts, workers).1),
         Crew::Handed => {
             let all_the_second_s = [WorkerId(1)].into();
-            let plan = Plan::new(all_the_second_s, [Spread::LocalPort, Spread::LocalPort], 2);
+            let plan = Plan::new(all_the_second_s, BY_LOCAL_PORT, 2);
             (2, PortSteering { plan, clients: Clients::Planned })
         }
     };

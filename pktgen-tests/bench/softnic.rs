@@ -381,8 +381,8 @@ fn request(flow: usize, number: u8, station: [u8; 6]) -> Vec<u8> {
     let route = Route {
         source_mac: STATION,
         destination_mac: station,
-        source: (client, 2_000 + (flow % 50) as u16 * 977),
-        destination: (VIP, 80),
+        source: (client.into(), 2_000 + (flow % 50) as u16 * 977),
+        destination: (VIP.into(), 80),
     };
     let payload = name(flow, number);
     if flow.is_multiple_of(2) {
@@ -393,7 +393,7 @@ fn request(flow: usize, number: u8, station: [u8; 6]) -> Vec<u8> {
 }
 
 fn answer(seen: &[u8], flow: usize, number: u8, station: [u8; 6]) -> Vec<u8> {
-    let (source, destination) = endpoints(seen).unwrap_or(((VIP, 0), (VIP, 0)));
+    let (source, destination) = endpoints(seen).unwrap_or(((VIP.into(), 0), (VIP.into(), 0)));
     let route =
         Route { source_mac: STATION, destination_mac: station, source: destination, destination: source };
     let payload = name(flow, number);

@@ -3,7 +3,7 @@
 use crate::machine::{median, spread_pct};
 use crate::rig::{Crew, Rig, kinds};
 use crate::world::Size;
-use dataplane::flow::{Endpoint, FlowHasher, Protocol};
+use dataplane::flow::{Endpoint, FlowHasher, FlowKey, Key, Protocol};
 use dataplane::ids::{PortId, WorkerId};
 use dataplane::session::{LocalPorts, Pair, Timeouts};
 use dataplane::steering::ladder::{self, Facts, Fields, Rss};
@@ -25,7 +25,7 @@ pub(crate) fn port_choice() -> Value {
     let rss = Rss {
         key: (0..52u8).map(|byte| byte.wrapping_mul(0x9d).wrapping_add(0x4b)).collect(),
         table: (0..128).map(|entry| entry % WORKERS).collect(),
-        fields: [Fields::Ports; 2],
+        fields: [[Fields::Ports; 2]; 2],
     };
     let facts = Facts { rules: Err("not asked".into()), rss: Ok(rss), keeps_flows: true };
     let port = ladder::choose(&facts, WORKERS).1;
@@ -33,9 +33,9 @@ pub(crate) fn port_choice() -> Value {
     let steering = Steering { workers: WORKERS, ports: [port].into(), hasher };
     let seat = Seat { worker: WorkerId(3), steering: Arc::new(steering) };
     let plan = &seat.steering.port(PortId(0)).plan;
-    let mut ports = LocalPorts::with_capacity(PAIRS, hasher, seat.clone());
+    let mut ports = LocalPorts::<FlowKey>::with_capacity(PAIRS, hasher, seat.clone());
     let pair = |at: usize| Pair {
-        local: Ipv4Addr::new(10, 0, 0, 200),
+        local: Ipv4Addr::new(10, 0, 0, 200).into(),
         real: Endpoint::new(Ipv4Addr::new(10, 0, 1, at as u8), 80),
         protocol: Protocol::Tcp,
     };
@@ -53,12 +53,7 @@ pub(crate) fn port_choice() -> Value {
         }
         for (number, taken) in taken.into_iter().enumerate() {
             let (pair, l4_port) = (pair(number % PAIRS), taken.expect("each pair has 8,064 ports").l4_port);
-            let mut reply = pair.key();
-            reply = dataplane::flow::FlowKey::new(
-                Protocol::Tcp,
-                reply.source(),
-                Endpoint::new(pair.local, l4_port),
-            );
+            let reply = pair.key::<FlowKey>().with_destination_port(l4_port);
             assert_eq!(plan.owner(reply), seat.worker, "a reply would come to another worker");
             ports.release(pair, l4_port);
         }

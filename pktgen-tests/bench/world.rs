@@ -4,7 +4,7 @@ use ctrl::compile::{self, DeviceFacts};
 use ctrl::registry::{Registry, Totals};
 use dataplane::ids::PortId;
 use dataplane::snapshot::{Neighbor, Neighbors, NextHop, Snapshot};
-use dataplane::wire::{Mac, ethernet_header};
+use dataplane::wire::{ETHERTYPE_IPV4, Mac, ethernet_header};
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -94,8 +94,9 @@ addresses = ["10.0.0.2/16"]
     });
     let facts: Vec<_> =
         macs.iter().map(|mac| DeviceFacts { driver: "bench".into(), mac: *mac, mtu: 1500 }).collect();
-    let known = |port: usize, address| {
-        let header = Some(ethernet_header(PEER_MAC, macs[port]));
+    let known = |port: usize, address: Ipv4Addr| {
+        let address = address.into();
+        let header = Some(ethernet_header(PEER_MAC, macs[port], ETHERTYPE_IPV4));
         Some(Neighbor { hop: NextHop { port: PortId(port as u16), address }, header })
     };
     let mut neighbors = vec![known(0, GATEWAY)];

@@ -1,7 +1,7 @@
 //! Holding a forwarder against what the Linux kernel answers to the same packets.
 //!
-//! `conformance/fullnat.json` is a list of probes, sent in order to one fresh director:
-//! frames, the side they come in by, and what the kernel put out, normalised. This module
+//! Each file of `conformance/` is a list of probes of one forwarding mode, sent in order to one fresh
+//! director: frames, the side they come in by, and what the kernel put out, normalised. This module
 //! replays them through anything that forwards (the pure director, the running daemon) and
 //! compares. What differs on purpose stands in [`DELIBERATE`], what comes later in [`LATER`].
 
@@ -22,24 +22,103 @@ pub const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0x0b, 0x50];
 /// The director's address towards the server.
 pub const LOCAL: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 100);
 
-/// Where Sluice differs from the kernel on purpose: probe and reason. docs/TESTING.md has them too.
-pub const DELIBERATE: &[(&str, &str)] = &[
-    (
-        "ack_no_conn",
-        "a segment without a session is dropped and counted, not answered: nothing a spoofer sends makes traffic",
-    ),
-    ("tcp_null_flags", "as above: the kernel answers RST"),
-    ("synack_to_vip", "as above: a SYN+ACK opens nothing"),
-    ("rs_data_no_conn", "as above, towards the server"),
-    (
-        "bad_tcp_csum",
-        "forwarded, still bad, as IPVS does; checking every payload would cost what FullNAT costs",
-    ),
-    ("bad_tcp_csum_syn", "as above"),
+/// The forwarding modes for which there are probes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Held against nftables' dnat and snat.
+    FullNat,
+    /// Held against kernel IPVS.
+    Nat,
+    /// Held against kernel IPVS.
+    DirectRoute,
+    /// Held against kernel IPVS.
+    Tunnel,
+}
+
+impl Mode {
+    /// Every mode.
+    pub const ALL: [Self; 4] = [Self::FullNat, Self::Nat, Self::DirectRoute, Self::Tunnel];
+
+    /// The name in Sluice's configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::FullNat => "fullnat",
+            Self::Nat => "nat",
+            Self::DirectRoute => "dr",
+            Self::Tunnel => "tunnel",
+        }
+    }
+}
+
+/// One way in which Sluice differs from the kernel on purpose. docs/TESTING.md has them too.
+#[derive(Clone, Copy, Debug)]
+pub struct Difference {
+    /// In which modes.
+    pub modes: &'static [Mode],
+    /// In which probes.
+    pub probes: &'static [&'static str],
+    /// Why.
+    pub reason: &'static str,
+}
+
+const ALL: &[Mode] = &Mode::ALL;
+const OF_IPVS: &[Mode] = &[Mode::Nat, Mode::DirectRoute, Mode::Tunnel];
+
+/// Where Sluice differs from the kernel on purpose.
+pub const DELIBERATE: &[Difference] = &[
+    Difference {
+        modes: ALL,
+        probes: &[
+            "ack_no_conn",
+            "fin_no_conn",
+            "tcp_null_flags",
+            "synack_to_vip",
+            "rs_data_no_conn",
+            "wrong_port",
+            "wrong_port_udp",
+            "dport_0",
+            "proto_253",
+        ],
+        reason: "what belongs to no session or service is dropped and counted, not answered: nothing a spoofer sends makes traffic",
+    },
+    Difference {
+        modes: &[Mode::FullNat],
+        probes: &["bad_tcp_csum", "bad_tcp_csum_syn"],
+        reason: "forwarded, still bad, as IPVS does; checking every payload would cost what FullNAT costs",
+    },
+    Difference {
+        modes: OF_IPVS,
+        probes: &["tcp_doff_0", "tcp_doff_15_short", "udp_len_gt"],
+        reason: "a malformed TCP or UDP header is dropped in every mode",
+    },
+    Difference { modes: OF_IPVS, probes: &["syn_fin"], reason: "SYN and FIN together open nothing" },
+    Difference {
+        modes: &[Mode::Nat],
+        probes: &["udp_csum0"],
+        reason: "a datagram without checksum stays without; IPVS computes one",
+    },
+    Difference {
+        modes: &[Mode::Nat],
+        probes: &["icmp_fragneeded_full", "icmp_from_rs_portunreach"],
+        reason: "the checksum of the packet quoted in an error is kept right; IPVS leaves it wrong",
+    },
+    Difference {
+        modes: &[Mode::DirectRoute, Mode::Tunnel],
+        probes: &["icmp_bad_csum"],
+        reason: "an ICMP error with a wrong checksum is dropped in every mode",
+    },
 ];
 
-/// What a later issue brings: fragments.
-pub const LATER: &[(&str, &str)] = &[("udp_frags_reversed", "fragments are dropped under their own reason")];
+/// What a later change brings.
+pub const LATER: &[Difference] = &[Difference {
+    modes: ALL,
+    probes: &["udp_frags_in_order", "udp_frags_reversed", "tcp_tiny_frag"],
+    reason: "fragments are dropped under their own reason",
+}];
+
+fn listed(list: &[Difference], mode: Mode, probe: &str) -> bool {
+    list.iter().any(|difference| difference.modes.contains(&mode) && difference.probes.contains(&probe))
+}
 
 /// One side of the director.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
@@ -67,19 +146,25 @@ pub struct Probe {
     expect: Option<Vec<Value>>,
 }
 
-/// The probes of FullNAT.
+/// The probes of a mode.
 ///
 /// # Panics
 /// When the file that is compiled in is not what it should be.
-pub fn fullnat() -> Vec<Probe> {
-    let file: File =
-        serde_json::from_str(include_str!("../conformance/fullnat.json")).expect("the file is well formed");
+pub fn probes(mode: Mode) -> Vec<Probe> {
+    let text = match mode {
+        Mode::FullNat => include_str!("../conformance/fullnat.json"),
+        Mode::Nat => include_str!("../conformance/nat.json"),
+        Mode::DirectRoute => include_str!("../conformance/dr.json"),
+        Mode::Tunnel => include_str!("../conformance/tunnel.json"),
+    };
+    let file: File = serde_json::from_str(text).expect("the file is well formed");
     file.probes
 }
 
 /// Replays probes and remembers which local port stands for which client port.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Replay {
+    mode: Mode,
     /// The kernel kept the client's port; Sluice chooses one.
     local_ports: HashMap<u16, u16>,
 }
@@ -101,12 +186,18 @@ pub struct Outcome {
 }
 
 impl Replay {
+    /// A replay of a mode's probes, from the first on.
+    pub fn new(mode: Mode) -> Self {
+        Self { mode, local_ports: HashMap::new() }
+    }
+
     /// Sends one probe by `send`, which takes frames in and gives what came out.
     pub fn run(&mut self, probe: &Probe, send: impl FnOnce(Side, &[Vec<u8>]) -> Vec<Emitted>) -> Outcome {
         let frames: Vec<_> =
             probe.frames.iter().map(|hex| self.translate(probe.side, from_hex(hex))).collect();
         let out = send(probe.side, &frames);
-        if probe.side == Side::A
+        if self.mode == Mode::FullNat
+            && probe.side == Side::A
             && let (Some(first), Some((Side::B, answer))) = (frames.first(), out.first())
         {
             self.learn(first, answer);
@@ -190,6 +281,9 @@ fn normalise_ip(ip: &[u8], is_inner: bool) -> Value {
     put("opts", json!(header - 20));
     put("ipck", json!(if ones_sum(&ip[..header], 0) == 0xffff { "ok" } else { "BAD" }));
     let l4 = &ip[header..];
+    if flags_and_offset & 0x1fff != 0 {
+        return Value::Object(map);
+    }
     let l4ck = |field: usize| {
         if field == 6 && be16(l4, 6) == 0 {
             "zero"
@@ -215,6 +309,9 @@ fn normalise_ip(ip: &[u8], is_inner: bool) -> Value {
             put("dport", json!(be16(l4, 2)));
             put("ulen", json!(be16(l4, 4)));
             put("l4ck", json!(l4ck(6)));
+        }
+        4 => {
+            put("inner", normalise_ip(l4, false));
         }
         1 if l4.len() >= 8 && !is_inner => {
             let rest = if l4[0] == 3 && l4[1] == 4 { be16(l4, 6) } else { 0 };
@@ -251,9 +348,15 @@ fn compare(expected: &[Value], came: &[Value]) -> Vec<String> {
 }
 
 fn compare_ip(prefix: &str, expected: &Value, came: &Value, differences: &mut Vec<String>) {
+    // Of a quoted TCP header that ends after eight bytes the files have what their reader made up.
+    let is_cut = !prefix.is_empty() && came["sport"].is_null();
+    let made_up = ["sport", "dport", "seq", "ack", "tf", "win", "l4ck"];
     let is_local = |end: &str| expected[end] == json!(LOCAL.to_string());
     for (key, value) in expected.as_object().into_iter().flatten() {
         let ours_to_choose = key == "sport" && is_local("src") || key == "dport" && is_local("dst");
+        if is_cut && made_up.contains(&key.as_str()) {
+            continue;
+        }
         if key == "inner" {
             compare_ip("inner ", value, &came["inner"], differences);
         } else if !ours_to_choose && !["topt", "payload"].contains(&key.as_str()) && *value != came[key] {
@@ -266,10 +369,10 @@ fn compare_ip(prefix: &str, expected: &Value, came: &Value, differences: &mut Ve
 ///
 /// # Errors
 /// With one line for each probe that is not as it should be.
-pub fn judge(outcomes: &[Outcome]) -> Result<usize, String> {
+pub fn judge(mode: Mode, outcomes: &[Outcome]) -> Result<usize, String> {
     let mut complaints = Vec::new();
     for outcome in outcomes.iter().filter(|outcome| outcome.has_answer) {
-        let listed = DELIBERATE.iter().chain(LATER).any(|(name, _)| *name == outcome.probe);
+        let listed = listed(DELIBERATE, mode, &outcome.probe) || listed(LATER, mode, &outcome.probe);
         if !listed && !outcome.differences.is_empty() {
             complaints.push(format!(
                 "{}: {} (came out: {})",

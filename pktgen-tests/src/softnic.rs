@@ -4,7 +4,8 @@
 //! The hash is written from Microsoft's RSS specification bit by bit, slow and on its own: what it
 //! judges must not have written it.
 
-use std::net::Ipv4Addr;
+use crate::frames::{endpoints, upper_layer};
+use std::net::IpAddr;
 
 /// What of a packet is hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +22,7 @@ pub enum Hashing {
 #[derive(Clone, Copy, Debug)]
 pub struct Rule {
     /// The packets' destination.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// Which bits of the port are compared.
     pub mask: u16,
     /// What they must be.
@@ -55,26 +56,30 @@ impl SoftNic {
         Self { key, table, hashing, rules: Vec::new() }
     }
 
-    /// The queue that a frame comes to. What is no IPv4 comes to queue 0.
+    /// The queue that a frame comes to. What is no IP comes to queue 0.
     pub fn queue(&self, frame: &[u8]) -> u16 {
-        let Some(ip) = frame.get(14..).filter(|_| frame[12..14] == [8, 0]) else { return 0 };
-        let Some(tuple) = ip.get(12..20) else { return 0 };
-        let header = usize::from(ip[0] & 0x0f) * 4;
-        let first_fragment = u16::from_be_bytes([ip[6], ip[7]]) & 0x3fff == 0;
-        let ports = ip.get(header..header + 4).filter(|_| first_fragment && matches!(ip[9], 6 | 17));
-        if let Some(ports) = ports {
-            let destination = u16::from_be_bytes([ports[2], ports[3]]);
-            let fits =
-                |rule: &&Rule| rule.address.octets() == ip[16..20] && destination & rule.mask == rule.bits;
+        let Some(ip) = frame.get(14..) else { return 0 };
+        let (addresses, unfragmented) = match frame[12..14] {
+            [0x08, 0x00] if ip.len() >= 20 => (12..20, u16::from_be_bytes([ip[6], ip[7]]) & 0x3fff == 0),
+            [0x86, 0xdd] if ip.len() >= 40 => (8..40, true),
+            _ => return 0,
+        };
+        let has_ports = upper_layer(ip).is_some_and(|(_, protocol)| matches!(protocol, 6 | 17));
+        let ends = endpoints(frame).filter(|_| unfragmented && has_ports);
+        if let Some((_, (address, l4_port))) = ends {
+            let fits = |rule: &&Rule| rule.address == address && l4_port & rule.mask == rule.bits;
             if let Some(rule) = self.rules.iter().find(fits) {
                 return rule.queue;
             }
         }
-        let mut tuple = tuple.to_vec();
-        match self.hashing {
-            Hashing::Nothing => return 0,
-            Hashing::Addresses => {}
-            Hashing::Ports => tuple.extend(ports.unwrap_or_default()),
+        let mut tuple = ip[addresses].to_vec();
+        match (self.hashing, ends) {
+            (Hashing::Nothing, _) => return 0,
+            (Hashing::Ports, Some(((_, source), (_, destination)))) => {
+                tuple.extend(source.to_be_bytes());
+                tuple.extend(destination.to_be_bytes());
+            }
+            (Hashing::Ports | Hashing::Addresses, _) => {}
         }
         self.table[toeplitz(&self.key, &tuple) as usize % self.table.len()]
     }

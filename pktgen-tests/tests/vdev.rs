@@ -56,18 +56,16 @@ fn frames_from_a_capture_file_are_forwarded_into_another_and_no_buffer_is_missin
     let client = |n: u16| Route {
         source_mac: [2, 0, 0, 0, 0, 1],
         destination_mac: own(0),
-        source: (Ipv4Addr::new(198, 51, 100, (n % 200) as u8 + 1), 10_000 + n),
-        destination: (Ipv4Addr::new(192, 0, 2, 10), 80),
+        source: (Ipv4Addr::new(198, 51, 100, (n % 200) as u8 + 1).into(), 10_000 + n),
+        destination: (Ipv4Addr::new(192, 0, 2, 10).into(), 80),
     };
     // More frames than the wait for the server's station would hold; the server's answer to
     // ARP is in the other file, which is read at the same time.
     let count = 300;
     let mut frames: Vec<_> = (0..count).map(|n| tcp_frame(&client(n), tcp::SYN, b"")).collect();
-    frames.extend(
-        (0..count).map(|n| {
-            udp_frame(&Route { destination: (Ipv4Addr::new(192, 0, 2, 10), 53), ..client(n) }, b"q")
-        }),
-    );
+    frames.extend((0..count).map(|n| {
+        udp_frame(&Route { destination: (Ipv4Addr::new(192, 0, 2, 10).into(), 53), ..client(n) }, b"q")
+    }));
     frames.push(vec![0; 9]);
     write_pcap(&file("wan-in.pcap"), &frames);
     write_pcap(&file("lan-in.pcap"), &[arp_reply([2, 0, 0, 0, 0, 9], Ipv4Addr::new(10, 0, 0, 11), own(1))]);

@@ -12,10 +12,10 @@ pub use problem::{Problem, Severity};
 
 use dataplane::flow::{Endpoint, Protocol};
 use dataplane::scheduler::Scheduler;
-use dataplane::session::Timeouts;
-use dataplane::snapshot::Network;
+use dataplane::session::{ForwardMode, Timeouts};
+use dataplane::snapshot::{Listen, Network, NextHop, Tunnel};
 use dataplane::steering::ladder::Fields;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 /// A configuration that passed every check.
@@ -40,8 +40,10 @@ pub struct Config {
 pub struct Dataplane {
     /// CPU cores, one worker each.
     pub workers: Vec<usize>,
-    /// Sessions per worker.
+    /// Sessions between IPv4 addresses per worker.
     pub session_capacity: usize,
+    /// Sessions with an IPv6 address per worker, where the operator says it.
+    pub session_capacity_ipv6: Option<usize>,
     /// Whether packet memory is on hugepages.
     pub hugepages: Hugepages,
 }
@@ -133,10 +135,8 @@ impl Device {
 pub struct RouteSpec {
     /// Which destinations.
     pub to: Network,
-    /// The gateway, on the network of a port.
-    pub via: Ipv4Addr,
-    /// The index of that port.
-    pub port: usize,
+    /// The gateways, each on the link of a port; flows are spread over several.
+    pub hops: Vec<NextHop>,
 }
 
 /// A service.
@@ -144,8 +144,8 @@ pub struct RouteSpec {
 pub struct ServiceSpec {
     /// The operator's name for it.
     pub name: String,
-    /// What clients connect to.
-    pub listen: Endpoint,
+    /// What clients connect to; there is at least one.
+    pub listens: Vec<Listen>,
     /// TCP or UDP.
     pub protocol: Protocol,
     /// How packets reach the servers.
@@ -153,33 +153,42 @@ pub struct ServiceSpec {
     /// How new sessions are spread.
     pub scheduler: Scheduler,
     /// The director's addresses towards the servers.
-    pub local_addresses: Vec<Ipv4Addr>,
+    pub local_addresses: Vec<IpAddr>,
+    /// How packets of a tunnelled service are packed.
+    pub tunnel: Tunnel,
     /// The servers.
     pub servers: Vec<ServerSpec>,
     /// How servers are to be checked.
     pub health: Option<HealthSpec>,
 }
 
-/// How packets reach the servers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ForwardMode {
-    /// Both addresses are rewritten.
-    FullNat,
+impl ServiceSpec {
+    /// What clients connect to, as lists show it.
+    pub fn listen_text(&self) -> String {
+        let texts: Vec<_> = self.listens.iter().map(ToString::to_string).collect();
+        texts.join(",")
+    }
 }
 
-impl ForwardMode {
-    /// The name in configuration and lists.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::FullNat => "fullnat",
-        }
+impl Config {
+    /// Sessions with an IPv6 address per worker: as many as without, if there is any IPv6 service.
+    pub fn session_capacity_ipv6(&self) -> usize {
+        /// What a configuration that comes later may use; 10 MB.
+        const SPARE: usize = 65_536;
+        let is_six = |address: IpAddr| address.is_ipv6();
+        let uses_six = self.services.iter().any(|service| {
+            service.listens.iter().any(|listen| is_six(listen.network.address))
+                || service.servers.iter().any(|server| is_six(server.endpoint.address))
+        });
+        let capacity = self.dataplane.session_capacity;
+        self.dataplane.session_capacity_ipv6.unwrap_or(if uses_six { capacity } else { capacity.min(SPARE) })
     }
 }
 
 /// A real server of a service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerSpec {
-    /// Where it listens.
+    /// Where it listens; port 0: where the client addressed the service.
     pub endpoint: Endpoint,
     /// Its share; 0 takes no new sessions.
     pub weight: u32,

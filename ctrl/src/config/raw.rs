@@ -28,6 +28,7 @@ pub(super) struct File {
 pub(super) struct Dataplane {
     pub(super) workers: Option<Spanned<Vec<Spanned<i64>>>>,
     pub(super) session_capacity: Option<Spanned<i64>>,
+    pub(super) session_capacity_ipv6: Option<Spanned<i64>>,
     pub(super) hugepages: Option<Spanned<String>>,
 }
 
@@ -59,14 +60,15 @@ pub(super) struct Rss {
 #[serde(deny_unknown_fields)]
 pub(super) struct Route {
     pub(super) to: Spanned<String>,
-    pub(super) via: Spanned<String>,
+    pub(super) via: Spanned<OneOrMany>,
+    pub(super) port: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Service {
     pub(super) name: Spanned<String>,
-    pub(super) listen: Spanned<String>,
+    pub(super) listen: Spanned<OneOrMany>,
     pub(super) protocol: Option<Spanned<String>>,
     pub(super) forward: Option<Spanned<String>>,
     pub(super) scheduler: Option<Spanned<String>>,
@@ -75,6 +77,53 @@ pub(super) struct Service {
     #[serde(default)]
     pub(super) server: Vec<Spanned<Server>>,
     pub(super) health: Option<Spanned<Health>>,
+    pub(super) tunnel: Option<Spanned<Tunnel>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tunnel {
+    #[serde(rename = "type")]
+    pub(super) kind: Spanned<String>,
+    pub(super) port: Option<Spanned<i64>>,
+    #[serde(default)]
+    pub(super) sources: Vec<Spanned<String>>,
+}
+
+/// One text, or a list of them.
+#[derive(Debug)]
+pub(super) struct OneOrMany(Vec<String>);
+
+impl OneOrMany {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &String> {
+        self.0.iter()
+    }
+}
+
+impl<'de> Deserialize<'de> for OneOrMany {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Texts;
+        impl<'de> serde::de::Visitor<'de> for Texts {
+            type Value = OneOrMany;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a text or a list of texts")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<OneOrMany, E> {
+                Ok(OneOrMany(vec![text.to_owned()]))
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<OneOrMany, A::Error> {
+                let mut texts = Vec::new();
+                while let Some(text) = list.next_element()? {
+                    texts.push(text);
+                }
+                Ok(OneOrMany(texts))
+            }
+        }
+        deserializer.deserialize_any(Texts)
+    }
 }
 
 #[derive(Debug, Deserialize)]

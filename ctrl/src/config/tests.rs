@@ -53,10 +53,10 @@ fn the_good_file_is_good() {
 
     assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
     let service = &loaded.config.services[0];
-    assert_eq!(service.listen.to_string(), "192.0.2.10:80");
+    assert_eq!(service.listen_text(), "192.0.2.10:80");
     assert_eq!(service.servers[0].weight, 100);
     assert_eq!(loaded.config.ports[1].device.argument("iface"), Some("veth1"));
-    assert_eq!(loaded.config.routes[0].port, 0);
+    assert_eq!(loaded.config.routes[0].hops[0].port, dataplane::ids::PortId(0));
 }
 
 #[test]
@@ -86,7 +86,22 @@ fn errors_name_file_line_key_and_remedy() {
         (
             "forward = \"fullnat\"",
             "forward = \"dr\"",
-            "service[0].forward: `dr` comes with a later version; use fullnat",
+            "service[0].server[0].address: dr cannot change ports, because the packet reaches the server as it is",
+        ),
+        (
+            "forward = \"fullnat\"",
+            "forward = \"nat\"",
+            "service[0].local_addresses: a nat service has no local addresses",
+        ),
+        (
+            "forward = \"fullnat\"",
+            "forward = \"fullnt\"",
+            "service[0].forward: `fullnt` is unknown; did you mean `fullnat`?",
+        ),
+        (
+            "weight = 100",
+            "weight = 100\n[service.tunnel]\ntype = \"gre\"",
+            "service[0].tunnel: a fullnat service has no tunnel",
         ),
         (
             "protocol = \"tcp\"",
@@ -175,11 +190,15 @@ fn errors_name_file_line_key_and_remedy() {
             "listen = \"192.0.2.10:0\"",
             "has port 0; name a port from 1 to 65535",
         ),
+        ("listen = \"192.0.2.10:80\"", "listen = \"2001:db8::1:80\"", "`2001:db8::1:80` is not ADDRESS:PORT"),
+        ("listen = \"192.0.2.10:80\"", "listen = \"192.0.2.0/29:80\"", "192.0.2.0/29 has 192.0.2.2 in it"),
+        ("listen = \"192.0.2.10:80\"", "listen = []", "there is nothing to listen on"),
         (
-            "listen = \"192.0.2.10:80\"",
-            "listen = \"[2001:db8::1]:80\"",
-            "is IPv6, which comes with a later version",
+            "address = \"10.0.0.11:8080\"",
+            "address = \"[2001:db8::11]:80\"",
+            "none of the local addresses is of 2001:db8::11's family",
         ),
+        ("via = \"192.0.2.1\"", "via = \"fe80::1\"", "are of two families"),
         (
             "local_addresses = [\"10.0.0.200\"]",
             "local_addresses = []",

@@ -1,14 +1,15 @@
-//! Gratuitous ARP: telling the links at once which addresses are ours, so that nobody has
+//! Gratuitous ARP and unsolicited neighbour advertisements: telling the links at once which addresses are ours, so that nobody has
 //! to wait for an old entry to age.
 
 use super::{Control, Devices};
 use crate::arp::{Arp, BROADCAST};
 use crate::compile::{addresses, port_of};
 use crate::config::Config;
+use crate::nd;
 use dataplane::clock::Instant;
 use dataplane::ids::PortId;
 use std::collections::{BTreeMap, VecDeque};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// RFC 5227 §2.3: twice, two seconds apart; the second is for a switch that was not ready.
@@ -19,8 +20,8 @@ const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
 /// Announcements to come, by time.
 #[derive(Debug, Default)]
 pub(super) struct Announcements {
-    due: VecDeque<(Instant, PortId, Ipv4Addr)>,
-    defended: BTreeMap<Ipv4Addr, Instant>,
+    due: VecDeque<(Instant, PortId, IpAddr)>,
+    defended: BTreeMap<IpAddr, Instant>,
 }
 
 impl Announcements {
@@ -42,7 +43,7 @@ impl Announcements {
     }
 
     /// Answers a station that uses one of our addresses; false when that was done lately.
-    pub(super) fn defend(&mut self, port: PortId, address: Ipv4Addr, now: Instant) -> bool {
+    pub(super) fn defend(&mut self, port: PortId, address: IpAddr, now: Instant) -> bool {
         if self.defended.get(&address).is_some_and(|last| now.since(*last) < DEFEND_INTERVAL) {
             return false;
         }
@@ -51,7 +52,7 @@ impl Announcements {
         true
     }
 
-    fn push(&mut self, list: impl Iterator<Item = (PortId, Ipv4Addr)> + Clone, now: Instant) {
+    fn push(&mut self, list: impl Iterator<Item = (PortId, IpAddr)> + Clone, now: Instant) {
         self.due.extend(list.clone().map(|(port, address)| (now, port, address)));
         self.due.extend(list.map(|(port, address)| (now + AGAIN, port, address)));
         // The second round of an earlier push may be due after the first of this one.
@@ -66,7 +67,10 @@ impl<D: Devices> Control<D> {
             if at > now {
                 return;
             }
-            let frame = Arp::announcement(self.mac(port), address).frame(BROADCAST);
+            let frame = match address {
+                IpAddr::V4(address) => Arp::announcement(self.mac(port), address).frame(BROADCAST),
+                IpAddr::V6(address) => nd::announcement(self.mac(port), address),
+            };
             if !self.transmit(port, &frame) {
                 return;
             }

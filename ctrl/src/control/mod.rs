@@ -1,11 +1,12 @@
 //! The control thread: owner of the desired state, and the one path from it to the workers.
 //!
-//! Whatever changes anything (a reload, an ARP answer) comes here as a message, changes
-//! the state, and leads to a new snapshot. [`announce`](self) sends gratuitous ARP,
+//! Whatever changes anything (a reload, a neighbour's answer) comes here as a message, changes
+//! the state, and leads to a new snapshot. [`neighbors`](self) speaks ARP and neighbour discovery,
+//! [`announce`](self) says unasked what is ours,
 //! [`requests`](self) answers the admin socket.
 
 mod announce;
-mod arp;
+mod neighbors;
 mod requests;
 
 pub use requests::{Refusal, Reply, Request};
@@ -27,7 +28,7 @@ use dataplane::wire::Mac;
 use dataplane::worker::{Event, Link};
 use requests::Pending;
 use std::collections::HashSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -122,7 +123,7 @@ pub struct Control<D> {
     world: Arc<Snapshot>,
     announcements: Announcements,
     /// Local addresses that no service has any more, and sessions still use.
-    removed_locals: Vec<Ipv4Addr>,
+    removed_locals: Vec<IpAddr>,
     pending: Pending,
     /// Whether removed servers may still hold slots.
     collect_after: Option<Generation>,
@@ -196,7 +197,7 @@ impl<D: Devices> Control<D> {
             for _ in 0..512 {
                 let Some(event) = self.links[at].next_event() else { break };
                 match event {
-                    Event::Arp { port, frame } => self.arp(port, frame.bytes(), now),
+                    Event::Neighbor { port, frame } => self.hear(port, frame.bytes(), now),
                     Event::Resolve(hop) => {
                         self.neighbors.resolve(hop, now);
                         self.next_age = now;
@@ -277,7 +278,7 @@ impl<D: Devices> Control<D> {
     /// Local addresses that are removed stay known while sessions use them, and until the next look at
     /// who does: answers that come to the wrong worker find their owner by them.
     fn keep_used_locals(&mut self, snapshot: &mut Snapshot) {
-        let is_kept = |(address, role): &(&Ipv4Addr, &AddressRole)| {
+        let is_kept = |(address, role): &(&IpAddr, &AddressRole)| {
             matches!(role, AddressRole::Local(_)) && !snapshot.addresses.contains_key(*address)
         };
         let kept: Vec<_> = self.world.addresses.iter().filter(is_kept).map(|(a, role)| (*a, *role)).collect();
@@ -384,8 +385,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
 
 /// Next hops that are always to be known: gateways and the ways to servers.
 fn wanted_hops(config: &Config, world: &Snapshot) -> HashSet<NextHop> {
-    let gateways =
-        config.routes.iter().map(|route| NextHop { port: PortId(route.port as u16), address: route.via });
+    let gateways = config.routes.iter().flat_map(|route| route.hops.iter().copied());
     let servers = config.services.iter().flat_map(|service| &service.servers);
-    gateways.chain(servers.filter_map(|server| world.routes.lookup(server.endpoint.address))).collect()
+    gateways.chain(servers.filter_map(|server| world.routes.lookup(server.endpoint.address, 0))).collect()
 }

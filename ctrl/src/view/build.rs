@@ -5,7 +5,7 @@ use super::{
     StatsView, WorkerView,
 };
 use crate::compile::DeviceFacts;
-use crate::config::{Config, RouteSpec, ServerSpec, ServiceSpec};
+use crate::config::{Config, ServerSpec, ServiceSpec};
 use crate::control::{DeviceCounters, Devices};
 use crate::neighbors::{NeighborTable, Standing};
 use crate::registry::{Registry, Totals};
@@ -86,9 +86,9 @@ impl Observer<'_> {
         let totals = self.registry.service_totals(&spec.name, &self.read());
         let reason = self.unready(spec);
         let mut refused = BTreeMap::new();
-        if let Some(service) = self.world.services.find(spec.protocol, spec.listen) {
+        if let Some(id) = self.registry.service_id(&spec.name) {
             let counters = |stats: &WorkerStats| {
-                let counters = stats.service(service.id);
+                let counters = stats.service(id);
                 [
                     (DropReason::NoRealServer, counters.no_real_server.value()),
                     (DropReason::LocalPortsExhausted, counters.local_ports_exhausted.value()),
@@ -103,7 +103,7 @@ impl Observer<'_> {
         }
         ServiceView {
             name: spec.name.clone(),
-            listen: spec.listen.to_string(),
+            listen: spec.listen_text(),
             protocol: spec.protocol.name().into(),
             forward: spec.forward.name().into(),
             scheduler: spec.scheduler.name().into(),
@@ -135,7 +135,7 @@ impl Observer<'_> {
         };
         ServerView {
             service: service.name.clone(),
-            address: spec.endpoint.to_string(),
+            address: server_text(spec.endpoint),
             weight: spec.weight,
             state: state.into(),
             sessions_active: totals.sessions_active,
@@ -163,7 +163,7 @@ impl Observer<'_> {
 
     /// Why a server cannot be reached now.
     fn unreachable(&self, server: &ServerSpec) -> Option<String> {
-        let Some(hop) = self.world.routes.lookup(server.endpoint.address) else {
+        let Some(hop) = self.world.routes.lookup(server.endpoint.address, 0) else {
             return Some(format!("no route leads to {}", server.endpoint.address));
         };
         let port = usize::from(hop.port.0);
@@ -171,8 +171,14 @@ impl Observer<'_> {
             return Some(format!("the link of port {} is down", self.config.ports[port].name));
         }
         let failed = self.neighbors.entry(hop).is_some_and(|entry| entry.standing == Standing::Failed);
-        failed
-            .then(|| format!("{} does not answer ARP on port {}", hop.address, self.config.ports[port].name))
+        failed.then(|| {
+            format!(
+                "{} does not answer {} on port {}",
+                hop.address,
+                question(hop),
+                self.config.ports[port].name
+            )
+        })
     }
 
     /// `session count`.
@@ -202,8 +208,7 @@ impl Observer<'_> {
             servers: BTreeSet<(Protocol, Endpoint)>,
         }
         let mut by_address: BTreeMap<_, Entry> = BTreeMap::new();
-        for spec in &self.config.services {
-            let Some(service) = self.world.services.find(spec.protocol, spec.listen) else { continue };
+        for (spec, service) in self.config.services.iter().zip(self.world.services.iter()) {
             for local in service.locals.iter() {
                 let empty = || Entry { local: *local, services: BTreeSet::new(), servers: BTreeSet::new() };
                 let entry = by_address.entry(local.address).or_insert_with(empty);
@@ -345,14 +350,16 @@ impl Observer<'_> {
 
     /// Gateways that do not answer.
     pub fn gateway_warnings(&self) -> Vec<String> {
-        let hop = |route: &RouteSpec| NextHop { port: PortId(route.port as u16), address: route.via };
-        let failed = self.config.routes.iter().filter(|route| {
-            self.neighbors.entry(hop(route)).is_some_and(|entry| entry.standing == Standing::Failed)
+        let hops =
+            self.config.routes.iter().flat_map(|route| route.hops.iter().map(move |hop| (route, *hop)));
+        let failed = hops.filter(|(_, hop)| {
+            self.neighbors.entry(*hop).is_some_and(|entry| entry.standing == Standing::Failed)
         });
         failed
-            .map(|route| {
-                let port = &self.config.ports[route.port].name;
-                format!("route to {}: gateway {} does not answer ARP on port {port}", route.to, route.via)
+            .map(|(route, hop)| {
+                let port = self.port_name(hop.port);
+                let (gateway, question) = (hop.address, question(hop));
+                format!("route to {}: gateway {gateway} does not answer {question} on port {port}", route.to)
             })
             .collect()
     }
@@ -402,6 +409,16 @@ impl From<&SessionRecord> for SessionView {
             idle_ms: record.idle_ms,
         }
     }
+}
+
+/// A server's endpoint; its address alone where it takes every port of the service.
+fn server_text(endpoint: Endpoint) -> String {
+    if endpoint.l4_port == 0 { endpoint.address.to_string() } else { endpoint.to_string() }
+}
+
+/// How a neighbour is asked for.
+fn question(hop: NextHop) -> &'static str {
+    if hop.address.is_ipv4() { "ARP" } else { "neighbour solicitations" }
 }
 
 fn mac_text(mac: Mac) -> String {

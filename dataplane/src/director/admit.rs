@@ -1,23 +1,24 @@
 //! New sessions: whether a packet may open one, which real server gets it, and from
 //! which local port.
 
+use super::side::{HasSide, Side};
 use super::{Arrival, Director, Staged};
 use crate::clock::Stamp;
 use crate::drop::DropReason;
-use crate::flow::{Direction, Endpoint, FlowKey, Protocol};
+use crate::flow::{Endpoint, Family, FlowKey, FlowKey6, Key, Protocol};
 use crate::ids::LocalId;
 use crate::prefetch::prefetch_near;
 use crate::scheduler::{self, Candidates, Cursor};
-use crate::session::{Candidate, NewSession, Pair, SessionIndex, State, Taken};
-use crate::snapshot::{AddressRole, LocalAddress, RealServer, Service, ServiceIndex, Snapshot};
+use crate::session::{Candidate, ForwardMode, InsertError, NewSession, Pair, SessionIndex, State};
+use crate::snapshot::{AddressRole, Network, RealServer, Service, ServiceIndex, Snapshot, Tunnel};
 use crate::stats::WorkerStats;
 use crate::steering::Seat;
 use crate::wire::{Packet, Payload};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 /// The service that a packet without session asks for; asks for its lines.
 #[inline(never)]
-pub(super) fn find_service(packet: &Packet, world: &Snapshot) -> Option<ServiceIndex> {
+pub(super) fn find_service<K: Key>(packet: &Packet<K>, world: &Snapshot) -> Option<ServiceIndex> {
     let Payload::Transport(protocol) = packet.payload else { return None };
     let index = world.services.index_of(protocol, packet.key.destination())?;
     prefetch_near(world.services.at(index));
@@ -39,7 +40,7 @@ impl ServiceCursor {
     }
 
     /// The place of the next local address of `count`.
-    fn turn(&mut self, count: usize) -> usize {
+    pub(super) fn turn(&mut self, count: usize) -> usize {
         // Steps of the golden ratio: as even as counting, but never in step with a scheduler's
         // rounds, which would leave pairs of local address and server unused.
         self.next_local = self.next_local.wrapping_add(0x9e37_79b9);
@@ -47,24 +48,18 @@ impl ServiceCursor {
     }
 }
 
-/// A local endpoint for a new session.
-struct Local {
-    id: LocalId,
-    address: Ipv4Addr,
-    taken: Taken,
-}
-
 /// A session that was just made.
 pub(super) struct Admitted {
+    /// Its place in its own family's table, or in the wide one if it is `across`.
     pub(super) index: SessionIndex,
+    /// Whether it joins both families.
+    pub(super) across: bool,
     /// How many local ports its pair had given out before.
     pub(super) ports_before: u32,
     /// Whether an older connection may have had the same local port.
     pub(super) port_again: bool,
 }
 
-/// Ports looked at, oldest first, for a closed session that can make room.
-const RECYCLE_TRIES: usize = 16;
 /// So many lines stay in the second-level cache.
 const FEW_PAIRS: usize = 4_096;
 
@@ -79,14 +74,17 @@ impl Director {
 
     /// The server and local address that the next new session of `service` probably gets; asks for
     /// the server's counters and the pair's bucket. Nothing changes: what is guessed wrong costs time only.
-    pub(super) fn forecast_pair(&self, service: &Service, packet: &Packet) -> Option<Pair> {
+    pub(super) fn forecast_pair<K: HasSide>(&self, service: &Service, packet: &Packet<K>) -> Option<Pair> {
         let cursor = &self.cursors[service.id.0 as usize];
         let server = self.schedule(service, packet, &mut cursor.scheduler.clone())?;
         prefetch_near(self.stats.server(server.id));
         let first = cursor.clone().turn(service.locals.len());
         let local = service.locals.get(first)?.address;
+        if Family::of(local) != K::FAMILY {
+            return None;
+        }
         let pair = Pair { local, real: server.endpoint, protocol: service.protocol };
-        self.local_ports.prefetch_bucket(pair);
+        K::side(self).local_ports.prefetch_bucket(pair);
         Some(pair)
     }
 
@@ -94,9 +92,9 @@ impl Director {
     ///
     /// A packet whose time to live ends here is refused with [`DropReason::TtlExceeded`];
     /// the caller tells its sender.
-    pub(super) fn admit(
+    pub(super) fn admit<K: HasSide>(
         &mut self,
-        stage: &Staged,
+        stage: &Staged<K>,
         protocol: Protocol,
         arrival: &Arrival<'_>,
     ) -> Result<Admitted, DropReason> {
@@ -118,17 +116,17 @@ impl Director {
             self.stats.service(service.id).no_real_server.add(1);
             return Err(DropReason::NoRealServer);
         };
-        if world.routes.lookup(server.endpoint.address).is_none() {
+        if world.routes.lookup(server.endpoint.address, 0).is_none() {
             self.stats.service(service.id).no_route.add(1);
             return Err(DropReason::NoRoute);
         }
-        self.open(service, server, packet, arrival.stamp)
+        self.open(service, server, packet, arrival)
     }
 
-    fn schedule<'w>(
+    fn schedule<'w, K: Key>(
         &self,
         service: &'w Service,
-        packet: &Packet,
+        packet: &Packet<K>,
         cursor: &mut Cursor,
     ) -> Option<&'w RealServer> {
         let candidates = Servers { list: &service.servers, stats: &self.stats };
@@ -142,90 +140,151 @@ impl Director {
         service.servers.get(at)
     }
 
-    fn open(
+    fn open<K: HasSide>(
         &mut self,
         service: &Service,
         server: &RealServer,
-        packet: &Packet,
-        now: Stamp,
+        packet: &Packet<K>,
+        arrival: &Arrival<'_>,
     ) -> Result<Admitted, DropReason> {
-        let Some(local) = self.take_local(service, server) else {
-            self.stats.service(service.id).local_ports_exhausted.add(1);
-            return Err(DropReason::LocalPortsExhausted);
-        };
-        let new = NewSession {
+        let (client, vip) = (packet.key.source(), packet.key.destination());
+        let l4_port = if server.endpoint.l4_port == 0 { vip.l4_port } else { server.endpoint.l4_port };
+        let mut new = NewSession {
             protocol: service.protocol,
-            client: packet.key.source(),
-            vip: packet.key.destination(),
-            local: Endpoint::new(local.address, local.taken.l4_port),
-            real: server.endpoint,
+            mode: service.mode,
+            client,
+            vip,
+            local: Endpoint { address: client.address, l4_port: 0 },
+            real: Endpoint { l4_port, ..server.endpoint },
             server: server.id,
-            local_id: local.id,
+            local_id: LocalId::NONE,
         };
-        let state = match service.protocol {
+        let made = match service.mode {
+            ForwardMode::FullNat => self.open_by_local(service, &mut new, packet, arrival.stamp),
+            ForwardMode::Nat => self.open_by_client_port(&mut new, packet, arrival),
+            ForwardMode::DirectRoute => self.open_one_way(&new, packet, arrival.stamp),
+            ForwardMode::Tunnel => {
+                let flow = K::side(self).sessions.hash(packet.key);
+                new.local = outer_source(&service.options.tunnel, new.real.address, flow, arrival.world)?;
+                self.open_one_way(&new, packet, arrival.stamp)
+            }
+            ForwardMode::Snat => Err(DropReason::LocalPortsExhausted),
+        };
+        let counters = self.stats.service(service.id);
+        let admitted = match made {
+            Ok(admitted) => admitted,
+            Err(reason) => {
+                match reason {
+                    DropReason::LocalPortsExhausted => counters.local_ports_exhausted.add(1),
+                    _ => counters.session_table_full.add(1),
+                }
+                return Err(reason);
+            }
+        };
+        self.stats.sessions_created.add(1);
+        self.stats.sessions_live.add(1);
+        if new.local_id != LocalId::NONE {
+            self.stats.local_ports_used(new.local_id).add(1);
+        }
+        let counters = self.stats.server(server.id);
+        counters.sessions_created.add(1);
+        counters.sessions_inactive.add(1);
+        Ok(admitted)
+    }
+
+    /// Puts a session of a packet's family into the table, or one between families into the wide one.
+    pub(super) fn insert<K: HasSide>(
+        &mut self,
+        new: &NewSession,
+        _: &Packet<K>,
+        now: Stamp,
+    ) -> Result<SessionIndex, DropReason> {
+        let state = match new.protocol {
             Protocol::Tcp => State::None,
             Protocol::Udp => State::UdpOneWay,
         };
-        let Ok(index) = self.sessions.insert(&new, state, now) else {
-            let pair = Pair { local: local.address, real: server.endpoint, protocol: service.protocol };
-            self.local_ports.release(pair, local.taken.l4_port);
-            self.stats.service(service.id).session_table_full.add(1);
-            return Err(DropReason::SessionTableFull);
+        let made = if changes_family(new) {
+            let made = self.wide.sessions.insert(new, state, now);
+            self.wide.across += usize::from(made.is_ok());
+            made
+        } else {
+            K::side_mut(self).sessions.insert(new, state, now)
+        };
+        made.map_err(|error| match error {
+            InsertError::Full => DropReason::SessionTableFull,
+            InsertError::Exists => DropReason::LocalPortsExhausted,
+        })
+    }
+
+    /// Makes a session whose server answers the client itself.
+    fn open_one_way<K: HasSide>(
+        &mut self,
+        new: &NewSession,
+        packet: &Packet<K>,
+        now: Stamp,
+    ) -> Result<Admitted, DropReason> {
+        let index = self.insert(new, packet, now)?;
+        Ok(Admitted { index, across: changes_family(new), ports_before: 0, port_again: false })
+    }
+
+    /// Makes a session from a local address and a port of it that no session uses towards the server.
+    fn open_by_local<K: HasSide>(
+        &mut self,
+        service: &Service,
+        new: &mut NewSession,
+        packet: &Packet<K>,
+        now: Stamp,
+    ) -> Result<Admitted, DropReason> {
+        let across = changes_family(new);
+        let local = match new.real.address {
+            IpAddr::V4(_) => self.take_local::<FlowKey>(service, new.real),
+            IpAddr::V6(_) => self.take_local::<FlowKey6>(service, new.real),
+        };
+        let local = local.ok_or(DropReason::LocalPortsExhausted)?;
+        new.local = Endpoint::new(local.address, local.taken.l4_port);
+        new.local_id = local.id;
+        let index = match self.insert(new, packet, now) {
+            Ok(index) => index,
+            Err(_) => {
+                let pair = Pair { local: local.address, real: new.real, protocol: new.protocol };
+                self.release_port(pair, local.taken.l4_port);
+                return Err(DropReason::SessionTableFull);
+            }
         };
         // The pair's next session will be found by a known key: its line can come meanwhile. At
         // ten million sessions that halves what a new one costs. With many pairs the line would
         // be gone again before it is needed.
-        if self.local_ports.pairs() <= FEW_PAIRS {
+        let Side { sessions, local_ports, .. } = K::side(self);
+        if !across && local_ports.pairs() <= FEW_PAIRS {
             let next = Endpoint::new(local.address, local.taken.next);
-            self.sessions.prefetch_key(FlowKey::new(service.protocol, server.endpoint, next));
+            sessions.prefetch_key(K::new(new.protocol, new.real, next));
         }
-        self.stats.sessions_created.add(1);
-        self.stats.sessions_live.add(1);
-        self.stats.local_ports_used(local.id).add(1);
-        let counters = self.stats.server(server.id);
-        counters.sessions_created.add(1);
-        counters.sessions_inactive.add(1);
-        Ok(Admitted { index, ports_before: local.taken.before, port_again: local.taken.again })
+        Ok(Admitted { index, across, ports_before: local.taken.before, port_again: local.taken.again })
     }
+}
 
-    /// A local endpoint towards `server` that no session uses, from the service's local
-    /// addresses in turn. When none is left, the oldest closed session makes room.
-    fn take_local(&mut self, service: &Service, server: &RealServer) -> Option<Local> {
-        let count = service.locals.len();
-        let first = self.cursors[service.id.0 as usize].turn(count);
-        let locals = (0..count).map(|step| service.locals[(first + step) % count]);
-        let pair = |local| Pair { local, real: server.endpoint, protocol: service.protocol };
-        for LocalAddress { id, address, port } in locals.clone() {
-            if let Some(taken) = self.local_ports.take(pair(address), port) {
-                return Some(Local { id, address, taken });
-            }
-        }
-        for LocalAddress { id, address, port } in locals {
-            if self.recycle(pair(address))
-                && let Some(taken) = self.local_ports.take(pair(address), port)
-            {
-                return Some(Local { id, address, taken });
-            }
-        }
-        None
+/// The outer source of a flow's tunnel, with the kind of the tunnel in place of a port.
+fn outer_source(
+    tunnel: &Tunnel,
+    server: IpAddr,
+    flow: u64,
+    world: &Snapshot,
+) -> Result<Endpoint, DropReason> {
+    let is_of_family = |network: &&Network| Family::of(network.address) == Family::of(server);
+    let number = tunnel.encapsulation.number();
+    if let Some(network) = tunnel.sources.iter().find(is_of_family) {
+        return Ok(Endpoint::new(network.pick(flow), number));
     }
+    let hop = world.routes.lookup(server, 0).ok_or(DropReason::NoRoute)?;
+    let networks = &world.port(hop.port).networks;
+    let nearest = networks.iter().find(|network| network.contains(hop.address));
+    let own = nearest.or(networks.iter().find(is_of_family)).ok_or(DropReason::NoRoute)?;
+    Ok(Endpoint::new(own.address, number))
+}
 
-    /// Ends one closed session of `pair`, trying those whose ports were given out longest ago.
-    fn recycle(&mut self, pair: Pair) -> bool {
-        for _ in 0..RECYCLE_TRIES {
-            let Some(l4_port) = self.local_ports.oldest(pair) else { return false };
-            let key = FlowKey::new(pair.protocol, pair.real, Endpoint::new(pair.local, l4_port));
-            match self.sessions.find(key, self.sessions.hash(key)) {
-                Some((index, Direction::Outbound)) if self.sessions.get(index).state.is_closed() => {
-                    self.stats.sessions_recycled.add(1);
-                    self.end(index);
-                    return true;
-                }
-                Some(_) | None => self.local_ports.skip(pair),
-            }
-        }
-        false
-    }
+/// Whether a session joins both families.
+fn changes_family(new: &NewSession) -> bool {
+    Family::of(new.client.address) != Family::of(new.real.address)
 }
 
 /// A service's servers with this worker's view of their load.
@@ -250,8 +309,8 @@ impl Candidates for Servers<'_> {
 }
 
 /// The service that a packet asks for: what stage two found, unless it had a candidate then.
-fn service_for<'w>(
-    stage: &Staged,
+fn service_for<'w, K: Key>(
+    stage: &Staged<K>,
     protocol: Protocol,
     world: &'w Snapshot,
 ) -> Result<&'w Service, DropReason> {
@@ -263,7 +322,7 @@ fn service_for<'w>(
     };
     match found {
         Some(index) => Ok(world.services.at(index)),
-        None => Err(match world.addresses.get(&destination.address) {
+        None => Err(match world.role(destination.address) {
             Some(AddressRole::Vip) => DropReason::NoService,
             Some(AddressRole::Local(_)) => DropReason::LocalNoSession,
             Some(AddressRole::Own) | None => DropReason::NotForUs,
@@ -272,8 +331,8 @@ fn service_for<'w>(
 }
 
 /// RFC 1812 §5.3.7, and that nobody speaks from one of our own addresses.
-fn check_source(packet: &Packet, world: &Snapshot) -> Result<(), DropReason> {
-    if world.addresses.contains_key(&packet.source()) {
+fn check_source<K: Key>(packet: &Packet<K>, world: &Snapshot) -> Result<(), DropReason> {
+    if world.role(packet.source()).is_some() {
         return Err(DropReason::SourceOurs);
     }
     let broadcast = |network: &crate::snapshot::Network| network.is_broadcast(packet.source());

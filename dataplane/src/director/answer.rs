@@ -1,13 +1,14 @@
 //! What the appliance itself says: echo replies and ICMP errors.
 
 use super::forward::next_hop_to;
+use super::side::HasSide;
 use super::{Arrival, Director, Verdicts};
 use crate::clock::Instant;
 use crate::drop::DropReason;
 use crate::frame::Frame;
 use crate::snapshot::Snapshot;
 use crate::wire::Packet;
-use crate::wire::icmp::{self, IcmpError};
+use crate::wire::icmp::IcmpError;
 
 /// ICMP errors that one worker may send per second (RFC 1812 §4.3.2.8 asks for a limit).
 const ERRORS_PER_SECOND: u64 = 1_000;
@@ -35,21 +36,21 @@ impl IcmpBudget {
 
 impl Director {
     /// Answers a ping of one of the appliance's addresses.
-    pub(super) fn answer_echo(
+    pub(super) fn answer_echo<K: HasSide>(
         &mut self,
         frame: &mut Frame<'_>,
-        packet: &Packet,
+        packet: &Packet<K>,
         world: &Snapshot,
         verdicts: &mut Verdicts,
     ) -> Result<(), DropReason> {
-        if !world.addresses.contains_key(&packet.destination()) {
+        if world.role(packet.destination()).is_none() {
             return Err(DropReason::NotForUs);
         }
-        if world.addresses.contains_key(&packet.source()) {
+        if world.role(packet.source()).is_some() {
             return Err(DropReason::SourceOurs);
         }
-        let (_, next) = next_hop_to(packet.source(), world)?;
-        icmp::answer_echo(frame.bytes_mut(), packet);
+        let (_, next) = next_hop_to(packet.source(), 0, world)?;
+        K::answer_echo(frame.bytes_mut(), packet);
         self.stats.echo_replies.add(1);
         verdicts.push(next.send(frame.bytes_mut()));
         Ok(())
@@ -57,10 +58,10 @@ impl Director {
 
     /// Tells the sender that its packet's time to live ended here.
     #[cold]
-    pub(super) fn ttl_exceeded(
+    pub(super) fn ttl_exceeded<K: HasSide>(
         &mut self,
         frame: &mut Frame<'_>,
-        packet: &Packet,
+        packet: &Packet<K>,
         arrival: &Arrival<'_>,
         verdicts: &mut Verdicts,
     ) -> Result<(), DropReason> {
@@ -69,15 +70,15 @@ impl Director {
 
     /// Tells the sender what fits, if it forbade fragmentation; drops the packet otherwise.
     #[cold]
-    pub(super) fn exceeds_mtu(
+    pub(super) fn exceeds_mtu<K: HasSide>(
         &mut self,
         frame: &mut Frame<'_>,
-        packet: &Packet,
+        packet: &Packet<K>,
         mtu: u16,
         arrival: &Arrival<'_>,
         verdicts: &mut Verdicts,
     ) -> Result<(), DropReason> {
-        if !icmp::dont_fragment(frame.bytes()) {
+        if !K::dont_fragment(frame.bytes()) {
             return Err(DropReason::ExceedsMtu);
         }
         self.send_error(
@@ -92,20 +93,18 @@ impl Director {
 
     /// Turns the packet into `error`. The packet itself counts as dropped for `reason`;
     /// without budget, or without a way back, that is all that happens.
-    fn send_error(
+    fn send_error<K: HasSide>(
         &mut self,
         frame: &mut Frame<'_>,
-        packet: &Packet,
+        packet: &Packet<K>,
         error: IcmpError,
         reason: DropReason,
         arrival: &Arrival<'_>,
         verdicts: &mut Verdicts,
     ) -> Result<(), DropReason> {
-        let (_, next) = next_hop_to(packet.source(), arrival.world).map_err(|_| reason)?;
+        let (_, next) = next_hop_to(packet.source(), 0, arrival.world).map_err(|_| reason)?;
         // The address that the sender addressed: the VIP, or the local address.
-        if !self.icmp_budget.take(arrival.now)
-            || !icmp::make_error(frame, packet, packet.destination(), error)
-        {
+        if !self.icmp_budget.take(arrival.now) || !K::make_error(frame, packet, error) {
             return Err(reason);
         }
         self.stats.drops(reason).add(1);

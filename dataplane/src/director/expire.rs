@@ -6,7 +6,9 @@
 //! [`LINES_PER_TURN`] lines.
 
 use super::Director;
+use super::side::{HasSide, Side};
 use crate::clock::Instant;
+use crate::flow::{FlowKey, FlowKey6};
 use crate::frame::BURST_SIZE;
 use crate::session::{PairIndex, SessionIndex};
 use crate::snapshot::Snapshot;
@@ -40,6 +42,11 @@ impl Sweep {
         lines.min(LINES_PER_TURN as u64) as usize
     }
 
+    /// Takes note that there was nothing to look at.
+    fn rest(&mut self, now: Instant) {
+        self.paid_until = now;
+    }
+
     /// Takes note that so many lines were looked at.
     fn pay(&mut self, lines: usize, capacity: usize) {
         let worth = lines as u64 * SECOND / capacity as u64;
@@ -52,42 +59,53 @@ const SECOND: u64 = 1_000_000_000;
 impl Director {
     /// Ends sessions whose time has come; looks at a bounded number of them.
     pub fn expire(&mut self, world: &Snapshot, now: Instant) {
-        let due = self.sweep.due(now, self.sessions.capacity());
+        self.expire_side::<FlowKey>(world, now);
+        self.expire_side::<FlowKey6>(world, now);
+    }
+
+    #[inline]
+    fn expire_side<K: HasSide>(&mut self, world: &Snapshot, now: Instant) {
+        let Side { sessions, sweep, .. } = K::side_mut(self);
+        if sessions.is_empty() {
+            return sweep.rest(now);
+        }
+        let due = sweep.due(now, sessions.capacity());
         if due > 0 {
-            self.sweep_lines(due, world, now);
+            self.sweep_lines::<K>(due, world, now);
         }
     }
 
     #[inline(never)]
-    fn sweep_lines(&mut self, due: usize, world: &Snapshot, now: Instant) {
-        let capacity = self.sessions.capacity();
+    fn sweep_lines<K: HasSide>(&mut self, due: usize, world: &Snapshot, now: Instant) {
+        let Side { sessions, local_ports, sweep, .. } = K::side_mut(self);
+        let capacity = sessions.capacity();
         let stamp = now.stamp();
         // Collected first, so that the lines that ending them needs come together: half the time.
         let mut over: ArrayVec<(SessionIndex, Option<PairIndex>), ENDED_PER_TURN> = ArrayVec::new();
         let mut looked_at = 0;
         while looked_at < due && !over.is_full() {
             looked_at += 1;
-            let line = self.sweep.line;
-            self.sweep.line = if line + 1 == capacity { 0 } else { line + 1 };
-            let Some((index, session)) = self.sessions.line(line) else { continue };
+            let line = sweep.line;
+            sweep.line = if line + 1 == capacity { 0 } else { line + 1 };
+            let Some((index, session)) = sessions.line(line) else { continue };
             if stamp.millis_since(session.last_seen) >= world.timeouts.of(session.state) {
-                self.sessions.prefetch_keys(session);
-                self.local_ports.prefetch_bucket(session.pair());
+                sessions.prefetch_keys(session);
+                local_ports.prefetch_bucket(session.pair());
                 over.push((index, None));
             }
         }
-        self.sweep.pay(looked_at, capacity);
+        sweep.pay(looked_at, capacity);
         for (index, pair) in &mut over {
-            *pair = self.local_ports.candidate(self.sessions.get(*index).pair());
+            *pair = local_ports.candidate(sessions.get(*index).pair());
         }
         for (index, pair) in &over {
             if let Some(pair) = pair {
-                self.local_ports.prefetch_port(*pair, self.sessions.get(*index).local().l4_port);
+                local_ports.prefetch_port(*pair, sessions.get(*index).local().l4_port);
             }
         }
         for (index, _) in over {
             self.stats.sessions_expired.add(1);
-            self.end(index);
+            self.end::<K>(index);
         }
     }
 }

@@ -1,24 +1,25 @@
 //! Packets of sessions: the state they lead to, what they become, where they go.
 
+use super::side::HasSide;
 use super::{Arrival, Director, Verdict, Verdicts};
 use crate::clock::Stamp;
 use crate::drop::DropReason;
-use crate::flow::{Direction, Protocol};
+use crate::flow::{Direction, Key, Protocol};
 use crate::frame::Frame;
 use crate::ids::{NeighborId, PortId};
-use crate::session::{Session, SessionIndex, State};
+use crate::session::{Needs, Session, SessionIndex, State};
 use crate::snapshot::{Egress, NextHop, Snapshot};
 use crate::stats::{Counter, ServerCounters};
-use crate::wire::{self, Packet};
-use std::net::Ipv4Addr;
+use crate::wire::{self, Packet, Wire};
+use std::net::IpAddr;
 
 impl Director {
     /// Sends a packet of a session on its way.
     #[inline(always)]
-    pub(super) fn forward(
+    pub(super) fn forward<K: HasSide>(
         &mut self,
         frame: &mut Frame<'_>,
-        packet: &Packet,
+        packet: &Packet<K>,
         protocol: Protocol,
         (index, direction): (SessionIndex, Direction),
         arrival: &Arrival<'_>,
@@ -27,7 +28,18 @@ impl Director {
         if packet.ttl <= 1 {
             return self.ttl_exceeded(frame, packet, arrival, verdicts);
         }
-        let session = self.sessions.get_mut(index);
+        let (sessions, stats) = K::parts(self);
+        let session = sessions.get_mut(index);
+        if session.needs.has(Needs::MORE) {
+            return self.forward_otherwise::<K, K>(
+                frame,
+                packet,
+                protocol,
+                (index, direction),
+                arrival,
+                verdicts,
+            );
+        }
         let next = match arrival.world.neighbors.egress(session.next_hop(direction)) {
             Some(egress) => Next::Known(egress),
             None => find_next_hop(session, direction, arrival.world)?,
@@ -38,7 +50,7 @@ impl Director {
                 return self.exceeds_mtu(frame, packet, mtu, arrival, verdicts);
             }
         }
-        let counters = self.stats.server(session.server);
+        let counters = stats.server(session.server);
         account(session, packet, protocol, direction, arrival.stamp, counters);
         let bytes = frame.bytes_mut();
         match next {
@@ -58,19 +70,20 @@ impl Director {
 
 /// Keeps a session's state, its time and its server's counters up with a packet.
 #[inline(always)]
-fn account(
-    session: &mut Session,
-    packet: &Packet,
+pub(super) fn account<S: Key, K: Key>(
+    session: &mut Session<S>,
+    packet: &Packet<K>,
     protocol: Protocol,
     direction: Direction,
     stamp: Stamp,
     counters: &ServerCounters,
 ) {
-    session.last_seen = stamp;
     let state = match protocol {
+        Protocol::Tcp if !session.mode.sees_answers() => session.state.after_tcp_one_way(packet.flags),
         Protocol::Tcp => session.state.after_tcp(packet.flags, direction),
         Protocol::Udp => session.state.after_udp(direction),
     };
+    session.last_seen = stamp;
     if state != session.state {
         change_state(session, state, counters);
     }
@@ -81,21 +94,27 @@ fn account(
 
 /// Turns a packet into what it is on the session's other side, but for the Ethernet header.
 #[inline(always)]
-fn rewrite(frame: &mut [u8], packet: &Packet, protocol: Protocol, session: &Session, direction: Direction) {
-    wire::translate(frame, packet, protocol, &session.translation(direction));
+fn rewrite<K: Wire>(
+    frame: &mut [u8],
+    packet: &Packet<K>,
+    protocol: Protocol,
+    session: &Session<K>,
+    direction: Direction,
+) {
+    K::translate(frame, packet, protocol, &session.translation(direction));
     if session.sequence_offset != 0 {
-        let (offset, bare) = (session.sequence_offset, session.without_timestamp);
+        let (offset, bare) = (session.sequence_offset, session.needs.has(Needs::WITHOUT_TIMESTAMP));
         wire::shift_sequence(frame, packet, direction, offset, bare);
     }
 }
 
 /// [`rewrite`] for packets that must wait: kept out of the way of those that need not.
 #[inline(never)]
-fn rewrite_aside(
+fn rewrite_aside<K: Wire>(
     frame: &mut [u8],
-    packet: &Packet,
+    packet: &Packet<K>,
     protocol: Protocol,
-    session: &Session,
+    session: &Session<K>,
     direction: Direction,
 ) {
     rewrite(frame, packet, protocol, session, direction);
@@ -103,7 +122,7 @@ fn rewrite_aside(
 
 /// Moves a session to another state, and to the other gauge if that counts differently.
 #[inline(never)]
-fn change_state(session: &mut Session, state: State, counters: &ServerCounters) {
+fn change_state<K: Key>(session: &mut Session<K>, state: State, counters: &ServerCounters) {
     fn gauge(state: State, counters: &ServerCounters) -> &Counter {
         if state.is_active() { &counters.sessions_active } else { &counters.sessions_inactive }
     }
@@ -138,24 +157,30 @@ impl Next<'_> {
     }
 }
 
+/// Mixes a flow's ports, by which it takes one of several ways; an odd number near 2^64 divided by the
+/// golden ratio.
+const FLOW_MIX: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// Looks up the next hop of a session's packets in `direction`, and lets the session remember it.
 #[inline(never)]
-fn find_next_hop<'w>(
-    session: &mut Session,
+pub(super) fn find_next_hop<'w, K: Key>(
+    session: &mut Session<K>,
     direction: Direction,
     world: &'w Snapshot,
 ) -> Result<Next<'w>, DropReason> {
-    let (id, next) = next_hop_to(session.destination(direction), world)?;
+    let flow = u64::from(session.key(direction).port_word()).wrapping_mul(FLOW_MIX);
+    let (id, next) = next_hop_to(session.destination(direction), flow, world)?;
     session.remember_next_hop(direction, id);
     Ok(next)
 }
 
-/// The next hop towards an address, and its slot if it has one.
+/// The next hop towards an address for the packets of a flow, and its slot if it has one.
 pub(super) fn next_hop_to(
-    destination: Ipv4Addr,
+    destination: IpAddr,
+    flow: u64,
     world: &Snapshot,
 ) -> Result<(NeighborId, Next<'_>), DropReason> {
-    let hop = world.routes.lookup(destination).ok_or(DropReason::NoRoute)?;
+    let hop = world.routes.lookup(destination, flow).ok_or(DropReason::NoRoute)?;
     let id = world.neighbors.find(hop).unwrap_or(NeighborId::NONE);
     Ok((id, world.neighbors.egress(id).map_or(Next::Unresolved(hop), Next::Known)))
 }

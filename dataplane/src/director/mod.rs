@@ -15,23 +15,27 @@ mod admit;
 mod answer;
 mod expire;
 mod forward;
+mod locals;
+mod otherwise;
 mod relay;
+mod side;
 
 use crate::clock::{Instant, Stamp};
 use crate::drop::DropReason;
-use crate::flow::{Direction, FlowHasher, Protocol};
+use crate::flow::{Direction, Family, FlowHasher, FlowKey, FlowKey6, Key, Protocol};
 use crate::frame::{BURST_SIZE, Frame};
 use crate::hugepages::{self, Table};
-use crate::ids::{MAX_SERVICES, NeighborId, PortId, WorkerId};
-use crate::session::{Candidate, LocalPorts, SessionIndex, SessionTable};
+use crate::ids::{LocalId, MAX_SERVICES, NeighborId, PortId, WorkerId};
+use crate::session::{Candidate, Needs, Pair, SessionIndex, SessionTable};
 use crate::snapshot::{AddressRole, NextHop, ServiceIndex, Snapshot};
 use crate::stats::WorkerStats;
 use crate::steering::Seat;
-use crate::wire::{self, LinkTraits, Packet, Payload};
+use crate::wire::{self, LinkTraits, Packet, Payload, Unfit};
 use admit::{Admitted, ServiceCursor, find_service};
 use answer::IcmpBudget;
 use arrayvec::ArrayVec;
-use expire::Sweep;
+use side::{HasSide, Side};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What is to be done with one frame.
@@ -44,7 +48,7 @@ pub enum Verdict {
     Await(NextHop),
     /// Give it to the worker that owns its session.
     HandOver(WorkerId),
-    /// Give it to the control thread: ARP, from this port.
+    /// Give it to the control thread: ARP or neighbour discovery, from this port.
     Punt(PortId),
     /// Free it and count the reason.
     Drop(DropReason),
@@ -59,18 +63,20 @@ pub type Verdicts = ArrayVec<Verdict, BURST_SIZE>;
 /// What a director is made with.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Most sessions at a time.
+    /// Most sessions between IPv4 addresses at a time.
     pub sessions: usize,
+    /// Most sessions with an IPv6 address at a time.
+    pub sessions6: usize,
     /// Most pairs of local address and real server that have ports in use at a time.
     pub local_port_pairs: usize,
 }
 
 impl Limits {
     /// Limits that fit a table of `sessions`.
-    pub fn for_sessions(sessions: usize) -> Self {
+    pub fn for_sessions(sessions: usize, sessions6: usize) -> Self {
         // One pair for 64 sessions: 8 KiB for what takes 5.8 KiB in the table, if it all gets used;
         // but not so few that ten thousand services with a few servers each would not fit.
-        Self { sessions, local_port_pairs: (sessions / 64).clamp(65_536, 131_072) }
+        Self { sessions, sessions6, local_port_pairs: (sessions / 64).clamp(65_536, 131_072) }
     }
 
     /// Bytes that a director with these limits touches at its start; the arena of local ports
@@ -78,7 +84,8 @@ impl Limits {
     pub fn bytes(&self) -> u64 {
         // The session's line, its place in the free list, and two keys in the index.
         const PER_SESSION: u64 = 64 + 4 + 20;
-        self.sessions as u64 * PER_SESSION
+        const PER_SESSION6: u64 = 128 + 4 + 20;
+        self.sessions as u64 * PER_SESSION + self.sessions6 as u64 * PER_SESSION6
     }
 }
 
@@ -86,44 +93,41 @@ impl Limits {
 #[derive(Debug)]
 pub struct Director {
     seat: Seat,
-    sessions: SessionTable,
-    local_ports: LocalPorts,
+    narrow: Side<FlowKey>,
+    wide: Side<FlowKey6>,
     cursors: Table<ServiceCursor>,
-    /// The packets of the burst at hand; what an older burst left here means nothing.
-    staged: Box<[Staged]>,
-    sweep: Sweep,
     icmp_budget: IcmpBudget,
     stats: Arc<WorkerStats>,
 }
 
 /// A packet between the stages.
 #[derive(Clone, Debug)]
-struct Staged {
+struct Staged<K> {
     /// The packet, unless it is malformed.
-    packet: Packet,
+    packet: Packet<K>,
     hash: u64,
     candidate: Candidate,
     /// For a packet without candidate, the service that it asks for.
     service: Option<ServiceIndex>,
     /// For a packet without candidate, the worker whose it is, if that is another.
     owner: Option<WorkerId>,
-    malformed: Option<DropReason>,
+    unfit: Option<Unfit>,
 }
 
-impl Staged {
+impl<K: Key> Staged<K> {
     const NOTHING: Self = Self {
-        packet: Packet::ARP,
+        packet: Packet::NEIGHBOR,
         hash: 0,
         candidate: Candidate::NONE,
         service: None,
         owner: None,
-        malformed: None,
+        unfit: None,
     };
 
     /// The service of which the packet may begin a session.
     #[inline]
     fn begins(&self) -> Option<ServiceIndex> {
-        if self.candidate == Candidate::NONE && self.malformed.is_none() { self.service } else { None }
+        if self.candidate == Candidate::NONE && self.unfit.is_none() { self.service } else { None }
     }
 }
 
@@ -177,11 +181,9 @@ impl Director {
     /// The director of the worker in `seat`, without sessions, that counts into `stats`.
     pub fn new(limits: Limits, hasher: FlowHasher, seat: Seat, stats: Arc<WorkerStats>) -> Self {
         Self {
-            sessions: SessionTable::with_capacity(limits.sessions, hasher),
-            local_ports: LocalPorts::with_capacity(limits.local_port_pairs, hasher, seat.clone()),
+            narrow: Side::new(limits.sessions, limits.local_port_pairs, hasher, &seat),
+            wide: Side::new(limits.sessions6, limits.local_port_pairs, hasher, &seat),
             cursors: hugepages::table(MAX_SERVICES, || ServiceCursor::of(&seat)),
-            staged: vec![Staged::NOTHING; BURST_SIZE].into_boxed_slice(),
-            sweep: Sweep::default(),
             icmp_budget: IcmpBudget::default(),
             seat,
             stats,
@@ -202,18 +204,64 @@ impl Director {
         verdicts: &mut Verdicts,
     ) {
         let arrival = &Arrival::new(origin, world, now);
-        // Taken out while its packets go through `self`: two words move, not the packets.
-        let mut staged = std::mem::take(&mut self.staged);
-        let burst = &mut staged[..frames.len()];
         verdicts.clear();
+        let others = self.run::<FlowKey>(frames, arrival, verdicts);
+        if others != 0 {
+            self.process_others(others, frames, arrival, verdicts);
+        }
+    }
+
+    /// Decides about the IPv6 packets of a burst; bit per frame.
+    #[inline(never)]
+    fn process_others(
+        &mut self,
+        others: u64,
+        frames: &mut [Frame<'_>],
+        arrival: &Arrival<'_>,
+        verdicts: &mut Verdicts,
+    ) {
+        let is_other = |at: usize| others >> at & 1 == 1;
+        let places = (0..frames.len()).filter(|at| is_other(*at));
+        let mut taken: ArrayVec<Frame<'_>, BURST_SIZE> = frames
+            .iter_mut()
+            .enumerate()
+            .filter(|(at, _)| is_other(*at))
+            .map(|(_, frame)| frame.take())
+            .collect();
+        let mut decided = Verdicts::new();
+        self.run::<FlowKey6>(&mut taken, arrival, &mut decided);
+        for (at, (frame, verdict)) in places.zip(taken.into_iter().zip(decided)) {
+            frames[at] = frame;
+            verdicts[at] = verdict;
+        }
+    }
+
+    /// Puts frames through the stages, and gives a verdict for each. Returns, bit per frame, which are
+    /// of the other family; their verdicts mean nothing.
+    #[inline(always)]
+    fn run<K: HasSide>(
+        &mut self,
+        frames: &mut [Frame<'_>],
+        arrival: &Arrival<'_>,
+        verdicts: &mut Verdicts,
+    ) -> u64 {
+        // Taken out while its packets go through `self`: two words move, not the packets.
+        let mut staged = std::mem::take(&mut K::side_mut(self).staged);
+        let burst = &mut staged[..frames.len()];
+        let world = arrival.world;
         let link = &world.port(arrival.from).link;
         let count = frames.len();
+        let mut others = 0;
         // Bit per group: whether it has packets that may begin a session.
         let mut begins = 0_u32;
         let group = |step: usize| (step * GROUP).min(count)..((step + 1) * GROUP).min(count);
         for step in 0..count.div_ceil(GROUP) + FIND_AFTER + DECIDE_AFTER {
             let these = group(step);
-            self.parse(&mut frames[these.clone()], link, &mut burst[these]);
+            let first = these.start;
+            // The shift is the whole word's width only where there is no frame left.
+            others |= self
+                .parse::<K>(&mut frames[these.clone()], link, &mut burst[these])
+                .unbounded_shl(first as u32);
             if let Some(step) = step.checked_sub(FIND_AFTER) {
                 begins |= u32::from(self.find_candidates(&mut burst[group(step)], arrival)) << step;
                 if begins << 1 >> step & 1 == 1 {
@@ -228,30 +276,38 @@ impl Director {
                 self.decide(&mut frames[these.clone()], &burst[these], arrival, verdicts);
             }
         }
-        self.staged = staged;
+        K::side_mut(self).staged = staged;
+        others
     }
 
-    /// Stage one: what each packet is, and a first request to memory.
+    /// Stage one: what each packet is, and a first request to memory. Returns, bit per frame, which are
+    /// of the other family.
     ///
     /// The stages are functions of their own, called once per group, because the compiler keeps
     /// what a small loop needs in registers: 32 instructions less per packet.
     #[inline(never)]
-    fn parse(&self, frames: &mut [Frame<'_>], link: &LinkTraits, burst: &mut [Staged]) {
-        for (frame, stage) in frames.iter_mut().zip(burst) {
-            stage.malformed = wire::parse(frame, link, &mut stage.packet).err();
-            stage.hash = self.sessions.hash(stage.packet.key);
-            self.sessions.prefetch_bucket(stage.hash);
+    fn parse<K: HasSide>(&self, frames: &mut [Frame<'_>], link: &LinkTraits, burst: &mut [Staged<K>]) -> u64 {
+        let sessions = &K::side(self).sessions;
+        let mut others = 0;
+        for (at, (frame, stage)) in frames.iter_mut().zip(burst).enumerate() {
+            stage.unfit = K::parse(frame, link, &mut stage.packet).err();
+            if stage.unfit == Some(Unfit::Ipv6) {
+                others |= 1 << at;
+            }
+            stage.hash = sessions.hash(stage.packet.key);
+            sessions.prefetch_bucket(stage.hash);
         }
+        others
     }
 
     /// Stage two: the session that each packet probably belongs to, and a second request. For what
     /// belongs to none, the service that it asks for; returns whether there is such a one.
     #[inline(never)]
-    fn find_candidates(&self, burst: &mut [Staged], arrival: &Arrival<'_>) -> bool {
+    fn find_candidates<K: HasSide>(&self, burst: &mut [Staged<K>], arrival: &Arrival<'_>) -> bool {
         let mut begins = false;
         for stage in burst {
-            stage.candidate = self.sessions.candidate(stage.hash);
-            if stage.candidate == Candidate::NONE && stage.malformed.is_none() {
+            stage.candidate = K::side(self).sessions.candidate(stage.hash);
+            if stage.candidate == Candidate::NONE && stage.unfit.is_none() {
                 stage.owner = self.owner_elsewhere(&stage.packet, arrival);
                 let mine = stage.owner.is_none();
                 stage.service = if mine { find_service(&stage.packet, arrival.world) } else { None };
@@ -263,7 +319,7 @@ impl Director {
 
     /// A step after stage two, for packets that may begin a session: what [`forecast`](Self::forecast) reads.
     #[inline(never)]
-    fn anticipate(&self, burst: &[Staged], world: &Snapshot) {
+    fn anticipate<K: HasSide>(&self, burst: &[Staged<K>], world: &Snapshot) {
         for stage in burst {
             if let Some(index) = stage.begins() {
                 self.anticipate_session(world.services.at(index));
@@ -275,30 +331,35 @@ impl Director {
     /// need, packet after packet at each level, so that a group waits once for a level. With ten
     /// thousand services none of them is in a cache.
     #[inline(never)]
-    fn forecast(&self, burst: &[Staged], world: &Snapshot) {
+    fn forecast<K: HasSide>(&self, burst: &[Staged<K>], world: &Snapshot) {
         let mut pairs = [None; GROUP];
         for (stage, pair) in burst.iter().zip(&mut pairs) {
             *pair = stage.begins().and_then(|at| self.forecast_pair(world.services.at(at), &stage.packet));
         }
-        let known = pairs.map(|pair| self.local_ports.candidate(pair?));
+        let Side { sessions, local_ports, .. } = K::side(self);
+        let known = pairs.map(|pair| local_ports.candidate(pair?));
         for pair in known.into_iter().flatten() {
-            self.sessions.prefetch_key(self.local_ports.next_key(pair));
+            sessions.prefetch_key(local_ports.next_key(pair));
         }
     }
 
     /// Stage three: everything is at hand.
     #[inline(never)]
-    fn decide(
+    fn decide<K: HasSide>(
         &mut self,
         frames: &mut [Frame<'_>],
-        burst: &[Staged],
+        burst: &[Staged<K>],
         arrival: &Arrival<'_>,
         verdicts: &mut Verdicts,
     ) {
         for (frame, stage) in frames.iter_mut().zip(burst) {
-            let decided = match stage.malformed {
+            let decided = match stage.unfit {
                 None => self.decide_one(frame, stage, arrival, verdicts),
-                Some(reason) => Err(reason),
+                Some(Unfit::Dropped(reason)) => Err(reason),
+                Some(Unfit::Ipv6) => {
+                    verdicts.push(Verdict::Drop(DropReason::EthertypeUnsupported));
+                    Ok(())
+                }
             };
             if let Err(reason) = decided {
                 self.refuse(arrival.from, reason);
@@ -309,10 +370,10 @@ impl Director {
 
     /// Gives one verdict, or the reason to drop the packet.
     #[inline(always)]
-    fn decide_one(
+    fn decide_one<K: HasSide>(
         &mut self,
         frame: &mut Frame<'_>,
-        stage: &Staged,
+        stage: &Staged<K>,
         arrival: &Arrival<'_>,
         verdicts: &mut Verdicts,
     ) -> Result<(), DropReason> {
@@ -323,7 +384,7 @@ impl Director {
                 return self.relay_error(frame, stage, protocol, arrival, verdicts);
             }
             Payload::EchoRequest => return self.answer_echo(frame, packet, arrival.world, verdicts),
-            Payload::Arp => {
+            Payload::Neighbor => {
                 verdicts.push(Verdict::Punt(arrival.from));
                 return Ok(());
             }
@@ -331,10 +392,11 @@ impl Director {
         if arrival.kernel_peer && wire::finish_partial_checksum(frame.bytes_mut(), packet, protocol) {
             self.stats.port(arrival.from).partial_checksums.add(1);
         }
-        let Some(found) = self.sessions.confirm(packet.key, stage.hash, stage.candidate) else {
+        let sessions = &K::side(self).sessions;
+        let Some(found) = sessions.confirm(packet.key, stage.hash, stage.candidate) else {
             return self.begin(frame, stage, protocol, arrival, verdicts);
         };
-        let settled = self.sessions.get(found.0).routing_epoch == arrival.world.routing_epoch;
+        let settled = sessions.get(found.0).routing_epoch == arrival.world.routing_epoch;
         if !settled || packet.flags.opens() {
             return self.reconsider(frame, stage, protocol, found, arrival, verdicts);
         }
@@ -343,15 +405,15 @@ impl Director {
 
     /// The worker that owns a packet's session, when this one has none and is not the owner.
     #[inline]
-    fn owner_elsewhere(&self, packet: &Packet, arrival: &Arrival<'_>) -> Option<WorkerId> {
+    fn owner_elsewhere<K: HasSide>(&self, packet: &Packet<K>, arrival: &Arrival<'_>) -> Option<WorkerId> {
         let steering = &self.seat.steering;
         if steering.workers == 1 {
             return None;
         }
         let (Payload::Transport(protocol) | Payload::Error(protocol)) = packet.payload else { return None };
         let key = packet.key;
-        let owner = match arrival.world.addresses.get(&packet.destination())? {
-            AddressRole::Vip => {
+        let owner = match arrival.world.role(packet.destination()) {
+            Some(AddressRole::Vip) => {
                 // Only what a service would take, or a session that outlived its service, is worth
                 // another worker's time.
                 if protocol == Protocol::Udp || packet.flags.opens() {
@@ -359,14 +421,18 @@ impl Director {
                 }
                 steering.client_owner(arrival.from, key, self.seat.worker)
             }
-            AddressRole::Local(port) => steering.port(*port).plan.owner(key),
-            AddressRole::Own => return None,
+            Some(AddressRole::Local(port)) => steering.port(port).plan.owner(key),
+            // The answer of a server that sees clients' addresses.
+            None if arrival.world.services.answers_clients(protocol, key.source()) => {
+                steering.port(arrival.from).plan.owner(key)
+            }
+            Some(AddressRole::Own) | None => return None,
         };
         (owner != self.seat.worker).then_some(owner)
     }
 
     /// [`owner_elsewhere`](Self::owner_elsewhere), which stage two has asked unless it had a candidate.
-    fn owner_of(&self, stage: &Staged, arrival: &Arrival<'_>) -> Option<WorkerId> {
+    fn owner_of<K: HasSide>(&self, stage: &Staged<K>, arrival: &Arrival<'_>) -> Option<WorkerId> {
         if stage.candidate == Candidate::NONE {
             stage.owner
         } else {
@@ -386,9 +452,14 @@ impl Director {
         Ok(())
     }
 
-    /// The sessions, to be listed.
-    pub fn sessions(&self) -> &SessionTable {
-        &self.sessions
+    /// The sessions between IPv4 addresses, to be listed.
+    pub fn sessions(&self) -> &SessionTable<FlowKey> {
+        &self.narrow.sessions
+    }
+
+    /// The sessions with an IPv6 address, to be listed.
+    pub fn sessions6(&self) -> &SessionTable<FlowKey6> {
+        &self.wide.sessions
     }
 
     /// Counts a packet that is dropped.
@@ -402,26 +473,41 @@ impl Director {
 
     /// Makes a session for a packet that has none, and sends the packet on its way.
     #[inline(never)]
-    fn begin(
+    fn begin<K: HasSide>(
         &mut self,
         frame: &mut Frame<'_>,
-        stage: &Staged,
+        stage: &Staged<K>,
         protocol: Protocol,
         arrival: &Arrival<'_>,
         verdicts: &mut Verdicts,
     ) -> Result<(), DropReason> {
         let packet = &stage.packet;
+        if let Some((index, direction)) = self.find_across(packet.key) {
+            let is_over = self.wide.sessions.get(index).state.is_closed();
+            if !(is_over && packet.flags.opens() && direction == Direction::Inbound) {
+                return self.forward_across(frame, packet, protocol, (index, direction), arrival, verdicts);
+            }
+            // As in `reconsider`.
+            self.stats.sessions_recycled.add(1);
+            self.end::<FlowKey6>(index);
+        }
         if let Some(owner) = self.owner_of(stage, arrival) {
             return self.hand_over(owner, arrival, verdicts);
         }
         match self.admit(stage, protocol, arrival) {
-            Ok(Admitted { index, ports_before, port_again }) => {
-                if ports_before >= CONNECTIONS_UNCHANGED && protocol == Protocol::Tcp {
-                    self.choose_sequence(frame, packet, index, arrival.now);
-                    let session = self.sessions.get_mut(index);
-                    session.without_timestamp = port_again;
+            Ok(Admitted { index, across, ports_before, port_again }) => {
+                let found = (index, Direction::Inbound);
+                let changes = ports_before >= CONNECTIONS_UNCHANGED && protocol == Protocol::Tcp;
+                if across {
+                    if changes {
+                        self.choose_sequence::<FlowKey6, K>(frame, packet, index, port_again, arrival.now);
+                    }
+                    return self.forward_across(frame, packet, protocol, found, arrival, verdicts);
                 }
-                self.forward(frame, packet, protocol, (index, Direction::Inbound), arrival, verdicts)
+                if changes {
+                    self.choose_sequence::<K, K>(frame, packet, index, port_again, arrival.now);
+                }
+                self.forward(frame, packet, protocol, found, arrival, verdicts)
             }
             Err(DropReason::TtlExceeded) => self.ttl_exceeded(frame, packet, arrival, verdicts),
             Err(reason) => Err(reason),
@@ -432,40 +518,51 @@ impl Director {
     /// same local port: a clock of 64 ns and a keyed hash of the endpoints (RFC 6528 §3).
     ///
     /// The clock comes round to half its range in 137 s; servers forget in 60 to 120 s.
-    fn choose_sequence(&mut self, frame: &Frame<'_>, packet: &Packet, index: SessionIndex, now: Instant) {
-        let session = self.sessions.get(index);
-        let fixed = self.sessions.hash(session.key(Direction::Outbound)) as u32;
+    fn choose_sequence<S: HasSide, K: HasSide>(
+        &mut self,
+        frame: &Frame<'_>,
+        packet: &Packet<K>,
+        index: SessionIndex,
+        port_again: bool,
+        now: Instant,
+    ) {
+        let sessions = &mut S::side_mut(self).sessions;
+        let fixed = sessions.hash(sessions.get(index).key(Direction::Outbound)) as u32;
         let initial = fixed.wrapping_add((now.nanos() >> 6) as u32);
         let offset = initial.wrapping_sub(wire::sequence_number(frame.bytes(), packet));
-        self.sessions.get_mut(index).sequence_offset = offset;
+        let session = sessions.get_mut(index);
+        session.sequence_offset = offset;
+        if port_again {
+            session.needs.add(Needs::WITHOUT_TIMESTAMP);
+        }
     }
 
     /// Forwards by a session that the world or the client may have left behind, or begins anew.
     #[inline(never)]
-    fn reconsider(
+    fn reconsider<K: HasSide>(
         &mut self,
         frame: &mut Frame<'_>,
-        stage: &Staged,
+        stage: &Staged<K>,
         protocol: Protocol,
         (index, direction): (SessionIndex, Direction),
         arrival: &Arrival<'_>,
         verdicts: &mut Verdicts,
     ) -> Result<(), DropReason> {
         let (packet, world) = (&stage.packet, arrival.world);
-        let session = self.sessions.get_mut(index);
+        let session = K::side_mut(self).sessions.get_mut(index);
         // The client uses its port again: schedule anew instead of waiting for a timeout.
         if packet.flags.opens() && direction == Direction::Inbound && session.state.is_closed() {
             self.stats.sessions_recycled.add(1);
-            self.end(index);
+            self.end::<K>(index);
             return self.begin(frame, stage, protocol, arrival, verdicts);
         }
         if session.routing_epoch != world.routing_epoch {
             session.routing_epoch = world.routing_epoch;
             session.remember_next_hop(Direction::Inbound, NeighborId::NONE);
             session.remember_next_hop(Direction::Outbound, NeighborId::NONE);
-            if protocol == Protocol::Udp && !world.services.has_server(session.server) {
+            if protocol == Protocol::Udp && world.services.of_server(session.server).is_none() {
                 // Datagrams must not follow a server that was removed.
-                self.end(index);
+                self.end::<K>(index);
                 return self.begin(frame, stage, protocol, arrival, verdicts);
             }
         }
@@ -473,16 +570,29 @@ impl Director {
     }
 
     /// Takes a session out of the table and gives back what it held.
-    fn end(&mut self, index: SessionIndex) {
-        let session = self.sessions.remove(index);
-        self.local_ports.release(session.pair(), session.local().l4_port);
-        self.stats.local_ports_used(session.local_id).decrement();
+    fn end<K: HasSide>(&mut self, index: SessionIndex) {
+        let session = K::side_mut(self).sessions.remove(index);
+        if session.local_id != LocalId::NONE {
+            self.release_port(session.pair(), session.local().l4_port);
+            self.stats.local_ports_used(session.local_id).decrement();
+        }
+        if K::FAMILY == Family::V6 && session.changes_family() {
+            K::side_mut(self).across -= 1;
+        }
         self.stats.sessions_live.decrement();
         let counters = self.stats.server(session.server);
         if session.state.is_active() {
             counters.sessions_active.decrement();
         } else {
             counters.sessions_inactive.decrement();
+        }
+    }
+
+    /// Gives back a local port. Sessions between families have theirs from the servers' family.
+    fn release_port(&mut self, pair: Pair, l4_port: u16) {
+        match pair.local {
+            IpAddr::V4(_) => self.narrow.local_ports.release(pair, l4_port),
+            IpAddr::V6(_) => self.wide.local_ports.release(pair, l4_port),
         }
     }
 }

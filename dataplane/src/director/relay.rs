@@ -5,29 +5,33 @@
 //! its source, and towards the server the local address.
 
 use super::forward::next_hop_to;
+use super::otherwise::outer;
+use super::side::HasSide;
 use super::{Arrival, Director, Staged, Verdicts};
 use crate::drop::DropReason;
 use crate::flow::{Direction, Protocol};
 use crate::frame::Frame;
 use crate::ids::WorkerId;
+use crate::session::{ForwardMode, SessionIndex};
 use crate::snapshot::AddressRole;
 use crate::steering::Clients;
-use crate::wire::icmp;
-use std::net::Ipv4Addr;
+use crate::wire::{self, Packet};
+use std::net::IpAddr;
 
 impl Director {
     /// Passes an error on to the client or the server whose packet it is about.
     #[cold]
-    pub(super) fn relay_error(
+    pub(super) fn relay_error<K: HasSide>(
         &mut self,
         frame: &mut Frame<'_>,
-        stage: &Staged,
+        stage: &Staged<K>,
         protocol: Protocol,
         arrival: &Arrival<'_>,
         verdicts: &mut Verdicts,
     ) -> Result<(), DropReason> {
         let packet = &stage.packet;
-        let Some((index, direction)) = self.sessions.confirm(packet.key, stage.hash, stage.candidate) else {
+        let sessions = &K::side(self).sessions;
+        let Some((index, direction)) = sessions.confirm(packet.key, stage.hash, stage.candidate) else {
             let owner =
                 self.owner_of(stage, arrival).or_else(|| self.next_to_ask(packet.destination(), arrival));
             return self.hand_over(owner.ok_or(DropReason::IcmpNoSession)?, arrival, verdicts);
@@ -36,8 +40,11 @@ impl Director {
         if packet.ttl <= 1 {
             return Err(DropReason::TtlExceeded);
         }
-        let session = self.sessions.get(index);
-        let (_, next) = next_hop_to(session.destination(direction), arrival.world)?;
+        let session = sessions.get(index);
+        if !session.mode.sees_answers() {
+            return self.pass_error_on(frame, packet, index, arrival, verdicts);
+        }
+        let (_, next) = next_hop_to(session.destination(direction), 0, arrival.world)?;
         if packet.total_len > arrival.world.port(next.port()).link.mtu {
             return Err(DropReason::ExceedsMtu);
         }
@@ -45,7 +52,39 @@ impl Director {
             Direction::Outbound => session.sequence_offset,
             Direction::Inbound => 0,
         };
-        icmp::relay_error(frame.bytes_mut(), packet, protocol, &session.translation(direction), moved);
+        // Who sees the other end's own address may see its routers' too.
+        let keep_source = matches!(
+            (session.mode, direction),
+            (ForwardMode::Nat, Direction::Inbound) | (ForwardMode::Snat, Direction::Outbound)
+        );
+        let to = session.translation(direction);
+        K::relay_error(frame.bytes_mut(), packet, protocol, &to, moved, keep_source);
+        self.stats.icmp_relayed.add(1);
+        verdicts.push(next.send(frame.bytes_mut()));
+        Ok(())
+    }
+
+    /// Passes an error on, as it is, to the server that has the VIP itself.
+    fn pass_error_on<K: HasSide>(
+        &mut self,
+        frame: &mut Frame<'_>,
+        packet: &Packet<K>,
+        index: SessionIndex,
+        arrival: &Arrival<'_>,
+        verdicts: &mut Verdicts,
+    ) -> Result<(), DropReason> {
+        let sessions = &K::side(self).sessions;
+        let session = sessions.get(index);
+        let (_, next) = next_hop_to(session.destination(Direction::Inbound), 0, arrival.world)?;
+        let tunnel = outer(session, sessions.hash(session.key(Direction::Inbound)));
+        let overhead = tunnel.map_or(0, |outer| outer.overhead());
+        if packet.total_len + overhead > arrival.world.port(next.port()).link.mtu {
+            return Err(DropReason::ExceedsMtu);
+        }
+        K::hop(frame.bytes_mut());
+        if tunnel.is_some_and(|outer| !wire::encapsulate(frame, K::FAMILY, &outer)) {
+            return Err(DropReason::NoHeadroom);
+        }
         self.stats.icmp_relayed.add(1);
         verdicts.push(next.send(frame.bytes_mut()));
         Ok(())
@@ -53,10 +92,10 @@ impl Director {
 
     /// The worker that is asked next for the session of an error from a client's side, where a client's
     /// session is its receiver's and nobody else knows whose: all in their order, each once.
-    fn next_to_ask(&self, destination: Ipv4Addr, arrival: &Arrival<'_>) -> Option<WorkerId> {
+    fn next_to_ask(&self, destination: IpAddr, arrival: &Arrival<'_>) -> Option<WorkerId> {
         let steering = &self.seat.steering;
         let is_known = steering.port(arrival.from).clients != Clients::Receiver
-            || arrival.world.addresses.get(&destination) != Some(&AddressRole::Vip);
+            || arrival.world.role(destination) != Some(AddressRole::Vip);
         let me = self.seat.worker.0;
         let next = match (arrival.handed, me) {
             (true, _) => me + 1,

@@ -7,7 +7,7 @@ use crate::wire::Mac;
 use dpdk_sys as sys;
 use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 /// A started device. Dropping it stops and closes it.
 #[derive(Debug)]
@@ -169,7 +169,7 @@ impl Device {
     ///
     /// # Errors
     /// With the driver's words, when it does not.
-    pub fn try_rules(&mut self, address: Ipv4Addr, table: &[WorkerId]) -> Result<(), String> {
+    pub fn try_rules(&mut self, address: IpAddr, table: &[WorkerId]) -> Result<(), String> {
         spread::add_rules(self.device, &[address], table)?;
         spread::flush_rules(self.device);
         Ok(())
@@ -180,7 +180,7 @@ impl Device {
     ///
     /// # Errors
     /// With the driver's words, when it does not take such rules. It has none of them then.
-    pub fn add_rules(&mut self, addresses: &[Ipv4Addr], table: &[WorkerId]) -> Result<(), String> {
+    pub fn add_rules(&mut self, addresses: &[IpAddr], table: &[WorkerId]) -> Result<(), String> {
         spread::add_rules(self.device, addresses, table)
     }
 

@@ -10,7 +10,7 @@ use crate::steering::ladder::{Fields, Rss};
 use crate::steering::{TABLE_MAX, Toeplitz};
 use dpdk_sys as sys;
 use std::ffi::{CStr, c_char};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 /// Configures queue pairs, and several of them to be spread over by `key`, or, where the driver
 /// refuses that, by its own key, or by nothing. Returns DPDK's code.
@@ -57,43 +57,48 @@ pub(super) fn read(device: u16, queues: u16) -> Result<Rss, String> {
     check("its indirection table cannot be read", result)?;
     // Drivers that do not say how long their key is have the specification's.
     let mut key = vec![0; if key_len == 0 { 40 } else { usize::from(key_len) }];
-    let (mut tcp, mut udp) = (0, 0);
+    let mut fields = [0; 4];
     // SAFETY: contract 1; the call writes at most the key's length.
     let result =
-        unsafe { sys::sluice_rss_get(device, key.as_mut_ptr(), key.len() as u8, &mut tcp, &mut udp) };
+        unsafe { sys::sluice_rss_get(device, key.as_mut_ptr(), key.len() as u8, fields.as_mut_ptr()) };
     check("its key cannot be read", result)?;
     if key.iter().all(|byte| *byte == 0) {
         return Err("it does not tell its key".into());
     }
-    let fields = |code: i32| match code as u32 {
+    let [tcp, udp, tcp6, udp6] = fields.map(|code| match code as u32 {
         sys::SLUICE_FIELDS_PORTS => Fields::Ports,
         sys::SLUICE_FIELDS_ADDRESSES => Fields::Addresses,
         _ => Fields::Nothing,
-    };
-    Ok(Rss { key, table, fields: [fields(tcp), fields(udp)] })
+    });
+    Ok(Rss { key, table, fields: [[tcp, udp], [tcp6, udp6]] })
 }
 
 /// Whether the driver hashes TCP and UDP over IPv4 at all.
 pub(super) fn hashes(device: u16) -> bool {
-    let (mut tcp, mut udp) = (0, 0);
+    let mut fields = [0; 4];
     // SAFETY: contract 1; without room for a key only the kinds of packets are asked for.
-    let result = unsafe { sys::sluice_rss_get(device, std::ptr::null_mut(), 0, &mut tcp, &mut udp) };
+    let result = unsafe { sys::sluice_rss_get(device, std::ptr::null_mut(), 0, fields.as_mut_ptr()) };
     let nothing = sys::SLUICE_FIELDS_NOTHING as i32;
-    result == 0 && tcp != nothing && udp != nothing
+    result == 0 && fields[..2].iter().all(|code| *code != nothing)
 }
 
 /// Makes a rule for each address, protocol and value of the port's low bits.
-pub(super) fn add_rules(device: u16, addresses: &[Ipv4Addr], table: &[WorkerId]) -> Result<(), String> {
+pub(super) fn add_rules(device: u16, addresses: &[IpAddr], table: &[WorkerId]) -> Result<(), String> {
     let mask = (table.len() - 1) as u16;
     for address in addresses {
+        let bytes = match address {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             for (bits, queue) in table.iter().enumerate() {
                 let mut words: [c_char; 128] = [0; 128];
-                // SAFETY: contract 1; the call writes a terminated string into `words`.
+                // SAFETY: contract 1; the call reads the address and writes a terminated string into `words`.
                 let result = unsafe {
                     sys::sluice_rule_add(
                         device,
-                        address.to_bits().to_be(),
+                        bytes.as_ptr(),
+                        bytes.len(),
                         protocol as u8,
                         bits as u16,
                         mask,

@@ -4,7 +4,7 @@
 //! of their endpoint, and the hash keys are fixed.
 
 use crate::flow::{Endpoint, fold};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 /// From a slot to a server's place in the service's list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,8 +72,8 @@ impl MaglevTable {
 
     /// The place of the server for `client`.
     #[inline]
-    pub fn lookup(&self, client: Ipv4Addr) -> Option<usize> {
-        let hash = fold(u64::from(client.to_bits()) ^ CLIENT_KEY, OFFSET_KEY);
+    pub fn lookup(&self, client: IpAddr) -> Option<usize> {
+        let hash = fold(digest(client) ^ CLIENT_KEY, OFFSET_KEY);
         let slot = ((hash & 0xffff_ffff) * self.slots.len() as u64) >> 32;
         Some(usize::from(self.slots[slot as usize]))
     }
@@ -89,7 +89,7 @@ struct Preference {
 
 impl Preference {
     fn new(endpoint: Endpoint, place: u16, claims: u32, size: usize) -> Self {
-        let id = u64::from(endpoint.address.to_bits()) << 16 | u64::from(endpoint.l4_port);
+        let id = digest(endpoint.address).rotate_left(16) ^ u64::from(endpoint.l4_port);
         let hash = |key: u64| fold(fold(id ^ key, SKIP_KEY | 1) ^ OFFSET_KEY, key | 1);
         Self {
             place,
@@ -109,10 +109,22 @@ impl Preference {
     }
 }
 
+/// An address in one word: an IPv4 address as it is, the halves of an IPv6 address well mixed.
+pub(super) fn digest(address: IpAddr) -> u64 {
+    match address {
+        IpAddr::V4(address) => u64::from(address.to_bits()),
+        IpAddr::V6(address) => {
+            let bits = address.to_bits();
+            fold((bits >> 64) as u64 ^ OFFSET_KEY, bits as u64 ^ SKIP_KEY)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::net::Ipv4Addr;
 
     fn servers(count: u8) -> Vec<(Endpoint, u32)> {
         (0..count).map(|n| (Endpoint::new(Ipv4Addr::new(10, 0, 0, n), 80), 1)).collect()
@@ -163,6 +175,7 @@ mod tests {
         let clients = 100_000u32;
         let moved = (0..clients)
             .map(|n| Ipv4Addr::from_bits(0xc633_0000 + n * 7))
+            .map(IpAddr::from)
             .filter(|client| before.lookup(*client) != after.lookup(*client));
         moved.count() as f64 / f64::from(clients)
     }
@@ -183,12 +196,12 @@ mod tests {
             let list: Vec<_> = weights.iter().enumerate()
                 .map(|(n, weight)| (Endpoint::new(Ipv4Addr::new(10, 0, 0, n as u8), 80), *weight)).collect();
             let mut shuffled = list.clone();
-            shuffled.sort_by_key(|(endpoint, _)| fold(u64::from(endpoint.address.to_bits()) ^ seed, SKIP_KEY));
+            shuffled.sort_by_key(|(endpoint, _)| fold(digest(endpoint.address) ^ seed, SKIP_KEY));
             let (a, b) = (MaglevTable::build(&list), MaglevTable::build(&shuffled));
             prop_assert_eq!(a.is_some(), b.is_some());
             if let (Some(a), Some(b)) = (a, b) {
                 for n in 0..500 {
-                    let client = Ipv4Addr::from_bits(u32::wrapping_mul(n, 0x0101_0105));
+                    let client = Ipv4Addr::from_bits(u32::wrapping_mul(n, 0x0101_0105)).into();
                     let (one, other) = (a.lookup(client).unwrap(), b.lookup(client).unwrap());
                     prop_assert_eq!(list[one].0, shuffled[other].0);
                 }

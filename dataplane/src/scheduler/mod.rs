@@ -10,7 +10,7 @@ mod maglev;
 
 pub use maglev::MaglevTable;
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 /// How a service spreads new sessions; LVS's names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -93,7 +93,7 @@ pub fn choose<S: Candidates>(
     servers: &S,
     maglev: Option<&MaglevTable>,
     cursor: &mut Cursor,
-    client: Ipv4Addr,
+    client: IpAddr,
 ) -> Option<usize> {
     match scheduler {
         Scheduler::RoundRobin => round_robin(servers, cursor),
@@ -176,6 +176,9 @@ fn greatest_common_divisor(a: u32, b: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::Ipv4Addr;
+
+    const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
     struct Server {
         weight: u32,
@@ -203,7 +206,7 @@ mod tests {
         let mut cursor = Cursor::default();
         let mut text = String::new();
         for _ in 0..count {
-            match choose(scheduler, &servers, None, &mut cursor, Ipv4Addr::LOCALHOST) {
+            match choose(scheduler, &servers, None, &mut cursor, CLIENT) {
                 Some(at) => {
                     servers[at].sessions += 1;
                     text.push_str(&(at + 1).to_string());
@@ -229,7 +232,7 @@ mod tests {
             for worker in 0..4 {
                 let mut cursor = Cursor::of_worker(worker, 4);
                 for _ in 0..2 {
-                    let at = choose(scheduler, &servers, None, &mut cursor, Ipv4Addr::LOCALHOST).unwrap();
+                    let at = choose(scheduler, &servers, None, &mut cursor, CLIENT).unwrap();
                     first[at] += 1;
                 }
             }
@@ -253,11 +256,11 @@ mod tests {
         let mut cursor = Cursor::default();
         let heavy = vec![Server { weight: 100, sessions: 0 }, Server { weight: 50, sessions: 0 }];
         for _ in 0..7 {
-            choose(Scheduler::WeightedRoundRobin, &heavy, None, &mut cursor, Ipv4Addr::LOCALHOST);
+            choose(Scheduler::WeightedRoundRobin, &heavy, None, &mut cursor, CLIENT);
         }
         let light = vec![Server { weight: 1, sessions: 0 }];
 
-        let chosen = choose(Scheduler::WeightedRoundRobin, &light, None, &mut cursor, Ipv4Addr::LOCALHOST);
+        let chosen = choose(Scheduler::WeightedRoundRobin, &light, None, &mut cursor, CLIENT);
 
         assert_eq!(chosen, Some(0));
     }

@@ -11,13 +11,13 @@
 //! before it is used again.
 
 use super::index::FlowIndex;
-use crate::flow::{Endpoint, FlowHasher, FlowKey, Protocol};
+use crate::flow::{Endpoint, FlowHasher, Key, Protocol};
 use crate::hugepages::{self, List};
 use crate::ids::PortId;
 use crate::prefetch::prefetch_near;
 use crate::steering::{FIRST_PORT, PortSpace, Region, Seat};
 use std::collections::VecDeque;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 /// Ports of one pair, over all workers.
 pub const PORTS_PER_PAIR: usize = 65_536 - FIRST_PORT as usize;
@@ -26,7 +26,7 @@ pub const PORTS_PER_PAIR: usize = 65_536 - FIRST_PORT as usize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Pair {
     /// The director's address.
-    pub local: Ipv4Addr,
+    pub local: IpAddr,
     /// The real server; two services that share it share its ports.
     pub real: Endpoint,
     /// TCP and UDP ports are apart.
@@ -35,8 +35,8 @@ pub struct Pair {
 
 impl Pair {
     /// The key of the server's replies, but for the port, which is zero.
-    pub fn key(self) -> FlowKey {
-        FlowKey::new(self.protocol, self.real, Endpoint::new(self.local, 0))
+    pub fn key<K: Key>(self) -> K {
+        K::new(self.protocol, self.real, Endpoint::new(self.local, 0))
     }
 }
 
@@ -59,13 +59,13 @@ const RECLAIM_TRIES: usize = 64;
 
 /// One worker's local ports.
 #[derive(Debug)]
-pub struct LocalPorts {
+pub struct LocalPorts<K> {
     seat: Seat,
     pairs: FlowIndex,
     hasher: FlowHasher,
     /// Where the search of each pair stands, apart from the bitmaps: with twenty thousand pairs
     /// these stay in the cache and the bitmaps do not.
-    searches: List<Search>,
+    searches: List<Search<K>>,
     /// A bit for each of the worker's ports of each pair; the same room for each pair.
     bitmaps: Vec<u64>,
     words_per_pair: usize,
@@ -82,11 +82,11 @@ pub struct PairIndex(u32);
 
 /// Where the search for a pair's next port stands. Ports are counted as in [`PortSpace`].
 #[derive(Clone, Copy, Debug)]
-struct Search {
+struct Search<K> {
     /// The bitmap's word at the cursor: the truth is here, and written back when the search
     /// leaves the word. Sixty-four ports are given out without a look at the bitmap.
     word: u64,
-    pair: FlowKey,
+    pair: K,
     /// How many ports were given out, for this pair and those that had the bitmap before: more
     /// caution than needed, never less.
     taken: u32,
@@ -103,10 +103,10 @@ struct Search {
     listed: bool,
 }
 
-impl Search {
+impl<K: Key> Search<K> {
     const NOTHING: Self = Self {
         word: 0,
-        pair: FlowKey::NONE,
+        pair: K::NONE,
         taken: 0,
         count: 0,
         barred: 0,
@@ -162,11 +162,11 @@ impl Search {
     }
 }
 
-impl LocalPorts {
+impl<K: Key> LocalPorts<K> {
     /// Room for `pairs` pairs of local address and real server at a time, for the worker in `seat`.
     pub fn with_capacity(pairs: usize, hasher: FlowHasher, seat: Seat) -> Self {
         let spaces = seat.steering.ports.iter().flat_map(|port| {
-            [Protocol::Tcp, Protocol::Udp].map(|protocol| port.plan.space(protocol).len_max(seat.worker))
+            [Protocol::Tcp, Protocol::Udp].map(|protocol| port.plan.space::<K>(protocol).len_max(seat.worker))
         });
         let words_per_pair = spaces.max().unwrap_or(0).div_ceil(64);
         Self {
@@ -210,18 +210,18 @@ impl LocalPorts {
 
     /// Stage one of a lookup: asks for the bucket's line.
     pub fn prefetch_bucket(&self, pair: Pair) {
-        self.pairs.prefetch(self.hasher.hash(pair.key()));
+        self.pairs.prefetch(self.hasher.hash(pair.key::<K>()));
     }
 
     /// Stage two: the place that `pair` probably has, if it has had ports before; asks for its line.
     pub fn candidate(&self, pair: Pair) -> Option<PairIndex> {
-        let at = self.pairs.find(self.hasher.hash(pair.key()), |_| true)?;
+        let at = self.pairs.find(self.hasher.hash(pair.key::<K>()), |_| true)?;
         prefetch_near(&self.searches[at as usize]);
         Some(PairIndex(at))
     }
 
     /// Stage three: the key of replies to the port at which the pair's next search begins.
-    pub fn next_key(&self, PairIndex(at): PairIndex) -> FlowKey {
+    pub fn next_key(&self, PairIndex(at): PairIndex) -> K {
         let search = &self.searches[at as usize];
         let l4_port = self.space(search).l4_port(self.seat.worker, search.region, usize::from(search.cursor));
         search.pair.with_destination_port(l4_port)
@@ -283,19 +283,19 @@ impl LocalPorts {
         })
     }
 
-    fn space(&self, search: &Search) -> &PortSpace {
-        self.seat.steering.port(search.port).plan.space(search.pair.protocol())
+    fn space(&self, search: &Search<K>) -> &PortSpace {
+        self.seat.steering.port(search.port).plan.space::<K>(search.pair.protocol())
     }
 
     fn find(&self, pair: Pair) -> Option<u32> {
-        let key = pair.key();
+        let key: K = pair.key();
         self.pairs.find(self.hasher.hash(key), |at| self.searches[at as usize].pair == key)
     }
 
     fn open(&mut self, pair: Pair, port: PortId) -> Option<u32> {
-        let key = pair.key();
+        let key: K = pair.key();
         let region = self.seat.steering.port(port).plan.region(key);
-        let len = self.seat.steering.port(port).plan.space(pair.protocol).len(self.seat.worker, region);
+        let len = self.seat.steering.port(port).plan.space::<K>(pair.protocol).len(self.seat.worker, region);
         if len == 0 {
             // Replies to this local address come to other workers.
             return None;
@@ -319,7 +319,7 @@ impl LocalPorts {
         };
         if self.pairs.insert(self.hasher.hash(key), at).is_err() {
             // The bitmap waits for the next that asks.
-            self.searches[at as usize].pair = FlowKey::NONE;
+            self.searches[at as usize].pair = K::NONE;
             self.idle.push_front(at);
             return None;
         }
@@ -370,33 +370,35 @@ impl LocalPorts {
 
 /// What belongs to the pair at `at`.
 #[inline]
-fn parts<'a>(
-    searches: &'a mut List<Search>,
+fn parts<'a, K: Key>(
+    searches: &'a mut List<Search<K>>,
     bitmaps: &'a mut [u64],
     words: usize,
     seat: &'a Seat,
     at: u32,
-) -> (&'a mut Search, &'a mut [u64], &'a PortSpace) {
+) -> (&'a mut Search<K>, &'a mut [u64], &'a PortSpace) {
     let search = &mut searches[at as usize];
-    let space = seat.steering.port(search.port).plan.space(search.pair.protocol());
+    let space = seat.steering.port(search.port).plan.space::<K>(search.pair.protocol());
     (search, &mut bitmaps[at as usize * words..][..words], space)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow::FlowKey;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
+    use std::net::Ipv4Addr;
 
     const PORT: PortId = PortId(0);
 
-    fn ports(pairs: usize) -> LocalPorts {
+    fn ports(pairs: usize) -> LocalPorts<FlowKey> {
         LocalPorts::with_capacity(pairs, FlowHasher::new([1, 2, 3, 4]), Seat::alone(1))
     }
 
     fn pair(last: u8) -> Pair {
         Pair {
-            local: Ipv4Addr::new(10, 0, 0, 200),
+            local: Ipv4Addr::new(10, 0, 0, 200).into(),
             real: Endpoint::new(Ipv4Addr::new(10, 0, 0, last), 80),
             protocol: Protocol::Tcp,
         }

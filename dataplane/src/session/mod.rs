@@ -13,22 +13,85 @@ pub use state::{State, Timeouts};
 pub use table::{Candidate, InsertError, SessionIndex, SessionTable};
 
 use crate::clock::Stamp;
-use crate::flow::{Direction, Endpoint, FlowKey, Protocol};
+use crate::flow::{Direction, Endpoint, Family, FlowKey, FlowKey6, Key, Protocol};
 use crate::ids::{LocalId, NeighborId, ServerId};
-use crate::wire::Translation;
-use std::net::Ipv4Addr;
+use crate::wire::{Translation, differences};
+use std::net::IpAddr;
 
-/// What joins both directions of one client's flow: one cache line.
+/// How packets of a service reach its servers, and what the servers see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum ForwardMode {
+    /// Both addresses are rewritten: the server sees a local address.
+    FullNat,
+    /// The destination is rewritten: the server sees the client, and answers through Sluice.
+    Nat,
+    /// Nothing but the Ethernet header changes: the server has the VIP, and answers the client itself.
+    DirectRoute,
+    /// The packet goes whole inside another: the server has the VIP, and answers the client itself.
+    Tunnel,
+    /// The source is rewritten: hosts inside a network reach servers outside by the director's address.
+    Snat,
+}
+
+impl ForwardMode {
+    /// Every mode.
+    pub const ALL: [Self; 5] = [Self::FullNat, Self::Nat, Self::DirectRoute, Self::Tunnel, Self::Snat];
+
+    /// The name in configuration and lists.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::FullNat => "fullnat",
+            Self::Nat => "nat",
+            Self::DirectRoute => "dr",
+            Self::Tunnel => "tunnel",
+            Self::Snat => "snat",
+        }
+    }
+
+    /// Whether answers pass through Sluice too.
+    #[inline]
+    pub const fn sees_answers(self) -> bool {
+        matches!(self, Self::FullNat | Self::Nat | Self::Snat)
+    }
+}
+
+/// What a session's packets need besides new addresses; a few bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Needs(u8);
+
+impl Needs {
+    /// New addresses are all.
+    pub const NOTHING: Self = Self(0);
+    /// They take the longer way: other than by new addresses, or by more than that.
+    pub const MORE: Self = Self(1);
+    /// The client's SYN loses its timestamp.
+    pub const WITHOUT_TIMESTAMP: Self = Self(2);
+
+    /// Whether `need` is among them.
+    #[inline]
+    pub const fn has(self, need: Self) -> bool {
+        self.0 & need.0 != 0
+    }
+
+    /// Adds a need.
+    #[inline]
+    pub const fn add(&mut self, need: Self) {
+        self.0 |= need.0;
+    }
+}
+
+/// What joins both directions of one client's flow: one cache line, or two with IPv6 addresses.
 ///
 /// The four endpoints are always named in the order client, vip, local, real. They stand as the
 /// two keys under which the session is found, so that a lookup compares two words.
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
-pub struct Session {
+pub struct Session<K> {
     /// client -> vip
-    inbound: FlowKey,
+    inbound: K,
     /// real -> local
-    outbound: FlowKey,
+    outbound: K,
     /// Checksum differences of the inbound direction; the outbound ones are their complements.
     l3_difference: u16,
     l4_difference: u16,
@@ -43,40 +106,44 @@ pub struct Session {
     pub last_seen: Stamp,
     /// The snapshot's routing epoch in which the next hops were looked up.
     pub routing_epoch: u16,
-    /// The local address's slot in the counters.
+    /// The local address's slot in the counters; [`LocalId::NONE`] where the session holds no port.
     pub local_id: LocalId,
     /// Where the session stands; [`State::Free`] marks an unused line.
     pub state: State,
-    /// Whether the client's SYN loses its timestamp.
-    pub without_timestamp: bool,
+    /// What becomes of its packets.
+    pub mode: ForwardMode,
+    /// What else its packets need.
+    pub needs: Needs,
 }
 
 // The design counts on one cache line per IPv4 session.
-const _: () = assert!(size_of::<Session>() == 64);
+const _: () = assert!(size_of::<Session<FlowKey>>() == 64 && size_of::<Session<FlowKey6>>() == 128);
 
 /// A session's endpoints and owners, before it is in the table.
 #[derive(Clone, Copy, Debug)]
 pub struct NewSession {
     /// TCP or UDP.
     pub protocol: Protocol,
+    /// What becomes of its packets.
+    pub mode: ForwardMode,
     /// Who asks.
     pub client: Endpoint,
     /// Whom the client believes to ask.
     pub vip: Endpoint,
-    /// Who the server believes asks.
+    /// Who the server believes asks; of no importance where the server's answers do not come here.
     pub local: Endpoint,
     /// Who answers.
     pub real: Endpoint,
     /// The real server's slot.
     pub server: ServerId,
-    /// The local address's slot.
+    /// The local address's slot, where a port was taken.
     pub local_id: LocalId,
 }
 
-impl Session {
+impl<K: Key> Session<K> {
     const FREE: Self = Self {
-        inbound: FlowKey::NONE,
-        outbound: FlowKey::NONE,
+        inbound: K::NONE,
+        outbound: K::NONE,
         l3_difference: 0,
         l4_difference: 0,
         sequence_offset: 0,
@@ -84,15 +151,18 @@ impl Session {
         next_hops: [NeighborId::NONE; 2],
         last_seen: Stamp::from_zero(),
         routing_epoch: 0,
-        local_id: LocalId(0),
+        local_id: LocalId::NONE,
         state: State::Free,
-        without_timestamp: false,
+        mode: ForwardMode::FullNat,
+        needs: Needs::NOTHING,
     };
 
     fn new(new: &NewSession, state: State, now: Stamp) -> Self {
-        let inbound = FlowKey::new(new.protocol, new.client, new.vip);
-        let outbound = FlowKey::new(new.protocol, new.real, new.local);
-        let (l3_difference, l4_difference) = Translation::differences(inbound, outbound.reversed());
+        let inbound = K::new(new.protocol, new.client, new.vip);
+        let outbound = K::new(new.protocol, new.real, new.local);
+        let (l3_difference, l4_difference) = differences(inbound, outbound.reversed());
+        let across = Family::of(new.client.address) != Family::of(new.real.address);
+        let translates = new.mode.sees_answers() && !across;
         Self {
             inbound,
             outbound,
@@ -102,6 +172,8 @@ impl Session {
             local_id: new.local_id,
             last_seen: now,
             state,
+            mode: new.mode,
+            needs: if translates { Needs::NOTHING } else { Needs::MORE },
             ..Self::FREE
         }
     }
@@ -133,15 +205,25 @@ impl Session {
 
     /// The key of packets that arrive in `direction`.
     #[inline]
-    pub fn key(&self, direction: Direction) -> FlowKey {
+    pub fn key(&self, direction: Direction) -> K {
         match direction {
             Direction::Inbound => self.inbound,
             Direction::Outbound => self.outbound,
         }
     }
 
+    /// The directions in which its packets come.
+    #[inline]
+    pub fn directions(&self) -> &'static [Direction] {
+        if self.mode.sees_answers() {
+            &[Direction::Inbound, Direction::Outbound]
+        } else {
+            &[Direction::Inbound]
+        }
+    }
+
     /// Whom packets that arrive in `direction` are for.
-    pub fn destination(&self, direction: Direction) -> Ipv4Addr {
+    pub fn destination(&self, direction: Direction) -> IpAddr {
         match direction {
             Direction::Inbound => self.real().address,
             Direction::Outbound => self.client().address,
@@ -161,7 +243,7 @@ impl Session {
 
     /// What packets that arrive in `direction` become.
     #[inline]
-    pub fn translation(&self, direction: Direction) -> Translation {
+    pub fn translation(&self, direction: Direction) -> Translation<K> {
         match direction {
             Direction::Inbound => Translation {
                 key: self.outbound.reversed(),
@@ -174,6 +256,12 @@ impl Session {
                 l4_difference: !self.l4_difference,
             },
         }
+    }
+
+    /// Whether its packets change from one family to the other.
+    pub fn changes_family(&self) -> bool {
+        let family = |key: K| Family::of(key.source().address);
+        family(self.inbound) != family(self.outbound)
     }
 
     /// The local ports that this session's port was taken from.

@@ -3,7 +3,7 @@
 use super::index::FlowIndex;
 use super::{NewSession, Session, State};
 use crate::clock::Stamp;
-use crate::flow::{Direction, FlowHasher, FlowKey};
+use crate::flow::{Direction, FlowHasher, Key};
 use crate::hugepages::{self, List, Table};
 use crate::prefetch::{prefetch, prefetch_near};
 
@@ -20,12 +20,12 @@ impl Candidate {
     pub const NONE: Self = Self(u32::MAX);
 }
 
-/// One worker's sessions.
+/// One worker's sessions of one family.
 ///
 /// The capacity is fixed at start: the packet path never allocates.
 #[derive(Debug)]
-pub struct SessionTable {
-    sessions: Table<Session>,
+pub struct SessionTable<K> {
+    sessions: Table<Session<K>>,
     index: FlowIndex,
     hasher: FlowHasher,
     /// Unused lines; the last freed is the first used, because it is still in the cache.
@@ -41,7 +41,7 @@ pub enum InsertError {
     Exists,
 }
 
-impl SessionTable {
+impl<K: Key> SessionTable<K> {
     /// A table for `capacity` sessions.
     ///
     /// # Panics
@@ -75,7 +75,7 @@ impl SessionTable {
 
     /// The hash under which `key` is looked up.
     #[inline]
-    pub fn hash(&self, key: FlowKey) -> u64 {
+    pub fn hash(&self, key: K) -> u64 {
         self.hasher.hash(key)
     }
 
@@ -87,7 +87,7 @@ impl SessionTable {
 
     /// Asks for the lines that removing `session` needs.
     #[inline]
-    pub fn prefetch_keys(&self, session: &Session) {
+    pub fn prefetch_keys(&self, session: &Session<K>) {
         for way in [Direction::Inbound, Direction::Outbound] {
             self.index.prefetch(self.hasher.hash(session.key(way)));
         }
@@ -95,7 +95,7 @@ impl SessionTable {
 
     /// Asks for the line under which `key` will be entered.
     #[inline]
-    pub fn prefetch_key(&self, key: FlowKey) {
+    pub fn prefetch_key(&self, key: K) {
         self.index.prefetch(self.hasher.hash(key));
     }
 
@@ -113,7 +113,7 @@ impl SessionTable {
     #[inline]
     pub fn confirm(
         &self,
-        key: FlowKey,
+        key: K,
         hash: u64,
         Candidate(slot): Candidate,
     ) -> Option<(SessionIndex, Direction)> {
@@ -127,7 +127,7 @@ impl SessionTable {
 
     /// The session of `key`, and the direction in which `key` goes.
     #[inline]
-    pub fn find(&self, key: FlowKey, hash: u64) -> Option<(SessionIndex, Direction)> {
+    pub fn find(&self, key: K, hash: u64) -> Option<(SessionIndex, Direction)> {
         let slot =
             self.index.find(hash, |slot| self.sessions[(slot >> 1) as usize].key(direction(slot)) == key)?;
         Some((SessionIndex(slot >> 1), direction(slot)))
@@ -148,7 +148,11 @@ impl SessionTable {
             let key = session.key(way);
             (key, self.hasher.hash(key))
         });
-        if hashes.iter().any(|(key, hash)| self.find(*key, *hash).is_some()) {
+        let ways = session.directions();
+        if ways.iter().any(|way| {
+            let (key, hash) = hashes[*way as usize];
+            self.find(key, hash).is_some()
+        }) {
             return Err(InsertError::Exists);
         }
         let at = self.free.pop().ok_or(InsertError::Full)?;
@@ -161,7 +165,7 @@ impl SessionTable {
             self.free.push(at);
             return Err(InsertError::Full);
         }
-        if self.index.insert(outbound, slot(at, Direction::Outbound)).is_err() {
+        if ways.len() > 1 && self.index.insert(outbound, slot(at, Direction::Outbound)).is_err() {
             self.index.remove(inbound, slot(at, Direction::Inbound));
             self.free.push(at);
             return Err(InsertError::Full);
@@ -174,10 +178,10 @@ impl SessionTable {
     ///
     /// # Panics
     /// When `index` was removed before.
-    pub fn remove(&mut self, index: SessionIndex) -> Session {
+    pub fn remove(&mut self, index: SessionIndex) -> Session<K> {
         let session = std::mem::replace(&mut self.sessions[index.0 as usize], Session::FREE);
         assert_ne!(session.state, State::Free, "a session is removed once");
-        for way in [Direction::Inbound, Direction::Outbound] {
+        for way in session.directions().iter().copied() {
             let found = self.index.remove(self.hasher.hash(session.key(way)), slot(index.0, way));
             debug_assert!(found);
         }
@@ -187,19 +191,19 @@ impl SessionTable {
 
     /// The session at `index`.
     #[inline]
-    pub fn get(&self, index: SessionIndex) -> &Session {
+    pub fn get(&self, index: SessionIndex) -> &Session<K> {
         &self.sessions[index.0 as usize]
     }
 
     /// The session at `index`, to be changed.
     #[inline]
-    pub fn get_mut(&mut self, index: SessionIndex) -> &mut Session {
+    pub fn get_mut(&mut self, index: SessionIndex) -> &mut Session<K> {
         &mut self.sessions[index.0 as usize]
     }
 
     /// The session in line `line`, if the line is in use; for sweeps and lists.
     #[inline]
-    pub fn line(&self, line: usize) -> Option<(SessionIndex, &Session)> {
+    pub fn line(&self, line: usize) -> Option<(SessionIndex, &Session<K>)> {
         let session = self.sessions.get(line)?;
         (session.state != State::Free).then_some((SessionIndex(line as u32), session))
     }
@@ -220,14 +224,15 @@ fn direction(slot: u32) -> Direction {
 
 #[cfg(test)]
 mod tests {
+    use super::super::ForwardMode;
     use super::*;
-    use crate::flow::{Endpoint, Protocol};
+    use crate::flow::{Endpoint, FlowKey, Protocol};
     use crate::ids::{LocalId, ServerId};
     use proptest::prelude::*;
     use std::collections::BTreeMap;
     use std::net::Ipv4Addr;
 
-    fn table(capacity: usize) -> SessionTable {
+    fn table(capacity: usize) -> SessionTable<FlowKey> {
         SessionTable::with_capacity(
             capacity,
             FlowHasher::new([1, 2, 3, 4].map(|n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15))),
@@ -237,6 +242,7 @@ mod tests {
     fn new(client: u16, local_port: u16) -> NewSession {
         NewSession {
             protocol: Protocol::Tcp,
+            mode: ForwardMode::FullNat,
             client: Endpoint::new(Ipv4Addr::new(198, 51, 100, client as u8), 4000 + client),
             vip: Endpoint::new(Ipv4Addr::new(192, 0, 2, 10), 80),
             local: Endpoint::new(Ipv4Addr::new(10, 0, 0, 200), local_port),
@@ -246,7 +252,7 @@ mod tests {
         }
     }
 
-    fn found(table: &SessionTable, key: FlowKey) -> Option<(SessionIndex, Direction)> {
+    fn found(table: &SessionTable<FlowKey>, key: FlowKey) -> Option<(SessionIndex, Direction)> {
         table.find(key, table.hash(key))
     }
 

@@ -3,19 +3,21 @@
 mod mailbox;
 mod neighbors;
 mod routes;
+mod services;
 
 pub use mailbox::{Mailbox, Publisher, mailboxes};
 pub use neighbors::{Egress, Neighbor, Neighbors};
 pub use routes::{Network, NextHop, Routes};
+pub use services::{
+    Listen, LocalAddress, RealServer, Service, ServiceIndex, ServiceOptions, Services, Tunnel,
+};
 
-use crate::flow::{Endpoint, Protocol};
-use crate::ids::{Generation, LocalId, PortId, ServerId, ServiceId};
-use crate::scheduler::{MaglevTable, Scheduler};
+use crate::ids::{Generation, PortId};
 use crate::session::Timeouts;
 use crate::wire::LinkTraits;
 use hashbrown::DefaultHashBuilder;
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// A map that the packet path looks into. Its keys come from configuration, so nobody outside can
@@ -36,7 +38,7 @@ pub struct Snapshot {
     /// The ports, by [`PortId`].
     pub ports: Arc<[PortConfig]>,
     /// The appliance's addresses and what each is for.
-    pub addresses: Arc<Map<Ipv4Addr, AddressRole>>,
+    pub addresses: Arc<Map<IpAddr, AddressRole>>,
     /// The services.
     pub services: Arc<Services>,
     /// Where packets go next.
@@ -67,122 +69,6 @@ pub enum AddressRole {
     Local(PortId),
 }
 
-/// All services, found by what they listen on.
-#[derive(Debug, Default)]
-pub struct Services {
-    by_listen: Map<u64, ServiceIndex>,
-    list: Vec<Service>,
-    /// Bit per [`ServerId`]: whether a service of this snapshot has the server.
-    present: Vec<u64>,
-}
-
-/// A service's place in one snapshot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ServiceIndex(u32);
-
-/// One service: one cache line, because with ten thousand of them each new session meets one that
-/// no cache has.
-#[derive(Debug)]
-#[repr(align(64))]
-pub struct Service {
-    /// The counters' slot.
-    pub id: ServiceId,
-    /// TCP or UDP.
-    pub protocol: Protocol,
-    /// What clients connect to.
-    pub listen: Endpoint,
-    /// How new sessions are spread.
-    pub scheduler: Scheduler,
-    /// The director's addresses towards the servers.
-    /// Services with the same list share it.
-    pub locals: Arc<[LocalAddress]>,
-    /// The servers, in the order in which they were added.
-    pub servers: Box<[RealServer]>,
-    /// The table of scheduler `mh`.
-    pub maglev: Option<Box<MaglevTable>>,
-}
-
-const _: () = assert!(size_of::<Service>() == 64);
-
-/// One of the director's addresses towards servers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LocalAddress {
-    /// The counters' slot.
-    pub id: LocalId,
-    /// The address.
-    pub address: Ipv4Addr,
-    /// The port by which replies to it come.
-    pub port: PortId,
-}
-
-/// One real server of a service.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RealServer {
-    /// The counters' slot.
-    pub id: ServerId,
-    /// Where it listens.
-    pub endpoint: Endpoint,
-    /// Its share; 0 takes no new sessions.
-    pub weight: u32,
-}
-
-impl Services {
-    /// The services of `list`. Later entries with the same listener are never found.
-    pub fn new(list: Vec<Service>) -> Self {
-        let mut by_listen = Map::with_capacity_and_hasher(list.len(), DefaultHashBuilder::default());
-        let mut present = Vec::new();
-        for (at, service) in list.iter().enumerate() {
-            by_listen.entry(listen_key(service.protocol, service.listen)).or_insert(ServiceIndex(at as u32));
-            for server in &service.servers {
-                let id = server.id.0 as usize;
-                if present.len() <= id / 64 {
-                    present.resize(id / 64 + 1, 0);
-                }
-                present[id / 64] |= 1 << (id % 64);
-            }
-        }
-        Self { by_listen, list, present }
-    }
-
-    /// The service that listens on `listen`.
-    #[inline]
-    pub fn find(&self, protocol: Protocol, listen: Endpoint) -> Option<&Service> {
-        self.index_of(protocol, listen).map(|index| self.at(index))
-    }
-
-    /// The place of the service that listens on `listen`.
-    #[inline]
-    pub fn index_of(&self, protocol: Protocol, listen: Endpoint) -> Option<ServiceIndex> {
-        self.by_listen.get(&listen_key(protocol, listen)).copied()
-    }
-
-    /// The service in a place of this snapshot.
-    ///
-    /// # Panics
-    /// When `index` is of another snapshot, which may have fewer.
-    #[inline]
-    pub fn at(&self, index: ServiceIndex) -> &Service {
-        &self.list[index.0 as usize]
-    }
-
-    /// Every service.
-    pub fn iter(&self) -> impl Iterator<Item = &Service> {
-        self.list.iter()
-    }
-
-    /// Whether a service of this snapshot has the server.
-    #[inline]
-    pub fn has_server(&self, id: ServerId) -> bool {
-        self.present.get(id.0 as usize / 64).is_some_and(|bits| bits >> (id.0 % 64) & 1 == 1)
-    }
-}
-
-/// What a service is found by, in one word.
-#[inline]
-fn listen_key(protocol: Protocol, listen: Endpoint) -> u64 {
-    (protocol as u64) << 48 | u64::from(listen.address.to_bits()) << 16 | u64::from(listen.l4_port)
-}
-
 impl Snapshot {
     /// A snapshot of an appliance without services, routes or neighbours.
     pub fn empty(ports: Vec<PortConfig>) -> Self {
@@ -195,6 +81,15 @@ impl Snapshot {
             routes: Arc::default(),
             neighbors: Arc::default(),
             timeouts: Timeouts::default(),
+        }
+    }
+
+    /// What an address is for, if it is the appliance's.
+    #[inline]
+    pub fn role(&self, address: IpAddr) -> Option<AddressRole> {
+        match self.addresses.get(&address) {
+            Some(role) => Some(*role),
+            None => self.services.has_prefix_with(address).then_some(AddressRole::Vip),
         }
     }
 

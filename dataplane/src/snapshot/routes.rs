@@ -1,37 +1,86 @@
-//! Where packets go next: the longest matching prefix.
+//! Where packets go next: the longest matching prefix, and among its gateways one by the flow.
 
 use super::Map;
+use crate::flow::Family;
 use crate::ids::PortId;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-/// An address with the length of its network's prefix; `192.0.2.2/24`.
+/// An address with the length of its network's prefix; `192.0.2.2/24`, `2001:db8::2/64`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Network {
     /// The address, host part included.
-    pub address: Ipv4Addr,
-    /// Bits of the network part, 0 to 32.
+    pub address: IpAddr,
+    /// Bits of the network part, 0 to 32 or 128.
     pub prefix_len: u8,
 }
 
+/// An address's bits, counted from the left as if it had 128.
+fn bits_of(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u128::from(address.to_bits()) << 96,
+        IpAddr::V6(address) => address.to_bits(),
+    }
+}
+
+/// The first `prefix_len` of 128 bits.
+fn mask_of(prefix_len: u8) -> u128 {
+    u128::MAX.checked_shl(128 - u32::from(prefix_len)).unwrap_or(0)
+}
+
 impl Network {
-    /// The bits of the network part.
-    pub fn mask(self) -> u32 {
-        u32::MAX.checked_shl(32 - u32::from(self.prefix_len)).unwrap_or(0)
+    /// The address alone.
+    pub fn host(address: IpAddr) -> Self {
+        Self { address, prefix_len: Self::len_max(address) }
+    }
+
+    fn len_max(address: IpAddr) -> u8 {
+        if address.is_ipv4() { 32 } else { 128 }
+    }
+
+    /// Whether the prefix leaves nothing open.
+    pub fn is_host(self) -> bool {
+        self.prefix_len == Self::len_max(self.address)
+    }
+
+    /// The network with its host part zero.
+    pub fn base(self) -> IpAddr {
+        let bits = bits_of(self.address) & mask_of(self.prefix_len);
+        match self.address {
+            IpAddr::V4(_) => Ipv4Addr::from_bits((bits >> 96) as u32).into(),
+            IpAddr::V6(_) => Ipv6Addr::from_bits(bits).into(),
+        }
+    }
+
+    /// An address of the network for a flow: `flow`, of which the low bits are well mixed, fills what the
+    /// prefix leaves open.
+    pub fn pick(self, flow: u64) -> IpAddr {
+        let host = !mask_of(self.prefix_len);
+        match self.base() {
+            IpAddr::V4(base) => {
+                Ipv4Addr::from_bits(base.to_bits() | flow as u32 & (host >> 96) as u32).into()
+            }
+            IpAddr::V6(base) => Ipv6Addr::from_bits(base.to_bits() | u128::from(flow) & host).into(),
+        }
     }
 
     /// Whether `address` lies in the network.
     #[inline]
-    pub fn contains(self, address: Ipv4Addr) -> bool {
-        (address.to_bits() ^ self.address.to_bits()) & self.mask() == 0
+    pub fn contains(self, address: IpAddr) -> bool {
+        self.address.is_ipv4() == address.is_ipv4()
+            && (bits_of(address) ^ bits_of(self.address)) & mask_of(self.prefix_len) == 0
     }
 
     /// Whether `address` is the network's broadcast address, or the network itself
-    /// (RFC 1122 §3.2.1.3). Links of one or two addresses have neither (RFC 3021).
-    pub fn is_broadcast(self, address: Ipv4Addr) -> bool {
-        let host = address.to_bits() & !self.mask();
-        self.prefix_len < 31 && self.contains(address) && (host == 0 || host == !self.mask())
+    /// (RFC 1122 §3.2.1.3). Links of one or two addresses have neither (RFC 3021), nor has IPv6.
+    pub fn is_broadcast(self, address: IpAddr) -> bool {
+        let (IpAddr::V4(own), IpAddr::V4(address)) = (self.address, address) else { return false };
+        let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix_len)).unwrap_or(0);
+        let host = address.to_bits() & !mask;
+        self.prefix_len < 31
+            && own.to_bits() & mask == address.to_bits() & mask
+            && (host == 0 || host == !mask)
     }
 }
 
@@ -39,12 +88,14 @@ impl FromStr for Network {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wanted = || format!("`{text}` is not ADDRESS/PREFIX; write it as 192.0.2.2/24");
+        let wanted = || format!("`{text}` is not ADDRESS/PREFIX; write it as 192.0.2.2/24 or 2001:db8::2/64");
         let (address, prefix_len) = text.split_once('/').ok_or_else(wanted)?;
-        let (address, prefix_len) =
+        let (address, prefix_len): (IpAddr, u8) =
             (address.parse().map_err(|_| wanted())?, prefix_len.parse().map_err(|_| wanted())?);
-        if prefix_len > 32 {
-            return Err(format!("`{text}` has a prefix of {prefix_len}; IPv4 prefixes are 0 to 32"));
+        let most = Self::len_max(address);
+        if prefix_len > most {
+            let family = if most == 32 { "IPv4" } else { "IPv6" };
+            return Err(format!("`{text}` has a prefix of {prefix_len}; {family} prefixes are 0 to {most}"));
         }
         Ok(Self { address, prefix_len })
     }
@@ -62,40 +113,61 @@ pub struct NextHop {
     /// The port.
     pub port: PortId,
     /// The station's address on that link.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
 }
 
-/// A routing table.
+/// A routing table of both families.
 #[derive(Clone, Debug, Default)]
 pub struct Routes {
-    /// One map per prefix length that occurs, longest first.
-    by_length: Vec<(u32, Map<u32, Target>)>,
+    families: [Prefixes; 2],
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Target {
-    port: PortId,
-    /// `None`: the destination itself is on the link.
-    gateway: Option<Ipv4Addr>,
+/// One map per prefix length that occurs, longest first.
+#[derive(Clone, Debug, Default)]
+struct Prefixes(Vec<(u8, Map<u128, Target>)>);
+
+#[derive(Clone, Debug)]
+enum Target {
+    /// The destination itself is on the link of this port.
+    Link(PortId),
+    /// Gateways of equal cost; there is at least one.
+    Gateways(Box<[NextHop]>),
 }
 
 impl Routes {
-    /// Adds a route; one for the same network is replaced.
-    pub fn add(&mut self, to: Network, port: PortId, gateway: Option<Ipv4Addr>) {
-        let mask = to.mask();
-        let at = self.by_length.partition_point(|(other, _)| *other > mask);
-        if self.by_length.get(at).is_none_or(|(other, _)| *other != mask) {
-            self.by_length.insert(at, (mask, Map::default()));
-        }
-        self.by_length[at].1.insert(to.address.to_bits() & mask, Target { port, gateway });
+    /// Adds the network of a port's link; a route to the same network is replaced.
+    pub fn add_link(&mut self, to: Network, port: PortId) {
+        self.add(to, Target::Link(port));
     }
 
-    /// The next hop towards `destination`.
-    pub fn lookup(&self, destination: Ipv4Addr) -> Option<NextHop> {
-        let bits = destination.to_bits();
-        self.by_length.iter().find_map(|(mask, targets)| {
-            let target = targets.get(&(bits & mask))?;
-            Some(NextHop { port: target.port, address: target.gateway.unwrap_or(destination) })
+    /// Adds a route by gateways of equal cost; one to the same network is replaced. Without a gateway
+    /// nothing is added.
+    pub fn add_gateways(&mut self, to: Network, gateways: &[NextHop]) {
+        if !gateways.is_empty() {
+            self.add(to, Target::Gateways(gateways.into()));
+        }
+    }
+
+    fn add(&mut self, to: Network, target: Target) {
+        let Prefixes(lengths) = &mut self.families[Family::of(to.address) as usize];
+        let at = lengths.partition_point(|(len, _)| *len > to.prefix_len);
+        if lengths.get(at).is_none_or(|(len, _)| *len != to.prefix_len) {
+            lengths.insert(at, (to.prefix_len, Map::default()));
+        }
+        lengths[at].1.insert(bits_of(to.address) & mask_of(to.prefix_len), target);
+    }
+
+    /// The next hop towards `destination`. Where several gateways lead there, `flow` decides, a number
+    /// of which the high bits are well mixed: all packets of a flow take the same way.
+    pub fn lookup(&self, destination: IpAddr, flow: u64) -> Option<NextHop> {
+        let bits = bits_of(destination);
+        let Prefixes(lengths) = &self.families[Family::of(destination) as usize];
+        lengths.iter().find_map(|(len, targets)| match targets.get(&(bits & mask_of(*len)))? {
+            Target::Link(port) => Some(NextHop { port: *port, address: destination }),
+            Target::Gateways(hops) => {
+                let at = ((flow >> 32) * hops.len() as u64) >> 32;
+                hops.get(at as usize).copied()
+            }
         })
     }
 }
@@ -112,30 +184,52 @@ mod tests {
     #[test]
     fn the_longest_prefix_wins() {
         let mut routes = Routes::default();
-        routes.add(network("0.0.0.0/0"), PortId(0), Some(Ipv4Addr::new(192, 0, 2, 1)));
-        routes.add(network("10.0.0.0/8"), PortId(1), Some(Ipv4Addr::new(172, 16, 0, 1)));
-        routes.add(network("10.1.0.0/16"), PortId(2), None);
+        let hop = |port, address: &str| NextHop { port: PortId(port), address: address.parse().unwrap() };
+        routes.add_gateways(network("0.0.0.0/0"), &[hop(0, "192.0.2.1")]);
+        routes.add_gateways(network("10.0.0.0/8"), &[hop(1, "172.16.0.1")]);
+        routes.add_link(network("10.1.0.0/16"), PortId(2));
+        routes.add_gateways(network("::/0"), &[hop(0, "fe80::1")]);
+        routes.add_link(network("2001:db8:1::2/64"), PortId(2));
 
         let hop = |text: &str| {
-            routes.lookup(text.parse().unwrap()).map(|hop| (hop.port.0, hop.address.to_string()))
+            routes.lookup(text.parse().unwrap(), 0).map(|hop| (hop.port.0, hop.address.to_string()))
         };
 
         assert_eq!(hop("10.1.2.3"), Some((2, "10.1.2.3".into())));
         assert_eq!(hop("10.2.2.3"), Some((1, "172.16.0.1".into())));
         assert_eq!(hop("198.51.100.1"), Some((0, "192.0.2.1".into())));
+        assert_eq!(hop("2001:db8:1::7"), Some((2, "2001:db8:1::7".into())));
+        assert_eq!(hop("2001:db8:2::7"), Some((0, "fe80::1".into())));
+    }
+
+    #[test]
+    fn gateways_of_equal_cost_share_the_flows_evenly_and_each_flow_keeps_its_own() {
+        let mut routes = Routes::default();
+        let gateways =
+            [1, 2, 3].map(|n| NextHop { port: PortId(0), address: Ipv4Addr::new(192, 0, 2, n).into() });
+        routes.add_gateways(network("0.0.0.0/0"), &gateways);
+        let mut counts = [0; 3];
+        for flow in 0..3_000u64 {
+            let flow = flow.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let destination = Ipv4Addr::new(198, 51, 100, 1).into();
+            let hop = routes.lookup(destination, flow).unwrap();
+            assert_eq!(routes.lookup(destination, flow), Some(hop));
+            counts[gateways.iter().position(|gateway| *gateway == hop).unwrap()] += 1;
+        }
+        assert!(counts.iter().all(|count| (900..1_100).contains(count)), "{counts:?}");
     }
 
     #[test]
     fn broadcast_addresses_are_known() {
-        assert!(network("192.0.2.2/24").is_broadcast(Ipv4Addr::new(192, 0, 2, 255)));
-        assert!(network("192.0.2.2/24").is_broadcast(Ipv4Addr::new(192, 0, 2, 0)));
-        assert!(!network("192.0.2.2/31").is_broadcast(Ipv4Addr::new(192, 0, 2, 3)));
-        assert!(!network("192.0.2.2/24").is_broadcast(Ipv4Addr::new(192, 0, 3, 255)));
+        assert!(network("192.0.2.2/24").is_broadcast(Ipv4Addr::new(192, 0, 2, 255).into()));
+        assert!(network("192.0.2.2/24").is_broadcast(Ipv4Addr::new(192, 0, 2, 0).into()));
+        assert!(!network("192.0.2.2/31").is_broadcast(Ipv4Addr::new(192, 0, 2, 3).into()));
+        assert!(!network("192.0.2.2/24").is_broadcast(Ipv4Addr::new(192, 0, 3, 255).into()));
     }
 
     #[test]
     fn bad_networks_are_refused_with_the_right_form() {
-        for text in ["192.0.2.2", "192.0.2.2/33", "192.0.2/24", "x/24", "192.0.2.2/-1"] {
+        for text in ["192.0.2.2", "192.0.2.2/33", "192.0.2/24", "x/24", "192.0.2.2/-1", "::/129"] {
             assert!(text.parse::<Network>().is_err(), "{text}");
         }
     }
@@ -143,21 +237,24 @@ mod tests {
     proptest! {
         #[test]
         fn agrees_with_a_linear_search(
-            entries in prop::collection::vec((any::<u32>(), 0u8..=32, 0u16..4), 0..30),
-            probes in prop::collection::vec(any::<u32>(), 30),
+            v6 in any::<bool>(),
+            entries in prop::collection::vec((any::<u128>(), 0u8..=32, 0u16..4), 0..30),
+            probes in prop::collection::vec(any::<u128>(), 30),
         ) {
+            let of = |bits: u128| {
+                if v6 { IpAddr::from(Ipv6Addr::from_bits(bits)) } else { Ipv4Addr::from_bits((bits >> 96) as u32).into() }
+            };
             let mut routes = Routes::default();
             let mut twin: Vec<(Network, PortId)> = Vec::new();
-            for (address, prefix_len, port) in entries {
-                let to = Network { address: Ipv4Addr::from_bits(address), prefix_len };
-                routes.add(to, PortId(port), None);
+            for (bits, prefix_len, port) in entries {
+                let to = Network { address: of(bits), prefix_len };
+                routes.add_link(to, PortId(port));
                 twin.retain(|(other, _)| other.prefix_len != prefix_len || !other.contains(to.address));
                 twin.push((to, PortId(port)));
             }
-            for probe in probes.into_iter().chain(twin.iter().map(|(to, _)| to.address.to_bits()).collect::<Vec<_>>()) {
-                let probe = Ipv4Addr::from_bits(probe);
+            for probe in probes.into_iter().map(of).chain(twin.iter().map(|(to, _)| to.address).collect::<Vec<_>>()) {
                 let expected = twin.iter().filter(|(to, _)| to.contains(probe)).max_by_key(|(to, _)| to.prefix_len);
-                prop_assert_eq!(routes.lookup(probe).map(|hop| hop.port), expected.map(|(_, port)| *port));
+                prop_assert_eq!(routes.lookup(probe, 0).map(|hop| hop.port), expected.map(|(_, port)| *port));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Which way of steering a port gets: the highest rung that its device can stand on.
 
-use super::{Clients, KEY_LEN_MIN, Plan, PortSteering, Spread, TABLE_MAX, Toeplitz};
+use super::{BY_LOCAL_PORT, Clients, KEY_LEN_MIN, Plan, PortSteering, Spread, TABLE_MAX, Toeplitz};
 use crate::ids::WorkerId;
 use std::sync::Arc;
 
@@ -47,8 +47,8 @@ pub struct Rss {
     pub key: Vec<u8>,
     /// The queue for each value of the hash's low bits.
     pub table: Vec<u16>,
-    /// What it hashes of TCP, and of UDP.
-    pub fields: [Fields; 2],
+    /// By family, what it hashes of TCP and of UDP.
+    pub fields: [[Fields; 2]; 2],
 }
 
 /// What is known of a device when a rung is chosen.
@@ -87,7 +87,7 @@ pub fn choose(facts: &Facts, workers: u16) -> (Choice, PortSteering) {
     };
     let unknown = if facts.keeps_flows { Clients::Receiver } else { Clients::Hashed };
     let clients = if predicted.is_ok() { Clients::Planned } else { unknown };
-    let by_port = || Plan::new(port_table(workers), [Spread::LocalPort, Spread::LocalPort], workers.into());
+    let by_port = || Plan::new(port_table(workers), BY_LOCAL_PORT, workers.into());
     let (rung, plan, clients) = match (&facts.rules, predicted) {
         // The plan for replies says nothing of clients, so a client's session is its receiver's.
         (Ok(()), _) if facts.keeps_flows => (Rung::FlowRules, by_port(), Clients::Receiver),
@@ -139,7 +139,13 @@ fn predict(rss: &Rss, workers: u16) -> Result<Plan, String> {
         Fields::Addresses => Ok(Spread::Addresses(Arc::clone(&toeplitz))),
         Fields::Nothing => Err(format!("it does not hash {name}")),
     };
-    let spreads = [spread(rss.fields[0], "TCP")?, spread(rss.fields[1], "UDP")?];
+    let [v4, v6] = rss.fields;
+    // A device that does not know IPv6 is no worse a device for IPv4.
+    let lenient = |fields, name| spread(fields, name).unwrap_or(Spread::LocalPort);
+    let spreads = [
+        [spread(v4[0], "TCP")?, spread(v4[1], "UDP")?],
+        [lenient(v6[0], "TCP over IPv6"), lenient(v6[1], "UDP over IPv6")],
+    ];
     let table = rss.table.iter().map(|queue| WorkerId(*queue)).collect();
     Ok(Plan::new(table, spreads, workers.into()))
 }
@@ -150,7 +156,7 @@ mod tests {
 
     fn rss() -> Rss {
         let key = (0..40u8).map(|byte| byte.wrapping_mul(0x9d).wrapping_add(0x4b)).collect();
-        Rss { key, table: (0..128).map(|entry| entry % 4).collect(), fields: [Fields::Ports; 2] }
+        Rss { key, table: (0..128).map(|entry| entry % 4).collect(), fields: [[Fields::Ports; 2]; 2] }
     }
 
     fn facts(rss: Result<Rss, String>) -> Facts {
@@ -185,7 +191,7 @@ mod tests {
             ("names queue 4", |rss| rss.table[7] = 4),
             ("never names queue 3", |rss| rss.table.iter_mut().for_each(|queue| *queue %= 3)),
             ("key has 16 bytes", |rss| rss.key.truncate(16)),
-            ("does not hash UDP", |rss| rss.fields[1] = Fields::Nothing),
+            ("does not hash UDP", |rss| rss.fields[0][1] = Fields::Nothing),
         ];
         for (words, change) in cases {
             let mut rss = rss();

@@ -14,10 +14,9 @@ mod toeplitz;
 
 pub(crate) use classes::Region;
 pub use space::PortSpace;
-use toeplitz::tuple;
 pub use toeplitz::{KEY_LEN_MIN, Toeplitz};
 
-use crate::flow::{FlowHasher, FlowKey, Protocol};
+use crate::flow::{Family, FlowHasher, Key, Protocol};
 use crate::ids::{PortId, WorkerId};
 use std::sync::Arc;
 
@@ -42,8 +41,8 @@ pub enum Spread {
 pub struct Plan {
     /// The owner for each value that the low bits of the hash can have.
     table: Box<[WorkerId]>,
-    /// TCP's and UDP's.
-    transports: [Transport; 2],
+    /// By family, TCP's and UDP's.
+    transports: [[Transport; 2]; 2],
 }
 
 #[derive(Clone, Debug)]
@@ -53,75 +52,101 @@ struct Transport {
 }
 
 impl Plan {
-    /// The plan by which `table[hash % table.len()]` owns a packet; `spreads` are TCP's and UDP's.
+    /// The plan by which `table[hash % table.len()]` owns a packet; `spreads` are, by family, TCP's and UDP's.
     ///
     /// # Panics
     /// When the table's length is not a power of two up to [`TABLE_MAX`], or when it names a worker
     /// that is not below `workers`.
-    pub fn new(table: Box<[WorkerId]>, spreads: [Spread; 2], workers: usize) -> Self {
+    pub fn new(table: Box<[WorkerId]>, spreads: [[Spread; 2]; 2], workers: usize) -> Self {
         assert!(table.len().is_power_of_two() && table.len() <= TABLE_MAX, "{} entries", table.len());
         assert!(table.iter().all(|worker| usize::from(worker.0) < workers), "a worker that is not there");
-        let transports = spreads.map(|spread| {
+        let transport = |family: Family, spread: Spread| {
             let share = |l4_port: u16| match &spread {
-                Spread::Ports(toeplitz) => toeplitz.port_share(12, l4_port),
+                Spread::Ports(toeplitz) => toeplitz.port_share(tuple_len(family), l4_port),
                 Spread::Addresses(_) => 0,
                 Spread::LocalPort => u32::from(l4_port),
             };
             let space = PortSpace::new(share, &table, workers);
             Transport { spread, space }
-        });
+        };
+        let [v4, v6] = spreads;
+        let transports =
+            [v4.map(|spread| transport(Family::V4, spread)), v6.map(|spread| transport(Family::V6, spread))];
         Self { table, transports }
     }
 
     /// The plan of a worker that is alone.
     pub fn alone() -> Self {
-        Self::new([WorkerId(0)].into(), [Spread::LocalPort, Spread::LocalPort], 1)
+        Self::new([WorkerId(0)].into(), BY_LOCAL_PORT, 1)
     }
 
     /// The owner of packets with this key, if the device does as planned.
     #[inline]
-    pub fn owner(&self, key: FlowKey) -> WorkerId {
-        let hash = match &self.transport(key.protocol()).spread {
-            Spread::Ports(toeplitz) => toeplitz.hash(&tuple(key)),
-            Spread::Addresses(toeplitz) => toeplitz.hash(&tuple(key)[..8]),
-            Spread::LocalPort => u32::from(key.destination().l4_port),
+    pub fn owner<K: Key>(&self, key: K) -> WorkerId {
+        let hash = match &self.transport::<K>(key.protocol()).spread {
+            Spread::Ports(toeplitz) => toeplitz.hash(key.tuple().as_ref()),
+            Spread::Addresses(toeplitz) => toeplitz.hash(addresses_of(key.tuple().as_ref())),
+            Spread::LocalPort => key.port_word() & 0xffff,
         };
         self.table[hash as usize & (self.table.len() - 1)]
     }
 
     /// The ports that can be chosen for `protocol`.
     #[inline]
-    pub fn space(&self, protocol: Protocol) -> &PortSpace {
-        &self.transport(protocol).space
+    pub fn space<K: Key>(&self, protocol: Protocol) -> &PortSpace {
+        &self.transport::<K>(protocol).space
     }
 
     /// Where the ports stand of a pair whose replies have this key but for the port, which is zero.
     #[inline]
-    pub(crate) fn region(&self, key: FlowKey) -> Region {
-        let transport = self.transport(key.protocol());
+    pub(crate) fn region<K: Key>(&self, key: K) -> Region {
+        let transport = self.transport::<K>(key.protocol());
         let base = match &transport.spread {
-            Spread::Ports(toeplitz) => toeplitz.hash(&tuple(key)),
-            Spread::Addresses(toeplitz) => toeplitz.hash(&tuple(key)[..8]),
+            Spread::Ports(toeplitz) => toeplitz.hash(key.tuple().as_ref()),
+            Spread::Addresses(toeplitz) => toeplitz.hash(addresses_of(key.tuple().as_ref())),
             Spread::LocalPort => 0,
         };
         transport.space.region(base)
     }
 
     /// Whether a worker has any local port for such a pair.
-    pub fn has_ports(&self, worker: WorkerId, key: FlowKey) -> bool {
-        self.space(key.protocol()).len(worker, self.region(key)) > 0
+    pub fn has_ports<K: Key>(&self, worker: WorkerId, key: K) -> bool {
+        self.space::<K>(key.protocol()).len(worker, self.region(key)) > 0
     }
 
     /// How many local ports a worker can use for a pair whose replies have this key but for the port,
     /// which is zero.
-    pub fn capacity(&self, worker: WorkerId, key: FlowKey) -> usize {
-        self.space(key.protocol()).capacity(worker, self.region(key))
+    pub fn capacity<K: Key>(&self, worker: WorkerId, key: K) -> usize {
+        self.space::<K>(key.protocol()).capacity(worker, self.region(key))
+    }
+
+    /// Whether the device is known to bring packets of this kind to [`owner`](Self::owner).
+    #[inline]
+    fn is_of_device<K: Key>(&self, protocol: Protocol) -> bool {
+        !matches!(self.transport::<K>(protocol).spread, Spread::LocalPort)
     }
 
     #[inline]
-    fn transport(&self, protocol: Protocol) -> &Transport {
-        &self.transports[usize::from(protocol == Protocol::Udp)]
+    fn transport<K: Key>(&self, protocol: Protocol) -> &Transport {
+        &self.transports[K::FAMILY as usize][usize::from(protocol == Protocol::Udp)]
     }
+}
+
+/// Every reply is the worker's whose number the local port tells.
+pub const BY_LOCAL_PORT: [[Spread; 2]; 2] = [const { [Spread::LocalPort, Spread::LocalPort] }; 2];
+
+/// Bytes of the tuple that is hashed.
+fn tuple_len(family: Family) -> usize {
+    match family {
+        Family::V4 => 12,
+        Family::V6 => 36,
+    }
+}
+
+/// The part of a tuple that is not ports.
+#[inline]
+fn addresses_of(tuple: &[u8]) -> &[u8] {
+    &tuple[..tuple.len() - 4]
 }
 
 /// Who makes the session of a client's first packet.
@@ -171,14 +196,22 @@ impl Steering {
         &self.ports[usize::from(id.0)]
     }
 
+    /// Whether on every port the device's own hash is known, ports included.
+    pub fn predicts_ports<K: Key>(&self, protocol: Protocol) -> bool {
+        let is_predicted = |port: &PortSteering| {
+            matches!(port.plan.transport::<K>(protocol).spread, Spread::Ports(_)) || self.workers == 1
+        };
+        self.ports.iter().all(is_predicted)
+    }
+
     /// Who makes the session of a client's packet that worker `receiver` got by port `from`.
     #[inline]
-    pub fn client_owner(&self, from: PortId, key: FlowKey, receiver: WorkerId) -> WorkerId {
+    pub fn client_owner<K: Key>(&self, from: PortId, key: K, receiver: WorkerId) -> WorkerId {
         let port = self.port(from);
         match port.clients {
             Clients::Receiver => receiver,
-            Clients::Planned => port.plan.owner(key),
-            Clients::Hashed => {
+            Clients::Planned if port.plan.is_of_device::<K>(key.protocol()) => port.plan.owner(key),
+            Clients::Planned | Clients::Hashed => {
                 let hash = self.hasher.hash(key) & 0xffff_ffff;
                 WorkerId(((hash * u64::from(self.workers)) >> 32) as u16)
             }
@@ -205,11 +238,10 @@ impl Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::Endpoint;
+    use crate::flow::{Endpoint, FlowKey, FlowKey6};
     use proptest::prelude::*;
     use std::collections::HashSet;
-    use std::net::{Ipv4Addr, Ipv6Addr};
-    use toeplitz::tuple6;
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
     fn tables() -> impl Strategy<Value = (u16, Vec<u16>)> {
         (1u16..9, 6u32..10).prop_flat_map(|(workers, bits)| {
@@ -222,69 +254,60 @@ mod tests {
         table.iter().map(|queue| WorkerId(*queue)).collect()
     }
 
+    /// Every port of a worker leads replies to it, and all workers' ports together are all ports.
+    fn chosen_ports_lead_home<K: Key>(
+        (workers, table): &(u16, Vec<u16>),
+        key: &[u8],
+        addresses: bool,
+        real: Endpoint,
+        local: IpAddr,
+    ) -> Result<(), TestCaseError> {
+        let toeplitz = Arc::new(Toeplitz::new(key).unwrap());
+        let spread = if addresses {
+            Spread::Addresses(Arc::clone(&toeplitz))
+        } else {
+            Spread::Ports(Arc::clone(&toeplitz))
+        };
+        let both = [spread.clone(), spread];
+        let plan = Plan::new(owners(table), [both.clone(), both], (*workers).into());
+        let reply = |l4_port| K::new(Protocol::Udp, real, Endpoint::new(local, l4_port));
+        let (region, mut seen) = (plan.region(reply(0)), HashSet::new());
+        for worker in (0..*workers).map(WorkerId) {
+            let space = plan.space::<K>(Protocol::Udp);
+            let mut usable = 0;
+            for number in 0..space.len(worker, region) {
+                let l4_port = space.l4_port(worker, region, number);
+                let tuple = reply(l4_port).tuple();
+                let hash =
+                    toeplitz.hash(if addresses { addresses_of(tuple.as_ref()) } else { tuple.as_ref() });
+                prop_assert_eq!(table[hash as usize % table.len()], worker.0);
+                prop_assert_eq!(plan.owner(reply(l4_port)), worker);
+                prop_assert_eq!(space.number(worker, region, l4_port), Some(number));
+                prop_assert!(seen.insert(l4_port));
+                usable += usize::from(l4_port >= FIRST_PORT);
+            }
+            prop_assert_eq!(plan.capacity(worker, reply(0)), usable);
+        }
+        prop_assert_eq!(seen.len(), 65_536);
+        Ok(())
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
-        /// Every port of a worker leads replies to it, and all workers' ports together are all ports.
         #[test]
         fn a_chosen_port_s_reply_comes_to_its_chooser(
-            (workers, table) in tables(),
+            tables in tables(),
             key in prop::collection::vec(any::<u8>(), 40..53),
             addresses in any::<bool>(),
-            (real, local, real_port) in (any::<u32>(), any::<u32>(), any::<u16>()),
-        ) {
-            let toeplitz = Arc::new(Toeplitz::new(&key).unwrap());
-            let spread = if addresses {
-                Spread::Addresses(Arc::clone(&toeplitz))
-            } else {
-                Spread::Ports(Arc::clone(&toeplitz))
-            };
-            let plan = Plan::new(owners(&table), [spread.clone(), spread], workers.into());
-            let [real, local] = [real, local].map(Ipv4Addr::from_bits);
-            let reply = |l4_port| {
-                FlowKey::new(Protocol::Udp, Endpoint::new(real, real_port), Endpoint::new(local, l4_port))
-            };
-            let (region, mut seen) = (plan.region(reply(0)), HashSet::new());
-            for worker in (0..workers).map(WorkerId) {
-                let space = plan.space(Protocol::Udp);
-                let mut usable = 0;
-                for number in 0..space.len(worker, region) {
-                    let l4_port = space.l4_port(worker, region, number);
-                    let tuple = tuple(reply(l4_port));
-                    let hash = toeplitz.hash(if addresses { &tuple[..8] } else { &tuple });
-                    prop_assert_eq!(table[hash as usize % table.len()], worker.0);
-                    prop_assert_eq!(plan.owner(reply(l4_port)), worker);
-                    prop_assert_eq!(space.number(worker, region, l4_port), Some(number));
-                    prop_assert!(seen.insert(l4_port));
-                    usable += usize::from(l4_port >= FIRST_PORT);
-                }
-                prop_assert_eq!(plan.capacity(worker, reply(0)), usable);
-            }
-            prop_assert_eq!(seen.len(), 65_536);
-        }
-
-        /// The same for IPv6, whose ports stand elsewhere in the tuple.
-        #[test]
-        fn a_chosen_port_s_reply_over_ipv6_comes_to_its_chooser(
-            (workers, table) in tables(),
-            key in prop::collection::vec(any::<u8>(), 40..53),
             (real, local, real_port) in (any::<u128>(), any::<u128>(), any::<u16>()),
         ) {
-            let toeplitz = Toeplitz::new(&key).unwrap();
-            let space =
-                PortSpace::new(|l4_port| toeplitz.port_share(36, l4_port), &owners(&table), workers.into());
+            let narrow = |bits: u128| Ipv4Addr::from_bits(bits as u32);
+            let real4 = Endpoint::new(narrow(real), real_port);
+            chosen_ports_lead_home::<FlowKey>(&tables, &key, addresses, real4, narrow(local).into())?;
             let [real, local] = [real, local].map(Ipv6Addr::from_bits);
-            let hash = |l4_port| toeplitz.hash(&tuple6((real, real_port), (local, l4_port)));
-            let mut count = 0;
-            for worker in (0..workers).map(WorkerId) {
-                let region = space.region(hash(0));
-                for number in 0..space.len(worker, region) {
-                    let l4_port = space.l4_port(worker, region, number);
-                    prop_assert_eq!(table[hash(l4_port) as usize % table.len()], worker.0);
-                    count += 1;
-                }
-            }
-            prop_assert_eq!(count, 65_536);
+            let real6 = Endpoint::new(real, real_port);
+            chosen_ports_lead_home::<FlowKey6>(&tables, &key, addresses, real6, local.into())?;
         }
 
         #[test]

@@ -5,9 +5,6 @@
 //! [`FlowHasher`](crate::flow::FlowHasher)), but it lets a port be chosen by its share of the hash.
 
 use super::TABLE_MAX;
-use crate::flow::FlowKey;
-#[cfg(test)]
-use std::net::Ipv6Addr;
 
 /// Bytes of the longest tuple: two IPv6 addresses and two ports.
 const TUPLE_MAX: usize = 36;
@@ -80,30 +77,11 @@ fn rank(mut words: Vec<u32>) -> u32 {
     rank
 }
 
-/// The tuple of an IPv4 flow: source, destination, source port, destination port.
-#[inline]
-pub(super) fn tuple(key: FlowKey) -> [u8; 12] {
-    let mut bytes = [0; 12];
-    bytes[..8].copy_from_slice(&key.address_word().to_be_bytes());
-    bytes[8..].copy_from_slice(&key.port_word().to_be_bytes());
-    bytes
-}
-
-/// The tuple of an IPv6 flow; traffic of it comes with IPv6 forwarding.
-#[cfg(test)]
-pub(super) fn tuple6(source: (Ipv6Addr, u16), destination: (Ipv6Addr, u16)) -> [u8; 36] {
-    let mut bytes = [0; 36];
-    bytes[..16].copy_from_slice(&source.0.octets());
-    bytes[16..32].copy_from_slice(&destination.0.octets());
-    bytes[32..34].copy_from_slice(&source.1.to_be_bytes());
-    bytes[34..].copy_from_slice(&destination.1.to_be_bytes());
-    bytes
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::{Endpoint, Protocol};
+    use crate::flow::{Endpoint, FlowKey, FlowKey6, Key, Protocol};
+    use std::net::SocketAddr;
 
     /// The key of Microsoft's specification, and its tuples.
     const MICROSOFT: [u8; 40] = [
@@ -116,8 +94,8 @@ mod tests {
     fn hashes_are_those_of_the_specification() {
         let hash = Toeplitz::new(&MICROSOFT).unwrap();
         let endpoint = |text: &str| {
-            let (address, l4_port) = text.split_once(':').unwrap();
-            Endpoint::new(address.parse().unwrap(), l4_port.parse().unwrap())
+            let socket: SocketAddr = text.parse().unwrap();
+            Endpoint::new(socket.ip(), socket.port())
         };
         // (source, destination, addresses and ports, addresses only)
         let cases = [
@@ -128,14 +106,14 @@ mod tests {
             ("153.39.163.191:44251", "202.188.127.2:1303", 0x10e8_28a2, 0x5d18_09c5),
         ];
         for (source, destination, with_ports, without) in cases {
-            let tuple = tuple(FlowKey::new(Protocol::Tcp, endpoint(source), endpoint(destination)));
+            let tuple = FlowKey::new(Protocol::Tcp, endpoint(source), endpoint(destination)).tuple();
             assert_eq!(hash.hash(&tuple), with_ports);
             assert_eq!(hash.hash(&tuple[..8]), without);
         }
-        let source = ("3ffe:2501:200:1fff::7".parse().unwrap(), 2794);
-        let destination = ("3ffe:2501:200:3::1".parse().unwrap(), 1766);
-        assert_eq!(hash.hash(&tuple6(source, destination)), 0x4020_7d3d);
-        assert_eq!(hash.hash(&tuple6(source, destination)[..32]), 0x2cc1_8cd5);
+        let (source, destination) = ("[3ffe:2501:200:1fff::7]:2794", "[3ffe:2501:200:3::1]:1766");
+        let tuple = FlowKey6::new(Protocol::Tcp, endpoint(source), endpoint(destination)).tuple();
+        assert_eq!(hash.hash(&tuple), 0x4020_7d3d);
+        assert_eq!(hash.hash(&tuple[..32]), 0x2cc1_8cd5);
     }
 
     #[test]

@@ -1,12 +1,11 @@
 //! ICMP messages that the director makes out of the frame it is looking at (RFC 792).
 
 use super::{ETHERNET_LEN, IPV4_LEN, Packet, Translation, be16, be32, checksum, put16, put32};
-use crate::flow::Protocol;
+use crate::flow::{FlowKey, Key, Protocol};
 use crate::frame::Frame;
-use std::net::Ipv4Addr;
 
 /// The TTL of packets that Sluice makes.
-const INITIAL_TTL: u8 = 64;
+pub(super) const INITIAL_TTL: u8 = 64;
 /// RFC 1812 §4.3.2.3: as much of the packet as fits without exceeding 576 bytes.
 const ERROR_LEN_MAX: usize = 576;
 const ICMP_LEN: usize = 8;
@@ -24,13 +23,9 @@ pub enum IcmpError {
 }
 
 /// Turns an echo request into its reply, in place; Ethernet addresses are left to the caller.
-///
-/// # Panics
-/// When `packet` is no echo request parsed from this frame.
-pub fn answer_echo(frame: &mut [u8], packet: &Packet) {
+pub(super) fn answer_echo(frame: &mut [u8], packet: &Packet<FlowKey>) {
     let (ip, icmp) = frame[ETHERNET_LEN..].split_at_mut(usize::from(packet.l4) - ETHERNET_LEN);
-    put32(ip, 12, packet.destination().to_bits());
-    put32(ip, 16, packet.source().to_bits());
+    ip[12..20].copy_from_slice(&packet.key.reversed().address_word().to_be_bytes());
     ip[8] = INITIAL_TTL;
     put16(ip, 10, 0);
     let header_checksum = !checksum::sum(ip);
@@ -42,14 +37,11 @@ pub fn answer_echo(frame: &mut [u8], packet: &Packet) {
     put16(icmp, 2, adjusted);
 }
 
-/// Turns the frame into an ICMP error about itself, from `source` to its sender.
+/// Turns the frame into an ICMP error about itself, with the source and destination of `addresses`.
 /// Ethernet addresses are left to the caller.
 ///
 /// False when the buffer's headroom has no place for it; the frame is then unchanged.
-///
-/// # Panics
-/// When `packet` was not parsed from this frame.
-pub fn make_error(frame: &mut Frame<'_>, packet: &Packet, source: Ipv4Addr, error: IcmpError) -> bool {
+pub(super) fn make_error(frame: &mut Frame<'_>, addresses: u64, error: IcmpError) -> bool {
     if !frame.prepend(IPV4_LEN + ICMP_LEN) {
         return false;
     }
@@ -68,8 +60,7 @@ pub fn make_error(frame: &mut Frame<'_>, packet: &Packet, source: Ipv4Addr, erro
     put16(ip, 2, total_len);
     ip[8] = INITIAL_TTL;
     ip[9] = 1;
-    put32(ip, 12, source.to_bits());
-    put32(ip, 16, packet.source().to_bits());
+    ip[12..20].copy_from_slice(&addresses.to_be_bytes());
     let header_checksum = !checksum::sum(&ip[..IPV4_LEN]);
     put16(ip, 10, header_checksum);
 
@@ -83,16 +74,19 @@ pub fn make_error(frame: &mut Frame<'_>, packet: &Packet, source: Ipv4Addr, erro
     true
 }
 
-/// Turns an ICMP error about a packet that we sent into one about the packet as it came to us, for the
-/// one who sent it. `to` is what packets in the error's direction become: its addresses are the
-/// error's new ones, and the quoted packet gets them the other way round. `moved` is what was added
-/// to the quoted segment's sequence number. Ethernet addresses are left to the caller.
-///
-/// # Panics
-/// When `packet` is no error parsed from this frame.
-pub fn relay_error(frame: &mut [u8], packet: &Packet, protocol: Protocol, to: &Translation, moved: u32) {
+/// [`Wire::relay_error`](super::Wire::relay_error) for IPv4.
+pub(super) fn relay_error(
+    frame: &mut [u8],
+    packet: &Packet<FlowKey>,
+    protocol: Protocol,
+    to: &Translation<FlowKey>,
+    moved: u32,
+    keep_source: bool,
+) {
     let (ip, icmp) = frame[ETHERNET_LEN..].split_at_mut(usize::from(packet.l4) - ETHERNET_LEN);
-    ip[12..20].copy_from_slice(&to.key.address_word().to_be_bytes());
+    let addresses = to.key.address_word().to_be_bytes();
+    let new = if keep_source { 4.. } else { 0.. };
+    ip[12..20][new.clone()].copy_from_slice(&addresses[new]);
     ip[8] -= 1;
     put16(ip, 10, 0);
     let header_checksum = !checksum::sum(ip);
@@ -104,8 +98,22 @@ pub fn relay_error(frame: &mut [u8], packet: &Packet, protocol: Protocol, to: &T
     inner[12..20].copy_from_slice(&original.address_word().to_be_bytes());
     let adjusted = checksum::adjust(be16(inner, 10), to.l3_difference);
     put16(inner, 10, adjusted);
-    put32(transport, 0, original.port_word());
-    let mut difference = to.l4_difference;
+    adjust_quoted(transport, protocol, original.port_word(), to.l4_difference, moved);
+    put16(icmp, 2, 0);
+    let icmp_checksum = !checksum::sum(icmp);
+    put16(icmp, 2, icmp_checksum);
+}
+
+/// Gives a quoted transport header, of which there are at least eight bytes, its first ports again.
+/// `moved` is what was added to its sequence number.
+pub(super) fn adjust_quoted(
+    transport: &mut [u8],
+    protocol: Protocol,
+    ports: u32,
+    mut difference: u16,
+    moved: u32,
+) {
+    put32(transport, 0, ports);
     if protocol == Protocol::Tcp && moved != 0 {
         let (old, new) = (be32(transport, 4), be32(transport, 4).wrapping_sub(moved));
         put32(transport, 4, new);
@@ -121,15 +129,4 @@ pub fn relay_error(frame: &mut [u8], packet: &Packet, protocol: Protocol, to: &T
         let adjusted = checksum::adjust(be16(transport, field), difference);
         put16(transport, field, adjusted);
     }
-    put16(icmp, 2, 0);
-    let icmp_checksum = !checksum::sum(icmp);
-    put16(icmp, 2, icmp_checksum);
-}
-
-/// Whether the packet forbids fragmentation.
-///
-/// # Panics
-/// When the frame holds no IPv4 header.
-pub fn dont_fragment(frame: &[u8]) -> bool {
-    be16(frame, ETHERNET_LEN + 6) & 0x4000 != 0
 }

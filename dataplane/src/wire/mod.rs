@@ -1,18 +1,28 @@
 //! Bytes on the wire: offsets, byte order and checksums appear here and nowhere else.
 //!
-//! [`parse`] reads a frame once, checks it, and gives a [`Packet`] after which
-//! there is nothing left to check. [`translate`] changes addresses in place,
-//! [`shift_sequence`] moves sequence numbers, [`icmp`] turns a frame into an answer, [`checksum`] has the arithmetic.
+//! [`Wire::parse`] reads a frame once, checks it, and gives a [`Packet`] after which
+//! there is nothing left to check. [`Wire::translate`] changes addresses in place,
+//! [`shift_sequence`] moves sequence numbers, [`icmp`] and its twin for IPv6 turn a frame into an
+//! answer, [`checksum`] has the arithmetic.
 
 pub mod checksum;
+mod cross;
+mod family;
 pub mod icmp;
-mod parse;
+mod icmp6;
+mod ipv4;
+mod ipv6;
+mod packet;
 mod rewrite;
 mod sequence;
+mod transport;
+mod tunnel;
 
-pub use parse::{LinkTraits, Packet, Payload, TcpFlags, parse};
-pub use rewrite::{Translation, finish_partial_checksum, translate};
+pub use family::Wire;
+pub use packet::{LinkTraits, Packet, Payload, TcpFlags, Unfit};
+pub use rewrite::{Translation, differences, finish_partial_checksum};
 pub use sequence::{sequence_number, shift_sequence};
+pub use tunnel::{Encapsulation, GUE_PORT, Outer, encapsulate};
 
 /// Six octets that name a station on an Ethernet link.
 pub type Mac = [u8; 6];
@@ -24,17 +34,21 @@ pub type EthernetHeader = [u8; ETHERNET_LEN];
 pub const ETHERNET_LEN: usize = 14;
 /// Bytes of an IPv4 header without options (RFC 791 §3.1).
 pub const IPV4_LEN: usize = 20;
+/// Bytes of an IPv6 header without extensions (RFC 8200 §3).
+pub const IPV6_LEN: usize = 40;
 /// EtherType of IPv4.
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
+/// EtherType of IPv6.
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 /// EtherType of ARP (RFC 826).
 pub const ETHERTYPE_ARP: u16 = 0x0806;
 
-/// The header of an IPv4 frame from `source` to `destination`.
-pub fn ethernet_header(destination: Mac, source: Mac) -> EthernetHeader {
+/// The header of a frame of `ethertype` from `source` to `destination`.
+pub fn ethernet_header(destination: Mac, source: Mac, ethertype: u16) -> EthernetHeader {
     let mut header = [0; ETHERNET_LEN];
     header[..6].copy_from_slice(&destination);
     header[6..12].copy_from_slice(&source);
-    header[12..].copy_from_slice(&ETHERTYPE_IPV4.to_be_bytes());
+    header[12..].copy_from_slice(&ethertype.to_be_bytes());
     header
 }
 

@@ -1,28 +1,34 @@
 //! Changing addresses and ports in place, checksums by difference.
 
-use super::{ETHERNET_LEN, be16, be32, checksum, put16, put32};
-use crate::flow::{FlowKey, Protocol};
+use super::{ETHERNET_LEN, IPV6_LEN, be16, be32, checksum, put16, put32};
+use crate::flow::{FlowKey, FlowKey6, Key, Protocol};
 use crate::wire::Packet;
 
 /// The addresses that a packet gets, and what that does to its checksums.
 #[derive(Clone, Copy, Debug)]
-pub struct Translation {
+pub struct Translation<K> {
     /// The new source and destination.
-    pub key: FlowKey,
+    pub key: K,
     /// Difference of the IPv4 header checksum: addresses only.
     pub l3_difference: u16,
     /// Difference of the TCP or UDP checksum: addresses and ports.
     pub l4_difference: u16,
 }
 
-impl Translation {
-    /// The differences between flows `old` and `new`: (layer 3, layer 4).
-    pub fn differences(old: FlowKey, new: FlowKey) -> (u16, u16) {
-        let addresses = |key: FlowKey| checksum::fold(key.address_word());
-        let ports = |key: FlowKey| checksum::fold(u64::from(key.port_word()));
-        let l3 = checksum::difference(addresses(old), addresses(new));
-        (l3, checksum::add(l3, checksum::difference(ports(old), ports(new))))
+impl<K: Key> Translation<K> {
+    /// The same for packets that come from, or go to, the other family.
+    pub fn widen(&self) -> Translation<FlowKey6> {
+        let Self { key, l3_difference, l4_difference } = *self;
+        Translation { key: key.widen(), l3_difference, l4_difference }
     }
+}
+
+/// The differences between flows `old` and `new`: (layer 3, layer 4).
+pub fn differences<K: Key>(old: K, new: K) -> (u16, u16) {
+    let addresses = |key: K| checksum::fold(key.address_sum());
+    let ports = |key: K| checksum::fold(u64::from(key.port_word()));
+    let l3 = checksum::difference(addresses(old), addresses(new));
+    (l3, checksum::add(l3, checksum::difference(ports(old), ports(new))))
 }
 
 /// Gives the packet in `frame` new addresses and ports and takes one from its TTL.
@@ -36,7 +42,12 @@ impl Translation {
 /// # Panics
 /// When `packet` was not parsed from this frame.
 #[inline(always)]
-pub fn translate(frame: &mut [u8], packet: &Packet, protocol: Protocol, to: &Translation) {
+pub(super) fn translate4(
+    frame: &mut [u8],
+    packet: &Packet<FlowKey>,
+    protocol: Protocol,
+    to: &Translation<FlowKey>,
+) {
     let (ip, l4) = frame[ETHERNET_LEN..].split_at_mut(usize::from(packet.l4) - ETHERNET_LEN);
     let Some(header) = ip.first_chunk_mut::<20>() else { return };
 
@@ -47,6 +58,26 @@ pub fn translate(frame: &mut [u8], packet: &Packet, protocol: Protocol, to: &Tra
     put32(header, 8, ((word >> 16) - 0x0100) << 16 | u32::from(adjusted));
     header[12..20].copy_from_slice(&to.key.address_word().to_be_bytes());
 
+    translate_transport(l4, protocol, to);
+}
+
+/// [`translate4`] for IPv6, whose header has no checksum (RFC 8200 §3).
+#[inline(always)]
+pub(super) fn translate6(
+    frame: &mut [u8],
+    packet: &Packet<FlowKey6>,
+    protocol: Protocol,
+    to: &Translation<FlowKey6>,
+) {
+    let (ip, l4) = frame[ETHERNET_LEN..].split_at_mut(usize::from(packet.l4) - ETHERNET_LEN);
+    ip[7] -= 1;
+    ip[8..IPV6_LEN].copy_from_slice(&to.key.address_bytes());
+    translate_transport(l4, protocol, to);
+}
+
+/// New ports, and the checksum that follows from new addresses and ports.
+#[inline(always)]
+pub(super) fn translate_transport<K: Key>(l4: &mut [u8], protocol: Protocol, to: &Translation<K>) {
     put32(l4, 0, to.key.port_word());
     match protocol {
         Protocol::Tcp => {
@@ -72,18 +103,17 @@ pub fn translate(frame: &mut [u8], packet: &Packet, protocol: Protocol, to: &Tra
 ///
 /// # Panics
 /// When `packet` was not parsed from this frame.
-pub fn finish_partial_checksum(frame: &mut [u8], packet: &Packet, protocol: Protocol) -> bool {
+pub fn finish_partial_checksum<K: Key>(frame: &mut [u8], packet: &Packet<K>, protocol: Protocol) -> bool {
     let field_at = match protocol {
         Protocol::Tcp => 16,
         Protocol::Udp => 6,
     };
-    let (ip, l4) = frame[ETHERNET_LEN..].split_at_mut(usize::from(packet.l4) - ETHERNET_LEN);
+    let l4 = &mut frame[usize::from(packet.l4)..];
     let l4_len = match protocol {
         Protocol::Tcp => l4.len(),
         Protocol::Udp => usize::from(be16(l4, 4)),
     };
-    let addresses = checksum::fold(u64::from(be32(ip, 12)) + u64::from(be32(ip, 16)));
-    let pseudo = checksum::add(addresses, checksum::fold(protocol as u64 + l4_len as u64));
+    let pseudo = checksum::fold(packet.key.address_sum() + protocol as u64 + l4_len as u64);
     if be16(l4, field_at) != pseudo {
         return false;
     }

@@ -21,9 +21,9 @@ const TIMESTAMPS: u8 = 8;
 ///
 /// # Panics
 /// When `packet` is no TCP segment parsed from this frame.
-pub fn shift_sequence(
+pub fn shift_sequence<K>(
     frame: &mut [u8],
-    packet: &Packet,
+    packet: &Packet<K>,
     direction: Direction,
     offset: u32,
     without_timestamp: bool,
@@ -49,7 +49,7 @@ pub fn shift_sequence(
 ///
 /// # Panics
 /// When `packet` is no TCP segment parsed from this frame.
-pub fn sequence_number(frame: &[u8], packet: &Packet) -> u32 {
+pub fn sequence_number<K>(frame: &[u8], packet: &Packet<K>) -> u32 {
     be32(frame, usize::from(packet.l4) + 4)
 }
 

@@ -217,7 +217,7 @@ impl<P: Port> Worker<P> {
             },
             Verdict::Punt(from) => {
                 let frame = ControlFrame::copy_of(buffer.frame().bytes());
-                if self.link.report(Event::Arp { port: from, frame }).is_err() {
+                if self.link.report(Event::Neighbor { port: from, frame }).is_err() {
                     self.stats.drops(DropReason::ControlQueueFull).add(1);
                 }
                 self.free(buffer);
@@ -296,7 +296,7 @@ impl<P: Port> Worker<P> {
                 Command::List(query) => self.link.begin(query),
             }
         }
-        self.link.continue_list(self.director.sessions(), self.id, now);
+        self.link.continue_list(&self.director, self.id, now);
     }
 }
 

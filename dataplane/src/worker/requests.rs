@@ -2,9 +2,10 @@
 //! neither ever waits for the other.
 
 use crate::clock::Instant;
-use crate::flow::{Endpoint, Protocol};
+use crate::director::Director;
+use crate::flow::{Endpoint, Key, Protocol};
 use crate::ids::{PortId, WorkerId};
-use crate::session::{SessionTable, State};
+use crate::session::{ForwardMode, Session, State};
 use crate::snapshot::NextHop;
 use arrayvec::ArrayVec;
 use crossbeam_queue::ArrayQueue;
@@ -17,15 +18,15 @@ const COMMANDS: usize = 256;
 const QUERIES: usize = 16;
 /// Lines of the table that a list looks at in one turn: about 0.5 µs.
 const LINES_PER_TURN: usize = 128;
-/// Bytes of the largest frame that control exchanges with workers: ARP with padding.
-const CONTROL_FRAME_LEN: usize = 64;
+/// Bytes of the largest frame that control exchanges with workers: a router's advertisement with options.
+const CONTROL_FRAME_LEN: usize = 256;
 
 /// A small frame by value, so that no queue owns memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControlFrame(ArrayVec<u8, CONTROL_FRAME_LEN>);
 
 impl ControlFrame {
-    /// A copy of the frame's first 64 bytes.
+    /// A copy of the frame's first 256 bytes.
     pub fn copy_of(bytes: &[u8]) -> Self {
         Self(bytes.iter().copied().take(CONTROL_FRAME_LEN).collect())
     }
@@ -39,8 +40,8 @@ impl ControlFrame {
 /// What a worker tells control.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// An ARP frame came in.
-    Arp {
+    /// A frame about neighbours came in: ARP, or neighbour discovery.
+    Neighbor {
         /// The port it came by.
         port: PortId,
         /// The frame.
@@ -69,6 +70,8 @@ pub enum Command {
 pub struct SessionRecord {
     /// TCP or UDP.
     pub protocol: Protocol,
+    /// What becomes of its packets.
+    pub mode: ForwardMode,
     /// The four endpoints.
     pub client: Endpoint,
     /// What the client addresses.
@@ -172,25 +175,20 @@ impl WorkerLink {
 
     /// Looks at a few more lines for the list that was asked for first.
     #[inline]
-    pub(super) fn continue_list(&mut self, sessions: &SessionTable, worker: WorkerId, now: Instant) {
+    pub(super) fn continue_list(&mut self, director: &Director, worker: WorkerId, now: Instant) {
         let Some(query) = self.lists.first_mut() else { return };
-        let end = sessions.capacity().min(query.line + LINES_PER_TURN);
+        let (narrow, wide) = (director.sessions(), director.sessions6());
+        let lines = narrow.capacity() + wide.capacity();
+        let end = lines.min(query.line + LINES_PER_TURN);
         while query.line < end && query.records.len() < query.records.capacity() {
-            if let Some((_, session)) = sessions.line(query.line) {
-                query.records.push(SessionRecord {
-                    protocol: session.protocol(),
-                    client: session.client(),
-                    vip: session.vip(),
-                    local: session.local(),
-                    real: session.real(),
-                    state: session.state,
-                    worker,
-                    idle_ms: now.stamp().millis_since(session.last_seen),
-                });
-            }
+            let record = match query.line.checked_sub(narrow.capacity()) {
+                None => narrow.line(query.line).map(|(_, session)| record(session, worker, now)),
+                Some(line) => wide.line(line).map(|(_, session)| record(session, worker, now)),
+            };
+            query.records.extend(record);
             query.line += 1;
         }
-        query.finished = query.line >= sessions.capacity();
+        query.finished = query.line >= lines;
         if query.finished || query.records.len() == query.records.capacity() {
             let query = self.lists.remove(0);
             // Control never has more questions open than the queue holds; were it otherwise, the
@@ -199,5 +197,19 @@ impl WorkerLink {
                 self.lists.push(query);
             }
         }
+    }
+}
+
+fn record<K: Key>(session: &Session<K>, worker: WorkerId, now: Instant) -> SessionRecord {
+    SessionRecord {
+        protocol: session.protocol(),
+        mode: session.mode,
+        client: session.client(),
+        vip: session.vip(),
+        local: session.local(),
+        real: session.real(),
+        state: session.state,
+        worker,
+        idle_ms: now.stamp().millis_since(session.last_seen),
     }
 }

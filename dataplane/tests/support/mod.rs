@@ -9,34 +9,42 @@ use dataplane::flow::{Endpoint, FlowHasher, Protocol};
 use dataplane::frame::{BURST_SIZE, Frame};
 use dataplane::ids::{LocalId, PortId, ServerId, ServiceId};
 use dataplane::scheduler::{MaglevTable, Scheduler};
-use dataplane::session::{State, Timeouts};
+use dataplane::session::{ForwardMode, State, Timeouts};
 use dataplane::snapshot::{
-    AddressRole, LocalAddress, Map, Neighbor, Neighbors, Network, NextHop, PortConfig, RealServer, Routes,
-    Service, Services, Snapshot,
+    AddressRole, Listen, LocalAddress, Map, Neighbor, Neighbors, Network, NextHop, PortConfig, RealServer,
+    Routes, Service, ServiceOptions, Services, Snapshot,
 };
 use dataplane::stats::WorkerStats;
 use dataplane::steering::Seat;
-use dataplane::wire::{LinkTraits, Mac, ethernet_header};
+use dataplane::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, LinkTraits, Mac, ethernet_header};
 use pktgen_tests::conformance::{CLIENT_MAC, DIRECTOR_A, DIRECTOR_B, SERVER_MAC};
 use pktgen_tests::frames::Route;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 pub const A: PortId = PortId(0);
 pub const B: PortId = PortId(1);
-pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 50);
-pub const VIP: Ipv4Addr = Ipv4Addr::new(207, 175, 44, 110);
-pub const LOCAL: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 100);
-pub const SERVER: Ipv4Addr = Ipv4Addr::new(172, 16, 0, 50);
+pub const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 50));
+pub const VIP: IpAddr = IpAddr::V4(Ipv4Addr::new(207, 175, 44, 110));
+pub const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 16, 0, 100));
+pub const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 16, 0, 50));
+pub const CLIENT6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xa, 0, 0, 0, 0, 0x50));
+pub const VIP6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, 0x110));
+pub const LOCAL6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xb, 0, 0, 0, 0, 0x100));
+pub const SERVER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xb, 0, 0, 0, 0, 0x50));
 
-/// The topology of the conformance files, with as many servers as a test wants:
+/// The topology of the conformance files, and the same with IPv6, with as many servers as a test wants:
 /// 172.16.0.50:8080, 172.16.0.51:8080 and so on.
 #[derive(Clone)]
 pub struct Plan {
+    pub mode: ForwardMode,
+    pub options: Arc<ServiceOptions>,
     pub weights: Vec<u32>,
+    /// The place of the first server.
+    pub first_server: usize,
     pub scheduler: Scheduler,
-    pub locals: Vec<Ipv4Addr>,
+    pub locals: Vec<IpAddr>,
     pub sessions: usize,
     pub timeouts: Timeouts,
     pub kernel_peer: bool,
@@ -47,7 +55,10 @@ pub struct Plan {
 impl Default for Plan {
     fn default() -> Self {
         Self {
+            mode: ForwardMode::FullNat,
+            options: Arc::default(),
             weights: vec![1],
+            first_server: 0,
             scheduler: Scheduler::RoundRobin,
             locals: vec![LOCAL],
             sessions: 1_000,
@@ -59,61 +70,87 @@ impl Default for Plan {
     }
 }
 
-/// Builds the world of a plan. Server slots are their places, plus `first_server`.
+/// The address `at` places after another.
+pub fn nth(address: IpAddr, at: usize) -> IpAddr {
+    match address {
+        IpAddr::V4(address) => Ipv4Addr::from_bits(address.to_bits() + at as u32).into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() + at as u128).into(),
+    }
+}
+
+/// Places of IPv6 servers begin here.
+pub const FIRST_SERVER6: usize = 32;
+
+/// Builds the world of a plan. Server slots are their places.
 pub fn world(plan: &Plan) -> Snapshot {
     let link = |mac: Mac, mtu| LinkTraits { mac, mtu, kernel_peer: plan.kernel_peer };
     let network = |text: &str| text.parse::<Network>().unwrap();
     let ports = vec![
-        PortConfig { link: link(DIRECTOR_A, 1500), networks: vec![network("10.0.0.1/24")] },
-        PortConfig { link: link(DIRECTOR_B, plan.server_mtu), networks: vec![network("172.16.0.1/24")] },
+        PortConfig {
+            link: link(DIRECTOR_A, 1500),
+            networks: vec![network("10.0.0.1/24"), network("2001:db8:a::1/64")],
+        },
+        PortConfig {
+            link: link(DIRECTOR_B, plan.server_mtu),
+            networks: vec![network("172.16.0.1/24"), network("2001:db8:b::1/64")],
+        },
     ];
     let mut routes = Routes::default();
-    routes.add(network("0.0.0.0/0"), A, Some(CLIENT));
-    routes.add(network("10.0.0.1/24"), A, None);
-    routes.add(network("172.16.0.1/24"), B, None);
-    let known = |port, address, mac, own| {
-        let header = plan.neighbors_known.then(|| ethernet_header(mac, own));
+    routes.add_gateways(network("0.0.0.0/0"), &[NextHop { port: A, address: CLIENT }]);
+    routes.add_gateways(network("::/0"), &[NextHop { port: A, address: CLIENT6 }]);
+    for (port, config) in [A, B].into_iter().zip(&ports) {
+        config.networks.iter().for_each(|network| routes.add_link(*network, port));
+    }
+    let known = |port, address: IpAddr, mac, own| {
+        let ethertype = if address.is_ipv4() { ETHERTYPE_IPV4 } else { ETHERTYPE_IPV6 };
+        let header = plan.neighbors_known.then(|| ethernet_header(mac, own, ethertype));
         Some(Neighbor { hop: NextHop { port, address }, header })
     };
-    let mut neighbors = vec![known(A, CLIENT, CLIENT_MAC, DIRECTOR_A)];
-    let servers: Vec<_> = plan
-        .weights
-        .iter()
-        .enumerate()
-        .map(|(at, weight)| {
-            let address = Ipv4Addr::from_bits(SERVER.to_bits() + at as u32);
+    let mut neighbors =
+        vec![known(A, CLIENT, CLIENT_MAC, DIRECTOR_A), known(A, CLIENT6, CLIENT_MAC, DIRECTOR_A)];
+    let mut servers = |first: usize, address: &dyn Fn(usize) -> IpAddr| -> Vec<RealServer> {
+        let server = |(at, weight): (usize, &u32)| {
+            let at = at + plan.first_server;
+            let address = address(at);
             neighbors.push(known(B, address, SERVER_MAC, DIRECTOR_B));
-            RealServer { id: ServerId(at as u32), endpoint: Endpoint::new(address, 8080), weight: *weight }
-        })
-        .collect();
-    let mut addresses: Map<_, _> = Map::from_iter([
-        (Ipv4Addr::new(10, 0, 0, 1), AddressRole::Own),
-        (Ipv4Addr::new(172, 16, 0, 1), AddressRole::Own),
-        (VIP, AddressRole::Vip),
-    ]);
-    addresses.extend(plan.locals.iter().map(|address| (*address, AddressRole::Local(B))));
-    let service = |id, protocol| {
+            let id = ServerId((first + at) as u32);
+            RealServer { id, endpoint: Endpoint::new(address, 8080), weight: *weight }
+        };
+        plan.weights.iter().enumerate().map(server).collect()
+    };
+    let servers4 = servers(0, &|at| nth(SERVER, at));
+    let servers6 = servers(FIRST_SERVER6, &|at| nth(SERVER6, at));
+    let local = |at: usize, address: IpAddr| LocalAddress { id: LocalId(at as u16), address, port: B };
+    let locals4: Vec<_> = plan.locals.iter().enumerate().map(|(at, address)| local(at, *address)).collect();
+    let locals6 = [local(7, LOCAL6)];
+    let own = ports.iter().flat_map(|port| &port.networks).map(|network| (network.address, AddressRole::Own));
+    let mut addresses: Map<IpAddr, AddressRole> = own.collect();
+    addresses.extend([(VIP, AddressRole::Vip), (VIP6, AddressRole::Vip)]);
+    addresses.extend(locals4.iter().chain(&locals6).map(|local| (local.address, AddressRole::Local(B))));
+    let service = |id, protocol, vip: IpAddr, servers: &[RealServer], locals: &[LocalAddress]| {
         let weights: Vec<_> = servers.iter().map(|server| (server.endpoint, server.weight)).collect();
-        Service {
+        let service = Service {
             id: ServiceId(id),
             protocol,
-            listen: Endpoint::new(VIP, 8080),
+            mode: plan.mode,
             scheduler: plan.scheduler,
-            locals: plan
-                .locals
-                .iter()
-                .enumerate()
-                .map(|(at, address)| LocalAddress { id: LocalId(at as u16), address: *address, port: B })
-                .collect(),
-            servers: servers.clone().into(),
+            locals: locals.into(),
+            servers: servers.into(),
             maglev: MaglevTable::build(&weights).map(Box::new),
-        }
+            options: Arc::clone(&plan.options),
+        };
+        (vec![Listen::one(Endpoint::new(vip, 8080))], service)
     };
-    let mut world = Snapshot::empty(ports);
+    let mut world = Snapshot::empty(ports.clone());
     world.routes = Arc::new(routes);
+    world.services = Arc::new(Services::new(vec![
+        service(0, Protocol::Tcp, VIP, &servers4, &locals4),
+        service(1, Protocol::Udp, VIP, &servers4, &locals4),
+        service(2, Protocol::Tcp, VIP6, &servers6, &locals6),
+        service(3, Protocol::Udp, VIP6, &servers6, &locals6),
+    ]));
     world.neighbors = Arc::new(Neighbors::new(neighbors));
     world.addresses = Arc::new(addresses);
-    world.services = Arc::new(Services::new(vec![service(0, Protocol::Tcp), service(1, Protocol::Udp)]));
     world.timeouts = plan.timeouts;
     world
 }
@@ -152,7 +189,7 @@ impl Lab {
     /// A lab in a world that was built before.
     pub fn with_world(plan: &Plan, world: Snapshot) -> Self {
         let stats = Arc::new(WorkerStats::with_slots(2, 64, 8, 8));
-        let limits = Limits { sessions: plan.sessions, local_port_pairs: 64 };
+        let limits = Limits { sessions: plan.sessions, sessions6: plan.sessions, local_port_pairs: 64 };
         let hasher = FlowHasher::new([11, 22, 33, 44].map(|n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
         Self {
             director: Director::new(limits, hasher, Seat::alone(2), Arc::clone(&stats)),
@@ -240,4 +277,12 @@ pub fn inbound(client_port: u16) -> Route {
 pub fn answer_to(frame: &[u8]) -> Route {
     let (source, destination) = pktgen_tests::frames::endpoints(frame).unwrap();
     Route { source_mac: SERVER_MAC, destination_mac: DIRECTOR_B, source: destination, destination: source }
+}
+
+/// An address's bytes.
+pub fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
 }

@@ -7,7 +7,7 @@
 mod support;
 
 use libfuzzer_sys::fuzz_target;
-use pktgen_tests::frames::{echo_request, fill_checksums, ipv4_frame, tcp_frame, udp_frame};
+use pktgen_tests::frames::{echo_request, fill_checksums, ip_frame, tcp_frame, udp_frame};
 use dataplane::snapshot::Snapshot;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -32,7 +32,7 @@ fuzz_target!(|data: &[u8]| {
             (4, Some(seen)) => (B, udp_frame(&answer_to(seen), b"answer")),
             (5, Some(seen)) => {
                 let quote = &seen[14..seen.len().min(14 + 28 + usize::from(cut % 64))];
-                (B, ipv4_frame(&answer_to(seen), 1, 64, &[&[3, flags, 0, 0, 0, 0, 0, 0], quote].concat()))
+                (B, ip_frame(&answer_to(seen), 1, 64, &[&[3, flags, 0, 0, 0, 0, 0, 0], quote].concat()))
             }
             _ => (A, tcp_frame(&inbound(client), flags, b"data")),
         };

@@ -16,17 +16,17 @@ use super::raw::{self, suggestion};
 use super::{
     Config, Dataplane, Device, Hugepages, LoadError, Loaded, PortSpec, Problem, RouteSpec, RssSpec, Severity,
 };
+use dataplane::ids::PortId;
 use dataplane::session::{State, Timeouts};
-use dataplane::snapshot::Network;
+use dataplane::snapshot::{Network, NextHop};
 use dataplane::steering::ladder::Fields;
 use dataplane::steering::{KEY_LEN_MIN, TABLE_MAX};
 use std::collections::{HashMap, HashSet};
-use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::Spanned;
-use topology::{connected_port, is_own, is_unicast, networks, overlaps};
+use topology::{connected_port, is_link_local, is_own, is_unicast, networks, overlaps};
 use values::is_pci_address;
 
 const DEFAULT_SOCKET: &str = "/run/sluice/sluice.sock";
@@ -136,7 +136,16 @@ impl Checker<'_> {
                 }
             },
         };
-        Dataplane { workers, session_capacity, hugepages }
+        let session_capacity_ipv6 = raw.session_capacity_ipv6.as_ref().and_then(|value| {
+            let remedy = "it counts sessions with an IPv6 address per worker";
+            self.number(value, "dataplane.session_capacity_ipv6", 1..MAX_SESSIONS + 1, remedy)
+        });
+        Dataplane {
+            workers,
+            session_capacity,
+            session_capacity_ipv6: session_capacity_ipv6.map(|number| number as usize),
+            hugepages,
+        }
     }
 
     fn socket(&mut self, raw: &raw::Admin) -> PathBuf {
@@ -300,46 +309,80 @@ impl Checker<'_> {
             let raw = entry.get_ref();
             let (to_key, via_key) = (format!("route[{at}].to"), format!("route[{at}].via"));
             let to = self.network(&raw.to, &to_key);
-            let via = self.address(&raw.via, &via_key);
             if let Some(to) = to
-                && to.address.to_bits() & !to.mask() != 0
+                && to.address != to.base()
             {
-                let clean = Network { address: Ipv4Addr::from_bits(to.address.to_bits() & to.mask()), ..to };
+                let clean = Network { address: to.base(), ..to };
                 self.error(
                     raw.to.span(),
                     &to_key,
                     format!("{to} has bits set behind its prefix; write {clean}"),
                 );
             }
-            let (Some(to), Some(via)) = (to, via) else { continue };
-            let Some(port) = connected_port(ports, via) else {
-                self.error(
-                    raw.via.span(),
-                    &via_key,
-                    format!(
-                        "gateway {via} is on no port's network; it must be a neighbour ({})",
-                        networks(ports)
-                    ),
-                );
-                continue;
-            };
-            if is_own(ports, via) {
-                self.error(
-                    raw.via.span(),
-                    &via_key,
-                    format!("gateway {via} is the appliance itself; name the router"),
-                );
+            let Some(to) = to else { continue };
+            let mut hops = Vec::new();
+            for text in raw.via.get_ref().iter() {
+                let text = Spanned::new(raw.via.span(), text.clone());
+                hops.extend(self.gateway(&text, &via_key, raw.port.as_ref(), to, ports));
+            }
+            if raw.via.get_ref().iter().next().is_none() {
+                self.error(raw.via.span(), &via_key, "there is no gateway; name one");
             }
             if routes.iter().any(|other| other.to == to) {
-                self.error(
-                    raw.to.span(),
-                    &to_key,
-                    format!("there is another route to {to}; several next hops come with a later version"),
+                let message = format!(
+                    "there is another route to {to}; write one route with via = [\"GATEWAY\", \"GATEWAY\"]"
                 );
+                self.error(raw.to.span(), &to_key, message);
             }
-            routes.push(RouteSpec { to, via, port });
+            routes.push(RouteSpec { to, hops });
         }
         routes
+    }
+
+    /// A gateway of a route to `to`: on the network of a port, or link-local on the one that is named.
+    fn gateway(
+        &mut self,
+        text: &Spanned<String>,
+        key: &str,
+        port: Option<&Spanned<String>>,
+        to: Network,
+        ports: &[PortSpec],
+    ) -> Option<NextHop> {
+        let via = self.address(text, key)?;
+        if via.is_ipv4() != to.address.is_ipv4() {
+            let message =
+                format!("gateway {via} and destination {to} are of two families; name one of {to}'s");
+            self.error(text.span(), key, message);
+            return None;
+        }
+        let named = match port {
+            None => None,
+            Some(name) => {
+                let at = ports.iter().position(|port| port.name == *name.get_ref());
+                if at.is_none() {
+                    let names: Vec<_> = ports.iter().map(|port| port.name.as_str()).collect();
+                    let message =
+                        format!("`{}` is no port; {}", name.get_ref(), suggestion(name.get_ref(), &names));
+                    self.error(name.span(), key, message);
+                    return None;
+                }
+                at
+            }
+        };
+        let found = if is_link_local(via) { named } else { connected_port(ports, via) };
+        let Some(at) = found else {
+            let message = if is_link_local(via) {
+                format!("gateway {via} is link-local; say on which port it is: port = \"NAME\"")
+            } else {
+                format!("gateway {via} is on no port's network; it must be a neighbour ({})", networks(ports))
+            };
+            self.error(text.span(), key, message);
+            return None;
+        };
+        if is_own(ports, via) {
+            self.error(text.span(), key, format!("gateway {via} is the appliance itself; name the router"));
+        }
+        Some(NextHop { port: PortId(at as u16), address: via })
     }
 
     fn timeouts(&mut self, raw: &raw::Timeouts) -> Timeouts {

@@ -1,18 +1,63 @@
 //! Services, their servers, and that each address serves one purpose.
 
-use super::topology::{connected_port, is_broadcast, is_own, is_unicast, networks, port_towards};
+use super::topology::{
+    connected_port, is_broadcast, is_link_local, is_own, is_unicast, networks, port_towards,
+};
 use super::{Checker, raw, suggestion};
-use crate::config::{ForwardMode, HealthSpec, PortSpec, RouteSpec, ServerSpec, ServiceSpec, Severity};
-use dataplane::flow::{Endpoint, Protocol};
+use crate::config::{HealthSpec, PortSpec, RouteSpec, ServerSpec, ServiceSpec, Severity};
+use dataplane::flow::{Endpoint, Family, Protocol};
 use dataplane::ids::{MAX_LOCALS, MAX_SERVERS, MAX_SERVICES};
 use dataplane::scheduler::Scheduler;
+use dataplane::session::ForwardMode;
+use dataplane::snapshot::{Listen, Network, ServiceOptions, Tunnel};
+use dataplane::wire::{Encapsulation, GUE_PORT};
 use std::collections::{HashMap, HashSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 use toml::Spanned;
 
 /// ipvsadm's range.
 const MAX_WEIGHT: i64 = 65_535;
+
+/// What a service asks of its servers.
+struct Wanted<'a> {
+    mode: ForwardMode,
+    listens: &'a [Listen],
+    locals: &'a [IpAddr],
+}
+
+impl Wanted<'_> {
+    /// The port of the service, if it has only one.
+    fn l4_port(&self) -> Option<u16> {
+        let [listen] = self.listens else { return None };
+        listen.single().map(|endpoint| endpoint.l4_port)
+    }
+
+    /// Why packets cannot reach a server in this mode.
+    fn problem(&self, server: Endpoint) -> Option<String> {
+        let (name, family) = (self.mode.name(), Family::of(server.address));
+        let other = self.listens.iter().find(|listen| Family::of(listen.network.address) != family);
+        match self.mode {
+            ForwardMode::FullNat if self.locals.iter().all(|local| Family::of(*local) != family) => {
+                Some(format!(
+                    "none of the local addresses is of {}'s family; add one that the server can answer",
+                    server.address
+                ))
+            }
+            ForwardMode::Nat | ForwardMode::DirectRoute if other.is_some() => Some(format!(
+                "{name} does not change the family of packets; use a server of the VIP's family, or fullnat"
+            )),
+            ForwardMode::DirectRoute | ForwardMode::Tunnel
+                if server.l4_port != 0 && self.l4_port() != Some(server.l4_port) =>
+            {
+                Some(format!(
+                    "{name} cannot change ports, because the packet reaches the server as it is; leave the port away, or use nat or fullnat"
+                ))
+            }
+            _ => None,
+        }
+    }
+}
 
 impl Checker<'_> {
     pub(super) fn services(
@@ -40,11 +85,12 @@ impl Checker<'_> {
                     format!("`{}` names another service already; choose another name", service.name);
                 self.error(raw.name.span(), &format!("service[{at}].name"), message);
             }
-            if let Some(other) = listens.insert((service.protocol, service.listen), service.name.clone()) {
+            for listen in &service.listens {
+                let key = (service.protocol, listen.clone());
+                let Some(other) = listens.insert(key, service.name.clone()) else { continue };
                 let message = format!(
-                    "{} {} is service `{other}`'s already; use another address or port",
-                    service.protocol.name(),
-                    service.listen
+                    "{} {listen} is service `{other}`'s already; use another address or port",
+                    service.protocol.name()
                 );
                 self.error(raw.listen.span(), &format!("service[{at}].listen"), message);
             }
@@ -65,7 +111,13 @@ impl Checker<'_> {
 
     /// An address serves one purpose: VIPs are not local addresses, and neither is a server.
     fn check_roles(&mut self, list: &[Spanned<raw::Service>], services: &[ServiceSpec]) {
-        let vips: HashSet<_> = services.iter().map(|service| service.listen.address).collect();
+        let listens = || services.iter().flat_map(|service| &service.listens);
+        let vips: HashSet<_> = listens().map(|listen| listen.network.address).collect();
+        let prefixes: Vec<_> =
+            listens().map(|listen| listen.network).filter(|network| !network.is_host()).collect();
+        let is_vip = |address: IpAddr| {
+            vips.contains(&address) || prefixes.iter().any(|network| network.contains(address))
+        };
         let locals: HashSet<_> =
             services.iter().flat_map(|service| service.local_addresses.iter().copied()).collect();
         if locals.len() > MAX_LOCALS {
@@ -79,7 +131,7 @@ impl Checker<'_> {
         for (at, entry) in list.iter().enumerate() {
             let raw = entry.get_ref();
             for (n, text) in raw.local_addresses.iter().enumerate() {
-                if text.get_ref().parse().is_ok_and(|address: Ipv4Addr| vips.contains(&address)) {
+                if text.get_ref().parse().is_ok_and(is_vip) {
                     let message = format!(
                         "{} is a VIP; a local address must be another, because servers answer to it",
                         text.get_ref()
@@ -89,9 +141,13 @@ impl Checker<'_> {
             }
             for (n, server) in raw.server.iter().enumerate() {
                 let text = &server.get_ref().address;
-                let host = text.get_ref().split(':').next().unwrap_or_default();
-                let Ok(address) = host.parse::<Ipv4Addr>() else { continue };
-                if vips.contains(&address) || locals.contains(&address) {
+                let Some(address) = services.iter().find_map(|service| {
+                    let is_service = service.name == *raw.name.get_ref();
+                    service.servers.get(n).filter(|_| is_service).map(|server| server.endpoint.address)
+                }) else {
+                    continue;
+                };
+                if is_vip(address) || locals.contains(&address) {
                     let message = format!(
                         "{address} is one of the appliance's VIPs or local addresses; a server must be another host"
                     );
@@ -112,18 +168,10 @@ impl Checker<'_> {
         let key = |field: &str| format!("service[{at}].{field}");
         self.check_name(&raw.name, &key("name"));
         let protocol = self.protocol(raw.protocol.as_ref(), &key("protocol"));
-        self.forward(raw.forward.as_ref(), &key("forward"));
+        let mode = self.forward(raw.forward.as_ref(), &key("forward"))?;
         let scheduler = self.scheduler(raw.scheduler.as_ref(), &key("scheduler"));
-        let listen = self.endpoint(&raw.listen, &key("listen"), None);
-        if let Some(Endpoint { address, .. }) = listen
-            && (!is_unicast(address) || is_broadcast(ports, address))
-        {
-            self.error(
-                raw.listen.span(),
-                &key("listen"),
-                format!("{address} is no host's address; choose a VIP"),
-            );
-        }
+        let listens = self.listens(&raw.listen, &key("listen"), ports)?;
+        let tunnel = self.tunnel(raw.tunnel.as_ref(), mode, &key("tunnel"), ports);
 
         let mut local_addresses = Vec::new();
         for (n, text) in raw.local_addresses.iter().enumerate() {
@@ -151,18 +199,22 @@ impl Checker<'_> {
             }
             local_addresses.push(address);
         }
-        if raw.local_addresses.is_empty() {
+        if raw.local_addresses.is_empty() && mode == ForwardMode::FullNat {
             let message = "a fullnat service without local addresses cannot forward; add local_addresses = [\"ADDRESS\"] from the network of the port towards the servers";
             self.error(entry.span(), &key("local_addresses"), message);
+        } else if let (Some(first), false) = (raw.local_addresses.first(), mode == ForwardMode::FullNat) {
+            let message = format!(
+                "a {} service has no local addresses, because its servers see the client's; remove them, or use fullnat",
+                mode.name()
+            );
+            self.error(first.span(), &key("local_addresses"), message);
         }
 
         let mut servers: Vec<ServerSpec> = Vec::new();
         for (n, server) in raw.server.iter().enumerate() {
             let prefix = format!("service[{at}].server[{n}]");
-            let default_port = listen.map(|listen| listen.l4_port);
-            if let Some(server) =
-                self.server(server.get_ref(), &prefix, default_port, ports, routes, &local_addresses)
-            {
+            let wanted = Wanted { mode, listens: &listens, locals: &local_addresses };
+            if let Some(server) = self.server(server.get_ref(), &prefix, &wanted, ports, routes) {
                 if servers.iter().any(|other| other.endpoint == server.endpoint) {
                     let place = raw.server[n].get_ref().address.span();
                     self.error(
@@ -193,36 +245,162 @@ impl Checker<'_> {
         let health = raw.health.as_ref().and_then(|health| self.health(health, at));
         Some(ServiceSpec {
             name: raw.name.get_ref().clone(),
-            listen: listen?,
+            listens,
             protocol: protocol?,
-            forward: ForwardMode::FullNat,
+            forward: mode,
             scheduler: scheduler?,
             local_addresses,
+            tunnel,
             servers,
             health,
         })
+    }
+
+    /// What clients connect to: addresses and ports, and no more than a machine can tell apart.
+    fn listens(
+        &mut self,
+        value: &Spanned<raw::OneOrMany>,
+        key: &str,
+        ports: &[PortSpec],
+    ) -> Option<Vec<Listen>> {
+        let mut listens = Vec::new();
+        for text in value.get_ref().iter() {
+            let listen: Listen = match text.parse() {
+                Ok(listen) => listen,
+                Err(message) => {
+                    self.error(value.span(), key, message);
+                    continue;
+                }
+            };
+            let address = listen.network.address;
+            if !is_unicast(address)
+                || is_link_local(address)
+                || is_broadcast(ports, address) && listen.network.is_host()
+            {
+                self.error(value.span(), key, format!("{address} is no host's address; choose a VIP"));
+            }
+            let own = ports.iter().flat_map(|port| &port.addresses).map(|own| own.address);
+            if let Some(own) =
+                own.into_iter().find(|own| !listen.network.is_host() && listen.network.contains(*own))
+            {
+                let message = format!(
+                    "{} has {own} in it, a port's own address; choose another prefix",
+                    listen.network
+                );
+                self.error(value.span(), key, message);
+            }
+            if listens.contains(&listen) {
+                self.error(value.span(), key, format!("{listen} is listed twice"));
+            }
+            listens.push(listen);
+        }
+        if value.get_ref().iter().next().is_none() {
+            self.error(value.span(), key, "there is nothing to listen on; write ADDRESS:PORT");
+        }
+        (!listens.is_empty()).then_some(listens)
+    }
+
+    /// How packets of a tunnelled service are packed.
+    fn tunnel(
+        &mut self,
+        value: Option<&Spanned<raw::Tunnel>>,
+        mode: ForwardMode,
+        key: &str,
+        ports: &[PortSpec],
+    ) -> Tunnel {
+        let default = ServiceOptions::default().tunnel;
+        let Some(value) = value else { return default };
+        if mode != ForwardMode::Tunnel {
+            let message = format!(
+                "a {} service has no tunnel; remove this, or write forward = \"tunnel\"",
+                mode.name()
+            );
+            self.error(value.span(), key, message);
+        }
+        let raw = value.get_ref();
+        let l4_port = match &raw.port {
+            None => Some(i64::from(GUE_PORT)),
+            // Small numbers stand for the other kinds.
+            Some(port) => {
+                self.number(port, &format!("{key}.port"), 2..65_536, "it is where servers take GUE")
+            }
+        };
+        let encapsulation = match raw.kind.get_ref().as_str() {
+            "ipip" => Encapsulation::Ipip,
+            "gre" => Encapsulation::Gre,
+            "gue" => Encapsulation::Gue(l4_port.unwrap_or_default() as u16),
+            other => {
+                let message = format!("`{other}` is unknown; {}", suggestion(other, &["ipip", "gre", "gue"]));
+                self.error(raw.kind.span(), &format!("{key}.type"), message);
+                return default;
+            }
+        };
+        if let (Some(port), Encapsulation::Ipip | Encapsulation::Gre) = (&raw.port, encapsulation) {
+            let message = format!("{} has no port; remove it, or use gue", encapsulation.name());
+            self.error(port.span(), &format!("{key}.port"), message);
+        }
+        let mut sources: Vec<Network> = Vec::new();
+        for (n, text) in raw.sources.iter().enumerate() {
+            let key = format!("{key}.sources[{n}]");
+            let Some(network) = self.network(text, &key) else { continue };
+            if network.address != network.base() {
+                let clean = Network { address: network.base(), ..network };
+                self.error(
+                    text.span(),
+                    &key,
+                    format!("{network} has bits set behind its prefix; write {clean}"),
+                );
+            } else if sources.iter().any(|other| other.address.is_ipv4() == network.address.is_ipv4()) {
+                self.error(text.span(), &key, "one network of each family is enough; write a larger one");
+            } else if ports.iter().any(|port| port.addresses.iter().any(|own| network.contains(own.address)))
+            {
+                let message =
+                    format!("{network} has a port's own address in it; use a network that nobody has");
+                self.error(text.span(), &key, message);
+            }
+            sources.push(network);
+        }
+        Tunnel { encapsulation, sources }
     }
 
     fn server(
         &mut self,
         raw: &raw::Server,
         prefix: &str,
-        default_port: Option<u16>,
+        wanted: &Wanted<'_>,
         ports: &[PortSpec],
         routes: &[RouteSpec],
-        locals: &[Ipv4Addr],
     ) -> Option<ServerSpec> {
         let key = format!("{prefix}.address");
-        let endpoint = self.endpoint(&raw.address, &key, default_port);
-        if let Some(Endpoint { address, .. }) = endpoint {
+        let endpoint = self.endpoint(&raw.address, &key).map(|(address, l4_port)| Endpoint {
+            address,
+            l4_port: l4_port.unwrap_or(wanted.l4_port().unwrap_or(0)),
+        });
+        let locals = wanted.locals;
+        if let Some(endpoint) = endpoint {
+            let address = endpoint.address;
+            let problem = wanted.problem(endpoint);
             if !is_unicast(address) {
                 self.error(raw.address.span(), &key, format!("{address} is no host's address"));
+            } else if is_link_local(address) {
+                let message = format!(
+                    "{address} means something on one link only; use a global or unique local address"
+                );
+                self.error(raw.address.span(), &key, message);
             } else if is_own(ports, address) {
                 self.error(
                     raw.address.span(),
                     &key,
                     format!("{address} is the appliance itself; a server must be another host"),
                 );
+            } else if let Some(message) = problem {
+                self.error(raw.address.span(), &key, message);
+            } else if wanted.mode == ForwardMode::DirectRoute && connected_port(ports, address).is_none() {
+                let message = format!(
+                    "{address} is on no port's network ({}); dr reaches servers on a link only, so use tunnel for this one",
+                    networks(ports)
+                );
+                self.error(raw.address.span(), &key, message);
             } else {
                 match port_towards(ports, routes, address) {
                     None => {
@@ -278,16 +456,20 @@ impl Checker<'_> {
         }
     }
 
-    fn forward(&mut self, value: Option<&Spanned<String>>, key: &str) {
-        let Some(value) = value else { return };
-        match value.get_ref().as_str() {
-            "fullnat" => {}
-            later @ ("nat" | "dr" | "tunnel" | "snat") => {
-                self.error(value.span(), key, format!("`{later}` comes with a later version; use fullnat"));
+    fn forward(&mut self, value: Option<&Spanned<String>>, key: &str) -> Option<ForwardMode> {
+        let Some(value) = value else { return Some(ForwardMode::FullNat) };
+        let name = value.get_ref().as_str();
+        let known = ForwardMode::ALL.map(ForwardMode::name);
+        match ForwardMode::ALL.into_iter().find(|mode| mode.name() == name) {
+            Some(ForwardMode::Snat) => {
+                self.error(value.span(), key, "`snat` comes with a later version");
+                None
             }
-            other => {
-                let message = format!("`{other}` is unknown; {}", suggestion(other, &["fullnat"]));
+            Some(mode) => Some(mode),
+            None => {
+                let message = format!("`{name}` is unknown; {}", suggestion(name, &known));
                 self.error(value.span(), key, message);
+                None
             }
         }
     }

@@ -2,34 +2,46 @@
 
 use crate::config::{PortSpec, RouteSpec};
 use dataplane::snapshot::Network;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-pub(super) fn is_unicast(address: Ipv4Addr) -> bool {
-    !(address.octets()[0] == 0 || address.is_loopback() || address.octets()[0] >= 224)
+pub(super) fn is_unicast(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(four) => four.octets()[0] != 0 && !four.is_loopback() && four.octets()[0] < 224,
+        IpAddr::V6(six) => {
+            let is_plain = !six.is_unspecified() && !six.is_loopback() && !six.is_multicast();
+            is_plain && six.to_ipv4_mapped().is_none()
+        }
+    }
 }
 
 pub(super) fn overlaps(port: &PortSpec, network: Network) -> bool {
     port.addresses.iter().any(|other| other.contains(network.address) || network.contains(other.address))
 }
 
-pub(super) fn is_broadcast(ports: &[PortSpec], address: Ipv4Addr) -> bool {
+pub(super) fn is_broadcast(ports: &[PortSpec], address: IpAddr) -> bool {
     ports.iter().flat_map(|port| &port.addresses).any(|network| network.is_broadcast(address))
 }
 
-pub(super) fn is_own(ports: &[PortSpec], address: Ipv4Addr) -> bool {
+pub(super) fn is_own(ports: &[PortSpec], address: IpAddr) -> bool {
     ports.iter().any(|port| port.addresses.iter().any(|own| own.address == address))
 }
 
 /// The index of the port on whose network `address` is.
-pub(super) fn connected_port(ports: &[PortSpec], address: Ipv4Addr) -> Option<usize> {
+pub(super) fn connected_port(ports: &[PortSpec], address: IpAddr) -> Option<usize> {
     ports.iter().position(|port| port.addresses.iter().any(|network| network.contains(address)))
 }
 
+/// Whether an address means something on one link only, which it does not name.
+pub(super) fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+}
+
 /// The index of the port by which `address` is reached.
-pub(super) fn port_towards(ports: &[PortSpec], routes: &[RouteSpec], address: Ipv4Addr) -> Option<usize> {
+pub(super) fn port_towards(ports: &[PortSpec], routes: &[RouteSpec], address: IpAddr) -> Option<usize> {
     connected_port(ports, address).or_else(|| {
         let matching = routes.iter().filter(|route| route.to.contains(address));
-        matching.max_by_key(|route| route.to.prefix_len).map(|route| route.port)
+        let best = matching.max_by_key(|route| route.to.prefix_len)?;
+        best.hops.first().map(|hop| usize::from(hop.port.0))
     })
 }
 

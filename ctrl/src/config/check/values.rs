@@ -1,9 +1,8 @@
 //! Single values: numbers in a range, names, durations, addresses.
 
 use super::Checker;
-use dataplane::flow::Endpoint;
 use dataplane::snapshot::Network;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::time::Duration;
 use toml::Spanned;
@@ -69,64 +68,36 @@ impl Checker<'_> {
     }
 
     pub(super) fn network(&mut self, value: &Spanned<String>, key: &str) -> Option<Network> {
-        let text = value.get_ref();
-        if text.split('/').next().is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()) {
-            self.error(
-                value.span(),
-                key,
-                format!("`{text}` is IPv6, which comes with a later version; use IPv4"),
-            );
-            return None;
-        }
-        text.parse().map_err(|message: String| self.error(value.span(), key, message)).ok()
+        value.get_ref().parse().map_err(|message: String| self.error(value.span(), key, message)).ok()
     }
 
-    pub(super) fn address(&mut self, value: &Spanned<String>, key: &str) -> Option<Ipv4Addr> {
+    pub(super) fn address(&mut self, value: &Spanned<String>, key: &str) -> Option<IpAddr> {
         let text = value.get_ref();
         let address = text.parse().ok();
         if address.is_none() {
-            let message = if text.parse::<Ipv6Addr>().is_ok() {
-                format!("`{text}` is IPv6, which comes with a later version; use IPv4")
-            } else {
-                format!("`{text}` is no IPv4 address; write it as 10.0.0.200, without a prefix")
-            };
+            let message =
+                format!("`{text}` is no address; write it as 10.0.0.200 or 2001:db8::200, without a prefix");
             self.error(value.span(), key, message);
         }
         address
     }
 
-    pub(super) fn endpoint(
-        &mut self,
-        value: &Spanned<String>,
-        key: &str,
-        default_port: Option<u16>,
-    ) -> Option<Endpoint> {
+    /// An address with a port, or without one; IPv6 in brackets where a port follows.
+    pub(super) fn endpoint(&mut self, value: &Spanned<String>, key: &str) -> Option<(IpAddr, Option<u16>)> {
         let text = value.get_ref();
-        if text.starts_with('[') || text.parse::<Ipv6Addr>().is_ok() {
-            self.error(
-                value.span(),
-                key,
-                format!("`{text}` is IPv6, which comes with a later version; use IPv4"),
-            );
-            return None;
-        }
-        let (address, l4_port) = match (text.split_once(':'), default_port) {
-            (Some((address, l4_port)), _) => (address.parse().ok(), l4_port.parse::<u16>().ok()),
-            (None, Some(default_port)) => (text.parse().ok(), Some(default_port)),
-            (None, None) => (None, None),
-        };
-        match (address, l4_port) {
-            (Some(_), Some(0)) => {
+        let socket = text.parse::<SocketAddr>().map(|socket| (socket.ip(), Some(socket.port())));
+        let bare = text.trim_start_matches('[').trim_end_matches(']');
+        let endpoint = socket.or_else(|_| bare.parse::<IpAddr>().map(|address| (address, None)));
+        match endpoint {
+            Ok((_, Some(0))) => {
                 self.error(value.span(), key, format!("`{text}` has port 0; name a port from 1 to 65535"));
                 None
             }
-            (Some(address), Some(l4_port)) => Some(Endpoint { address, l4_port }),
-            (None, _) | (_, None) => {
-                self.error(
-                    value.span(),
-                    key,
-                    format!("`{text}` is not ADDRESS:PORT; write it as 192.0.2.10:80"),
-                );
+            Ok(endpoint) => Some(endpoint),
+            Err(_) => {
+                let message =
+                    format!("`{text}` is not ADDRESS:PORT; write it as 192.0.2.10:80 or [2001:db8::10]:80");
+                self.error(value.span(), key, message);
                 None
             }
         }

@@ -1,146 +1,28 @@
-//! From bytes to a [`Packet`]: every check that a header needs, once.
+//! Reading IPv4 frames: every check that a header needs, once.
 
-use super::{ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, IPV4_LEN, Mac, be16, be32, checksum};
+use super::packet::{LinkTraits, Packet, Payload, TcpFlags, Unfit, VALID_FLAGS};
+use super::{ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, transport};
+use super::{be16, be32, checksum, put16};
 use crate::drop::DropReason;
-use crate::flow::{FlowKey, Protocol};
+use crate::flow::{FlowKey, Key, Protocol};
 use crate::frame::Frame;
-use std::net::Ipv4Addr;
-
-/// What a port's link lets through, as far as parsing must know.
-#[derive(Clone, Copy, Debug)]
-pub struct LinkTraits {
-    /// The station address that frames for us carry.
-    pub mac: Mac,
-    /// Largest IP packet of the link, in bytes.
-    pub mtu: u16,
-    /// True where a kernel may hand over super-frames and partial checksums (af_packet, tap).
-    pub kernel_peer: bool,
-}
-
-/// One checked packet. Flat and small, because it waits between the director's stages.
-/// Offsets are from the frame's first byte.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Packet {
-    /// Its flow; an echo request has zero ports.
-    pub key: FlowKey,
-    /// Where the layer-4 header begins.
-    pub l4: u16,
-    /// The IPv4 total length, in bytes; the frame was cut to it.
-    pub total_len: u16,
-    /// Time to live, as it came.
-    pub ttl: u8,
-    /// TCP's flags, a valid combination; none for what is not TCP.
-    pub flags: TcpFlags,
-    /// What the packet carries.
-    pub payload: Payload,
-}
-
-/// What an IPv4 packet carries, as far as Sluice looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Payload {
-    /// A TCP segment or a UDP datagram.
-    Transport(Protocol),
-    /// An ICMP echo request with a right checksum.
-    EchoRequest,
-    /// An ICMP error with a right checksum about a packet of this protocol that we sent. The
-    /// packet's key is that of an answer to the quoted one: the session's own.
-    Error(Protocol),
-    /// An ARP frame; all other fields of the packet are zero.
-    Arp,
-}
-
-impl Packet {
-    /// Any ARP frame: control reads the rest.
-    pub const ARP: Self =
-        Self { key: FlowKey::NONE, l4: 0, total_len: 0, ttl: 0, flags: TcpFlags(0), payload: Payload::Arp };
-
-    /// The sender's address.
-    #[inline]
-    pub fn source(&self) -> Ipv4Addr {
-        self.key.source().address
-    }
-
-    /// The receiver's address.
-    #[inline]
-    pub fn destination(&self) -> Ipv4Addr {
-        self.key.destination().address
-    }
-}
-
-/// The control bits of a TCP header (RFC 9293 §3.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TcpFlags(u8);
-
-impl TcpFlags {
-    const FIN: u8 = 0x01;
-    const SYN: u8 = 0x02;
-    const RST: u8 = 0x04;
-    const ACK: u8 = 0x10;
-    const URG: u8 = 0x20;
-
-    /// Flags from their octet on the wire.
-    pub const fn from_octet(octet: u8) -> Self {
-        Self(octet)
-    }
-
-    /// The flags that decide about a connection's state: FIN, SYN, RST and ACK, and PSH, which
-    /// does not; below 32.
-    pub(crate) const fn deciding(self) -> u8 {
-        self.0 & 0x1f
-    }
-
-    /// Whether the sender has no more data.
-    pub const fn fin(self) -> bool {
-        self.0 & Self::FIN != 0
-    }
-
-    /// Whether the segment synchronises sequence numbers.
-    pub const fn syn(self) -> bool {
-        self.0 & Self::SYN != 0
-    }
-
-    /// Whether the segment resets the connection.
-    pub const fn rst(self) -> bool {
-        self.0 & Self::RST != 0
-    }
-
-    /// Whether the acknowledgement field is significant.
-    pub const fn ack(self) -> bool {
-        self.0 & Self::ACK != 0
-    }
-
-    /// Whether the segment opens a connection: SYN and nothing that contradicts it.
-    pub const fn opens(self) -> bool {
-        self.0 & (Self::SYN | Self::ACK | Self::RST | Self::FIN) == Self::SYN
-    }
-
-    /// Whether RFC 9293 allows the combination. PSH, ECE and CWR say nothing here.
-    const fn is_valid(self) -> bool {
-        let urgent_aside = self.0 & (Self::FIN | Self::SYN | Self::RST | Self::ACK);
-        match urgent_aside {
-            Self::SYN | Self::ACK => true,
-            _ if urgent_aside == Self::SYN | Self::ACK => self.0 & Self::URG == 0,
-            _ if urgent_aside == Self::RST || urgent_aside == Self::RST | Self::ACK => {
-                self.0 & Self::URG == 0
-            }
-            _ => urgent_aside == Self::FIN | Self::ACK,
-        }
-    }
-}
 
 /// Reads and checks `frame`, and cuts off its Ethernet padding. What it finds is written to
 /// `packet`, its place between the stages: packets that are returned are taken apart and put together.
 ///
 /// # Errors
-/// The reason why a malformed frame, or one that is not for us, must be dropped; `packet` is left
-/// as it was.
+/// Why the frame is no IPv4 packet for us; `packet` is left as it was.
 #[inline(always)]
-pub fn parse(frame: &mut Frame<'_>, link: &LinkTraits, packet: &mut Packet) -> Result<(), DropReason> {
+pub(super) fn parse(
+    frame: &mut Frame<'_>,
+    link: &LinkTraits,
+    packet: &mut Packet<FlowKey>,
+) -> Result<(), Unfit> {
     if let Some(plain) = parse_plain(frame.bytes(), link) {
         *packet = plain;
     } else {
         *packet = parse_any(frame.bytes(), link)?;
-        if packet.payload == Payload::Arp {
+        if packet.payload == Payload::Neighbor {
             return Ok(());
         }
     }
@@ -153,7 +35,7 @@ pub fn parse(frame: &mut Frame<'_>, link: &LinkTraits, packet: &mut Packet) -> R
 ///
 /// It asks the questions of `parse_any` in one go, at fixed offsets: 50 instructions less.
 #[inline(always)]
-fn parse_plain(bytes: &[u8], link: &LinkTraits) -> Option<Packet> {
+fn parse_plain(bytes: &[u8], link: &LinkTraits) -> Option<Packet<FlowKey>> {
     const L4: usize = ETHERNET_LEN + IPV4_LEN;
     let head: &[u8; L4 + 8] = bytes.first_chunk()?;
     let ip: &[u8; IPV4_LEN] = head[ETHERNET_LEN..].first_chunk()?;
@@ -174,13 +56,13 @@ fn parse_plain(bytes: &[u8], link: &LinkTraits) -> Option<Packet> {
         UDP => {
             let len = be16(transport, 4);
             let fits = len >= 8 && usize::from(len) + IPV4_LEN <= usize::from(total_len);
-            fits.then_some((Payload::Transport(Protocol::Udp), TcpFlags(0)))?
+            fits.then_some((Payload::Transport(Protocol::Udp), TcpFlags::NONE))?
         }
         TCP => {
-            let flags = TcpFlags(*bytes.get(L4 + 13)?);
+            let flags = TcpFlags::from_octet(*bytes.get(L4 + 13)?);
             let header_len = usize::from(bytes[L4 + 12] >> 4) * 4;
             let fits = header_len >= 20 && header_len + IPV4_LEN <= usize::from(total_len);
-            (fits && VALID_FLAGS[usize::from(flags.0)])
+            (fits && VALID_FLAGS[usize::from(bytes[L4 + 13])])
                 .then_some((Payload::Transport(Protocol::Tcp), flags))?
         }
         _ => return None,
@@ -196,32 +78,22 @@ fn parse_plain(bytes: &[u8], link: &LinkTraits) -> Option<Packet> {
     })
 }
 
-/// [`TcpFlags::is_valid`] of every octet.
-const VALID_FLAGS: [bool; 256] = {
-    let mut valid = [false; 256];
-    let mut octet = 0;
-    while octet < 256 {
-        valid[octet] = TcpFlags(octet as u8).is_valid();
-        octet += 1;
-    }
-    valid
-};
-
 /// [`parse`] for every frame, whatever it is.
 #[inline(never)]
-fn parse_any(bytes: &[u8], link: &LinkTraits) -> Result<Packet, DropReason> {
+fn parse_any(bytes: &[u8], link: &LinkTraits) -> Result<Packet<FlowKey>, Unfit> {
     let Some((ethernet, ip)) = bytes.split_first_chunk::<ETHERNET_LEN>() else {
-        return Err(DropReason::EthernetShort);
+        return Err(DropReason::EthernetShort.into());
     };
     match be16(ethernet, 12) {
         ETHERTYPE_IPV4 => {}
-        ETHERTYPE_ARP => return Ok(Packet::ARP),
-        _ => return Err(DropReason::EthertypeUnsupported),
+        ETHERTYPE_IPV6 => return Err(Unfit::Ipv6),
+        ETHERTYPE_ARP => return Ok(Packet::NEIGHBOR),
+        _ => return Err(DropReason::EthertypeUnsupported.into()),
     }
     if ethernet[..6] != link.mac {
-        return Err(DropReason::EthernetNotOurs);
+        return Err(DropReason::EthernetNotOurs.into());
     }
-    parse_ipv4(ip, link)
+    Ok(parse_ipv4(ip, link)?)
 }
 
 const TCP: u8 = Protocol::Tcp as u8;
@@ -230,7 +102,7 @@ const ICMP: u8 = 1;
 
 /// RFC 791 §3.1, and RFC 1812 §5.2.2 for what a router must check.
 #[inline]
-fn parse_ipv4(ip: &[u8], link: &LinkTraits) -> Result<Packet, DropReason> {
+fn parse_ipv4(ip: &[u8], link: &LinkTraits) -> Result<Packet<FlowKey>, DropReason> {
     let Some(fixed) = ip.first_chunk::<IPV4_LEN>() else {
         return Err(DropReason::Ipv4Short);
     };
@@ -270,15 +142,15 @@ fn parse_ipv4(ip: &[u8], link: &LinkTraits) -> Result<Packet, DropReason> {
     let addresses = u64::from(be32(fixed, 12)) << 32 | u64::from(be32(fixed, 16));
     let outer = |(payload, flags, ports)| (payload, flags, FlowKey::from_words(addresses, fixed[9], ports));
     let (payload, flags, key) = match fixed[9] {
-        TCP => outer(parse_tcp(body)?),
-        UDP => outer(parse_udp(body)?),
+        TCP => outer(transport::tcp(body)?),
+        UDP => outer(transport::udp(body)?),
         ICMP => {
             check_icmp(body)?;
             match body[..2] {
-                [ECHO_REQUEST, 0] => outer((Payload::EchoRequest, TcpFlags(0), 0)),
+                [ECHO_REQUEST, 0] => outer((Payload::EchoRequest, TcpFlags::NONE, 0)),
                 [UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM, _] => {
                     let (protocol, key) = quoted(&body[ICMP_LEN..], be32(fixed, 16))?;
-                    (Payload::Error(protocol), TcpFlags(0), key)
+                    (Payload::Error(protocol), TcpFlags::NONE, key)
                 }
                 _ => return Err(DropReason::IcmpUnsupported),
             }
@@ -323,37 +195,6 @@ fn check_options(mut options: &[u8]) -> Result<(), DropReason> {
     }
 }
 
-/// What a transport header says: the payload's kind, flags, and both ports in one word.
-type Transport = (Payload, TcpFlags, u32);
-
-#[inline]
-fn parse_tcp(body: &[u8]) -> Result<Transport, DropReason> {
-    let Some(header) = body.first_chunk::<20>() else {
-        return Err(DropReason::TcpShort);
-    };
-    let header_len = usize::from(header[12] >> 4) * 4;
-    if header_len < 20 || header_len > body.len() {
-        return Err(DropReason::TcpHeaderLength);
-    }
-    let flags = TcpFlags(header[13]);
-    if !flags.is_valid() {
-        return Err(DropReason::TcpFlags);
-    }
-    Ok((Payload::Transport(Protocol::Tcp), flags, be32(header, 0)))
-}
-
-#[inline]
-fn parse_udp(body: &[u8]) -> Result<Transport, DropReason> {
-    let Some(header) = body.first_chunk::<8>() else {
-        return Err(DropReason::UdpShort);
-    };
-    let len = usize::from(be16(header, 4));
-    if len < 8 || len > body.len() {
-        return Err(DropReason::UdpLength);
-    }
-    Ok((Payload::Transport(Protocol::Udp), TcpFlags(0), be32(header, 0)))
-}
-
 /// Types of RFC 792.
 const ECHO_REQUEST: u8 = 8;
 const UNREACHABLE: u8 = 3;
@@ -391,11 +232,34 @@ fn quoted(packet: &[u8], receiver: u32) -> Result<(Protocol, FlowKey), DropReaso
     Ok((protocol, FlowKey::from_words(addresses, ip[9], be32(transport, 0)).reversed()))
 }
 
+/// Takes one from the TTL of a packet.
+///
+/// # Panics
+/// When the frame holds no IPv4 header.
+#[inline]
+pub(super) fn hop(frame: &mut [u8]) {
+    let header = &mut frame[ETHERNET_LEN..];
+    header[8] -= 1;
+    // The TTL is the high octet of its word.
+    let adjusted = checksum::adjust(be16(header, 10), !0x0100);
+    put16(header, 10, adjusted);
+}
+
+/// Whether the packet forbids fragmentation.
+///
+/// # Panics
+/// When the frame holds no IPv4 header.
+pub(super) fn dont_fragment(frame: &[u8]) -> bool {
+    be16(frame, ETHERNET_LEN + 6) & 0x4000 != 0
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::Mac;
     use super::*;
     use pktgen_tests::frames::{Route, ones_sum, tcp_frame, udp_frame};
     use proptest::prelude::*;
+    use std::net::Ipv4Addr;
 
     const MAC: Mac = [2, 0, 0, 0, 0, 1];
 
@@ -403,8 +267,8 @@ mod tests {
         let route = Route {
             source_mac: [2; 6],
             destination_mac: MAC,
-            source: (Ipv4Addr::new(198, 51, 100, 7), 4000),
-            destination: (Ipv4Addr::new(192, 0, 2, 10), 80),
+            source: (Ipv4Addr::new(198, 51, 100, 7).into(), 4000),
+            destination: (Ipv4Addr::new(192, 0, 2, 10).into(), 80),
         };
         if tcp { tcp_frame(&route, 0x10, payload) } else { udp_frame(&route, payload) }
     }
@@ -450,34 +314,6 @@ mod tests {
             } else if let Ok(packet) = parse_any(&frame, &link) {
                 // What is left to the long way has options, or is no TCP or UDP.
                 prop_assert!(packet.l4 > 34 || !matches!(packet.payload, Payload::Transport(_)));
-            }
-        }
-    }
-
-    #[test]
-    fn tcp_flags_are_valid_in_the_combinations_of_rfc_9293() {
-        // (octet without PSH, ECE, CWR; valid)
-        let cases = [
-            (0x00, false), // null
-            (0x02, true),  // SYN
-            (0x22, true),  // SYN URG
-            (0x12, true),  // SYN ACK
-            (0x10, true),  // ACK
-            (0x30, true),  // ACK URG
-            (0x11, true),  // FIN ACK
-            (0x31, true),  // FIN ACK URG
-            (0x04, true),  // RST
-            (0x14, true),  // RST ACK
-            (0x01, false), // FIN alone
-            (0x03, false), // SYN FIN
-            (0x06, false), // SYN RST
-            (0x21, false), // FIN URG, as in a "christmas tree" with PSH
-            (0x3f, false), // everything
-            (0x20, false), // URG alone
-        ];
-        for (octet, valid) in cases {
-            for ignored in [0x00, 0x08, 0x40, 0x80, 0xc8] {
-                assert_eq!(TcpFlags(octet | ignored).is_valid(), valid, "{:#04x}", octet | ignored);
             }
         }
     }

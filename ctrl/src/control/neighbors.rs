@@ -1,0 +1,144 @@
+//! ARP and neighbour discovery for the appliance's addresses: answer, learn, ask.
+
+use super::{Control, Devices};
+use crate::arp::{Arp, BROADCAST};
+use crate::compile::port_of;
+use crate::log;
+use crate::nd;
+use dataplane::clock::Instant;
+use dataplane::ids::PortId;
+use dataplane::snapshot::{AddressRole, NextHop};
+use dataplane::wire::Mac;
+use dataplane::worker::{Command, ControlFrame};
+use std::net::IpAddr;
+
+impl<D: Devices> Control<D> {
+    /// Takes in one frame about neighbours.
+    pub(super) fn hear(&mut self, port: PortId, frame: &[u8], now: Instant) {
+        if let Some(arp) = Arp::parse(frame) {
+            self.hear_arp(port, &arp, now);
+        } else if let Some(message) = nd::parse(frame) {
+            self.hear_discovery(port, message, now);
+        }
+    }
+
+    /// RFC 826's algorithm.
+    fn hear_arp(&mut self, port: PortId, arp: &Arp, now: Instant) {
+        let (sender_mac, sender) = arp.sender;
+        let for_us = self.answers_for(port, arp.target.1.into());
+        if self.is_conflict(port, sender.into(), sender_mac, now) {
+            return;
+        }
+        self.learn(port, sender.into(), sender_mac, for_us, now);
+        if arp.is_request && for_us {
+            let answer = Arp {
+                is_request: false,
+                sender: (self.mac(port), arp.target.1),
+                target: (sender_mac, sender),
+            };
+            self.transmit(port, &answer.frame(sender_mac));
+        }
+    }
+
+    /// RFC 4861 §7.2.3 to §7.2.5.
+    fn hear_discovery(&mut self, port: PortId, message: nd::Message, now: Instant) {
+        match message {
+            nd::Message::Solicitation { target, sender, station } => {
+                let for_us = self.answers_for(port, target.into());
+                if let Some(station) = station.filter(|_| !sender.is_unspecified()) {
+                    if self.is_conflict(port, sender.into(), station, now) {
+                        return;
+                    }
+                    self.learn(port, sender.into(), station, for_us, now);
+                }
+                if for_us {
+                    self.transmit(port, &nd::advertisement(self.mac(port), target, sender, station));
+                }
+            }
+            nd::Message::Advertisement { target, station } => {
+                if !self.is_conflict(port, target.into(), station, now) {
+                    self.learn(port, target.into(), station, false, now);
+                }
+            }
+        }
+    }
+
+    /// Whether a station says that it has one of our addresses. If it is another station, we say again
+    /// whose it is, at most as often as announcements are sent (RFC 5227 §2.4).
+    fn is_conflict(&mut self, port: PortId, address: IpAddr, station: Mac, now: Instant) -> bool {
+        if self.world.role(address).is_none() {
+            return false;
+        }
+        if station != self.mac(port) && self.announcements.defend(port, address, now) {
+            let name = &self.config.ports[usize::from(port.0)].name;
+            log::say(format_args!("another station on port {name} uses {address}, which is ours"));
+        }
+        true
+    }
+
+    /// Notes where a neighbour is, if it is one. With `create`, also one that nobody asked for.
+    fn learn(&mut self, port: PortId, address: IpAddr, station: Mac, create: bool, now: Instant) {
+        let spec = &self.config.ports[usize::from(port.0)];
+        let is_link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+        if is_link_local || spec.addresses.iter().any(|network| network.contains(address)) {
+            self.neighbors.learn(NextHop { port, address }, station, create, now);
+        }
+    }
+
+    /// Asks for neighbours that are due.
+    pub(super) fn ask_neighbors(&mut self, now: Instant) {
+        for question in self.neighbors.tick(now) {
+            let port = question.hop.port;
+            let frame = match (self.source_towards(question.hop), question.hop.address) {
+                (Some(IpAddr::V4(source)), IpAddr::V4(target)) => {
+                    let sender = (self.mac(port), source);
+                    let arp = Arp { is_request: true, sender, target: ([0; 6], target) };
+                    arp.frame(question.station.unwrap_or(BROADCAST))
+                }
+                (Some(IpAddr::V6(source)), IpAddr::V6(target)) => {
+                    nd::solicitation((self.mac(port), source), target, question.station)
+                }
+                _ => continue,
+            };
+            self.transmit(port, &frame);
+        }
+    }
+
+    /// Gives a frame to the first worker to send. False when its queue is full.
+    pub(super) fn transmit(&self, port: PortId, frame: &[u8]) -> bool {
+        let command = Command::Transmit { port, frame: ControlFrame::copy_of(frame) };
+        self.links[0].ask(command).is_ok()
+    }
+
+    /// The station address of a port.
+    pub(super) fn mac(&self, port: PortId) -> Mac {
+        self.macs[usize::from(port.0)]
+    }
+
+    /// Whether we answer for `address` on `port`. A VIP on no port's network is routed to us,
+    /// so whoever asks for it on any link may have it.
+    fn answers_for(&self, port: PortId, address: IpAddr) -> bool {
+        match (self.world.role(address), port_of(&self.config, address)) {
+            // A local address that was removed, while sessions still use it.
+            (None, Some(home)) => home == port && self.is_local_in_use(address),
+            (None, None) => false,
+            (Some(_), Some(home)) => home == port,
+            (Some(AddressRole::Vip), None) => true,
+            (Some(AddressRole::Own | AddressRole::Local(_)), None) => false,
+        }
+    }
+
+    pub(super) fn is_local_in_use(&self, address: IpAddr) -> bool {
+        let id = self.registry.local_id(address);
+        id.is_some_and(|id| self.stats.iter().any(|stats| stats.local_ports_used(id).value() > 0))
+    }
+
+    /// The port's own address on the neighbour's network, or any of the same family.
+    fn source_towards(&self, hop: NextHop) -> Option<IpAddr> {
+        let spec = self.config.ports.get(usize::from(hop.port.0))?;
+        let network = spec.addresses.iter().find(|network| network.contains(hop.address));
+        let of_family =
+            || spec.addresses.iter().find(|network| network.address.is_ipv4() == hop.address.is_ipv4());
+        network.or_else(of_family).map(|network| network.address)
+    }
+}

@@ -1,0 +1,189 @@
+//! Messages of IPv6's neighbour discovery (RFC 4861), with smoltcp's wire formats.
+
+use dataplane::wire::Mac;
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::wire::{
+    EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, Icmpv6Packet, Icmpv6Repr, IpProtocol,
+    Ipv6Packet, Ipv6Repr, NdiscNeighborFlags, NdiscRepr, RawHardwareAddress,
+};
+use std::net::Ipv6Addr;
+
+/// What a message about a neighbour says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// Who has this address? From a sender that tells its station, unless it looks for its own doubles
+    /// (RFC 4862 §5.4).
+    Solicitation {
+        /// The address asked for.
+        target: Ipv6Addr,
+        /// Who asks; `::` when it has no address yet.
+        sender: Ipv6Addr,
+        /// Where it is.
+        station: Option<Mac>,
+    },
+    /// This address is at this station.
+    Advertisement {
+        /// The address.
+        target: Ipv6Addr,
+        /// Where it is.
+        station: Mac,
+    },
+}
+
+/// Everybody on the link (RFC 4291 §2.7.1).
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+/// RFC 4861: a message that was forwarded has less.
+const HOP_LIMIT: u8 = 255;
+
+/// Reads a frame; `None` when it is no well-formed message about a neighbour, or was forwarded.
+pub fn parse(frame: &[u8]) -> Option<Message> {
+    let ethernet = EthernetFrame::new_checked(frame).ok()?;
+    if ethernet.ethertype() != EthernetProtocol::Ipv6 {
+        return None;
+    }
+    let ip = Ipv6Packet::new_checked(ethernet.payload()).ok()?;
+    let header = Ipv6Repr::parse(&ip).ok()?;
+    if header.next_header != IpProtocol::Icmpv6 || header.hop_limit != HOP_LIMIT {
+        return None;
+    }
+    let packet = Icmpv6Packet::new_checked(ip.payload()).ok()?;
+    let capabilities = ChecksumCapabilities::default();
+    let message = Icmpv6Repr::parse(&header.src_addr, &header.dst_addr, &packet, &capabilities).ok()?;
+    match message {
+        Icmpv6Repr::Ndisc(NdiscRepr::NeighborSolicit { target_addr, lladdr }) => {
+            Some(Message::Solicitation {
+                target: target_addr,
+                sender: header.src_addr,
+                station: lladdr.and_then(station_of),
+            })
+        }
+        Icmpv6Repr::Ndisc(NdiscRepr::NeighborAdvert { target_addr, lladdr, .. }) => {
+            // Without the option it is the sender's station (RFC 4861 §7.2.5).
+            let station = lladdr.map_or(Some(ethernet.src_addr().0), station_of)?;
+            is_station(station).then_some(Message::Advertisement { target: target_addr, station })
+        }
+        _ => None,
+    }
+}
+
+fn station_of(address: RawHardwareAddress) -> Option<Mac> {
+    address.as_bytes().try_into().ok().filter(|mac| is_station(*mac))
+}
+
+fn is_station(mac: Mac) -> bool {
+    EthernetAddress(mac).is_unicast()
+}
+
+/// The question for `target`, from an address of ours: to one station, or to all that may have it.
+pub fn solicitation(own: (Mac, Ipv6Addr), target: Ipv6Addr, station: Option<Mac>) -> Vec<u8> {
+    let (mac, sender) = own;
+    let group = solicited_node(target);
+    let (destination, to) = match station {
+        Some(station) => (target, station),
+        None => (group, multicast_station(group)),
+    };
+    let message = NdiscRepr::NeighborSolicit { target_addr: target, lladdr: Some(hardware(mac)) };
+    frame((mac, sender), (to, destination), message)
+}
+
+/// The answer to a solicitation for `target`, which is ours. Who has no address yet is told through
+/// everybody.
+pub fn advertisement(mac: Mac, target: Ipv6Addr, asker: Ipv6Addr, station: Option<Mac>) -> Vec<u8> {
+    let is_known = !asker.is_unspecified();
+    let (destination, to) = match station {
+        Some(station) if is_known => (asker, station),
+        _ => (ALL_NODES, multicast_station(ALL_NODES)),
+    };
+    let mut flags = NdiscNeighborFlags::OVERRIDE;
+    flags.set(NdiscNeighborFlags::SOLICITED, is_known);
+    let message = NdiscRepr::NeighborAdvert { flags, target_addr: target, lladdr: Some(hardware(mac)) };
+    frame((mac, target), (to, destination), message)
+}
+
+/// An unsolicited advertisement for everybody (RFC 4861 §7.2.6).
+pub fn announcement(mac: Mac, target: Ipv6Addr) -> Vec<u8> {
+    let flags = NdiscNeighborFlags::OVERRIDE;
+    let message = NdiscRepr::NeighborAdvert { flags, target_addr: target, lladdr: Some(hardware(mac)) };
+    frame((mac, target), (multicast_station(ALL_NODES), ALL_NODES), message)
+}
+
+fn hardware(mac: Mac) -> RawHardwareAddress {
+    RawHardwareAddress::from(EthernetAddress(mac))
+}
+
+/// The group that whoever has an address listens to (RFC 4291 §2.7.1).
+fn solicited_node(address: Ipv6Addr) -> Ipv6Addr {
+    let low = address.to_bits() & 0xff_ffff;
+    Ipv6Addr::from_bits(0xff02_0000_0000_0000_0000_0001_ff00_0000 | low)
+}
+
+/// RFC 2464 §7.
+fn multicast_station(group: Ipv6Addr) -> Mac {
+    let [.., a, b, c, d] = group.octets();
+    [0x33, 0x33, a, b, c, d]
+}
+
+fn frame(from: (Mac, Ipv6Addr), to: (Mac, Ipv6Addr), message: NdiscRepr<'_>) -> Vec<u8> {
+    let message = Icmpv6Repr::Ndisc(message);
+    let header = Ipv6Repr {
+        src_addr: from.1,
+        dst_addr: to.1,
+        next_header: IpProtocol::Icmpv6,
+        payload_len: message.buffer_len(),
+        hop_limit: HOP_LIMIT,
+    };
+    let ethernet = EthernetRepr {
+        src_addr: EthernetAddress(from.0),
+        dst_addr: EthernetAddress(to.0),
+        ethertype: EthernetProtocol::Ipv6,
+    };
+    let len = EthernetFrame::<&[u8]>::header_len() + header.buffer_len() + message.buffer_len();
+    let mut bytes = vec![0; len];
+    let mut frame = EthernetFrame::new_unchecked(&mut bytes);
+    ethernet.emit(&mut frame);
+    let mut ip = Ipv6Packet::new_unchecked(frame.payload_mut());
+    header.emit(&mut ip);
+    let capabilities = ChecksumCapabilities::default();
+    message.emit(&from.1, &to.1, &mut Icmpv6Packet::new_unchecked(ip.payload_mut()), &capabilities);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAC: Mac = [2, 0, 0, 0, 0, 1];
+    const OWN: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
+    const OTHER: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0x12, 0x3456);
+
+    #[test]
+    fn messages_say_what_they_were_made_of() {
+        let question = solicitation((MAC, OWN), OTHER, None);
+        assert_eq!(question[..6], [0x33, 0x33, 0xff, 0x12, 0x34, 0x56]);
+        let said = Message::Solicitation { target: OTHER, sender: OWN, station: Some(MAC) };
+        assert_eq!(parse(&question), Some(said));
+
+        let answer = advertisement(MAC, OWN, OTHER, Some([2, 0, 0, 0, 0, 9]));
+        assert_eq!(answer[..6], [2, 0, 0, 0, 0, 9]);
+        let said = Message::Advertisement { target: OWN, station: MAC };
+        assert_eq!(parse(&answer), Some(said));
+        assert_eq!(parse(&announcement(MAC, OWN)), Some(said));
+
+        // Someone who makes sure that nobody has the address is answered through everybody.
+        let to_all = advertisement(MAC, OWN, Ipv6Addr::UNSPECIFIED, None);
+        assert_eq!(to_all[..6], [0x33, 0x33, 0, 0, 0, 1]);
+    }
+
+    #[test]
+    fn truncated_forwarded_and_damaged_messages_are_ignored() {
+        let frame = announcement(MAC, OWN);
+        for len in 0..frame.len() {
+            assert_eq!(parse(&frame[..len]), None, "{len} bytes");
+        }
+        for at in [21, 60] {
+            let mut damaged = frame.clone();
+            damaged[at] ^= 1;
+            assert_eq!(parse(&damaged), None, "byte {at}");
+        }
+    }
+}

@@ -1,0 +1,343 @@
+//! The services, and how a packet finds the one that it asks for.
+
+use super::{Map, Network};
+use crate::flow::{Endpoint, Protocol};
+use crate::ids::{LocalId, PortId, ServerId, ServiceId};
+use crate::scheduler::{MaglevTable, Scheduler};
+use crate::session::ForwardMode;
+use crate::wire::Encapsulation;
+use hashbrown::DefaultHashBuilder;
+use std::fmt;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::sync::Arc;
+
+/// All services, found by what they listen on, and the servers that they have.
+#[derive(Debug, Default)]
+pub struct Services {
+    /// One IPv4 address and port, in one word.
+    narrow: Map<u64, ServiceIndex>,
+    /// One IPv6 address and port.
+    wide: Map<(u128, u32), ServiceIndex>,
+    /// Prefixes and ranges of ports, the longest prefix first.
+    ranges: Vec<Range>,
+    list: Vec<Service>,
+    /// By [`ServerId`]: the service of this snapshot that has the server.
+    by_server: Vec<Option<ServiceIndex>>,
+    /// Servers whose answers come with the client's address as their destination.
+    answering: Map<(Protocol, Endpoint), ()>,
+}
+
+#[derive(Clone, Debug)]
+struct Range {
+    protocol: Protocol,
+    network: Network,
+    l4_ports: RangeInclusive<u16>,
+    service: ServiceIndex,
+}
+
+/// A service's place in one snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceIndex(u32);
+
+/// What clients connect to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Listen {
+    /// One address, or all of a prefix.
+    pub network: Network,
+    /// The ports.
+    pub l4_ports: RangeInclusive<u16>,
+}
+
+impl Listen {
+    /// One address and port.
+    pub fn one(endpoint: Endpoint) -> Self {
+        Self { network: Network::host(endpoint.address), l4_ports: endpoint.l4_port..=endpoint.l4_port }
+    }
+
+    /// The address and port, when it is one.
+    pub fn single(&self) -> Option<Endpoint> {
+        let one = self.network.is_host() && self.l4_ports.start() == self.l4_ports.end();
+        one.then(|| Endpoint::new(self.network.address, *self.l4_ports.start()))
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Network { address, prefix_len } = self.network;
+        let prefix = if self.network.is_host() { String::new() } else { format!("/{prefix_len}") };
+        match address {
+            IpAddr::V4(address) => write!(f, "{address}{prefix}:")?,
+            IpAddr::V6(address) => write!(f, "[{address}{prefix}]:")?,
+        }
+        match (*self.l4_ports.start(), *self.l4_ports.end()) {
+            (1, u16::MAX) => f.write_str("*"),
+            (first, last) if first == last => write!(f, "{first}"),
+            (first, last) => write!(f, "{first}-{last}"),
+        }
+    }
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    /// `ADDRESS:PORT`, with IPv6 in brackets; the address may have a prefix, and the port may be a
+    /// range `FIRST-LAST` or `*`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wanted = || {
+            format!(
+                "`{text}` is not ADDRESS:PORT; write it as 192.0.2.10:80, [2001:db8::10]:80, 192.0.2.10:8000-8099, 192.0.2.10:* or 192.0.2.0/28:80"
+            )
+        };
+        let (host, ports) = text.rsplit_once(':').ok_or_else(wanted)?;
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        if host.contains(':') && bare.is_none() {
+            return Err(wanted());
+        }
+        let host = bare.unwrap_or(host);
+        let network: Network = if host.contains('/') {
+            host.parse()?
+        } else {
+            Network::host(host.parse().map_err(|_| wanted())?)
+        };
+        if network.address != network.base() {
+            let clean = Network { address: network.base(), ..network };
+            return Err(format!("{network} has bits set behind its prefix; write {clean}"));
+        }
+        let number = |text: &str| text.parse::<u16>().map_err(|_| wanted());
+        let (first, last) = match (ports, ports.split_once('-')) {
+            ("*", _) => (1, u16::MAX),
+            (_, Some((first, last))) => (number(first)?, number(last)?),
+            (one, None) => (number(one)?, number(one)?),
+        };
+        if first == 0 {
+            return Err(format!("`{text}` has port 0; name a port from 1 to 65535"));
+        }
+        if first > last {
+            return Err(format!("`{text}`: the lower port comes first"));
+        }
+        Ok(Self { network, l4_ports: first..=last })
+    }
+}
+
+/// One service: one cache line, because with ten thousand of them each new session meets one that
+/// no cache has.
+#[derive(Debug)]
+#[repr(align(64))]
+pub struct Service {
+    /// The counters' slot.
+    pub id: ServiceId,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// What becomes of its packets.
+    pub mode: ForwardMode,
+    /// How new sessions are spread.
+    pub scheduler: Scheduler,
+    /// The director's addresses towards the servers.
+    /// Services with the same list share it.
+    pub locals: Arc<[LocalAddress]>,
+    /// The servers, in the order in which they were added.
+    pub servers: Box<[RealServer]>,
+    /// The table of scheduler `mh`.
+    pub maglev: Option<Box<MaglevTable>>,
+    /// What most services have alike; those with the same share it.
+    pub options: Arc<ServiceOptions>,
+}
+
+const _: () = assert!(size_of::<Service>() == 64);
+
+/// What few services change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceOptions {
+    /// How packets of a tunnelled service are packed.
+    pub tunnel: Tunnel,
+}
+
+impl Default for ServiceOptions {
+    fn default() -> Self {
+        Self { tunnel: Tunnel { encapsulation: Encapsulation::Ipip, sources: Vec::new() } }
+    }
+}
+
+/// The outer side of a service's tunnels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    /// What stands between the outer header and the packet.
+    pub encapsulation: Encapsulation,
+    /// Where the outer source comes from, by family: flows take different addresses of the network, so
+    /// that servers tell them apart. Without one it is the port's own address.
+    pub sources: Vec<Network>,
+}
+
+/// One of the director's addresses towards servers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LocalAddress {
+    /// The counters' slot.
+    pub id: LocalId,
+    /// The address.
+    pub address: IpAddr,
+    /// The port by which replies to it come.
+    pub port: PortId,
+}
+
+/// One real server of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RealServer {
+    /// The counters' slot.
+    pub id: ServerId,
+    /// Where it listens; port 0: where the client addressed the service.
+    pub endpoint: Endpoint,
+    /// Its share; 0 takes no new sessions.
+    pub weight: u32,
+}
+
+impl Services {
+    /// Services with what they listen on. Later ones with the same listener are never found.
+    pub fn new(services: Vec<(Vec<Listen>, Service)>) -> Self {
+        let mut new = Self {
+            narrow: Map::with_capacity_and_hasher(services.len(), DefaultHashBuilder::default()),
+            ..Self::default()
+        };
+        for (listens, service) in services {
+            new.add(&listens, service);
+        }
+        let breadth = |range: &Range| range.l4_ports.end() - range.l4_ports.start();
+        new.ranges.sort_by_key(|range| (u8::MAX - range.network.prefix_len, breadth(range)));
+        new
+    }
+
+    fn add(&mut self, listens: &[Listen], service: Service) {
+        let index = ServiceIndex(self.list.len() as u32);
+        let protocol = service.protocol;
+        for listen in listens {
+            match listen.single() {
+                Some(Endpoint { address: IpAddr::V4(address), l4_port }) => {
+                    let key = narrow_key(protocol, address.to_bits(), l4_port);
+                    self.narrow.entry(key).or_insert(index);
+                }
+                Some(Endpoint { address: IpAddr::V6(address), l4_port }) => {
+                    let key = (address.to_bits(), wide_ports(protocol, l4_port));
+                    self.wide.entry(key).or_insert(index);
+                }
+                None => self.ranges.push(Range {
+                    protocol,
+                    network: listen.network,
+                    l4_ports: listen.l4_ports.clone(),
+                    service: index,
+                }),
+            }
+        }
+        for server in &service.servers {
+            let id = server.id.0 as usize;
+            if self.by_server.len() <= id {
+                self.by_server.resize(id + 1, None);
+            }
+            self.by_server[id] = Some(index);
+            if service.mode == ForwardMode::Nat {
+                self.answering.insert((protocol, server.endpoint), ());
+            }
+        }
+        self.list.push(service);
+    }
+
+    /// The service that listens on `destination`.
+    #[inline]
+    pub fn find(&self, protocol: Protocol, destination: Endpoint) -> Option<&Service> {
+        self.index_of(protocol, destination).map(|index| self.at(index))
+    }
+
+    /// The place of the service that listens on `destination`.
+    #[inline]
+    pub fn index_of(&self, protocol: Protocol, destination: Endpoint) -> Option<ServiceIndex> {
+        let Endpoint { address, l4_port } = destination;
+        let found = match address {
+            IpAddr::V4(address) => self.narrow.get(&narrow_key(protocol, address.to_bits(), l4_port)),
+            IpAddr::V6(address) => self.wide.get(&(address.to_bits(), wide_ports(protocol, l4_port))),
+        };
+        match found {
+            Some(index) => Some(*index),
+            None if self.ranges.is_empty() => None,
+            None => self.index_in_ranges(protocol, destination),
+        }
+    }
+
+    #[cold]
+    fn index_in_ranges(&self, protocol: Protocol, destination: Endpoint) -> Option<ServiceIndex> {
+        let matches = |range: &&Range| {
+            range.protocol == protocol
+                && range.l4_ports.contains(&destination.l4_port)
+                && range.network.contains(destination.address)
+        };
+        self.ranges.iter().find(matches).map(|range| range.service)
+    }
+
+    /// Whether a service listens on a prefix that holds `address`.
+    #[inline]
+    pub fn has_prefix_with(&self, address: IpAddr) -> bool {
+        self.ranges.iter().any(|range| !range.network.is_host() && range.network.contains(address))
+    }
+
+    /// Whether answers of a server come to Sluice with the client's address as their destination.
+    #[inline]
+    pub fn answers_clients(&self, protocol: Protocol, server: Endpoint) -> bool {
+        !self.answering.is_empty()
+            && (self.answering.contains_key(&(protocol, server))
+                || self.answering.contains_key(&(protocol, Endpoint { l4_port: 0, ..server })))
+    }
+
+    /// The service in a place of this snapshot.
+    ///
+    /// # Panics
+    /// When `index` is of another snapshot, which may have fewer.
+    #[inline]
+    pub fn at(&self, index: ServiceIndex) -> &Service {
+        &self.list[index.0 as usize]
+    }
+
+    /// Every service.
+    pub fn iter(&self) -> impl Iterator<Item = &Service> {
+        self.list.iter()
+    }
+
+    /// The service of this snapshot that has the server.
+    #[inline]
+    pub fn of_server(&self, id: ServerId) -> Option<&Service> {
+        let index = self.by_server.get(id.0 as usize).copied().flatten()?;
+        Some(self.at(index))
+    }
+}
+
+#[inline]
+fn narrow_key(protocol: Protocol, address: u32, l4_port: u16) -> u64 {
+    (protocol as u64) << 48 | u64::from(address) << 16 | u64::from(l4_port)
+}
+
+#[inline]
+fn wide_ports(protocol: Protocol, l4_port: u16) -> u32 {
+    (protocol as u32) << 16 | u32::from(l4_port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_listened_on_is_read_as_it_is_written() {
+        for text in [
+            "192.0.2.10:80",
+            "192.0.2.10:8000-8099",
+            "192.0.2.10:*",
+            "192.0.2.0/28:80",
+            "[2001:db8::10]:80",
+            "[2001:db8::/64]:*",
+        ] {
+            assert_eq!(text.parse::<Listen>().unwrap().to_string(), text);
+        }
+        for text in
+            ["192.0.2.10", "192.0.2.10:0", "2001:db8::10:80", "192.0.2.1/28:80", "192.0.2.10:9-8", "x:80"]
+        {
+            assert!(text.parse::<Listen>().is_err(), "{text}");
+        }
+    }
+}

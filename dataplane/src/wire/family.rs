@@ -1,0 +1,169 @@
+//! What differs on the wire between the families: one trait, two short lists.
+
+use super::packet::{LinkTraits, Packet, Unfit};
+use super::rewrite::{Translation, translate4, translate6};
+use super::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, cross, icmp, icmp6, ipv4, ipv6};
+use crate::flow::{FlowKey, FlowKey6, Key, Protocol};
+use crate::frame::Frame;
+use icmp::IcmpError;
+
+/// How a family's packets are read and written. Frames and packets always belong together: every
+/// function panics when `packet` was not parsed from this frame.
+pub trait Wire: Key {
+    /// The EtherType of its frames.
+    const ETHERTYPE: u16;
+
+    /// Reads and checks `frame`, and cuts off its Ethernet padding. What it finds is written to
+    /// `packet`, its place between the stages: packets that are returned are taken apart and put together.
+    ///
+    /// # Errors
+    /// Why the frame is no packet of this family for us; `packet` is left as it was.
+    fn parse(frame: &mut Frame<'_>, link: &LinkTraits, packet: &mut Packet<Self>) -> Result<(), Unfit>;
+
+    /// Gives the packet in `frame` new addresses and ports and takes one from its TTL.
+    ///
+    /// A wrong TCP or UDP checksum stays wrong, and a UDP checksum of zero ("none",
+    /// RFC 768) stays zero: Sluice never repairs what a sender got wrong.
+    fn translate(frame: &mut [u8], packet: &Packet<Self>, protocol: Protocol, to: &Translation<Self>);
+
+    /// Turns the packet into one of the other family, with new addresses and ports and one less of TTL.
+    /// False, and the frame unchanged, when that cannot be. The Ethernet header is left to the caller.
+    fn cross(
+        frame: &mut Frame<'_>,
+        packet: &Packet<Self>,
+        protocol: Protocol,
+        to: &Translation<FlowKey6>,
+    ) -> bool;
+
+    /// Takes one from a packet's TTL, and leaves all else as it is.
+    fn hop(frame: &mut [u8]);
+
+    /// Whether the packet forbids fragmentation on its way.
+    fn dont_fragment(frame: &[u8]) -> bool;
+
+    /// Turns an echo request into its reply, in place; Ethernet addresses are left to the caller.
+    fn answer_echo(frame: &mut [u8], packet: &Packet<Self>);
+
+    /// Turns the frame into an ICMP error about itself, from whom it was for to its sender.
+    /// Ethernet addresses are left to the caller.
+    ///
+    /// False when the buffer's headroom has no place for it; the frame is then unchanged.
+    fn make_error(frame: &mut Frame<'_>, packet: &Packet<Self>, error: IcmpError) -> bool;
+
+    /// Turns an ICMP error about a packet that we sent into one about the packet as it came to us, for
+    /// the one who sent it. `to` is what packets in the error's direction become: its addresses are the
+    /// error's new ones, and the quoted packet gets them the other way round. `moved` is what was added
+    /// to the quoted segment's sequence number. With `keep_source` the error goes on as from who sent it.
+    /// Ethernet addresses are left to the caller.
+    fn relay_error(
+        frame: &mut [u8],
+        packet: &Packet<Self>,
+        protocol: Protocol,
+        to: &Translation<Self>,
+        moved: u32,
+        keep_source: bool,
+    );
+}
+
+impl Wire for FlowKey {
+    const ETHERTYPE: u16 = ETHERTYPE_IPV4;
+
+    #[inline(always)]
+    fn parse(frame: &mut Frame<'_>, link: &LinkTraits, packet: &mut Packet<Self>) -> Result<(), Unfit> {
+        ipv4::parse(frame, link, packet)
+    }
+
+    #[inline(always)]
+    fn translate(frame: &mut [u8], packet: &Packet<Self>, protocol: Protocol, to: &Translation<Self>) {
+        translate4(frame, packet, protocol, to);
+    }
+
+    fn cross(
+        frame: &mut Frame<'_>,
+        packet: &Packet<Self>,
+        protocol: Protocol,
+        to: &Translation<FlowKey6>,
+    ) -> bool {
+        cross::four_to_six(frame, packet, protocol, to)
+    }
+
+    #[inline]
+    fn hop(frame: &mut [u8]) {
+        ipv4::hop(frame);
+    }
+
+    fn dont_fragment(frame: &[u8]) -> bool {
+        ipv4::dont_fragment(frame)
+    }
+
+    fn answer_echo(frame: &mut [u8], packet: &Packet<Self>) {
+        icmp::answer_echo(frame, packet);
+    }
+
+    fn make_error(frame: &mut Frame<'_>, packet: &Packet<Self>, error: IcmpError) -> bool {
+        icmp::make_error(frame, packet.key.reversed().address_word(), error)
+    }
+
+    fn relay_error(
+        frame: &mut [u8],
+        packet: &Packet<Self>,
+        protocol: Protocol,
+        to: &Translation<Self>,
+        moved: u32,
+        keep_source: bool,
+    ) {
+        icmp::relay_error(frame, packet, protocol, to, moved, keep_source);
+    }
+}
+
+impl Wire for FlowKey6 {
+    const ETHERTYPE: u16 = ETHERTYPE_IPV6;
+
+    #[inline(always)]
+    fn parse(frame: &mut Frame<'_>, link: &LinkTraits, packet: &mut Packet<Self>) -> Result<(), Unfit> {
+        ipv6::parse(frame, link, packet)
+    }
+
+    #[inline(always)]
+    fn translate(frame: &mut [u8], packet: &Packet<Self>, protocol: Protocol, to: &Translation<Self>) {
+        translate6(frame, packet, protocol, to);
+    }
+
+    fn cross(
+        frame: &mut Frame<'_>,
+        packet: &Packet<Self>,
+        protocol: Protocol,
+        to: &Translation<FlowKey6>,
+    ) -> bool {
+        cross::six_to_four(frame, packet, protocol, to)
+    }
+
+    #[inline]
+    fn hop(frame: &mut [u8]) {
+        frame[super::ETHERNET_LEN + 7] -= 1;
+    }
+
+    /// RFC 8200 §4.5: only senders fragment.
+    fn dont_fragment(_: &[u8]) -> bool {
+        true
+    }
+
+    fn answer_echo(frame: &mut [u8], packet: &Packet<Self>) {
+        icmp6::answer_echo(frame, packet);
+    }
+
+    fn make_error(frame: &mut Frame<'_>, packet: &Packet<Self>, error: IcmpError) -> bool {
+        icmp6::make_error(frame, &packet.key.reversed().address_bytes(), error)
+    }
+
+    fn relay_error(
+        frame: &mut [u8],
+        packet: &Packet<Self>,
+        protocol: Protocol,
+        to: &Translation<Self>,
+        moved: u32,
+        keep_source: bool,
+    ) {
+        icmp6::relay_error(frame, packet, protocol, to, moved, keep_source);
+    }
+}

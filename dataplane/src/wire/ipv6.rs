@@ -1,0 +1,252 @@
+//! Reading IPv6 frames (RFC 8200): every check that a header needs, once.
+
+use super::packet::{LinkTraits, Packet, Payload, TcpFlags, Unfit};
+use super::{ETHERNET_LEN, ETHERTYPE_IPV6, IPV6_LEN, be16, be32, checksum, transport};
+use crate::drop::DropReason;
+use crate::flow::{FlowKey6, Key, Protocol};
+use crate::frame::Frame;
+
+/// Reads and checks `frame`, and cuts off its Ethernet padding. What it finds is written to `packet`.
+///
+/// # Errors
+/// Why the frame is no IPv6 packet for us; `packet` is left as it was.
+#[inline]
+pub(super) fn parse(
+    frame: &mut Frame<'_>,
+    link: &LinkTraits,
+    packet: &mut Packet<FlowKey6>,
+) -> Result<(), Unfit> {
+    *packet = parse_frame(frame.bytes(), link)?;
+    if packet.payload != Payload::Neighbor {
+        frame.truncate(ETHERNET_LEN + usize::from(packet.total_len));
+    }
+    Ok(())
+}
+
+fn parse_frame(bytes: &[u8], link: &LinkTraits) -> Result<Packet<FlowKey6>, DropReason> {
+    let Some((ethernet, ip)) = bytes.split_first_chunk::<ETHERNET_LEN>() else {
+        return Err(DropReason::EthernetShort);
+    };
+    if be16(ethernet, 12) != ETHERTYPE_IPV6 {
+        return Err(DropReason::EthertypeUnsupported);
+    }
+    let header: &[u8; IPV6_LEN] = ip.first_chunk().ok_or(DropReason::Ipv6Short)?;
+    if header[0] >> 4 != 6 {
+        return Err(DropReason::Ipv6Version);
+    }
+    let total_len = usize::from(be16(header, 4)) + IPV6_LEN;
+    if total_len > usize::from(link.mtu) && link.kernel_peer {
+        return Err(DropReason::SuperFrame);
+    }
+    if total_len > ip.len() {
+        return Err(DropReason::Ipv6Truncated);
+    }
+    let (addresses, _) = header[8..].as_chunks::<32>();
+    let addresses = &addresses[0];
+    let is_for_us = ethernet[..6] == link.mac;
+    if header[6] == ICMPV6
+        && header[7] == HOP_LIMIT_OF_NEIGHBORS
+        && is_about_neighbors(&ip[IPV6_LEN..total_len])
+    {
+        return if is_for_us || ethernet[..2] == MULTICAST_STATION {
+            Ok(Packet::NEIGHBOR)
+        } else {
+            Err(DropReason::EthernetNotOurs)
+        };
+    }
+    if !is_for_us {
+        return Err(DropReason::EthernetNotOurs);
+    }
+    check_addresses(addresses)?;
+    let body = &ip[IPV6_LEN..total_len];
+    let Upper { protocol, offset } = upper(header[6], body)?;
+    let segment = &body[offset..];
+    let outer = |(payload, flags, ports)| (payload, flags, FlowKey6::from_bytes(addresses, protocol, ports));
+    let (payload, flags, key) = match protocol {
+        TCP => outer(transport::tcp(segment)?),
+        UDP => outer(transport::udp(segment)?),
+        ICMPV6 => {
+            check_icmp(addresses, segment)?;
+            match segment[..2] {
+                [ECHO_REQUEST, 0] => outer((Payload::EchoRequest, TcpFlags::NONE, 0)),
+                [UNREACHABLE..=PARAMETER_PROBLEM, _] => {
+                    let (protocol, key) = quoted(&segment[ICMP_LEN..], &addresses[16..])?;
+                    (Payload::Error(protocol), TcpFlags::NONE, key)
+                }
+                _ => return Err(DropReason::IcmpUnsupported),
+            }
+        }
+        _ => return Err(DropReason::ProtocolUnsupported),
+    };
+    Ok(Packet {
+        key,
+        l4: (ETHERNET_LEN + IPV6_LEN + offset) as u16,
+        total_len: total_len as u16,
+        ttl: header[7],
+        flags,
+        payload,
+    })
+}
+
+const TCP: u8 = Protocol::Tcp as u8;
+const UDP: u8 = Protocol::Udp as u8;
+pub(super) const ICMPV6: u8 = 58;
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const NO_NEXT_HEADER: u8 = 59;
+const DESTINATION_OPTIONS: u8 = 60;
+
+/// Extension headers that are walked, at most; senders use one or two.
+const HEADERS_MAX: usize = 8;
+
+/// Where the upper layer's header begins, and whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Upper {
+    /// Its protocol number.
+    pub(super) protocol: u8,
+    /// Where it begins, behind the fixed header.
+    pub(super) offset: usize,
+}
+
+/// Walks the extension headers that stand in `body`, of which the first is a `next`.
+pub(super) fn upper(next: u8, body: &[u8]) -> Result<Upper, DropReason> {
+    let (mut next, mut offset) = (next, 0);
+    for place in 0..=HEADERS_MAX {
+        match next {
+            HOP_BY_HOP if place > 0 => return Err(DropReason::Ipv6Extension),
+            HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS => {
+                let header = body.get(offset..offset + 8).ok_or(DropReason::Ipv6Extension)?;
+                // RFC 5095: what asks to be sent elsewhere is dropped.
+                if next == ROUTING && header[3] != 0 {
+                    return Err(DropReason::Ipv6Routing);
+                }
+                offset += (usize::from(header[1]) + 1) * 8;
+                if offset > body.len() {
+                    return Err(DropReason::Ipv6Extension);
+                }
+                next = header[0];
+            }
+            FRAGMENT => {
+                let header = body.get(offset..offset + 8).ok_or(DropReason::Ipv6Extension)?;
+                // RFC 6946: a fragment that is the whole packet.
+                if be16(header, 2) & 0xfff9 != 0 {
+                    return Err(DropReason::Fragment);
+                }
+                offset += 8;
+                next = header[0];
+            }
+            NO_NEXT_HEADER => return Err(DropReason::ProtocolUnsupported),
+            protocol => return Ok(Upper { protocol, offset }),
+        }
+    }
+    Err(DropReason::Ipv6Extension)
+}
+
+/// RFC 4291 §2.5 and §2.7: addresses that no packet to be forwarded has.
+fn check_addresses(addresses: &[u8; 32]) -> Result<(), DropReason> {
+    let (source, destination) = addresses.split_at(16);
+    let is_zero = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+    // ::, ::1 and IPv4-mapped ones.
+    let is_special = |address: &[u8]| {
+        is_zero(&address[..10])
+            && (address[10..12] == [0xff; 2] || is_zero(&address[10..15]) && address[15] <= 1)
+    };
+    let is_link_local = source[0] == 0xfe && source[1] & 0xc0 == 0x80;
+    if source[0] == 0xff || is_link_local && !is_link_local_to(destination) || is_special(source) {
+        return Err(DropReason::SourceInvalid);
+    }
+    if destination[0] == 0xff || is_special(destination) {
+        return Err(DropReason::NotForUs);
+    }
+    Ok(())
+}
+
+/// Whether an address is link-local too.
+fn is_link_local_to(destination: &[u8]) -> bool {
+    destination[0] == 0xfe && destination[1] & 0xc0 == 0x80
+}
+
+/// Types of RFC 4443.
+const UNREACHABLE: u8 = 1;
+const PARAMETER_PROBLEM: u8 = 4;
+const ECHO_REQUEST: u8 = 128;
+const ICMP_LEN: usize = 8;
+/// RFC 4861: a message that was forwarded has less.
+const HOP_LIMIT_OF_NEIGHBORS: u8 = 255;
+/// Multicast stations of IPv6 (RFC 2464 §7).
+const MULTICAST_STATION: [u8; 2] = [0x33, 0x33];
+
+/// Whether an ICMPv6 message is of neighbour discovery, routers' included (RFC 4861 §4).
+fn is_about_neighbors(message: &[u8]) -> bool {
+    matches!(message.first(), Some(133..=137))
+}
+
+/// RFC 4443 §2.3: the checksum covers the addresses too.
+fn check_icmp(addresses: &[u8; 32], message: &[u8]) -> Result<(), DropReason> {
+    if message.len() < ICMP_LEN {
+        return Err(DropReason::IcmpShort);
+    }
+    let pseudo = checksum::fold(message.len() as u64 + u64::from(ICMPV6));
+    let sum = checksum::add(checksum::add(checksum::sum(addresses), pseudo), checksum::sum(message));
+    if sum == 0xffff { Ok(()) } else { Err(DropReason::IcmpChecksum) }
+}
+
+/// The protocol of the packet that an error quotes, and the key of an answer to it. What was sent to
+/// us must quote what we sent, and at least eight bytes of its upper header.
+fn quoted(packet: &[u8], receiver: &[u8]) -> Result<(Protocol, FlowKey6), DropReason> {
+    let quote = || DropReason::IcmpQuote;
+    let header: &[u8; IPV6_LEN] = packet.first_chunk().ok_or_else(quote)?;
+    let upper = upper(header[6], &packet[IPV6_LEN..]).map_err(|_| quote())?;
+    let protocol = match upper.protocol {
+        TCP => Protocol::Tcp,
+        UDP => Protocol::Udp,
+        _ => return Err(quote()),
+    };
+    if header[0] >> 4 != 6 || header[8..24] != *receiver {
+        return Err(quote());
+    }
+    let at = IPV6_LEN + upper.offset;
+    let ports = packet.get(at..at + 8).ok_or_else(quote)?;
+    let (addresses, _) = header[8..].as_chunks::<32>();
+    Ok((protocol, FlowKey6::from_bytes(&addresses[0], upper.protocol, be32(ports, 0)).reversed()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn extension(next: u8, units: u8) -> Vec<u8> {
+        let mut header = vec![0; (usize::from(units) + 1) * 8];
+        (header[0], header[1]) = (next, units);
+        header
+    }
+
+    #[test]
+    fn extension_headers_are_walked_to_the_upper_layer() {
+        let chain = [extension(DESTINATION_OPTIONS, 0), extension(TCP, 2), vec![0; 20]].concat();
+
+        assert_eq!(upper(HOP_BY_HOP, &chain), Ok(Upper { protocol: TCP, offset: 32 }));
+        assert_eq!(upper(TCP, &chain), Ok(Upper { protocol: TCP, offset: 0 }));
+    }
+
+    #[test]
+    fn chains_that_lead_nowhere_are_refused() {
+        let endless = [extension(DESTINATION_OPTIONS, 0)].concat().repeat(HEADERS_MAX + 1);
+        assert_eq!(upper(DESTINATION_OPTIONS, &endless), Err(DropReason::Ipv6Extension));
+        assert_eq!(upper(DESTINATION_OPTIONS, &extension(TCP, 1)[..8]), Err(DropReason::Ipv6Extension));
+        assert_eq!(upper(DESTINATION_OPTIONS, &extension(HOP_BY_HOP, 0)), Err(DropReason::Ipv6Extension));
+        assert_eq!(upper(NO_NEXT_HEADER, &[]), Err(DropReason::ProtocolUnsupported));
+        let mut source_route = extension(TCP, 0);
+        source_route[3] = 1;
+        assert_eq!(upper(ROUTING, &source_route), Err(DropReason::Ipv6Routing));
+    }
+
+    #[test]
+    fn a_fragment_that_is_the_whole_packet_is_none() {
+        let mut header = extension(UDP, 0);
+        assert_eq!(upper(FRAGMENT, &header), Ok(Upper { protocol: UDP, offset: 8 }));
+        header[3] = 1;
+        assert_eq!(upper(FRAGMENT, &header), Err(DropReason::Fragment));
+    }
+}

@@ -1,0 +1,191 @@
+//! What parsing gives: a packet that needs no more checking.
+
+use super::Mac;
+use crate::drop::DropReason;
+use crate::flow::{Key, Protocol};
+use std::net::IpAddr;
+
+/// What a port's link lets through, as far as parsing must know.
+#[derive(Clone, Copy, Debug)]
+pub struct LinkTraits {
+    /// The station address that frames for us carry.
+    pub mac: Mac,
+    /// Largest IP packet of the link, in bytes.
+    pub mtu: u16,
+    /// True where a kernel may hand over super-frames and partial checksums (af_packet, tap).
+    pub kernel_peer: bool,
+}
+
+/// One checked packet. Flat and small, because it waits between the director's stages.
+/// Offsets are from the frame's first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packet<K> {
+    /// Its flow; an echo request has zero ports.
+    pub key: K,
+    /// Where the layer-4 header begins.
+    pub l4: u16,
+    /// Length of the IP packet, in bytes; the frame was cut to it.
+    pub total_len: u16,
+    /// Time to live, or hop limit, as it came.
+    pub ttl: u8,
+    /// TCP's flags, a valid combination; none for what is not TCP.
+    pub flags: TcpFlags,
+    /// What the packet carries.
+    pub payload: Payload,
+}
+
+/// What a packet carries, as far as Sluice looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Payload {
+    /// A TCP segment or a UDP datagram.
+    Transport(Protocol),
+    /// An ICMP echo request with a right checksum.
+    EchoRequest,
+    /// An ICMP error with a right checksum about a packet of this protocol that we sent. The
+    /// packet's key is that of an answer to the quoted one: the session's own.
+    Error(Protocol),
+    /// An ARP frame, or a message of IPv6's neighbour discovery; all other fields of the packet are
+    /// zero.
+    Neighbor,
+}
+
+impl<K: Key> Packet<K> {
+    /// Any frame about neighbours: control reads the rest.
+    pub const NEIGHBOR: Self =
+        Self { key: K::NONE, l4: 0, total_len: 0, ttl: 0, flags: TcpFlags::NONE, payload: Payload::Neighbor };
+
+    /// The sender's address.
+    #[inline]
+    pub fn source(&self) -> IpAddr {
+        self.key.source().address
+    }
+
+    /// The receiver's address.
+    #[inline]
+    pub fn destination(&self) -> IpAddr {
+        self.key.destination().address
+    }
+}
+
+/// Why a frame is no packet of the family that was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// It is malformed, or not for us.
+    Dropped(DropReason),
+    /// It is IPv6, and an IPv4 packet was asked for.
+    Ipv6,
+}
+
+impl From<DropReason> for Unfit {
+    #[inline]
+    fn from(reason: DropReason) -> Self {
+        Self::Dropped(reason)
+    }
+}
+
+/// The control bits of a TCP header (RFC 9293 §3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpFlags(u8);
+
+impl TcpFlags {
+    /// No flag, which no segment has.
+    pub const NONE: Self = Self(0);
+    const FIN: u8 = 0x01;
+    const SYN: u8 = 0x02;
+    const RST: u8 = 0x04;
+    const ACK: u8 = 0x10;
+    const URG: u8 = 0x20;
+
+    /// Flags from their octet on the wire.
+    pub const fn from_octet(octet: u8) -> Self {
+        Self(octet)
+    }
+
+    /// The flags that decide about a connection's state: FIN, SYN, RST and ACK, and PSH, which
+    /// does not; below 32.
+    pub(crate) const fn deciding(self) -> u8 {
+        self.0 & 0x1f
+    }
+
+    /// Whether the sender has no more data.
+    pub const fn fin(self) -> bool {
+        self.0 & Self::FIN != 0
+    }
+
+    /// Whether the segment synchronises sequence numbers.
+    pub const fn syn(self) -> bool {
+        self.0 & Self::SYN != 0
+    }
+
+    /// Whether the segment resets the connection.
+    pub const fn rst(self) -> bool {
+        self.0 & Self::RST != 0
+    }
+
+    /// Whether the acknowledgement field is significant.
+    pub const fn ack(self) -> bool {
+        self.0 & Self::ACK != 0
+    }
+
+    /// Whether the segment opens a connection: SYN and nothing that contradicts it.
+    pub const fn opens(self) -> bool {
+        self.0 & (Self::SYN | Self::ACK | Self::RST | Self::FIN) == Self::SYN
+    }
+
+    /// Whether RFC 9293 allows the combination. PSH, ECE and CWR say nothing here.
+    pub(super) const fn is_valid(self) -> bool {
+        let urgent_aside = self.0 & (Self::FIN | Self::SYN | Self::RST | Self::ACK);
+        match urgent_aside {
+            Self::SYN | Self::ACK => true,
+            _ if urgent_aside == Self::SYN | Self::ACK => self.0 & Self::URG == 0,
+            _ if urgent_aside == Self::RST || urgent_aside == Self::RST | Self::ACK => {
+                self.0 & Self::URG == 0
+            }
+            _ => urgent_aside == Self::FIN | Self::ACK,
+        }
+    }
+}
+
+/// [`TcpFlags::is_valid`] of every octet.
+pub(super) const VALID_FLAGS: [bool; 256] = {
+    let mut valid = [false; 256];
+    let mut octet = 0;
+    while octet < 256 {
+        valid[octet] = TcpFlags(octet as u8).is_valid();
+        octet += 1;
+    }
+    valid
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tcp_flags_are_valid_in_the_combinations_of_rfc_9293() {
+        // (octet without PSH, ECE, CWR; valid)
+        let cases = [
+            (0x00, false), // null
+            (0x02, true),  // SYN
+            (0x22, true),  // SYN URG
+            (0x12, true),  // SYN ACK
+            (0x10, true),  // ACK
+            (0x30, true),  // ACK URG
+            (0x11, true),  // FIN ACK
+            (0x31, true),  // FIN ACK URG
+            (0x04, true),  // RST
+            (0x14, true),  // RST ACK
+            (0x01, false), // FIN alone
+            (0x03, false), // SYN FIN
+            (0x06, false), // SYN RST
+            (0x21, false), // FIN URG, as in a "christmas tree" with PSH
+            (0x3f, false), // everything
+            (0x20, false), // URG alone
+        ];
+        for (octet, valid) in cases {
+            for ignored in [0x00, 0x08, 0x40, 0x80, 0xc8] {
+                assert_eq!(TcpFlags(octet | ignored).is_valid(), valid, "{:#04x}", octet | ignored);
+            }
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Putting a packet whole inside another: IP in IP (RFC 2003, 2473, 4213), GRE (RFC 2784) and GUE
+//! (draft-ietf-intarea-gue, variant 0, as Linux speaks it).
+
+use super::{ETHERNET_LEN, IPV4_LEN, IPV6_LEN, be16, checksum, put16, put32};
+use crate::flow::Family;
+use crate::frame::Frame;
+use std::net::IpAddr;
+
+/// What stands between the outer IP header and the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Encapsulation {
+    /// Nothing.
+    Ipip,
+    /// Four bytes of GRE, without key or checksum.
+    Gre,
+    /// A UDP header to this port, and four bytes of GUE.
+    Gue(u16),
+}
+
+/// The port that IANA gave to GUE.
+pub const GUE_PORT: u16 = 6_080;
+const UDP_LEN: usize = 8;
+const GRE_LEN: usize = 4;
+const GUE_LEN: usize = 4;
+
+impl Encapsulation {
+    /// The name in configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ipip => "ipip",
+            Self::Gre => "gre",
+            Self::Gue(_) => "gue",
+        }
+    }
+
+    /// A number that stands for it where an endpoint's port would.
+    pub const fn number(self) -> u16 {
+        match self {
+            Self::Ipip => 0,
+            Self::Gre => 1,
+            Self::Gue(l4_port) => l4_port,
+        }
+    }
+
+    /// What [`number`](Self::number) gave.
+    pub const fn from_number(number: u16) -> Self {
+        match number {
+            0 => Self::Ipip,
+            1 => Self::Gre,
+            l4_port => Self::Gue(l4_port),
+        }
+    }
+
+    /// Bytes that it adds to a packet, with an outer header of `outer`.
+    const fn overhead(self, outer: Family) -> u16 {
+        let header = match outer {
+            Family::V4 => IPV4_LEN,
+            Family::V6 => IPV6_LEN,
+        };
+        let between = match self {
+            Self::Ipip => 0,
+            Self::Gre => GRE_LEN,
+            Self::Gue(_) => UDP_LEN + GUE_LEN,
+        };
+        (header + between) as u16
+    }
+}
+
+/// The outer side of a tunnel.
+#[derive(Clone, Copy, Debug)]
+pub struct Outer {
+    /// Who sends; of the receiver's family.
+    pub source: IpAddr,
+    /// Who unpacks.
+    pub destination: IpAddr,
+    /// What stands between.
+    pub encapsulation: Encapsulation,
+    /// What tells flows apart in GUE's source port; the receiver's RSS looks at it.
+    pub entropy: u16,
+}
+
+impl Outer {
+    /// Bytes that it adds to a packet.
+    pub fn overhead(&self) -> u16 {
+        self.encapsulation.overhead(Family::of(self.destination))
+    }
+}
+
+/// Puts the IP packet in `frame`, of family `inner`, inside another. TTL, traffic class and the
+/// prohibition to fragment are the inner packet's (RFC 2003 §3.1, RFC 6040 §4.1). The Ethernet header
+/// is left to the caller.
+///
+/// False when the buffer's headroom has no place for it, or when the addresses are of two families; the
+/// frame is then unchanged.
+pub fn encapsulate(frame: &mut Frame<'_>, inner: Family, outer: &Outer) -> bool {
+    let family = Family::of(outer.destination);
+    if Family::of(outer.source) != family {
+        return false;
+    }
+    let ip = &frame.bytes()[ETHERNET_LEN..];
+    let (class, ttl, keep_whole) = match inner {
+        Family::V4 => (ip[1], ip[8], be16(ip, 6) & 0x4000 != 0),
+        Family::V6 => ((be16(ip, 0) >> 4) as u8, ip[7], true),
+    };
+    if !frame.prepend(usize::from(outer.overhead())) {
+        return false;
+    }
+    let ip = &mut frame.bytes_mut()[ETHERNET_LEN..];
+    let (protocol_of_inner, ethertype_of_inner) = match inner {
+        Family::V4 => (4, super::ETHERTYPE_IPV4),
+        Family::V6 => (41, super::ETHERTYPE_IPV6),
+    };
+    let protocol = match outer.encapsulation {
+        Encapsulation::Ipip => protocol_of_inner,
+        Encapsulation::Gre => 47,
+        Encapsulation::Gue(_) => 17,
+    };
+    let total_len = ip.len();
+    let (header, rest) = match (outer.source, outer.destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            let (header, rest) = ip.split_at_mut(IPV4_LEN);
+            header.fill(0);
+            (header[0], header[1]) = (0x45, class);
+            put16(header, 2, total_len as u16);
+            put16(header, 6, if keep_whole { 0x4000 } else { 0 });
+            (header[8], header[9]) = (ttl, protocol);
+            put32(header, 12, source.to_bits());
+            put32(header, 16, destination.to_bits());
+            let header_checksum = !checksum::sum(header);
+            put16(header, 10, header_checksum);
+            (&header[12..20], rest)
+        }
+        (source, destination) => {
+            let (header, rest) = ip.split_at_mut(IPV6_LEN);
+            put32(header, 0, 6 << 28 | u32::from(class) << 20);
+            put16(header, 4, (total_len - IPV6_LEN) as u16);
+            (header[6], header[7]) = (protocol, ttl);
+            for (place, address) in header[8..].chunks_exact_mut(16).zip([source, destination]) {
+                if let IpAddr::V6(address) = address {
+                    place.copy_from_slice(&address.octets());
+                }
+            }
+            (&header[8..40], rest)
+        }
+    };
+    match outer.encapsulation {
+        Encapsulation::Ipip => {}
+        Encapsulation::Gre => {
+            put16(rest, 0, 0);
+            put16(rest, 2, ethertype_of_inner);
+        }
+        Encapsulation::Gue(l4_port) => {
+            let len = rest.len();
+            put16(rest, 0, outer.entropy);
+            put16(rest, 2, l4_port);
+            put16(rest, 4, len as u16);
+            put16(rest, 6, 0);
+            rest[UDP_LEN..UDP_LEN + GUE_LEN].copy_from_slice(&[0, protocol_of_inner, 0, 0]);
+            // Over IPv4 the checksum may be none; over IPv6 receivers insist (RFC 8200 §8.1).
+            if family == Family::V6 {
+                let pseudo = checksum::fold(17 + len as u64);
+                let sum = checksum::add(checksum::add(checksum::sum(header), pseudo), checksum::sum(rest));
+                put16(rest, 6, if sum == 0xffff { 0xffff } else { !sum });
+            }
+        }
+    }
+    true
+}
