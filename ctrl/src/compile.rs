@@ -5,6 +5,7 @@ use crate::config::{Config, Device, ServerSpec, ServiceSpec};
 use crate::registry::{Exhausted, ReadSlot, Registry};
 use dataplane::ids::{Generation, PortId};
 use dataplane::scheduler::{MaglevTable, Scheduler};
+use dataplane::session::ForwardMode;
 use dataplane::snapshot::{
     AddressRole, LocalAddress, Map, Neighbors, Network, PortConfig, RealServer, Routes, Service,
     ServiceOptions, Services, Snapshot,
@@ -73,7 +74,9 @@ pub fn addresses(config: &Config) -> Map<IpAddr, AddressRole> {
         roles.extend(port.addresses.iter().map(|network| (network.address, AddressRole::Own)));
     }
     for service in &config.services {
-        let hosts = service.listens.iter().map(|listen| listen.network).filter(|network| network.is_host());
+        // Where hidden hosts go is nobody's VIP.
+        let listens = service.listens.iter().filter(|_| service.forward != ForwardMode::Snat);
+        let hosts = listens.map(|listen| listen.network).filter(|network| network.is_host());
         roles.extend(hosts.map(|network| (network.address, AddressRole::Vip)));
         let role = |address: &IpAddr| (*address, AddressRole::Local(reply_port(config, service, *address)));
         roles.extend(service.local_addresses.iter().map(role));
@@ -141,7 +144,7 @@ fn services(config: &Config, registry: &mut Registry, read: ReadSlot<'_>) -> Res
                 MaglevTable::build(&weights).map(Box::new)
             })
             .flatten();
-        let options = ServiceOptions { tunnel: spec.tunnel.clone() };
+        let options = ServiceOptions { tunnel: spec.tunnel.clone(), sources: spec.sources.clone() };
         let options = if options == *usual { Arc::clone(&usual) } else { Arc::new(options) };
         let service = Service {
             id,

@@ -4,7 +4,7 @@
 use crate::config::Config;
 use dataplane::flow::{Endpoint, FlowKey, FlowKey6, Protocol};
 use dataplane::ids::{PortId, WorkerId};
-use dataplane::session::Pair;
+use dataplane::session::{ForwardMode, Pair};
 use dataplane::snapshot::{AddressRole, LocalAddress, Snapshot};
 use dataplane::stats::WorkerStats;
 use dataplane::steering::Steering;
@@ -133,7 +133,7 @@ impl Ladder {
             return Ok(());
         }
         let services = config.services.iter().zip(world.services.iter());
-        for (spec, service) in services.filter(|(_, service)| !service.locals.is_empty()) {
+        for (spec, service) in services.filter(|(_, service)| service.mode == ForwardMode::FullNat) {
             for server in &service.servers {
                 let without = (0..workers).map(WorkerId).find(|worker| {
                     let has_ports = |local: &&LocalAddress| {

@@ -144,8 +144,10 @@ pub struct RouteSpec {
 pub struct ServiceSpec {
     /// The operator's name for it.
     pub name: String,
-    /// What clients connect to; there is at least one.
+    /// What clients connect to; there is at least one. For mode `snat`, where hidden hosts may go.
     pub listens: Vec<Listen>,
+    /// Whose packets mode `snat` takes.
+    pub sources: Vec<Network>,
     /// TCP or UDP.
     pub protocol: Protocol,
     /// How packets reach the servers.

@@ -68,7 +68,9 @@ pub(super) struct Route {
 #[serde(deny_unknown_fields)]
 pub(super) struct Service {
     pub(super) name: Spanned<String>,
-    pub(super) listen: Spanned<OneOrMany>,
+    pub(super) listen: Option<Spanned<OneOrMany>>,
+    #[serde(default)]
+    pub(super) sources: Vec<Spanned<String>>,
     pub(super) protocol: Option<Spanned<String>>,
     pub(super) forward: Option<Spanned<String>>,
     pub(super) scheduler: Option<Spanned<String>>,

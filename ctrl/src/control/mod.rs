@@ -21,6 +21,7 @@ use crate::view::Observer;
 use announce::Announcements;
 use dataplane::clock::Instant;
 use dataplane::ids::{Generation, PortId};
+use dataplane::session::ForwardMode;
 use dataplane::snapshot::{AddressRole, LocalAddress, NextHop, Publisher, Snapshot};
 use dataplane::stats::WorkerStats;
 use dataplane::steering::Steering;
@@ -386,6 +387,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
 /// Next hops that are always to be known: gateways and the ways to servers.
 fn wanted_hops(config: &Config, world: &Snapshot) -> HashSet<NextHop> {
     let gateways = config.routes.iter().flat_map(|route| route.hops.iter().copied());
-    let servers = config.services.iter().flat_map(|service| &service.servers);
+    let serving = config.services.iter().filter(|service| service.forward != ForwardMode::Snat);
+    let servers = serving.flat_map(|service| &service.servers);
     gateways.chain(servers.filter_map(|server| world.routes.lookup(server.endpoint.address, 0))).collect()
 }

@@ -20,9 +20,18 @@ use std::net::IpAddr;
 #[inline(never)]
 pub(super) fn find_service<K: Key>(packet: &Packet<K>, world: &Snapshot) -> Option<ServiceIndex> {
     let Payload::Transport(protocol) = packet.payload else { return None };
-    let index = world.services.index_of(protocol, packet.key.destination())?;
+    let index = service_of(packet.key, protocol, world)?;
     prefetch_near(world.services.at(index));
     Some(index)
+}
+
+/// The service of a flow: the one that listens where it goes, or the one that hides where it comes from.
+fn service_of<K: Key>(key: K, protocol: Protocol, world: &Snapshot) -> Option<ServiceIndex> {
+    let (source, destination) = (key.source(), key.destination());
+    world.services.index_of(protocol, destination).or_else(|| {
+        let is_outside = world.services.hides_sources() && world.role(destination.address).is_none();
+        is_outside.then(|| world.services.hiding(protocol, source.address, destination)).flatten()
+    })
 }
 
 /// Where a service's rounds stand.
@@ -116,7 +125,9 @@ impl Director {
             self.stats.service(service.id).no_real_server.add(1);
             return Err(DropReason::NoRealServer);
         };
-        if world.routes.lookup(server.endpoint.address, 0).is_none() {
+        let towards =
+            if service.mode == ForwardMode::Snat { packet.destination() } else { server.endpoint.address };
+        if world.routes.lookup(towards, 0).is_none() {
             self.stats.service(service.id).no_route.add(1);
             return Err(DropReason::NoRoute);
         }
@@ -149,26 +160,30 @@ impl Director {
     ) -> Result<Admitted, DropReason> {
         let (client, vip) = (packet.key.source(), packet.key.destination());
         let l4_port = if server.endpoint.l4_port == 0 { vip.l4_port } else { server.endpoint.l4_port };
+        let real = match service.mode {
+            ForwardMode::Snat => vip,
+            _ => Endpoint { l4_port, ..server.endpoint },
+        };
         let mut new = NewSession {
             protocol: service.protocol,
             mode: service.mode,
             client,
             vip,
             local: Endpoint { address: client.address, l4_port: 0 },
-            real: Endpoint { l4_port, ..server.endpoint },
+            real,
             server: server.id,
             local_id: LocalId::NONE,
         };
         let made = match service.mode {
             ForwardMode::FullNat => self.open_by_local(service, &mut new, packet, arrival.stamp),
-            ForwardMode::Nat => self.open_by_client_port(&mut new, packet, arrival),
+            ForwardMode::Nat => self.open_by_client(&mut new, packet, arrival),
             ForwardMode::DirectRoute => self.open_one_way(&new, packet, arrival.stamp),
             ForwardMode::Tunnel => {
                 let flow = K::side(self).sessions.hash(packet.key);
                 new.local = outer_source(&service.options.tunnel, new.real.address, flow, arrival.world)?;
                 self.open_one_way(&new, packet, arrival.stamp)
             }
-            ForwardMode::Snat => Err(DropReason::LocalPortsExhausted),
+            ForwardMode::Snat => self.open_from_pool(service, &mut new, packet, arrival),
         };
         let counters = self.stats.service(service.id);
         let admitted = match made {
@@ -186,7 +201,7 @@ impl Director {
         if new.local_id != LocalId::NONE {
             self.stats.local_ports_used(new.local_id).add(1);
         }
-        let counters = self.stats.server(server.id);
+        let counters = self.stats.server(new.server);
         counters.sessions_created.add(1);
         counters.sessions_inactive.add(1);
         Ok(admitted)
@@ -318,7 +333,7 @@ fn service_for<'w, K: Key>(
     let found = if stage.candidate == Candidate::NONE {
         stage.service
     } else {
-        world.services.index_of(protocol, destination)
+        service_of(stage.packet.key, protocol, world)
     };
     match found {
         Some(index) => Ok(world.services.at(index)),

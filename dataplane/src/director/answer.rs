@@ -5,10 +5,12 @@ use super::side::HasSide;
 use super::{Arrival, Director, Verdicts};
 use crate::clock::Instant;
 use crate::drop::DropReason;
+use crate::flow::{Endpoint, Family};
 use crate::frame::Frame;
 use crate::snapshot::Snapshot;
 use crate::wire::Packet;
 use crate::wire::icmp::IcmpError;
+use std::net::IpAddr;
 
 /// ICMP errors that one worker may send per second (RFC 1812 §4.3.2.8 asks for a limit).
 const ERRORS_PER_SECOND: u64 = 1_000;
@@ -103,8 +105,9 @@ impl Director {
         verdicts: &mut Verdicts,
     ) -> Result<(), DropReason> {
         let (_, next) = next_hop_to(packet.source(), 0, arrival.world).map_err(|_| reason)?;
-        // The address that the sender addressed: the VIP, or the local address.
-        if !self.icmp_budget.take(arrival.now) || !K::make_error(frame, packet, error) {
+        let source = error_source(packet, arrival).ok_or(reason)?;
+        let told = K::new(packet.key.protocol(), Endpoint::new(source, 0), packet.key.source());
+        if !self.icmp_budget.take(arrival.now) || !K::make_error(frame, told, error) {
             return Err(reason);
         }
         self.stats.drops(reason).add(1);
@@ -112,4 +115,16 @@ impl Director {
         verdicts.push(next.send(frame.bytes_mut()));
         Ok(())
     }
+}
+
+/// Who tells a sender about its packet: whom it addressed, if that is the appliance; otherwise the
+/// appliance as a router on the way, by its address on the sender's link.
+fn error_source<K: HasSide>(packet: &Packet<K>, arrival: &Arrival<'_>) -> Option<IpAddr> {
+    if arrival.world.role(packet.destination()).is_some() {
+        return Some(packet.destination());
+    }
+    let networks = &arrival.world.port(arrival.from).networks;
+    let nearest = networks.iter().find(|network| network.contains(packet.source()));
+    let of_family = || networks.iter().find(|network| Family::of(network.address) == K::FAMILY);
+    nearest.or_else(of_family).map(|network| network.address)
 }

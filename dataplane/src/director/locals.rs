@@ -1,14 +1,14 @@
-//! The endpoint that a server sees: a local address and port, or the client's own.
+//! The endpoint that a server sees: a local address and port, the client's own, or one of a pool's.
 
 use super::admit::Admitted;
 use super::side::HasSide;
 use super::{Arrival, Director};
 use crate::drop::DropReason;
-use crate::flow::{Direction, Endpoint, FlowKey6, Key};
-use crate::ids::LocalId;
+use crate::flow::{Direction, Endpoint, Family, FlowKey6, Key, Protocol};
+use crate::ids::{LocalId, PortId};
 use crate::session::{NewSession, Pair, Taken};
 use crate::snapshot::{LocalAddress, Service};
-use crate::steering::FIRST_PORT;
+use crate::steering::{FIRST_PORT, Region, Seat};
 use crate::wire::Packet;
 use std::net::IpAddr;
 
@@ -78,44 +78,122 @@ impl Director {
 
     /// Makes a session whose server sees the client's address, and the client's port too if answers
     /// to it come to this worker: another port otherwise.
-    pub(super) fn open_by_client_port<K: HasSide>(
+    pub(super) fn open_by_client<K: HasSide>(
         &mut self,
         new: &mut NewSession,
         packet: &Packet<K>,
         arrival: &Arrival<'_>,
     ) -> Result<Admitted, DropReason> {
         let towards = arrival.world.routes.lookup(new.real.address, 0).ok_or(DropReason::NoRoute)?;
-        let client = packet.key.source();
-        let answers = K::new(new.protocol, new.real, Endpoint { l4_port: 0, ..client });
-        let (steering, me) = (&self.seat.steering, self.seat.worker);
-        let plan = &steering.port(towards.port).plan;
-        let by_client = !steering.predicts_ports::<K>(new.protocol);
-        let (space, region) = (plan.space::<K>(new.protocol), plan.region(answers));
-        let len = space.len(me, region);
-        let admitted = |index| Admitted { index, across: false, ports_before: 0, port_again: false };
-        if by_client || plan.owner(answers.with_destination_port(client.l4_port)) == me {
-            new.local = client;
-            match self.insert(new, packet, arrival.stamp) {
-                Err(DropReason::LocalPortsExhausted) if !by_client => {}
-                made => return made.map(admitted),
-            }
-        }
-        if len == 0 {
-            return Err(DropReason::LocalPortsExhausted);
-        }
-        let start = K::side(self).sessions.hash(packet.key) as usize % len;
-        for number in (0..len.min(PORT_TRIES)).map(|step| (start + step) % len) {
-            let space = self.seat.steering.port(towards.port).plan.space::<K>(new.protocol);
-            let l4_port = space.l4_port(me, region, number);
-            if l4_port < FIRST_PORT {
-                continue;
-            }
-            new.local = Endpoint { l4_port, ..client };
-            match self.insert(new, packet, arrival.stamp) {
+        let port = if self.seat.steering.predicts_ports::<K>(new.protocol) {
+            Some(towards.port)
+        } else {
+            // The client's address tells the owner of both directions: any port will do.
+            None
+        };
+        self.open_from(new, packet, arrival, packet.source(), port)
+    }
+
+    /// Makes a session of a host inside, which servers outside see as one of the service's addresses:
+    /// always the same one, as long as it has ports (RFC 4787 §4.1).
+    pub(super) fn open_from_pool<K: HasSide>(
+        &mut self,
+        service: &Service,
+        new: &mut NewSession,
+        packet: &Packet<K>,
+        arrival: &Arrival<'_>,
+    ) -> Result<Admitted, DropReason> {
+        let pool = || {
+            let all = service.locals.iter().zip(&service.servers);
+            all.filter(|(local, _)| Family::of(local.address) == K::FAMILY)
+        };
+        let count = pool().count();
+        let host = Endpoint { l4_port: 0, ..new.client };
+        let hash = K::side(self).sessions.hash(K::new(new.protocol, host, host));
+        let first = ((hash >> 32) as usize).checked_rem(count).unwrap_or(0);
+        for step in 0..count {
+            let Some((local, server)) = pool().nth((first + step) % count) else { break };
+            (new.local_id, new.server) = (local.id, server.id);
+            match self.open_from(new, packet, arrival, local.address, Some(local.port)) {
                 Err(DropReason::LocalPortsExhausted) => {}
-                made => return made.map(admitted),
+                made => return made,
             }
         }
         Err(DropReason::LocalPortsExhausted)
+    }
+
+    /// Makes a session from a port of `address` that no session uses towards the server: the client's
+    /// own first. Answers come by `port`, where it matters which worker gets them.
+    fn open_from<K: HasSide>(
+        &mut self,
+        new: &mut NewSession,
+        packet: &Packet<K>,
+        arrival: &Arrival<'_>,
+        address: IpAddr,
+        port: Option<PortId>,
+    ) -> Result<Admitted, DropReason> {
+        let answers = K::new(new.protocol, new.real, Endpoint::new(address, 0));
+        let ports = OwnPorts::new::<K>(&self.seat, port, answers);
+        let client_port = new.client.l4_port;
+        let start = K::side(self).sessions.hash(packet.key) as usize;
+        for attempt in 0..=PORT_TRIES {
+            let l4_port = match attempt {
+                0 if ports.has(&self.seat, answers.with_destination_port(client_port)) => client_port,
+                0 => continue,
+                _ => match ports.at::<K>(&self.seat, new.protocol, start + attempt) {
+                    Some(l4_port) => l4_port,
+                    None => continue,
+                },
+            };
+            new.local = Endpoint::new(address, l4_port);
+            match self.insert(new, packet, arrival.stamp) {
+                Err(DropReason::LocalPortsExhausted) => {}
+                Err(reason) => return Err(reason),
+                Ok(index) => {
+                    return Ok(Admitted { index, across: false, ports_before: 0, port_again: false });
+                }
+            }
+        }
+        Err(DropReason::LocalPortsExhausted)
+    }
+}
+
+/// The ports to which answers come to this worker, where nobody keeps account of them.
+enum OwnPorts {
+    /// All: every worker finds the owner otherwise.
+    All,
+    /// Those of a port's plan, in a region of it.
+    Planned { port: PortId, region: Region, len: usize },
+}
+
+impl OwnPorts {
+    fn new<K: Key>(seat: &Seat, port: Option<PortId>, answers: K) -> Self {
+        let Some(port) = port.filter(|_| seat.steering.workers > 1) else { return Self::All };
+        let plan = &seat.steering.port(port).plan;
+        let region = plan.region(answers);
+        Self::Planned { port, region, len: plan.space::<K>(answers.protocol()).len(seat.worker, region) }
+    }
+
+    /// Whether answers with this key come to this worker.
+    fn has<K: Key>(&self, seat: &Seat, answers: K) -> bool {
+        match self {
+            Self::All => true,
+            Self::Planned { port, .. } => seat.steering.port(*port).plan.owner(answers) == seat.worker,
+        }
+    }
+
+    /// One of the ports, counted round; `None` for one that is never given out.
+    fn at<K: Key>(&self, seat: &Seat, protocol: Protocol, number: usize) -> Option<u16> {
+        let l4_port = match self {
+            Self::All => number as u16,
+            Self::Planned { len: 0, .. } => return None,
+            Self::Planned { port, region, len } => seat
+                .steering
+                .port(*port)
+                .plan
+                .space::<K>(protocol)
+                .l4_port(seat.worker, *region, number % len),
+        };
+        (l4_port >= FIRST_PORT).then_some(l4_port)
     }
 }

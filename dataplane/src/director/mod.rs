@@ -26,7 +26,7 @@ use crate::flow::{Direction, Family, FlowHasher, FlowKey, FlowKey6, Key, Protoco
 use crate::frame::{BURST_SIZE, Frame};
 use crate::hugepages::{self, Table};
 use crate::ids::{LocalId, MAX_SERVICES, NeighborId, PortId, WorkerId};
-use crate::session::{Candidate, Needs, Pair, SessionIndex, SessionTable};
+use crate::session::{Candidate, ForwardMode, Needs, Pair, SessionIndex, SessionTable};
 use crate::snapshot::{AddressRole, NextHop, ServiceIndex, Snapshot};
 use crate::stats::WorkerStats;
 use crate::steering::Seat;
@@ -416,15 +416,31 @@ impl Director {
             Some(AddressRole::Vip) => {
                 // Only what a service would take, or a session that outlived its service, is worth
                 // another worker's time.
+                let service = arrival.world.services.find(protocol, key.destination());
                 if protocol == Protocol::Udp || packet.flags.opens() {
-                    arrival.world.services.index_of(protocol, key.destination())?;
+                    service?;
                 }
-                steering.client_owner(arrival.from, key, self.seat.worker)
+                if service.is_some_and(|service| service.mode == ForwardMode::Nat)
+                    && !steering.predicts_ports::<K>(protocol)
+                {
+                    steering.owner_of_client(packet.source())
+                } else {
+                    steering.client_owner(arrival.from, key, self.seat.worker)
+                }
             }
             Some(AddressRole::Local(port)) => steering.port(port).plan.owner(key),
             // The answer of a server that sees clients' addresses.
             None if arrival.world.services.answers_clients(protocol, key.source()) => {
-                steering.port(arrival.from).plan.owner(key)
+                if steering.predicts_ports::<K>(protocol) {
+                    steering.port(arrival.from).plan.owner(key)
+                } else {
+                    steering.owner_of_client(packet.destination())
+                }
+            }
+            // A host that is hidden by another address.
+            None if arrival.world.services.hides_sources() => {
+                find_service(packet, arrival.world)?;
+                steering.client_owner(arrival.from, key, self.seat.worker)
             }
             Some(AddressRole::Own) | None => return None,
         };

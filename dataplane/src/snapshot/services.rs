@@ -25,6 +25,8 @@ pub struct Services {
     list: Vec<Service>,
     /// By [`ServerId`]: the service of this snapshot that has the server.
     by_server: Vec<Option<ServiceIndex>>,
+    /// What hides the sources of packets, and behind which service.
+    hiding: Vec<(Hidden, ServiceIndex)>,
     /// Servers whose answers come with the client's address as their destination.
     answering: Map<(Protocol, Endpoint), ()>,
 }
@@ -32,9 +34,16 @@ pub struct Services {
 #[derive(Clone, Debug)]
 struct Range {
     protocol: Protocol,
-    network: Network,
-    l4_ports: RangeInclusive<u16>,
+    listen: Listen,
     service: ServiceIndex,
+}
+
+/// Whose sources a service hides.
+#[derive(Clone, Debug)]
+struct Hidden {
+    protocol: Protocol,
+    sources: Vec<Network>,
+    destinations: Vec<Listen>,
 }
 
 /// A service's place in one snapshot.
@@ -54,6 +63,11 @@ impl Listen {
     /// One address and port.
     pub fn one(endpoint: Endpoint) -> Self {
         Self { network: Network::host(endpoint.address), l4_ports: endpoint.l4_port..=endpoint.l4_port }
+    }
+
+    /// Whether an endpoint is among them.
+    pub fn has(&self, endpoint: Endpoint) -> bool {
+        self.l4_ports.contains(&endpoint.l4_port) && self.network.contains(endpoint.address)
     }
 
     /// The address and port, when it is one.
@@ -137,7 +151,7 @@ pub struct Service {
     /// The director's addresses towards the servers.
     /// Services with the same list share it.
     pub locals: Arc<[LocalAddress]>,
-    /// The servers, in the order in which they were added.
+    /// The servers, in the order in which they were added; one for each local address in mode `snat`.
     pub servers: Box<[RealServer]>,
     /// The table of scheduler `mh`.
     pub maglev: Option<Box<MaglevTable>>,
@@ -152,11 +166,16 @@ const _: () = assert!(size_of::<Service>() == 64);
 pub struct ServiceOptions {
     /// How packets of a tunnelled service are packed.
     pub tunnel: Tunnel,
+    /// Whose packets a service of mode `snat` takes, on their way to where it listens.
+    pub sources: Vec<Network>,
 }
 
 impl Default for ServiceOptions {
     fn default() -> Self {
-        Self { tunnel: Tunnel { encapsulation: Encapsulation::Ipip, sources: Vec::new() } }
+        Self {
+            tunnel: Tunnel { encapsulation: Encapsulation::Ipip, sources: Vec::new() },
+            sources: Vec::new(),
+        }
     }
 }
 
@@ -202,14 +221,22 @@ impl Services {
         for (listens, service) in services {
             new.add(&listens, service);
         }
-        let breadth = |range: &Range| range.l4_ports.end() - range.l4_ports.start();
-        new.ranges.sort_by_key(|range| (u8::MAX - range.network.prefix_len, breadth(range)));
+        new.ranges.sort_by_key(|Range { listen: Listen { network, l4_ports }, .. }| {
+            (u8::MAX - network.prefix_len, l4_ports.end() - l4_ports.start())
+        });
         new
     }
 
     fn add(&mut self, listens: &[Listen], service: Service) {
         let index = ServiceIndex(self.list.len() as u32);
         let protocol = service.protocol;
+        if service.mode == ForwardMode::Snat {
+            let hidden =
+                Hidden { protocol, sources: service.options.sources.clone(), destinations: listens.to_vec() };
+            self.hiding.push((hidden, index));
+            self.list.push(service);
+            return;
+        }
         for listen in listens {
             match listen.single() {
                 Some(Endpoint { address: IpAddr::V4(address), l4_port }) => {
@@ -220,12 +247,7 @@ impl Services {
                     let key = (address.to_bits(), wide_ports(protocol, l4_port));
                     self.wide.entry(key).or_insert(index);
                 }
-                None => self.ranges.push(Range {
-                    protocol,
-                    network: listen.network,
-                    l4_ports: listen.l4_ports.clone(),
-                    service: index,
-                }),
+                None => self.ranges.push(Range { protocol, listen: listen.clone(), service: index }),
             }
         }
         for server in &service.servers {
@@ -264,18 +286,38 @@ impl Services {
 
     #[cold]
     fn index_in_ranges(&self, protocol: Protocol, destination: Endpoint) -> Option<ServiceIndex> {
-        let matches = |range: &&Range| {
-            range.protocol == protocol
-                && range.l4_ports.contains(&destination.l4_port)
-                && range.network.contains(destination.address)
-        };
+        let matches = |range: &&Range| range.protocol == protocol && range.listen.has(destination);
         self.ranges.iter().find(matches).map(|range| range.service)
+    }
+
+    /// Whether any service hides the sources of packets.
+    #[inline]
+    pub fn hides_sources(&self) -> bool {
+        !self.hiding.is_empty()
+    }
+
+    /// The first service that hides `source` from `destination`, which must be none of the appliance's
+    /// addresses.
+    #[cold]
+    pub fn hiding(&self, protocol: Protocol, source: IpAddr, destination: Endpoint) -> Option<ServiceIndex> {
+        let is_host = match destination.address {
+            IpAddr::V4(address) => !matches!(address.octets()[0], 0 | 127 | 224..),
+            IpAddr::V6(address) => !address.is_multicast() && !address.is_unicast_link_local(),
+        };
+        let hides = |(hidden, _): &&(Hidden, ServiceIndex)| {
+            hidden.protocol == protocol
+                && hidden.sources.iter().any(|network| network.contains(source))
+                && hidden.destinations.iter().any(|listen| listen.has(destination))
+        };
+        if is_host { self.hiding.iter().find(hides).map(|(_, index)| *index) } else { None }
     }
 
     /// Whether a service listens on a prefix that holds `address`.
     #[inline]
     pub fn has_prefix_with(&self, address: IpAddr) -> bool {
-        self.ranges.iter().any(|range| !range.network.is_host() && range.network.contains(address))
+        self.ranges.iter().any(|Range { listen: Listen { network, .. }, .. }| {
+            !network.is_host() && network.contains(address)
+        })
     }
 
     /// Whether answers of a server come to Sluice with the client's address as their destination.

@@ -16,8 +16,9 @@ pub(crate) use classes::Region;
 pub use space::PortSpace;
 pub use toeplitz::{KEY_LEN_MIN, Toeplitz};
 
-use crate::flow::{Family, FlowHasher, Key, Protocol};
+use crate::flow::{Endpoint, Family, FlowHasher, FlowKey6, Key, Protocol};
 use crate::ids::{PortId, WorkerId};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// The lowest local port that is given out; those below belong to well-known services.
@@ -204,6 +205,17 @@ impl Steering {
         self.ports.iter().all(is_predicted)
     }
 
+    /// The owner of all sessions of a client, where nothing but its address tells both directions.
+    pub fn owner_of_client(&self, client: IpAddr) -> WorkerId {
+        let client = Endpoint::new(client, 0);
+        self.share(self.hasher.hash(FlowKey6::new(Protocol::Tcp, client, client)))
+    }
+
+    /// The worker whose share of all hashes this one is in.
+    fn share(&self, hash: u64) -> WorkerId {
+        WorkerId((((hash & 0xffff_ffff) * u64::from(self.workers)) >> 32) as u16)
+    }
+
     /// Who makes the session of a client's packet that worker `receiver` got by port `from`.
     #[inline]
     pub fn client_owner<K: Key>(&self, from: PortId, key: K, receiver: WorkerId) -> WorkerId {
@@ -211,10 +223,7 @@ impl Steering {
         match port.clients {
             Clients::Receiver => receiver,
             Clients::Planned if port.plan.is_of_device::<K>(key.protocol()) => port.plan.owner(key),
-            Clients::Planned | Clients::Hashed => {
-                let hash = self.hasher.hash(key) & 0xffff_ffff;
-                WorkerId(((hash * u64::from(self.workers)) >> 32) as u16)
-            }
+            Clients::Planned | Clients::Hashed => self.share(self.hasher.hash(key)),
         }
     }
 }
@@ -238,10 +247,10 @@ impl Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::{Endpoint, FlowKey, FlowKey6};
+    use crate::flow::FlowKey;
     use proptest::prelude::*;
     use std::collections::HashSet;
-    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
     fn tables() -> impl Strategy<Value = (u16, Vec<u16>)> {
         (1u16..9, 6u32..10).prop_flat_map(|(workers, bits)| {

@@ -44,11 +44,11 @@ pub trait Wire: Key {
     /// Turns an echo request into its reply, in place; Ethernet addresses are left to the caller.
     fn answer_echo(frame: &mut [u8], packet: &Packet<Self>);
 
-    /// Turns the frame into an ICMP error about itself, from whom it was for to its sender.
+    /// Turns the frame into an ICMP error about itself, with the addresses of `told`.
     /// Ethernet addresses are left to the caller.
     ///
     /// False when the buffer's headroom has no place for it; the frame is then unchanged.
-    fn make_error(frame: &mut Frame<'_>, packet: &Packet<Self>, error: IcmpError) -> bool;
+    fn make_error(frame: &mut Frame<'_>, told: Self, error: IcmpError) -> bool;
 
     /// Turns an ICMP error about a packet that we sent into one about the packet as it came to us, for
     /// the one who sent it. `to` is what packets in the error's direction become: its addresses are the
@@ -100,8 +100,8 @@ impl Wire for FlowKey {
         icmp::answer_echo(frame, packet);
     }
 
-    fn make_error(frame: &mut Frame<'_>, packet: &Packet<Self>, error: IcmpError) -> bool {
-        icmp::make_error(frame, packet.key.reversed().address_word(), error)
+    fn make_error(frame: &mut Frame<'_>, told: Self, error: IcmpError) -> bool {
+        icmp::make_error(frame, told.address_word(), error)
     }
 
     fn relay_error(
@@ -152,8 +152,8 @@ impl Wire for FlowKey6 {
         icmp6::answer_echo(frame, packet);
     }
 
-    fn make_error(frame: &mut Frame<'_>, packet: &Packet<Self>, error: IcmpError) -> bool {
-        icmp6::make_error(frame, &packet.key.reversed().address_bytes(), error)
+    fn make_error(frame: &mut Frame<'_>, told: Self, error: IcmpError) -> bool {
+        icmp6::make_error(frame, &told.address_bytes(), error)
     }
 
     fn relay_error(

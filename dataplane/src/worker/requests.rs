@@ -18,15 +18,15 @@ const COMMANDS: usize = 256;
 const QUERIES: usize = 16;
 /// Lines of the table that a list looks at in one turn: about 0.5 µs.
 const LINES_PER_TURN: usize = 128;
-/// Bytes of the largest frame that control exchanges with workers: a router's advertisement with options.
-const CONTROL_FRAME_LEN: usize = 256;
+/// Bytes of the largest frame that control exchanges with workers: a neighbour's advertisement has 86.
+const CONTROL_FRAME_LEN: usize = 96;
 
 /// A small frame by value, so that no queue owns memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControlFrame(ArrayVec<u8, CONTROL_FRAME_LEN>);
 
 impl ControlFrame {
-    /// A copy of the frame's first 256 bytes.
+    /// A copy of the frame's first 96 bytes.
     pub fn copy_of(bytes: &[u8]) -> Self {
         Self(bytes.iter().copied().take(CONTROL_FRAME_LEN).collect())
     }

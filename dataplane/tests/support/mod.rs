@@ -39,6 +39,8 @@ pub const SERVER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xb, 0, 0, 0
 #[derive(Clone)]
 pub struct Plan {
     pub mode: ForwardMode,
+    /// Whether VIPs have servers of the other family.
+    pub across: bool,
     pub options: Arc<ServiceOptions>,
     pub weights: Vec<u32>,
     /// The place of the first server.
@@ -56,6 +58,7 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             mode: ForwardMode::FullNat,
+            across: false,
             options: Arc::default(),
             weights: vec![1],
             first_server: 0,
@@ -127,7 +130,7 @@ pub fn world(plan: &Plan) -> Snapshot {
     let mut addresses: Map<IpAddr, AddressRole> = own.collect();
     addresses.extend([(VIP, AddressRole::Vip), (VIP6, AddressRole::Vip)]);
     addresses.extend(locals4.iter().chain(&locals6).map(|local| (local.address, AddressRole::Local(B))));
-    let service = |id, protocol, vip: IpAddr, servers: &[RealServer], locals: &[LocalAddress]| {
+    let service = |id, protocol, vip: IpAddr, (servers, locals): (&[RealServer], &[LocalAddress])| {
         let weights: Vec<_> = servers.iter().map(|server| (server.endpoint, server.weight)).collect();
         let service = Service {
             id: ServiceId(id),
@@ -139,15 +142,36 @@ pub fn world(plan: &Plan) -> Snapshot {
             maglev: MaglevTable::build(&weights).map(Box::new),
             options: Arc::clone(&plan.options),
         };
-        (vec![Listen::one(Endpoint::new(vip, 8080))], service)
+        if plan.mode == ForwardMode::Snat {
+            let listens =
+                ["172.16.0.50:8080", "172.16.0.50:9001", "[2001:db8:b::50]:8080", "[2001:db8:b::50]:9001"];
+            return (listens.map(|text| text.parse().unwrap()).to_vec(), service);
+        }
+        let range = Listen { network: Network::host(vip), l4_ports: 9000..=9009 };
+        (vec![Listen::one(Endpoint::new(vip, 8080)), range], service)
+    };
+    let (of4, of6) = ((&servers4[..], &locals4[..]), (&servers6[..], &locals6[..]));
+    // A snat service has all local addresses, and something that is counted for each.
+    let pool: Vec<_> = locals4.iter().chain(&locals6).copied().collect();
+    let counted = |(at, local): (usize, &LocalAddress)| RealServer {
+        id: ServerId(at as u32),
+        endpoint: Endpoint::new(local.address, 0),
+        weight: 1,
+    };
+    let hiding: Vec<_> = pool.iter().enumerate().map(counted).collect();
+    let all = (&hiding[..], &pool[..]);
+    let (behind4, behind6) = match (plan.mode, plan.across) {
+        (ForwardMode::Snat, _) => (all, all),
+        (_, true) => (of6, of4),
+        (_, false) => (of4, of6),
     };
     let mut world = Snapshot::empty(ports.clone());
     world.routes = Arc::new(routes);
     world.services = Arc::new(Services::new(vec![
-        service(0, Protocol::Tcp, VIP, &servers4, &locals4),
-        service(1, Protocol::Udp, VIP, &servers4, &locals4),
-        service(2, Protocol::Tcp, VIP6, &servers6, &locals6),
-        service(3, Protocol::Udp, VIP6, &servers6, &locals6),
+        service(0, Protocol::Tcp, VIP, behind4),
+        service(1, Protocol::Udp, VIP, behind4),
+        service(2, Protocol::Tcp, VIP6, behind6),
+        service(3, Protocol::Udp, VIP6, behind6),
     ]));
     world.neighbors = Arc::new(Neighbors::new(neighbors));
     world.addresses = Arc::new(addresses);
@@ -271,6 +295,11 @@ pub fn inbound(client_port: u16) -> Route {
         source: (CLIENT, client_port),
         destination: (VIP, 8080),
     }
+}
+
+/// The same over IPv6.
+pub fn inbound6(client_port: u16) -> Route {
+    Route { source: (CLIENT6, client_port), destination: (VIP6, 8080), ..inbound(0) }
 }
 
 /// The answer to a frame that the director sent to a server.

@@ -38,7 +38,10 @@ impl Wanted<'_> {
         let (name, family) = (self.mode.name(), Family::of(server.address));
         let other = self.listens.iter().find(|listen| Family::of(listen.network.address) != family);
         match self.mode {
-            ForwardMode::FullNat if self.locals.iter().all(|local| Family::of(*local) != family) => {
+            ForwardMode::FullNat
+                if !self.locals.is_empty()
+                    && self.locals.iter().all(|local| Family::of(*local) != family) =>
+            {
                 Some(format!(
                     "none of the local addresses is of {}'s family; add one that the server can answer",
                     server.address
@@ -85,14 +88,16 @@ impl Checker<'_> {
                     format!("`{}` names another service already; choose another name", service.name);
                 self.error(raw.name.span(), &format!("service[{at}].name"), message);
             }
-            for listen in &service.listens {
+            let taken = service.listens.iter().filter(|_| service.forward != ForwardMode::Snat);
+            for listen in taken {
                 let key = (service.protocol, listen.clone());
                 let Some(other) = listens.insert(key, service.name.clone()) else { continue };
                 let message = format!(
                     "{} {listen} is service `{other}`'s already; use another address or port",
                     service.protocol.name()
                 );
-                self.error(raw.listen.span(), &format!("service[{at}].listen"), message);
+                let place = raw.listen.as_ref().map_or(entry.span(), Spanned::span);
+                self.error(place, &format!("service[{at}].listen"), message);
             }
             services.push(service);
         }
@@ -111,7 +116,10 @@ impl Checker<'_> {
 
     /// An address serves one purpose: VIPs are not local addresses, and neither is a server.
     fn check_roles(&mut self, list: &[Spanned<raw::Service>], services: &[ServiceSpec]) {
-        let listens = || services.iter().flat_map(|service| &service.listens);
+        let listens = || {
+            let listening = services.iter().filter(|service| service.forward != ForwardMode::Snat);
+            listening.flat_map(|service| &service.listens)
+        };
         let vips: HashSet<_> = listens().map(|listen| listen.network.address).collect();
         let prefixes: Vec<_> =
             listens().map(|listen| listen.network).filter(|network| !network.is_host()).collect();
@@ -128,9 +136,22 @@ impl Checker<'_> {
                 format!("{} local addresses are more than the {MAX_LOCALS} that fit", locals.len()),
             );
         }
+        let pools: HashSet<_> = services
+            .iter()
+            .filter(|service| service.forward == ForwardMode::Snat)
+            .flat_map(|service| service.local_addresses.iter().copied())
+            .collect();
         for (at, entry) in list.iter().enumerate() {
             let raw = entry.get_ref();
+            let hides = raw.forward.as_ref().is_some_and(|mode| mode.get_ref() == "snat");
             for (n, text) in raw.local_addresses.iter().enumerate() {
+                if !hides && text.get_ref().parse().is_ok_and(|address: IpAddr| pools.contains(&address)) {
+                    let message = format!(
+                        "{} hides hosts of a snat service; use another, because each keeps its own account of ports",
+                        text.get_ref()
+                    );
+                    self.error(text.span(), &format!("service[{at}].local_addresses[{n}]"), message);
+                }
                 if text.get_ref().parse().is_ok_and(is_vip) {
                     let message = format!(
                         "{} is a VIP; a local address must be another, because servers answer to it",
@@ -170,7 +191,19 @@ impl Checker<'_> {
         let protocol = self.protocol(raw.protocol.as_ref(), &key("protocol"));
         let mode = self.forward(raw.forward.as_ref(), &key("forward"))?;
         let scheduler = self.scheduler(raw.scheduler.as_ref(), &key("scheduler"));
-        let listens = self.listens(&raw.listen, &key("listen"), ports)?;
+        let listens = match (&raw.listen, mode) {
+            (Some(listen), ForwardMode::Snat) => self.destinations(listen, &key("listen"))?,
+            (None, ForwardMode::Snat) => {
+                let all = ["0.0.0.0/0:*", "[::/0]:*"];
+                all.iter().filter_map(|text| text.parse().ok()).collect()
+            }
+            (Some(listen), _) => self.listens(listen, &key("listen"), ports)?,
+            (None, _) => {
+                self.error(entry.span(), &key("listen"), "the key `listen` is missing; add it");
+                return None;
+            }
+        };
+        let sources = self.sources(&raw.sources, mode, entry, &key("sources"));
         let tunnel = self.tunnel(raw.tunnel.as_ref(), mode, &key("tunnel"), ports);
 
         let mut local_addresses = Vec::new();
@@ -199,10 +232,14 @@ impl Checker<'_> {
             }
             local_addresses.push(address);
         }
-        if raw.local_addresses.is_empty() && mode == ForwardMode::FullNat {
-            let message = "a fullnat service without local addresses cannot forward; add local_addresses = [\"ADDRESS\"] from the network of the port towards the servers";
+        let has_locals = matches!(mode, ForwardMode::FullNat | ForwardMode::Snat);
+        if raw.local_addresses.is_empty() && has_locals {
+            let message = format!(
+                "a {} service without local addresses cannot forward; add local_addresses = [\"ADDRESS\"] from the network of the port towards the servers",
+                mode.name()
+            );
             self.error(entry.span(), &key("local_addresses"), message);
-        } else if let (Some(first), false) = (raw.local_addresses.first(), mode == ForwardMode::FullNat) {
+        } else if let (Some(first), false) = (raw.local_addresses.first(), has_locals) {
             let message = format!(
                 "a {} service has no local addresses, because its servers see the client's; remove them, or use fullnat",
                 mode.name()
@@ -229,7 +266,17 @@ impl Checker<'_> {
                 servers.push(server);
             }
         }
-        if raw.server.is_empty() {
+        if mode == ForwardMode::Snat {
+            if let Some(first) = raw.server.first() {
+                let message = "a snat service has no servers: hosts go where they like; remove this";
+                self.error(first.span(), &key("server"), message);
+            }
+            // What is counted for each address that hosts hide behind.
+            servers = local_addresses
+                .iter()
+                .map(|address| ServerSpec { endpoint: Endpoint { address: *address, l4_port: 0 }, weight: 1 })
+                .collect();
+        } else if raw.server.is_empty() {
             self.warn(
                 entry.span(),
                 &key("server"),
@@ -246,6 +293,7 @@ impl Checker<'_> {
         Some(ServiceSpec {
             name: raw.name.get_ref().clone(),
             listens,
+            sources,
             protocol: protocol?,
             forward: mode,
             scheduler: scheduler?,
@@ -298,6 +346,51 @@ impl Checker<'_> {
             self.error(value.span(), key, "there is nothing to listen on; write ADDRESS:PORT");
         }
         (!listens.is_empty()).then_some(listens)
+    }
+
+    /// Where hidden hosts may go.
+    fn destinations(&mut self, value: &Spanned<raw::OneOrMany>, key: &str) -> Option<Vec<Listen>> {
+        let parsed: Result<Vec<Listen>, String> = value.get_ref().iter().map(|text| text.parse()).collect();
+        parsed.map_err(|message| self.error(value.span(), key, message)).ok()
+    }
+
+    /// Whose packets a snat service takes.
+    fn sources(
+        &mut self,
+        list: &[Spanned<String>],
+        mode: ForwardMode,
+        entry: &Spanned<raw::Service>,
+        key: &str,
+    ) -> Vec<Network> {
+        if mode != ForwardMode::Snat {
+            if let Some(first) = list.first() {
+                let message = format!(
+                    "a {} service takes packets by where they go; remove this, or use snat",
+                    mode.name()
+                );
+                self.error(first.span(), key, message);
+            }
+            return Vec::new();
+        }
+        if list.is_empty() {
+            let message = "a snat service needs the networks of the hosts that it hides; add sources = [\"10.0.0.0/8\"]";
+            self.error(entry.span(), key, message);
+        }
+        let mut sources = Vec::new();
+        for (n, text) in list.iter().enumerate() {
+            let key = format!("{key}[{n}]");
+            let Some(network) = self.network(text, &key) else { continue };
+            if network.address != network.base() {
+                let clean = Network { address: network.base(), ..network };
+                self.error(
+                    text.span(),
+                    &key,
+                    format!("{network} has bits set behind its prefix; write {clean}"),
+                );
+            }
+            sources.push(network);
+        }
+        sources
     }
 
     /// How packets of a tunnelled service are packed.
@@ -461,10 +554,6 @@ impl Checker<'_> {
         let name = value.get_ref().as_str();
         let known = ForwardMode::ALL.map(ForwardMode::name);
         match ForwardMode::ALL.into_iter().find(|mode| mode.name() == name) {
-            Some(ForwardMode::Snat) => {
-                self.error(value.span(), key, "`snat` comes with a later version");
-                None
-            }
             Some(mode) => Some(mode),
             None => {
                 let message = format!("`{name}` is unknown; {}", suggestion(name, &known));
