@@ -12,18 +12,21 @@ use dataplane::drop::DropReason;
 use dataplane::flow::FlowHasher;
 use dataplane::ids::{PortId, WorkerId};
 use dataplane::port::MemoryPort;
-use dataplane::snapshot::{Publisher, mailboxes};
+use dataplane::session::ForwardMode;
+use dataplane::snapshot::{Publisher, ServiceOptions, mailboxes};
 use dataplane::stats::{PortCounters, WorkerStats};
 use dataplane::steering::ladder::{self, Choice, Facts, Fields, Rss, Rung};
 use dataplane::steering::{Seat, Steering};
 use dataplane::worker::{Link, Parts, RING_SIZE, Worker, link, peers};
 use pktgen_tests::conformance::{CLIENT_MAC, DIRECTOR_A, DIRECTOR_B, SERVER_MAC};
-use pktgen_tests::frames::{ETHERNET, Route, endpoints, fill_checksums, ip_frame, tcp, tcp_frame, udp_frame};
+use pktgen_tests::frames::{
+    ETHERNET, Route, endpoints, fill_checksums, ip_frame, tcp, tcp_frame, udp_frame, upper_layer,
+};
 use pktgen_tests::softnic::{Hashing, Rule, SoftNic, symmetric_key};
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use support::{A, B, LOCAL, Plan, VIP, answer_to, nth, octets};
+use support::{A, B, LOCAL, Plan, SERVER, SERVER6, VIP, VIP6, answer_to, nth, octets};
 
 /// A key as devices get it: random bytes.
 fn key(seed: u64) -> Vec<u8> {
@@ -60,7 +63,50 @@ fn silent() -> Facts {
     }
 }
 
+/// What goes through the workers.
+#[derive(Clone, Copy, Debug)]
+struct Traffic {
+    mode: ForwardMode,
+    /// Whether clients have IPv6 addresses.
+    six: bool,
+    /// Whether servers are of the other family.
+    across: bool,
+}
+
+const FULLNAT: Traffic = Traffic { mode: ForwardMode::FullNat, six: false, across: false };
+
+impl Traffic {
+    /// Every mode that sees answers, in every family.
+    fn all() -> Vec<Self> {
+        let mut all = Vec::new();
+        for six in [false, true] {
+            for mode in [ForwardMode::FullNat, ForwardMode::Nat, ForwardMode::Snat] {
+                all.push(Self { mode, six, across: false });
+            }
+            all.push(Self { mode: ForwardMode::FullNat, six, across: true });
+        }
+        all
+    }
+
+    fn plan(self, locals: usize) -> Plan {
+        let sources = ["198.18.0.0/15", "2001:db8:c::/64"].map(|text| text.parse().unwrap()).to_vec();
+        let options = Arc::new(ServiceOptions { sources, ..ServiceOptions::default() });
+        Plan { mode: self.mode, across: self.across, options, ..plan(locals) }
+    }
+
+    /// Whom clients address.
+    fn vip(self) -> IpAddr {
+        match (self.mode, self.six) {
+            (ForwardMode::Snat, false) => SERVER,
+            (ForwardMode::Snat, true) => SERVER6,
+            (_, false) => VIP,
+            (_, true) => VIP6,
+        }
+    }
+}
+
 struct Farm {
+    traffic: Traffic,
     workers: Vec<Worker<MemoryPort>>,
     stats: Vec<Arc<WorkerStats>>,
     nics: [SoftNic; 2],
@@ -87,7 +133,7 @@ impl Farm {
             let counters = Arc::new(WorkerStats::with_slots(2, 64, 8, 64));
             let (link, worker_link) = link();
             let seat = Seat { worker: WorkerId(at as u16), steering: Arc::clone(&steering) };
-            let limits = Limits { sessions: plan.sessions, sessions6: 64, local_port_pairs: 256 };
+            let limits = Limits { sessions: plan.sessions, sessions6: plan.sessions6, local_port_pairs: 256 };
             let hasher = FlowHasher::new([at as u64 + 5, 7, 11, 13]);
             all.push(Worker::new(Parts {
                 id: WorkerId(at as u16),
@@ -103,7 +149,16 @@ impl Farm {
             links.push(link);
         }
         let now = Instant::from_millis(1_000);
-        Self { workers: all, stats, nics, choice, now, _publisher: publisher, _links: links }
+        Self {
+            traffic: FULLNAT,
+            workers: all,
+            stats,
+            nics,
+            choice,
+            now,
+            _publisher: publisher,
+            _links: links,
+        }
     }
 
     /// The NIC of a port takes a frame from the wire.
@@ -158,27 +213,35 @@ fn client(flow: usize) -> (IpAddr, u16) {
     (Ipv4Addr::from_bits(0xc612_0000 + flow as u32 / 50).into(), 2_000 + (flow % 50) as u16 * 977)
 }
 
-fn from_client(flow: usize) -> Route {
+fn from_client(traffic: Traffic, flow: usize) -> Route {
+    let (four, l4_port) = client(flow);
+    let six = Ipv6Addr::new(0x2001, 0xdb8, 0xc, 0, 0, 0, 0, 0x50).into();
+    let address = if traffic.six { nth(six, flow / 50) } else { four };
     Route {
         source_mac: CLIENT_MAC,
         destination_mac: DIRECTOR_A,
-        source: client(flow),
-        destination: (VIP, 8080),
+        source: (address, l4_port),
+        destination: (traffic.vip(), 8080),
     }
 }
 
-fn request(flow: usize, number: u8) -> Vec<u8> {
+fn request(traffic: Traffic, flow: usize, number: u8) -> Vec<u8> {
+    let route = from_client(traffic, flow);
     if flow.is_multiple_of(2) {
-        udp_frame(&from_client(flow), &[number])
+        udp_frame(&route, &[number])
     } else {
         let flags = if number == 0 { tcp::SYN } else { tcp::ACK };
-        tcp_frame(&from_client(flow), flags, &[number])
+        tcp_frame(&route, flags, &[number])
     }
+}
+
+fn protocol(frame: &[u8]) -> u8 {
+    upper_layer(&frame[ETHERNET..]).unwrap().1
 }
 
 fn answer(seen: &[u8], number: u8) -> Vec<u8> {
     let route = answer_to(seen);
-    if seen[ETHERNET + 9] == 17 {
+    if protocol(seen) == 17 {
         udp_frame(&route, &[number])
     } else {
         let flags = if number == 0 { tcp::SYN | tcp::ACK } else { tcp::ACK };
@@ -199,13 +262,15 @@ fn converse(farm: &mut Farm, flows: usize, rounds: u8, mut between: impl FnMut(&
             // Two packets of each flow in one piece, so that an overtaking one would show.
             let numbers = if number == 0 { vec![0] } else { vec![number, number + 100] };
             for number in &numbers {
-                these.clone().for_each(|flow| farm.receive(A, request(flow, *number)));
+                for flow in these.clone() {
+                    farm.receive(A, request(farm.traffic, flow, *number));
+                }
             }
             let seen = farm.settle(B);
-            assert_eq!(seen.len(), these.len() * numbers.len(), "{:?}", farm.drops());
+            assert_eq!(seen.len(), these.len() * numbers.len(), "{:?} {:?}", farm.traffic, farm.drops());
             let mut order: HashMap<_, Vec<u8>> = HashMap::new();
             for frame in &seen {
-                let ends = (frame[ETHERNET + 9], endpoints(frame).unwrap());
+                let ends = (protocol(frame), endpoints(frame).unwrap());
                 order.entry(ends).or_default().push(*frame.last().unwrap());
             }
             assert!(order.values().all(|heard| *heard == numbers), "a packet overtook another");
@@ -222,8 +287,8 @@ fn converse(farm: &mut Farm, flows: usize, rounds: u8, mut between: impl FnMut(&
             let mut order: HashMap<_, Vec<u8>> = HashMap::new();
             for frame in &heard {
                 let (source, destination) = endpoints(frame).unwrap();
-                assert_eq!(source, (VIP, 8080));
-                order.entry((frame[ETHERNET + 9], destination)).or_default().push(*frame.last().unwrap());
+                assert_eq!(source, (farm.traffic.vip(), 8080));
+                order.entry((protocol(frame), destination)).or_default().push(*frame.last().unwrap());
             }
             assert!(order.values().all(|heard| *heard == numbers), "an answer overtook another");
             assert_eq!(order.len(), these.len());
@@ -241,6 +306,7 @@ fn plan(locals: usize) -> Plan {
         weights: vec![1; 10],
         locals: (0..locals).map(|at| nth(LOCAL, at)).collect(),
         sessions: FLOWS,
+        sessions6: SOME_FLOWS,
         ..Plan::default()
     }
 }
@@ -256,6 +322,65 @@ fn predicted_rss_hands_nothing_over() {
 
         assert_eq!(farm.handed_over(), 0);
         farm.assert_even();
+    }
+}
+
+/// Flows of each case of a mode and a family.
+const SOME_FLOWS: usize = if cfg!(debug_assertions) { 2_000 } else { 20_000 };
+
+#[test]
+fn in_every_mode_and_family_predicted_rss_hands_nothing_over() {
+    for traffic in Traffic::all() {
+        for workers in [1, 2, 4] {
+            let nic = SoftNic::new(key(42), 128, workers, Hashing::Ports);
+            let plan = traffic.plan(4);
+            let mut farm = Farm::new(workers, &plan, [nic.clone(), nic.clone()], &says(&nic));
+            farm.traffic = traffic;
+
+            converse(&mut farm, SOME_FLOWS, 2, |_, _| ());
+
+            assert_eq!(farm.handed_over(), 0, "{traffic:?}, {workers} workers");
+            let has_work = |stats: &Arc<WorkerStats>| stats.sessions_live.value() > 0;
+            assert!(farm.stats.iter().all(has_work));
+        }
+    }
+}
+
+#[test]
+fn in_every_mode_and_family_nothing_is_lost_on_the_other_rungs() {
+    for traffic in Traffic::all() {
+        for workers in [2, 4] {
+            let silent_nics = || [key(3), key(4)].map(|key| SoftNic::new(key, 128, workers, Hashing::Ports));
+            let nothing = SoftNic::new(key(5), 128, workers, Hashing::Nothing);
+            let rules = Facts { rules: Ok(()), ..silent() };
+            let rungs = [
+                (silent_nics(), silent(), Rung::HandOver),
+                ([nothing.clone(), nothing.clone()], says(&nothing), Rung::HandOver),
+                // Without the rules that the device was to have: all is handed over.
+                (silent_nics(), rules, Rung::FlowRules),
+            ];
+            for (nics, facts, rung) in rungs {
+                let mut farm = Farm::new(workers, &traffic.plan(4), nics, &facts);
+                farm.traffic = traffic;
+
+                converse(&mut farm, SOME_FLOWS, 2, |_, _| ());
+
+                assert_eq!(farm.choice.rung, rung);
+                assert!(farm.handed_over() > 0, "{traffic:?}, {workers} workers");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_nat_client_s_sessions_are_found_by_its_address_where_ports_tell_nothing() {
+    for six in [false, true] {
+        let traffic = Traffic { mode: ForwardMode::Nat, six, across: false };
+        let nic = SoftNic::new(key(7), 128, 4, Hashing::Addresses);
+        let mut farm = Farm::new(4, &traffic.plan(4), [nic.clone(), nic.clone()], &says(&nic));
+        farm.traffic = traffic;
+
+        converse(&mut farm, SOME_FLOWS, 2, |_, _| ());
     }
 }
 
@@ -350,7 +475,7 @@ fn what_a_full_ring_does_not_hold_is_counted_and_the_rest_arrives() {
     let nic = SoftNic::new(key(8), 128, 2, Hashing::Nothing);
     let mut farm = Farm::new(2, &plan(1), [nic.clone(), nic.clone()], &says(&nic));
     let flows = RING_SIZE * 4;
-    (0..flows).for_each(|flow| farm.receive(A, request(flow, 0)));
+    (0..flows).for_each(|flow| farm.receive(A, request(FULLNAT, flow, 0)));
 
     // The owner is late: only the receiver turns.
     for _ in 0..flows {
@@ -369,7 +494,7 @@ fn an_icmp_error_finds_the_owner_by_the_packet_that_it_quotes() {
     let nics = [key(3), key(4)].map(|key| SoftNic::new(key, 128, 4, Hashing::Ports));
     let mut farm = Farm::new(4, &plan(2), nics, &silent());
     for flow in 0..200 {
-        farm.receive(A, request(flow, 0));
+        farm.receive(A, request(FULLNAT, flow, 0));
         let seen = farm.settle(B).remove(0);
 
         // A router on the way to the server says that the packet is too long.
@@ -388,7 +513,7 @@ fn an_icmp_error_finds_the_owner_by_the_packet_that_it_quotes() {
         assert_eq!(told[ETHERNET + 20..ETHERNET + 28][..2], [3, 4]);
         assert_eq!(told[ETHERNET + 26..ETHERNET + 28], [5, 120]);
         // The quoted packet is the client's own again, but for its time to live.
-        let (quote, sent) = (&told[ETHERNET + 28..], request(flow, 0));
+        let (quote, sent) = (&told[ETHERNET + 28..], request(FULLNAT, flow, 0));
         assert_eq!(addresses(quote), (client, vip));
         assert_eq!(quote[20..28], sent[ETHERNET + 20..ETHERNET + 28]);
     }
@@ -400,14 +525,14 @@ fn an_icmp_error_finds_the_owner_by_the_packet_that_it_quotes() {
 fn an_icmp_error_from_the_client_s_side_reaches_the_server() {
     let nics = [key(3), key(4)].map(|key| SoftNic::new(key, 128, 2, Hashing::Ports));
     let mut farm = Farm::new(2, &plan(1), nics, &silent());
-    farm.receive(A, request(0, 0));
+    farm.receive(A, request(FULLNAT, 0, 0));
     let seen = farm.settle(B).remove(0);
     farm.receive(B, answer(&seen, 0));
     let heard = farm.settle(A).remove(0);
 
     let mut message = vec![3, 3, 0, 0, 0, 0, 0, 0];
     message.extend_from_slice(&heard[ETHERNET..ETHERNET + 28]);
-    farm.receive(A, ip_frame(&from_client(0), 1, 64, &message));
+    farm.receive(A, ip_frame(&from_client(FULLNAT, 0), 1, 64, &message));
     let told = farm.settle(B).remove(0);
 
     let sent = answer(&seen, 0);

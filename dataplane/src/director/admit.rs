@@ -89,7 +89,11 @@ impl Director {
         prefetch_near(self.stats.server(server.id));
         let first = cursor.clone().turn(service.locals.len());
         let local = service.locals.get(first)?.address;
-        if Family::of(local) != K::FAMILY {
+        let is_of_family = |address| Family::of(address) == K::FAMILY;
+        if service.mode != ForwardMode::FullNat
+            || !is_of_family(local)
+            || !is_of_family(server.endpoint.address)
+        {
             return None;
         }
         let pair = Pair { local, real: server.endpoint, protocol: service.protocol };

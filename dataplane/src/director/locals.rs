@@ -6,7 +6,7 @@ use super::{Arrival, Director};
 use crate::drop::DropReason;
 use crate::flow::{Direction, Endpoint, Family, FlowKey6, Key, Protocol};
 use crate::ids::{LocalId, PortId};
-use crate::session::{NewSession, Pair, Taken};
+use crate::session::{NewSession, PORTS_PER_PAIR, Pair, Taken};
 use crate::snapshot::{LocalAddress, Service};
 use crate::steering::{FIRST_PORT, Region, Seat};
 use crate::wire::Packet;
@@ -24,6 +24,8 @@ const RECYCLE_TRIES: usize = 16;
 /// Ports tried where nobody keeps account of them; with nine of ten in use one is found but for once
 /// in a thousand.
 const PORT_TRIES: usize = 64;
+/// A prime number of ports from one try to the next, so that they do not all fall below [`FIRST_PORT`].
+const PORT_STEP: usize = 5_869;
 
 impl Director {
     /// A local endpoint towards `real` that no session uses, from the service's local
@@ -33,6 +35,7 @@ impl Director {
         let first = self.cursors[service.id.0 as usize].turn(count);
         let locals = (0..count).map(|step| service.locals[(first + step) % count]);
         let pair = |local| Pair { local, real, protocol: service.protocol };
+        let locals = locals.filter(|local| Family::of(local.address) == L::FAMILY);
         for LocalAddress { id, address, port } in locals.clone() {
             if let Some(taken) = L::side_mut(self).local_ports.take(pair(address), port) {
                 return Some(Local { id, address, taken });
@@ -140,7 +143,7 @@ impl Director {
             let l4_port = match attempt {
                 0 if ports.has(&self.seat, answers.with_destination_port(client_port)) => client_port,
                 0 => continue,
-                _ => match ports.at::<K>(&self.seat, new.protocol, start + attempt) {
+                _ => match ports.at::<K>(&self.seat, new.protocol, start.wrapping_add(attempt * PORT_STEP)) {
                     Some(l4_port) => l4_port,
                     None => continue,
                 },
@@ -185,7 +188,7 @@ impl OwnPorts {
     /// One of the ports, counted round; `None` for one that is never given out.
     fn at<K: Key>(&self, seat: &Seat, protocol: Protocol, number: usize) -> Option<u16> {
         let l4_port = match self {
-            Self::All => number as u16,
+            Self::All => FIRST_PORT + (number % PORTS_PER_PAIR) as u16,
             Self::Planned { len: 0, .. } => return None,
             Self::Planned { port, region, len } => seat
                 .steering

@@ -48,6 +48,7 @@ pub struct Plan {
     pub scheduler: Scheduler,
     pub locals: Vec<IpAddr>,
     pub sessions: usize,
+    pub sessions6: usize,
     pub timeouts: Timeouts,
     pub kernel_peer: bool,
     pub server_mtu: u16,
@@ -65,6 +66,7 @@ impl Default for Plan {
             scheduler: Scheduler::RoundRobin,
             locals: vec![LOCAL],
             sessions: 1_000,
+            sessions6: 1_000,
             timeouts: Timeouts::default(),
             kernel_peer: false,
             server_mtu: 1500,
@@ -213,7 +215,7 @@ impl Lab {
     /// A lab in a world that was built before.
     pub fn with_world(plan: &Plan, world: Snapshot) -> Self {
         let stats = Arc::new(WorkerStats::with_slots(2, 64, 8, 8));
-        let limits = Limits { sessions: plan.sessions, sessions6: plan.sessions, local_port_pairs: 64 };
+        let limits = Limits { sessions: plan.sessions, sessions6: plan.sessions6, local_port_pairs: 64 };
         let hasher = FlowHasher::new([11, 22, 33, 44].map(|n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
         Self {
             director: Director::new(limits, hasher, Seat::alone(2), Arc::clone(&stats)),
