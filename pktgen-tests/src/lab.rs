@@ -6,6 +6,7 @@
 //!                                       └────────┘              (a bridge)
 //! ```
 //!
+//! With IPv6 there is 2001:db8:a::/64 outside and 2001:db8:b::/64 inside, with the same last parts.
 //! One-arm labs put everything on the bridge. Ports are af_packet on veth, or taps.
 
 use crate::netns::{Namespace, cable};
@@ -21,6 +22,10 @@ use std::time::Duration;
 pub const CLIENT: &str = "192.0.2.50";
 /// What the client connects to.
 pub const VIP: &str = "192.0.2.10";
+/// The client's IPv6 address.
+pub const CLIENT6: &str = "2001:db8:a::50";
+/// What the client connects to over IPv6.
+pub const VIP6: &str = "2001:db8:a::10";
 
 /// How a lab is built.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +40,8 @@ pub struct Plan {
     pub offloads: bool,
     /// `auto`, `require` or `off`.
     pub hugepages: &'static str,
+    /// Whether everyone has IPv6 addresses too.
+    pub ipv6: bool,
     /// Workers, from core 1 down; on af_packet the kernel's fanout spreads packets over their queues.
     pub workers: usize,
 }
@@ -56,6 +63,7 @@ impl Default for Plan {
             ports: Ports::AfPacket,
             offloads: false,
             hugepages: "auto",
+            ipv6: false,
             workers: 1,
         }
     }
@@ -130,6 +138,9 @@ impl Lab {
     fn client_address(&self) -> Result<(), String> {
         self.client.ip(&format!("addr add {CLIENT}/24 dev eth0"))?;
         self.client.ip("link set eth0 up")?;
+        if self.plan.ipv6 {
+            self.client.add_ipv6("eth0", &format!("{CLIENT6}/64"))?;
+        }
         self.client.set_offloads("eth0", if self.plan.offloads { "on" } else { "off" })
     }
 
@@ -137,6 +148,9 @@ impl Lab {
         let network = if self.plan.one_arm { "192.0.2" } else { "10.0.0" };
         self.servers[at].ip(&format!("addr add {network}.{}/24 dev eth0", 11 + at))?;
         self.servers[at].ip("link set eth0 up")?;
+        if self.plan.ipv6 {
+            self.servers[at].add_ipv6("eth0", &format!("{}/64", self.server_ip6(at)))?;
+        }
         self.servers[at].set_offloads("eth0", if self.plan.offloads { "on" } else { "off" })
     }
 
@@ -165,6 +179,11 @@ impl Lab {
         format!("{}.{}", if self.plan.one_arm { "192.0.2" } else { "10.0.0" }, 11 + at)
     }
 
+    /// The IPv6 address of a server.
+    pub fn server_ip6(&self, at: usize) -> String {
+        format!("2001:db8:{}::{}", if self.plan.one_arm { "a" } else { "b" }, 11 + at)
+    }
+
     /// The first part of a configuration: workers, socket, ports.
     pub fn config_head(&self) -> String {
         let device = |n: usize, interface: &str| match self.plan.ports {
@@ -180,10 +199,16 @@ impl Lab {
             self.plan.hugepages,
             self.socket().display()
         );
+        let six = |address: &str| match self.plan.ipv6 {
+            true => format!(", \"{address}\""),
+            false => String::new(),
+        };
         let mut port = |name: &str, n, addresses: &str| {
+            let six =
+                six(if name == "wan" || self.plan.one_arm { "2001:db8:a::2/64" } else { "2001:db8:b::2/64" });
             let _ = write!(
                 text,
-                "\n[[port]]\nname = \"{name}\"\ndevice = \"{}\"\naddresses = [\"{addresses}\"]\n",
+                "\n[[port]]\nname = \"{name}\"\ndevice = \"{}\"\naddresses = [\"{addresses}\"{six}]\n",
                 device(n, name)
             );
         };
@@ -308,7 +333,7 @@ impl Lab {
         let folder = self.folder.path().join(format!("nginx-{}", at + 1));
         fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         let config = format!(
-            "daemon off;\nmaster_process off;\nuser root;\nworker_rlimit_nofile 20000;\nerror_log stderr error;\npid {dir}/nginx.pid;\nevents {{ worker_connections 8192; }}\nhttp {{\n access_log off;\n client_body_temp_path {dir}/body;\n proxy_temp_path {dir}/proxy;\n fastcgi_temp_path {dir}/fastcgi;\n uwsgi_temp_path {dir}/uwsgi;\n scgi_temp_path {dir}/scgi;\n keepalive_requests 1000000;\n server {{\n  listen {l4_port};\n  root {dir};\n  location = / {{ default_type text/plain; return 200 \"rs{n}\\n\"; }}\n }}\n}}\n",
+            "daemon off;\nmaster_process off;\nuser root;\nworker_rlimit_nofile 20000;\nerror_log stderr error;\npid {dir}/nginx.pid;\nevents {{ worker_connections 8192; }}\nhttp {{\n access_log off;\n client_body_temp_path {dir}/body;\n proxy_temp_path {dir}/proxy;\n fastcgi_temp_path {dir}/fastcgi;\n uwsgi_temp_path {dir}/uwsgi;\n scgi_temp_path {dir}/scgi;\n keepalive_requests 1000000;\n server {{\n  listen {l4_port}; listen [::]:{l4_port};\n  root {dir};\n  location = / {{ default_type text/plain; return 200 \"rs{n}\\n\"; }}\n }}\n}}\n",
             dir = folder.display(),
             n = at + 1
         );
@@ -368,7 +393,16 @@ impl Lab {
     /// # Errors
     /// When curl cannot be run.
     pub fn http(&self, requests: usize, parallel: usize) -> Result<Vec<String>, String> {
-        let url = format!("http://{VIP}:80/?[1-{requests}]");
+        self.http_to(VIP, requests, parallel)
+    }
+
+    /// [`http`](Self::http) to any host, IPv6 in brackets.
+    ///
+    /// # Errors
+    /// When curl cannot be run.
+    pub fn http_to(&self, host: &str, requests: usize, parallel: usize) -> Result<Vec<String>, String> {
+        // curl's own counting, so that one process makes all the requests.
+        let url = format!("http://{}:80/?[1-{requests}]", host.replace('[', "\\[").replace(']', "\\]"));
         let mut command = self.client.command("curl");
         command.args(["--silent", "--show-error", "--no-progress-meter", "--max-time", "20", "--parallel"]);
         command.args(["--parallel-immediate", "--parallel-max", &parallel.to_string()]);

@@ -48,6 +48,26 @@ impl Namespace {
         run(Command::new("ip").args(["-n", &self.name]).args(arguments.split_whitespace())).map(drop)
     }
 
+    /// Gives an interface an IPv6 address, at once and without any chatter of its own.
+    ///
+    /// # Errors
+    /// With what `ip` or `sysctl` said.
+    pub fn add_ipv6(&self, interface: &str, address: &str) -> Result<(), String> {
+        for setting in ["accept_ra=0", "accept_dad=0", "router_solicitations=0", "disable_ipv6=0"] {
+            let key = format!("net.ipv6.conf.{interface}.{setting}");
+            run(self.command("sysctl").args(["-qw", &key]))?;
+        }
+        self.ip(&format!("addr add {address} dev {interface} nodad"))
+    }
+
+    /// Sets a kernel setting inside.
+    ///
+    /// # Errors
+    /// With what `sysctl` said.
+    pub fn sysctl(&self, setting: &str) -> Result<(), String> {
+        run(self.command("sysctl").args(["-qw", setting])).map(drop)
+    }
+
     /// Switches an interface's offloads, so that it sends complete checksums and no super-frames.
     ///
     /// # Errors

@@ -92,6 +92,7 @@ const TWO_WORKERS: Plan = Plan {
     ports: Ports::AfPacket,
     offloads: false,
     hugepages: "auto",
+    ipv6: false,
     workers: 2,
 };
 

@@ -1,0 +1,200 @@
+//! Every forwarding mode in every family between real stacks: HTTP by fifty at a time, a hundred
+//! megabytes each way.
+
+use pktgen_tests::lab::{Lab, Plan, VIP, VIP6};
+use pktgen_tests::process::{run, wait_until};
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+/// One way to forward.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    mode: &'static str,
+    /// What clients speak.
+    six: bool,
+    /// What servers speak (or the outer side of a tunnel).
+    server_six: bool,
+    /// For tunnels, what the packets are put in.
+    tunnel: &'static str,
+}
+
+const fn case(mode: &'static str, six: bool) -> Case {
+    Case { mode, six, server_six: six, tunnel: "" }
+}
+
+const fn tunnel(tunnel: &'static str, six: bool, server_six: bool) -> Case {
+    Case { mode: "tunnel", six, server_six, tunnel }
+}
+
+impl Case {
+    /// Whom the client connects to, as in a URL.
+    fn host(self, lab: &Lab) -> String {
+        match (self.mode, self.six) {
+            ("snat", false) => lab.server_ip(0),
+            ("snat", true) => format!("[{}]", lab.server_ip6(0)),
+            (_, false) => VIP.to_owned(),
+            (_, true) => format!("[{VIP6}]"),
+        }
+    }
+
+    /// A lab in which the servers are set up as docs/OPERATING.md says for the mode.
+    fn lab(self) -> Lab {
+        let one_arm = matches!(self.mode, "dr" | "tunnel");
+        let mut lab = Lab::new(Plan { one_arm, ipv6: true, ..Plan::default() }).unwrap();
+        for at in 0..2 {
+            self.set_up_server(&mut lab, at);
+            lab.start_nginx(at, 80).unwrap();
+        }
+        if self.mode == "snat" {
+            lab.client().ip("route add 10.0.0.0/24 via 192.0.2.2").unwrap();
+            lab.client().ip("route add 2001:db8:b::/64 via 2001:db8:a::2").unwrap();
+        }
+        let config = lab.config_head() + &self.service(&lab, "web", 80) + &self.service(&lab, "up", 9000);
+        lab.start_sluiced(&config).unwrap();
+        lab
+    }
+
+    fn service(self, lab: &Lab, name: &str, l4_port: u16) -> String {
+        let host = self.host(lab);
+        let mut text =
+            format!("\n[[service]]\nname = \"{name}\"\nforward = \"{}\"\nscheduler = \"rr\"\n", self.mode);
+        if self.mode == "snat" {
+            let _ = write!(
+                text,
+                "listen = [\"0.0.0.0/0:{l4_port}\", \"[::/0]:{l4_port}\"]\nsources = [\"192.0.2.0/24\", \"2001:db8:a::/64\"]\nlocal_addresses = [\"10.0.0.200\", \"2001:db8:b::200\"]\n"
+            );
+            return text;
+        }
+        let _ = writeln!(text, "listen = \"{host}:{l4_port}\"");
+        if self.mode == "fullnat" {
+            let _ = writeln!(text, "local_addresses = [\"10.0.0.200\", \"2001:db8:b::200\"]");
+        }
+        if self.mode == "tunnel" {
+            let _ = writeln!(text, "tunnel = {{ type = \"{}\" }}", self.tunnel);
+        }
+        // Uploads go to the first server.
+        for at in 0..if name == "up" { 1 } else { 2 } {
+            let address = if self.server_six { lab.server_ip6(at) } else { lab.server_ip(at) };
+            let _ = writeln!(text, "[[service.server]]\naddress = \"{address}\"");
+        }
+        text
+    }
+
+    fn set_up_server(self, lab: &mut Lab, at: usize) {
+        let server = lab.server(at);
+        match self.mode {
+            "nat" => {
+                server.ip("route add 192.0.2.0/24 via 10.0.0.2").unwrap();
+                server.ip("route add 2001:db8:a::/64 via 2001:db8:b::2").unwrap();
+            }
+            "dr" | "tunnel" => {
+                // The VIP is the server's too, and it tells nobody.
+                server.sysctl("net.ipv4.conf.all.arp_ignore=1").unwrap();
+                server.sysctl("net.ipv4.conf.all.arp_announce=2").unwrap();
+                server.ip(&format!("addr add {VIP}/32 dev lo")).unwrap();
+                server.add_ipv6("lo", &format!("{VIP6}/128")).unwrap();
+            }
+            _ => {}
+        }
+        if self.mode == "tunnel" {
+            self.unpack(lab, at);
+        }
+    }
+
+    /// Takes packets out of the tunnel: a raw socket that feeds a TUN device, because this kernel may
+    /// have no tunnels of its own.
+    fn unpack(self, lab: &mut Lab, at: usize) {
+        let outer = if self.server_six { "IP6-RECV" } else { "IP4-RECV" };
+        let inner = if self.six { 41 } else { 4 };
+        // A GRE header without options is what a TUN device calls packet information.
+        let (socket, device) = match self.tunnel {
+            "ipip" => (format!("{outer}:{inner}"), "TUN,tun-name=tunnel,iff-no-pi,iff-up"),
+            "gre" => (format!("{outer}:47"), "TUN,tun-name=tunnel,iff-up"),
+            other => panic!("{other}"),
+        };
+        let mut socat = lab.server(at).command("socat");
+        socat.args(["-u", &socket, device]);
+        lab.start(&format!("unpack-{at}"), &mut socat).unwrap();
+        let server = lab.server(at);
+        let is_there = || server.ip("link show dev tunnel").is_ok();
+        assert!(wait_until(Duration::from_secs(5), is_there), "socat made no TUN device");
+        server.sysctl("net.ipv4.conf.all.rp_filter=0").unwrap();
+        server.sysctl("net.ipv4.conf.tunnel.rp_filter=0").unwrap();
+        server.sysctl("net.ipv6.conf.tunnel.disable_ipv6=0").unwrap();
+    }
+}
+
+fn sum(path: &Path) -> String {
+    run(Command::new("sha256sum").arg(path)).unwrap()[..64].to_owned()
+}
+
+fn forwards(case: Case) {
+    let mut lab = case.lab();
+    let host = case.host(&lab);
+    let answers = lab.http_to(&host, 200, 50).unwrap();
+    let count = |name: &str| answers.iter().filter(|answer| *answer == name).count();
+    let expected = if case.mode == "snat" { (200, 0) } else { (100, 100) };
+    assert_eq!((count("rs1"), count("rs2")), expected, "{case:?}: {:?}", &answers[..answers.len().min(3)]);
+
+    // A hundred megabytes each way, whole.
+    let folder = lab.folder().to_owned();
+    let data = folder.join("data");
+    let fill = format!("head -c 100M /dev/urandom > {}", data.display());
+    run(Command::new("sh").args(["-c", &fill])).unwrap();
+    for at in 1..=2 {
+        std::fs::hard_link(&data, folder.join(format!("nginx-{at}/data"))).unwrap();
+    }
+    let expected = sum(&data);
+    let down = folder.join("down");
+    let mut curl = lab.client().command("curl");
+    curl.args(["--silent", "--show-error", "--fail", "--globoff", "--max-time", "120", "--output"])
+        .arg(&down);
+    run(curl.arg(format!("http://{host}/data"))).unwrap_or_else(|error| panic!("{case:?}: {error}"));
+    assert_eq!(sum(&down), expected, "{case:?}");
+
+    let up = folder.join("up");
+    let mut sink = lab.server(0).command("socat");
+    sink.args(["-u", "TCP6-LISTEN:9000,reuseaddr,ipv6only=0"]).arg(format!("CREATE:{}", up.display()));
+    lab.start("sink", &mut sink).unwrap();
+    lab.wait_for_listener(0, 9000).unwrap();
+    let mut source = lab.client().command("socat");
+    source.arg("-u").arg(format!("OPEN:{}", data.display())).arg(format!("TCP:{host}:9000"));
+    run(&mut source).unwrap_or_else(|error| panic!("{case:?}: {error}"));
+    assert!(wait_until(Duration::from_secs(20), || sum(&up) == expected), "{case:?}: the upload is damaged");
+}
+
+#[test]
+fn fullnat_over_ipv6_and_between_the_families() {
+    forwards(case("fullnat", true));
+    for six in [false, true] {
+        forwards(Case { mode: "fullnat", six, server_six: !six, tunnel: "" });
+    }
+}
+
+#[test]
+fn nat_in_both_families() {
+    forwards(case("nat", false));
+    forwards(case("nat", true));
+}
+
+#[test]
+fn dr_in_both_families() {
+    forwards(case("dr", false));
+    forwards(case("dr", true));
+}
+
+#[test]
+fn tunnels_in_and_between_both_families() {
+    for (six, server_six) in [(false, false), (true, true), (true, false), (false, true)] {
+        forwards(tunnel("ipip", six, server_six));
+    }
+    forwards(tunnel("gre", false, false));
+}
+
+#[test]
+fn snat_in_both_families() {
+    forwards(case("snat", false));
+    forwards(case("snat", true));
+}
