@@ -70,8 +70,20 @@ reasons! {
     SourceInvalid = "source_invalid",
     /// The source is one of the appliance's own addresses, VIPs or local addresses.
     SourceOurs = "source_ours",
-    /// A fragment; fragments are not followed in this version.
+    /// A fragment of a flow that has no session, or that cannot pass between the families.
     Fragment = "fragment",
+    /// A fragment whose length is no multiple of eight and which is not the last, or which is empty.
+    FragmentMalformed = "fragment_malformed",
+    /// A first fragment that ends before its TCP or UDP header does (RFC 1858).
+    FragmentTiny = "fragment_tiny",
+    /// A fragment that overlaps another of its datagram (RFC 5722), or came twice.
+    FragmentOverlap = "fragment_overlap",
+    /// A fragment that would make a datagram longer than 65,535 bytes.
+    FragmentTooLong = "fragment_too_long",
+    /// A fragment that waited for the first of its datagram in vain.
+    FragmentTimeout = "fragment_timeout",
+    /// Too many datagrams in fragments at a time.
+    FragmentTableFull = "fragment_table_full",
     /// The TTL ended here; the sender was told by ICMP unless the rate limit was reached.
     TtlExceeded = "ttl_exceeded",
     /// The packet is larger than the MTU of the port it must leave by; the sender was told by ICMP if it asked for that.

@@ -27,13 +27,14 @@ fn replay(mode: Mode) -> Result<(), String> {
     for probe in conformance::probes(mode) {
         let outcome = replay.run(&probe, |side, frames| {
             let port = if side == Side::A { A } else { B };
-            let fates: Vec<_> = frames.iter().map(|frame| lab.send(port, frame)).collect();
+            let mut fates: Vec<_> = frames.iter().map(|frame| lab.send(port, frame)).collect();
+            fates.append(&mut lab.released);
             fates
                 .into_iter()
                 .filter_map(|fate| match fate {
                     Fate::Sent(port, frame) => Some((if port == A { Side::A } else { Side::B }, frame)),
                     Fate::Waits(hop) => panic!("{}: waits for {hop:?}", probe.probe),
-                    Fate::Punted | Fate::Dropped(_) => None,
+                    Fate::Punted | Fate::Held | Fate::Dropped(_) => None,
                 })
                 .collect()
         });

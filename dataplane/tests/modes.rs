@@ -167,6 +167,9 @@ fn snat_hides_hosts_behind_an_address_of_the_pool() {
                 let (seen, got) = there_and_back(&mut lab, &opener);
                 assert_eq!(endpoints(&seen), Some(((local, 4000), (server, l4_port))), "the port is kept");
                 assert_eq!(endpoints(&got), Some(((server, l4_port), (client, 4000))));
+                // A new world does not end the session.
+                lab.world.routing_epoch += 1;
+                assert_eq!(endpoints(lab.send(A, &opener).frame()), endpoints(&seen));
             }
         }
         // Another host with the same port, to the same server: answers must be told apart.

@@ -26,7 +26,7 @@ use pktgen_tests::softnic::{Hashing, Rule, SoftNic, symmetric_key};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use support::{A, B, LOCAL, Plan, SERVER, SERVER6, VIP, VIP6, answer_to, nth, octets};
+use support::{A, B, LOCAL, Plan, SERVER, SERVER6, VIP, VIP6, answer_to, nth, octets, pieces};
 
 /// A key as devices get it: random bytes.
 fn key(seed: u64) -> Vec<u8> {
@@ -370,6 +370,60 @@ fn in_every_mode_and_family_nothing_is_lost_on_the_other_rungs() {
             }
         }
     }
+}
+
+#[test]
+fn pieces_of_datagrams_reach_the_worker_that_owns_their_session() {
+    let predicted = SoftNic::new(key(42), 128, 4, Hashing::Ports);
+    let unknown = [key(3), key(4)].map(|key| SoftNic::new(key, 128, 4, Hashing::Ports));
+    let nothing = SoftNic::new(key(5), 128, 4, Hashing::Nothing);
+    let rungs = [
+        ([predicted.clone(), predicted.clone()], says(&predicted)),
+        (unknown, silent()),
+        ([nothing.clone(), nothing.clone()], says(&nothing)),
+    ];
+    let traffics = Traffic::all().into_iter().filter(|traffic| !traffic.across);
+    for (traffic, (nics, facts)) in traffics.flat_map(|traffic| rungs.iter().map(move |rung| (traffic, rung)))
+    {
+        let mut farm = Farm::new(4, &traffic.plan(4), nics.clone(), facts);
+        farm.traffic = traffic;
+        for flow in 0..200 {
+            // A datagram in pieces, the last first, to begin with or behind a whole one.
+            let whole = udp_frame(&from_client(traffic, flow), &[9; 3_000]);
+            if flow.is_multiple_of(2) {
+                farm.receive(A, udp_frame(&from_client(traffic, flow), b"whole"));
+                farm.settle(B);
+            }
+            pieces::cut(&whole, flow as u16, 1_000)
+                .into_iter()
+                .rev()
+                .for_each(|piece| farm.receive(A, piece));
+            let seen = farm.settle(B);
+            assert_eq!(seen.len(), 4, "{traffic:?} {:?}", farm.drops());
+            let first = seen.iter().find_map(|frame| endpoints_of_first(frame)).unwrap();
+            let route = Route { source: first.1, destination: first.0, ..answer_to(&whole) };
+            let answer = udp_frame(&route, &[8; 2_500]);
+            pieces::cut(&answer, flow as u16, 1_200).into_iter().for_each(|piece| farm.receive(B, piece));
+            let heard = farm.settle(A);
+            assert_eq!(heard.len(), 3, "{traffic:?} {:?}", farm.drops());
+            let ends = heard.iter().find_map(|frame| endpoints_of_first(frame)).unwrap();
+            assert_eq!(ends, ((traffic.vip(), 8080), from_client(traffic, flow).source));
+        }
+        assert_eq!(farm.drops(), [], "{traffic:?}");
+    }
+}
+
+/// The endpoints of a datagram's first piece, if it is that.
+fn endpoints_of_first(frame: &[u8]) -> Option<((IpAddr, u16), (IpAddr, u16))> {
+    let mut frame = frame.to_vec();
+    if frame[ETHERNET] >> 4 == 4 {
+        return (frame[ETHERNET + 6] & 0x1f == 0 && frame[ETHERNET + 7] == 0)
+            .then(|| endpoints(&frame))
+            .flatten();
+    }
+    let is_first = frame[ETHERNET + 42] == 0 && frame[ETHERNET + 43] <= 1;
+    frame.drain(ETHERNET + 40..ETHERNET + 48);
+    is_first.then(|| endpoints(&frame)).flatten()
 }
 
 #[test]

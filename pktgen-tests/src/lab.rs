@@ -51,6 +51,9 @@ pub struct Plan {
 pub enum Ports {
     /// AF_PACKET sockets on veth interfaces.
     AfPacket,
+    /// libpcap on veth interfaces. It shows IPv4 fragments as they are; the kernel puts them together
+    /// for AF_PACKET's fanout.
+    Pcap,
     /// TAP interfaces, one of which is the client's and one the server's.
     Tap,
 }
@@ -96,7 +99,7 @@ impl Lab {
         let director = role("sluice")?;
         let servers: Vec<_> =
             (1..=plan.servers).map(|n| role(&format!("rs{n}"))).collect::<Result<_, _>>()?;
-        let switch = if plan.ports == Ports::AfPacket { Some(role("switch")?) } else { None };
+        let switch = if plan.ports != Ports::Tap { Some(role("switch")?) } else { None };
         let lab = Self {
             plan,
             daemon: None,
@@ -191,6 +194,7 @@ impl Lab {
                 format!("net_af_packet{n},iface={interface},qpairs={}", self.plan.workers)
             }
             Ports::AfPacket => format!("net_af_packet{n},iface={interface}"),
+            Ports::Pcap => format!("net_pcap{n},rx_iface_in={interface},tx_iface={interface}"),
             Ports::Tap => format!("net_tap{n},iface={interface}"),
         };
         let workers: Vec<_> = (0..self.plan.workers).map(|at| (at + 1) % 2).collect();

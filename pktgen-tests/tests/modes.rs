@@ -1,7 +1,7 @@
 //! Every forwarding mode in every family between real stacks: HTTP by fifty at a time, a hundred
-//! megabytes each way.
+//! megabytes each way, datagrams of 60 kB in fragments.
 
-use pktgen_tests::lab::{Lab, Plan, VIP, VIP6};
+use pktgen_tests::lab::{Lab, Plan, Ports, VIP, VIP6};
 use pktgen_tests::process::{run, wait_until};
 use std::fmt::Write as _;
 use std::path::Path;
@@ -40,9 +40,9 @@ impl Case {
     }
 
     /// A lab in which the servers are set up as docs/OPERATING.md says for the mode.
-    fn lab(self) -> Lab {
+    fn lab(self, ports: Ports) -> Lab {
         let one_arm = matches!(self.mode, "dr" | "tunnel");
-        let mut lab = Lab::new(Plan { one_arm, ipv6: true, ..Plan::default() }).unwrap();
+        let mut lab = Lab::new(Plan { one_arm, ipv6: true, ports, ..Plan::default() }).unwrap();
         for at in 0..2 {
             self.set_up_server(&mut lab, at);
             lab.start_nginx(at, 80).unwrap();
@@ -51,7 +51,8 @@ impl Case {
             lab.client().ip("route add 10.0.0.0/24 via 192.0.2.2").unwrap();
             lab.client().ip("route add 2001:db8:b::/64 via 2001:db8:a::2").unwrap();
         }
-        let config = lab.config_head() + &self.service(&lab, "web", 80) + &self.service(&lab, "up", 9000);
+        let mut config = lab.config_head() + &self.service(&lab, "web", 80) + &self.service(&lab, "up", 9000);
+        config += &self.service(&lab, "echo", 9001).replace("forward", "protocol = \"udp\"\nforward");
         lab.start_sluiced(&config).unwrap();
         lab
     }
@@ -74,8 +75,8 @@ impl Case {
         if self.mode == "tunnel" {
             let _ = writeln!(text, "tunnel = {{ type = \"{}\" }}", self.tunnel);
         }
-        // Uploads go to the first server.
-        for at in 0..if name == "up" { 1 } else { 2 } {
+        // All but the pages comes from the first server.
+        for at in 0..if name == "web" { 2 } else { 1 } {
             let address = if self.server_six { lab.server_ip6(at) } else { lab.server_ip(at) };
             let _ = writeln!(text, "[[service.server]]\naddress = \"{address}\"");
         }
@@ -131,7 +132,7 @@ fn sum(path: &Path) -> String {
 }
 
 fn forwards(case: Case) {
-    let mut lab = case.lab();
+    let mut lab = case.lab(Ports::AfPacket);
     let host = case.host(&lab);
     let answers = lab.http_to(&host, 200, 50).unwrap();
     let count = |name: &str| answers.iter().filter(|answer| *answer == name).count();
@@ -163,6 +164,41 @@ fn forwards(case: Case) {
     source.arg("-u").arg(format!("OPEN:{}", data.display())).arg(format!("TCP:{host}:9000"));
     run(&mut source).unwrap_or_else(|error| panic!("{case:?}: {error}"));
     assert!(wait_until(Duration::from_secs(20), || sum(&up) == expected), "{case:?}: the upload is damaged");
+}
+
+/// Datagrams that take forty fragments each, there and back.
+fn carries_big_datagrams(case: Case) {
+    let mut lab = case.lab(Ports::Pcap);
+    let host = case.host(&lab);
+    let folder = lab.folder().to_owned();
+    let (question, answer) = (folder.join("question"), folder.join("answer"));
+    let fill = format!("head -c 60000 /dev/urandom > {}", question.display());
+    run(Command::new("sh").args(["-c", &fill])).unwrap();
+    // Whoever has the VIP must answer from it.
+    let bind = if case.mode == "fullnat" || case.mode == "nat" || case.mode == "snat" {
+        String::new()
+    } else {
+        format!(",bind={host}")
+    };
+    let family = if case.server_six && case.mode != "tunnel" || case.six { 6 } else { 4 };
+    let mut echo = lab.server(0).command("socat");
+    echo.args(["-b", "65536", &format!("UDP{family}-RECVFROM:9001,fork{bind}"), "EXEC:cat"]);
+    lab.start("echo", &mut echo).unwrap();
+    let listens = || run(lab.server(0).command("ss").args(["-Hlun"])).unwrap_or_default().contains(":9001");
+    assert!(wait_until(Duration::from_secs(5), listens));
+    // A small one first: whoever is not known yet is asked for, and only a few packets wait meanwhile.
+    run(lab.client().command("sh").args(["-c", &format!("echo x | socat -t 1 - UDP:{host}:9001")])).unwrap();
+    for round in 0..2 {
+        let talk =
+            format!("socat -b 65536 -t 1 - UDP:{host}:9001 < {} > {}", question.display(), answer.display());
+        run(lab.client().command("sh").args(["-c", &talk])).unwrap();
+        assert_eq!(
+            sum(&answer),
+            sum(&question),
+            "{case:?}, datagram {round}: {}",
+            lab.sluice(&["stats", "drops"]).unwrap()
+        );
+    }
 }
 
 #[test]
@@ -197,4 +233,12 @@ fn tunnels_in_and_between_both_families() {
 fn snat_in_both_families() {
     forwards(case("snat", false));
     forwards(case("snat", true));
+}
+
+#[test]
+fn datagrams_of_sixty_kilobytes_pass_every_mode_in_fragments() {
+    for mode in ["fullnat", "nat", "snat", "dr"] {
+        carries_big_datagrams(case(mode, false));
+        carries_big_datagrams(case(mode, true));
+    }
 }

@@ -59,6 +59,7 @@ const SECOND: u64 = 1_000_000_000;
 impl Director {
     /// Ends sessions whose time has come; looks at a bounded number of them.
     pub fn expire(&mut self, world: &Snapshot, now: Instant) {
+        self.fragments.expire(now);
         self.expire_side::<FlowKey>(world, now);
         self.expire_side::<FlowKey6>(world, now);
     }

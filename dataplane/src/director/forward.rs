@@ -87,6 +87,12 @@ pub(super) fn account<S: Key, K: Key>(
     if state != session.state {
         change_state(session, state, counters);
     }
+    count_traffic(packet, direction, counters);
+}
+
+/// Counts a packet of a server's.
+#[inline(always)]
+pub(super) fn count_traffic<K>(packet: &Packet<K>, direction: Direction, counters: &ServerCounters) {
     let (packets, bytes) = counters.traffic(direction);
     packets.add(1);
     bytes.add(u64::from(packet.total_len));

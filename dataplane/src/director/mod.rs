@@ -15,6 +15,7 @@ mod admit;
 mod answer;
 mod expire;
 mod forward;
+mod fragments;
 mod locals;
 mod otherwise;
 mod relay;
@@ -26,7 +27,9 @@ use crate::flow::{Direction, Family, FlowHasher, FlowKey, FlowKey6, Key, Protoco
 use crate::frame::{BURST_SIZE, Frame};
 use crate::hugepages::{self, Table};
 use crate::ids::{LocalId, MAX_SERVICES, NeighborId, PortId, WorkerId};
-use crate::session::{Candidate, ForwardMode, Needs, Pair, SessionIndex, SessionTable};
+use crate::session::{
+    Candidate, DatagramId, ForwardMode, Fragments, Needs, Pair, SessionIndex, SessionTable,
+};
 use crate::snapshot::{AddressRole, NextHop, ServiceIndex, Snapshot};
 use crate::stats::WorkerStats;
 use crate::steering::Seat;
@@ -48,6 +51,8 @@ pub enum Verdict {
     Await(NextHop),
     /// Give it to the worker that owns its session.
     HandOver(WorkerId),
+    /// Keep it until its datagram is settled: it came before the first fragment.
+    Hold(DatagramId),
     /// Give it to the control thread: ARP or neighbour discovery, from this port.
     Punt(PortId),
     /// Free it and count the reason.
@@ -96,6 +101,7 @@ pub struct Director {
     narrow: Side<FlowKey>,
     wide: Side<FlowKey6>,
     cursors: Table<ServiceCursor>,
+    fragments: Fragments,
     icmp_budget: IcmpBudget,
     stats: Arc<WorkerStats>,
 }
@@ -138,12 +144,14 @@ pub struct Origin {
     pub port: PortId,
     /// Whether another worker took it from its queue, and handed it over.
     pub handed: bool,
+    /// Whether the worker had kept it, by [`Verdict::Hold`].
+    pub resumed: bool,
 }
 
 impl Origin {
     /// The worker's own queue of a port.
     pub fn queue(port: PortId) -> Self {
-        Self { port, handed: false }
+        Self { port, handed: false, resumed: false }
     }
 }
 
@@ -160,6 +168,8 @@ struct Arrival<'w> {
     smallest_mtu: u16,
     /// Whether another worker handed the burst over.
     handed: bool,
+    /// Whether the burst had been kept.
+    resumed: bool,
 }
 
 impl<'w> Arrival<'w> {
@@ -172,7 +182,8 @@ impl<'w> Arrival<'w> {
             stamp: now.stamp(),
             kernel_peer: world.port(from).link.kernel_peer,
             smallest_mtu: world.ports.iter().map(|port| port.link.mtu).min().unwrap_or(0),
-            handed: origin.handed,
+            handed: origin.handed || origin.resumed,
+            resumed: origin.resumed,
         }
     }
 }
@@ -184,6 +195,7 @@ impl Director {
             narrow: Side::new(limits.sessions, limits.local_port_pairs, hasher, &seat),
             wide: Side::new(limits.sessions6, limits.local_port_pairs, hasher, &seat),
             cursors: hugepages::table(MAX_SERVICES, || ServiceCursor::of(&seat)),
+            fragments: Fragments::default(),
             icmp_budget: IcmpBudget::default(),
             seat,
             stats,
@@ -383,6 +395,7 @@ impl Director {
             Payload::Error(protocol) => {
                 return self.relay_error(frame, stage, protocol, arrival, verdicts);
             }
+            Payload::Fragment => return self.follow_fragment(frame, packet, arrival, verdicts),
             Payload::EchoRequest => return self.answer_echo(frame, packet, arrival.world, verdicts),
             Payload::Neighbor => {
                 verdicts.push(Verdict::Punt(arrival.from));
@@ -396,11 +409,26 @@ impl Director {
         let Some(found) = sessions.confirm(packet.key, stage.hash, stage.candidate) else {
             return self.begin(frame, stage, protocol, arrival, verdicts);
         };
-        let settled = sessions.get(found.0).routing_epoch == arrival.world.routing_epoch;
-        if !settled || packet.flags.opens() {
+        self.continue_session(frame, stage, protocol, found, arrival, verdicts)
+    }
+
+    /// Forwards a packet by the session that was found for it.
+    #[inline(always)]
+    fn continue_session<K: HasSide>(
+        &mut self,
+        frame: &mut Frame<'_>,
+        stage: &Staged<K>,
+        protocol: Protocol,
+        found: (SessionIndex, Direction),
+        arrival: &Arrival<'_>,
+        verdicts: &mut Verdicts,
+    ) -> Result<(), DropReason> {
+        let session = K::side(self).sessions.get(found.0);
+        let settled = session.routing_epoch == arrival.world.routing_epoch;
+        if !settled || stage.packet.flags.opens() {
             return self.reconsider(frame, stage, protocol, found, arrival, verdicts);
         }
-        self.forward(frame, packet, protocol, found, arrival, verdicts)
+        self.forward(frame, &stage.packet, protocol, found, arrival, verdicts)
     }
 
     /// The worker that owns a packet's session, when this one has none and is not the owner.

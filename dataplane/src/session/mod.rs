@@ -2,12 +2,14 @@
 //!
 //! One worker owns all of it by value; nothing here is shared or locked.
 
+mod fragments;
 mod index;
 mod local_ports;
 mod state;
 mod table;
 mod tags;
 
+pub use fragments::{DatagramId, DatagramKey, Fragments, HELD_MAX, Settled, Step};
 pub use local_ports::{LocalPorts, PORTS_PER_PAIR, Pair, PairIndex, Taken};
 pub use state::{State, Timeouts};
 pub use table::{Candidate, InsertError, SessionIndex, SessionTable};

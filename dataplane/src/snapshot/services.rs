@@ -29,6 +29,7 @@ pub struct Services {
     hiding: Vec<(Hidden, ServiceIndex)>,
     /// Servers whose answers come with the client's address as their destination.
     answering: Map<(Protocol, Endpoint), ()>,
+    answering_hosts: Map<IpAddr, ()>,
 }
 
 #[derive(Clone, Debug)]
@@ -230,13 +231,28 @@ impl Services {
     fn add(&mut self, listens: &[Listen], service: Service) {
         let index = ServiceIndex(self.list.len() as u32);
         let protocol = service.protocol;
+        for server in &service.servers {
+            let id = server.id.0 as usize;
+            if self.by_server.len() <= id {
+                self.by_server.resize(id + 1, None);
+            }
+            self.by_server[id] = Some(index);
+            if service.mode == ForwardMode::Nat {
+                self.answering.insert((protocol, server.endpoint), ());
+                self.answering_hosts.insert(server.endpoint.address, ());
+            }
+        }
         if service.mode == ForwardMode::Snat {
             let hidden =
                 Hidden { protocol, sources: service.options.sources.clone(), destinations: listens.to_vec() };
             self.hiding.push((hidden, index));
-            self.list.push(service);
-            return;
+        } else {
+            self.listen(listens, protocol, index);
         }
+        self.list.push(service);
+    }
+
+    fn listen(&mut self, listens: &[Listen], protocol: Protocol, index: ServiceIndex) {
         for listen in listens {
             match listen.single() {
                 Some(Endpoint { address: IpAddr::V4(address), l4_port }) => {
@@ -250,17 +266,6 @@ impl Services {
                 None => self.ranges.push(Range { protocol, listen: listen.clone(), service: index }),
             }
         }
-        for server in &service.servers {
-            let id = server.id.0 as usize;
-            if self.by_server.len() <= id {
-                self.by_server.resize(id + 1, None);
-            }
-            self.by_server[id] = Some(index);
-            if service.mode == ForwardMode::Nat {
-                self.answering.insert((protocol, server.endpoint), ());
-            }
-        }
-        self.list.push(service);
     }
 
     /// The service that listens on `destination`.
@@ -326,6 +331,11 @@ impl Services {
         !self.answering.is_empty()
             && (self.answering.contains_key(&(protocol, server))
                 || self.answering.contains_key(&(protocol, Endpoint { l4_port: 0, ..server })))
+    }
+
+    /// Whether any server at `address` answers clients so.
+    pub fn answers_from(&self, address: IpAddr) -> bool {
+        self.answering_hosts.contains_key(&address)
     }
 
     /// The service in a place of this snapshot.

@@ -208,7 +208,12 @@ impl Steering {
     /// The owner of all sessions of a client, where nothing but its address tells both directions.
     pub fn owner_of_client(&self, client: IpAddr) -> WorkerId {
         let client = Endpoint::new(client, 0);
-        self.share(self.hasher.hash(FlowKey6::new(Protocol::Tcp, client, client)))
+        self.owner_of(FlowKey6::new(Protocol::Tcp, client, client))
+    }
+
+    /// The owner of what nothing but a hash tells.
+    pub fn owner_of(&self, key: impl Key) -> WorkerId {
+        self.share(self.hasher.hash(key))
     }
 
     /// The worker whose share of all hashes this one is in.

@@ -1,8 +1,10 @@
 //! What differs on the wire between the families: one trait, two short lists.
 
+use super::fragment::{self, Fragment};
 use super::packet::{LinkTraits, Packet, Unfit};
 use super::rewrite::{Translation, translate4, translate6};
 use super::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, cross, icmp, icmp6, ipv4, ipv6};
+use crate::drop::DropReason;
 use crate::flow::{FlowKey, FlowKey6, Key, Protocol};
 use crate::frame::Frame;
 use icmp::IcmpError;
@@ -34,6 +36,18 @@ pub trait Wire: Key {
         protocol: Protocol,
         to: &Translation<FlowKey6>,
     ) -> bool;
+
+    /// Where a piece stands in its datagram.
+    fn fragment(frame: &[u8], packet: &Packet<Self>) -> Fragment;
+
+    /// The packet of a datagram's first piece, with ports and flags.
+    ///
+    /// # Errors
+    /// Why it must be dropped, and the others with it.
+    fn first_fragment(frame: &[u8], packet: &Packet<Self>) -> Result<Packet<Self>, DropReason>;
+
+    /// Gives a piece new addresses, and takes one from its TTL.
+    fn translate_fragment(frame: &mut [u8], to: &Translation<Self>);
 
     /// Takes one from a packet's TTL, and leaves all else as it is.
     fn hop(frame: &mut [u8]);
@@ -87,6 +101,20 @@ impl Wire for FlowKey {
         cross::four_to_six(frame, packet, protocol, to)
     }
 
+    fn fragment(frame: &[u8], packet: &Packet<Self>) -> Fragment {
+        fragment::of_ipv4(frame, usize::from(packet.l4))
+    }
+
+    fn first_fragment(frame: &[u8], packet: &Packet<Self>) -> Result<Packet<Self>, DropReason> {
+        let protocol = packet.key.protocol() as u8;
+        let key = |ports| Self::from_words(packet.key.address_word(), protocol, ports);
+        fragment::first(frame, packet, protocol, usize::from(packet.l4), key)
+    }
+
+    fn translate_fragment(frame: &mut [u8], to: &Translation<Self>) {
+        ipv4::translate_fragment(frame, to);
+    }
+
     #[inline]
     fn hop(frame: &mut [u8]) {
         ipv4::hop(frame);
@@ -136,6 +164,23 @@ impl Wire for FlowKey6 {
         to: &Translation<FlowKey6>,
     ) -> bool {
         cross::six_to_four(frame, packet, protocol, to)
+    }
+
+    fn fragment(frame: &[u8], packet: &Packet<Self>) -> Fragment {
+        fragment::of_ipv6(frame, usize::from(packet.l4))
+    }
+
+    fn first_fragment(frame: &[u8], packet: &Packet<Self>) -> Result<Packet<Self>, DropReason> {
+        let l4 = usize::from(packet.l4);
+        // Options for the destination may follow the fragment header, which begins with who is next.
+        let upper = ipv6::upper(frame[l4 - 8], &frame[l4..]).map_err(|_| DropReason::FragmentTiny)?;
+        let key = |ports| Self::from_bytes(&packet.key.address_bytes(), upper.protocol, ports);
+        fragment::first(frame, packet, upper.protocol, l4 + upper.offset, key)
+    }
+
+    fn translate_fragment(frame: &mut [u8], to: &Translation<Self>) {
+        Self::hop(frame);
+        frame[super::ETHERNET_LEN..][8..super::IPV6_LEN].copy_from_slice(&to.key.address_bytes());
     }
 
     #[inline]

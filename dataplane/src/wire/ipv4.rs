@@ -1,6 +1,7 @@
 //! Reading IPv4 frames: every check that a header needs, once.
 
 use super::packet::{LinkTraits, Packet, Payload, TcpFlags, Unfit, VALID_FLAGS};
+use super::rewrite::Translation;
 use super::{ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, transport};
 use super::{be16, be32, checksum, put16};
 use crate::drop::DropReason;
@@ -134,14 +135,14 @@ fn parse_ipv4(ip: &[u8], link: &LinkTraits) -> Result<Packet<FlowKey>, DropReaso
     if matches!(fixed[12], 0 | 127 | 224..) {
         return Err(DropReason::SourceInvalid);
     }
-    // More fragments, or an offset.
-    if be16(fixed, 6) & 0x3fff != 0 {
-        return Err(DropReason::Fragment);
-    }
     let body = &ip[header_len..total_len];
     let addresses = u64::from(be32(fixed, 12)) << 32 | u64::from(be32(fixed, 16));
     let outer = |(payload, flags, ports)| (payload, flags, FlowKey::from_words(addresses, fixed[9], ports));
+    // More fragments, or an offset.
+    let is_piece = be16(fixed, 6) & 0x3fff != 0;
     let (payload, flags, key) = match fixed[9] {
+        TCP | UDP if is_piece => outer((Payload::Fragment, TcpFlags::NONE, 0)),
+        _ if is_piece => return Err(DropReason::ProtocolUnsupported),
         TCP => outer(transport::tcp(body)?),
         UDP => outer(transport::udp(body)?),
         ICMP => {
@@ -243,6 +244,18 @@ pub(super) fn hop(frame: &mut [u8]) {
     // The TTL is the high octet of its word.
     let adjusted = checksum::adjust(be16(header, 10), !0x0100);
     put16(header, 10, adjusted);
+}
+
+/// Gives a piece of a datagram new addresses, and takes one from its TTL.
+///
+/// # Panics
+/// When the frame holds no IPv4 header.
+pub(super) fn translate_fragment(frame: &mut [u8], to: &Translation<FlowKey>) {
+    hop(frame);
+    let header = &mut frame[ETHERNET_LEN..];
+    let adjusted = checksum::adjust(be16(header, 10), to.l3_difference);
+    put16(header, 10, adjusted);
+    header[12..20].copy_from_slice(&to.key.address_word().to_be_bytes());
 }
 
 /// Whether the packet forbids fragmentation.

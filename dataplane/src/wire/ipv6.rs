@@ -59,10 +59,11 @@ fn parse_frame(bytes: &[u8], link: &LinkTraits) -> Result<Packet<FlowKey6>, Drop
     }
     check_addresses(addresses)?;
     let body = &ip[IPV6_LEN..total_len];
-    let Upper { protocol, offset } = upper(header[6], body)?;
+    let Upper { protocol, offset, is_piece } = upper(header[6], body)?;
     let segment = &body[offset..];
     let outer = |(payload, flags, ports)| (payload, flags, FlowKey6::from_bytes(addresses, protocol, ports));
     let (payload, flags, key) = match protocol {
+        _ if is_piece => outer((Payload::Fragment, TcpFlags::NONE, 0)),
         TCP => outer(transport::tcp(segment)?),
         UDP => outer(transport::udp(segment)?),
         ICMPV6 => {
@@ -107,6 +108,8 @@ pub(super) struct Upper {
     pub(super) protocol: u8,
     /// Where it begins, behind the fixed header.
     pub(super) offset: usize,
+    /// Whether it is a piece of a datagram, which begins there behind its fragment header.
+    pub(super) is_piece: bool,
 }
 
 /// Walks the extension headers that stand in `body`, of which the first is a `next`.
@@ -129,15 +132,15 @@ pub(super) fn upper(next: u8, body: &[u8]) -> Result<Upper, DropReason> {
             }
             FRAGMENT => {
                 let header = body.get(offset..offset + 8).ok_or(DropReason::Ipv6Extension)?;
-                // RFC 6946: a fragment that is the whole packet.
-                if be16(header, 2) & 0xfff9 != 0 {
-                    return Err(DropReason::Fragment);
-                }
                 offset += 8;
                 next = header[0];
+                // RFC 6946: a fragment may be the whole packet.
+                if be16(header, 2) & 0xfff9 != 0 {
+                    return Ok(Upper { protocol: next, offset, is_piece: true });
+                }
             }
             NO_NEXT_HEADER => return Err(DropReason::ProtocolUnsupported),
-            protocol => return Ok(Upper { protocol, offset }),
+            protocol => return Ok(Upper { protocol, offset, is_piece: false }),
         }
     }
     Err(DropReason::Ipv6Extension)
@@ -199,6 +202,7 @@ fn quoted(packet: &[u8], receiver: &[u8]) -> Result<(Protocol, FlowKey6), DropRe
     let header: &[u8; IPV6_LEN] = packet.first_chunk().ok_or_else(quote)?;
     let upper = upper(header[6], &packet[IPV6_LEN..]).map_err(|_| quote())?;
     let protocol = match upper.protocol {
+        _ if upper.is_piece => return Err(quote()),
         TCP => Protocol::Tcp,
         UDP => Protocol::Udp,
         _ => return Err(quote()),
@@ -216,6 +220,10 @@ fn quoted(packet: &[u8], receiver: &[u8]) -> Result<(Protocol, FlowKey6), DropRe
 mod tests {
     use super::*;
 
+    fn whole(protocol: u8, offset: usize) -> Upper {
+        Upper { protocol, offset, is_piece: false }
+    }
+
     fn extension(next: u8, units: u8) -> Vec<u8> {
         let mut header = vec![0; (usize::from(units) + 1) * 8];
         (header[0], header[1]) = (next, units);
@@ -226,8 +234,8 @@ mod tests {
     fn extension_headers_are_walked_to_the_upper_layer() {
         let chain = [extension(DESTINATION_OPTIONS, 0), extension(TCP, 2), vec![0; 20]].concat();
 
-        assert_eq!(upper(HOP_BY_HOP, &chain), Ok(Upper { protocol: TCP, offset: 32 }));
-        assert_eq!(upper(TCP, &chain), Ok(Upper { protocol: TCP, offset: 0 }));
+        assert_eq!(upper(HOP_BY_HOP, &chain), Ok(whole(TCP, 32)));
+        assert_eq!(upper(TCP, &chain), Ok(whole(TCP, 0)));
     }
 
     #[test]
@@ -245,8 +253,8 @@ mod tests {
     #[test]
     fn a_fragment_that_is_the_whole_packet_is_none() {
         let mut header = extension(UDP, 0);
-        assert_eq!(upper(FRAGMENT, &header), Ok(Upper { protocol: UDP, offset: 8 }));
+        assert_eq!(upper(FRAGMENT, &header), Ok(whole(UDP, 8)));
         header[3] = 1;
-        assert_eq!(upper(FRAGMENT, &header), Err(DropReason::Fragment));
+        assert_eq!(upper(FRAGMENT, &header), Ok(Upper { is_piece: true, ..whole(UDP, 8) }));
     }
 }

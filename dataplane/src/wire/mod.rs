@@ -8,6 +8,7 @@
 pub mod checksum;
 mod cross;
 mod family;
+mod fragment;
 pub mod icmp;
 mod icmp6;
 mod ipv4;
@@ -19,6 +20,7 @@ mod transport;
 mod tunnel;
 
 pub use family::Wire;
+pub use fragment::Fragment;
 pub use packet::{LinkTraits, Packet, Payload, TcpFlags, Unfit};
 pub use rewrite::{Translation, differences, finish_partial_checksum};
 pub use sequence::{sequence_number, shift_sequence};

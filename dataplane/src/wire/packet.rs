@@ -44,6 +44,8 @@ pub enum Payload {
     /// An ICMP error with a right checksum about a packet of this protocol that we sent. The
     /// packet's key is that of an answer to the quoted one: the session's own.
     Error(Protocol),
+    /// A piece of a datagram: its key has no ports, and `l4` is where the piece begins.
+    Fragment,
     /// An ARP frame, or a message of IPv6's neighbour discovery; all other fields of the packet are
     /// zero.
     Neighbor,

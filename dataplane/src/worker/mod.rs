@@ -4,6 +4,7 @@
 //! list that somebody asked for. It never waits and never allocates.
 
 mod handover;
+mod held;
 mod parked;
 mod requests;
 
@@ -16,10 +17,12 @@ use crate::drop::DropReason;
 use crate::frame::BURST_SIZE;
 use crate::ids::{PortId, WorkerId};
 use crate::port::{Buffer, Burst, Port};
+use crate::session::Settled;
 use crate::snapshot::{Mailbox, Snapshot};
 use crate::stats::WorkerStats;
 use crate::wire;
 use arrayvec::ArrayVec;
+use held::Held;
 use parked::Parked;
 use std::ops::Range;
 use std::sync::Arc;
@@ -37,6 +40,7 @@ pub struct Worker<P: Port> {
     world: Arc<Snapshot>,
     mailbox: Mailbox,
     parked: Parked<P::Buffer>,
+    held: Held<P::Buffer>,
     peers: Peers<P::Buffer>,
     link: WorkerLink,
     stats: Arc<WorkerStats>,
@@ -82,6 +86,7 @@ impl<P: Port> Worker<P> {
             world: parts.world,
             mailbox: parts.mailbox,
             parked: Parked::default(),
+            held: Held::default(),
             peers: parts.peers,
             link: parts.link,
             stats: parts.stats,
@@ -101,6 +106,9 @@ impl<P: Port> Worker<P> {
             }
         }
         self.director.expire(&self.world, now);
+        while let Some(settled) = self.director.next_settled() {
+            self.settle(settled, now);
+        }
         self.drop_overdue(now);
         self.obey(now);
         for at in 0..self.ports.len() {
@@ -147,7 +155,7 @@ impl<P: Port> Worker<P> {
         }
         let received = burst.len();
         let id = self.ports[at].id();
-        let bytes = self.process(id, burst, false, now);
+        let bytes = self.process(Origin::queue(id), burst, now);
         let counters = self.stats.port(id);
         counters.rx_packets.add(received as u64);
         counters.rx_bytes.add(bytes as u64);
@@ -161,19 +169,19 @@ impl<P: Port> Worker<P> {
         self.peers.receive(id, lane, &mut burst);
         let received = burst.len();
         if received > 0 {
-            self.process(id, burst, true, now);
+            self.process(Origin { handed: true, ..Origin::queue(id) }, burst, now);
         }
         received
     }
 
     /// Decides about a burst and puts each packet where it belongs. Returns its bytes.
-    fn process(&mut self, id: PortId, mut burst: Burst<P::Buffer>, handed: bool, now: Instant) -> usize {
+    fn process(&mut self, origin: Origin, mut burst: Burst<P::Buffer>, now: Instant) -> usize {
         let mut verdicts = Verdicts::new();
         let mut bytes = 0;
         let moved: ArrayVec<(usize, Range<usize>), BURST_SIZE> = {
             let frames = burst.iter_mut().map(Buffer::frame).inspect(|frame| bytes += frame.window().len());
             let mut frames: ArrayVec<_, BURST_SIZE> = frames.collect();
-            self.director.process(Origin { port: id, handed }, &mut frames, &self.world, now, &mut verdicts);
+            self.director.process(origin, &mut frames, &self.world, now, &mut verdicts);
             let moved = frames.iter().enumerate().filter(|(_, frame)| frame.has_moved());
             moved.map(|(at, frame)| (at, frame.window())).collect()
         };
@@ -187,7 +195,7 @@ impl<P: Port> Worker<P> {
             }
             Some(_) | None => {
                 for (buffer, verdict) in burst.into_iter().zip(verdicts) {
-                    self.dispatch(id, buffer, verdict, now);
+                    self.dispatch(origin.port, buffer, verdict, now);
                 }
             }
         }
@@ -202,6 +210,12 @@ impl<P: Port> Worker<P> {
                 }
             }
             Verdict::Transmit(port) => self.send(port, buffer),
+            Verdict::Hold(id) => {
+                if let Err(buffer) = self.held.put(id, from, buffer) {
+                    self.stats.drops(DropReason::FragmentTableFull).add(1);
+                    self.free(buffer);
+                }
+            }
             Verdict::Drop(_) => self.free(buffer),
             Verdict::Await(hop) => match self.parked.park(hop, buffer, now) {
                 Ok(()) => {
@@ -220,6 +234,22 @@ impl<P: Port> Worker<P> {
                 if self.link.report(Event::Neighbor { port: from, frame }).is_err() {
                     self.stats.drops(DropReason::ControlQueueFull).add(1);
                 }
+                self.free(buffer);
+            }
+        }
+    }
+
+    /// Lets fragments go on that waited for the first of their datagram, or gives them up.
+    #[cold]
+    fn settle(&mut self, settled: Settled, now: Instant) {
+        let (Settled::Release(id) | Settled::Abandon(id)) = settled;
+        while let Some((from, buffer)) = self.held.take(id) {
+            if let Settled::Release(_) = settled {
+                let mut burst = Burst::new();
+                burst.push(buffer);
+                self.process(Origin { resumed: true, ..Origin::queue(from) }, burst, now);
+            } else {
+                self.stats.drops(DropReason::FragmentTimeout).add(1);
                 self.free(buffer);
             }
         }

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses its part")]
 
+pub mod pieces;
+
 use dataplane::clock::Instant;
 use dataplane::director::{Director, Limits, Origin, Verdict, Verdicts};
 use dataplane::drop::DropReason;
@@ -9,7 +11,7 @@ use dataplane::flow::{Endpoint, FlowHasher, Protocol};
 use dataplane::frame::{BURST_SIZE, Frame};
 use dataplane::ids::{LocalId, PortId, ServerId, ServiceId};
 use dataplane::scheduler::{MaglevTable, Scheduler};
-use dataplane::session::{ForwardMode, State, Timeouts};
+use dataplane::session::{DatagramId, ForwardMode, Settled, State, Timeouts};
 use dataplane::snapshot::{
     AddressRole, Listen, LocalAddress, Map, Neighbor, Neighbors, Network, NextHop, PortConfig, RealServer,
     Routes, Service, ServiceOptions, Services, Snapshot,
@@ -186,6 +188,10 @@ pub struct Lab {
     pub world: Snapshot,
     pub stats: Arc<WorkerStats>,
     pub now: Instant,
+    /// Fragments that wait for the first of their datagram.
+    held: Vec<(DatagramId, PortId, Vec<u8>)>,
+    /// What became of fragments that had waited.
+    pub released: Vec<Fate>,
 }
 
 /// What became of one frame.
@@ -194,6 +200,8 @@ pub enum Fate {
     Sent(PortId, Vec<u8>),
     Waits(NextHop),
     Punted,
+    /// A fragment before the first.
+    Held,
     Dropped(DropReason),
 }
 
@@ -222,6 +230,8 @@ impl Lab {
             world,
             stats,
             now: Instant::from_millis(1_000),
+            held: Vec::new(),
+            released: Vec::new(),
         }
     }
 
@@ -232,6 +242,32 @@ impl Lab {
 
     /// Gives a burst to the director.
     pub fn burst(&mut self, port: PortId, frames: &[Vec<u8>]) -> Vec<Fate> {
+        let fates = self.run(Origin::queue(port), frames);
+        self.settle();
+        fates
+    }
+
+    /// Lets fragments go on whose datagram is settled, as a worker does.
+    fn settle(&mut self) {
+        while let Some(settled) = self.director.next_settled() {
+            let (Settled::Release(id) | Settled::Abandon(id)) = settled;
+            let (these, others) =
+                std::mem::take(&mut self.held).into_iter().partition(|(other, ..)| *other == id);
+            self.held = others;
+            let these: Vec<(DatagramId, PortId, Vec<u8>)> = these;
+            for (_, port, frame) in these {
+                let fates = match settled {
+                    Settled::Release(_) => {
+                        self.run(Origin { resumed: true, ..Origin::queue(port) }, &[frame])
+                    }
+                    Settled::Abandon(_) => vec![Fate::Dropped(DropReason::FragmentTimeout)],
+                };
+                self.released.extend(fates);
+            }
+        }
+    }
+
+    fn run(&mut self, origin: Origin, frames: &[Vec<u8>]) -> Vec<Fate> {
         assert!(frames.len() <= BURST_SIZE);
         const HEADROOM: usize = 128;
         let mut rooms: Vec<Vec<u8>> = frames
@@ -245,21 +281,24 @@ impl Lab {
                 .zip(frames)
                 .map(|(room, frame)| Frame::new(room, HEADROOM..HEADROOM + frame.len()))
                 .collect();
-            self.director.process(Origin::queue(port), &mut views, &self.world, self.now, &mut verdicts);
+            self.director.process(origin, &mut views, &self.world, self.now, &mut verdicts);
             views.iter().map(Frame::window).collect()
         };
-        rooms
-            .iter()
-            .zip(windows)
-            .zip(verdicts)
-            .map(|((room, window), verdict)| match verdict {
+        let mut fates = Vec::new();
+        for ((room, window), verdict) in rooms.iter().zip(windows).zip(verdicts) {
+            fates.push(match verdict {
                 Verdict::Transmit(port) => Fate::Sent(port, room[window].to_vec()),
                 Verdict::Await(hop) => Fate::Waits(hop),
                 Verdict::Punt(_) => Fate::Punted,
+                Verdict::Hold(id) => {
+                    self.held.push((id, origin.port, room[window].to_vec()));
+                    Fate::Held
+                }
                 Verdict::HandOver(owner) => panic!("handed over to {owner:?} by the only worker"),
                 Verdict::Drop(reason) => Fate::Dropped(reason),
-            })
-            .collect()
+            });
+        }
+        fates
     }
 
     /// Moves the clock, turning often enough for the sweep to keep up.
@@ -270,6 +309,7 @@ impl Lab {
             self.now = self.now + step;
             for _ in 0..self.director.sessions().capacity().div_ceil(64) {
                 self.director.expire(&self.world, self.now);
+                self.settle();
             }
         }
     }

@@ -1,0 +1,164 @@
+//! Pieces of datagrams on their way: all of a datagram come to one worker, which learns from the first
+//! whose they are, and gives them to the worker that owns the session.
+
+use super::forward::{Next, count_traffic, find_next_hop};
+use super::otherwise::outer;
+use super::side::HasSide;
+use super::{Arrival, Director, Staged, Verdict, Verdicts, find_service};
+use crate::drop::DropReason;
+use crate::flow::{Direction, Endpoint, Family, FlowKey6, Key, Protocol};
+use crate::frame::Frame;
+use crate::ids::WorkerId;
+use crate::session::{Candidate, DatagramId, DatagramKey, SessionIndex, Settled, Step};
+use crate::wire::{self, Packet, Payload};
+
+impl Director {
+    /// Decides about a piece of a datagram.
+    #[cold]
+    pub(super) fn follow_fragment<K: HasSide>(
+        &mut self,
+        frame: &mut Frame<'_>,
+        packet: &Packet<K>,
+        arrival: &Arrival<'_>,
+        verdicts: &mut Verdicts,
+    ) -> Result<(), DropReason> {
+        if arrival.world.role(packet.destination()).is_none()
+            && !arrival.world.services.hides_sources()
+            && !arrival.world.services.answers_from(packet.source())
+        {
+            return Err(DropReason::NotForUs);
+        }
+        let piece = K::fragment(frame.bytes(), packet);
+        let key = DatagramKey {
+            source: packet.source(),
+            destination: packet.destination(),
+            identification: piece.identification,
+            protocol: if K::FAMILY == Family::V4 { packet.key.protocol() as u8 } else { 0 },
+        };
+        let keeper = self.keeper(&key);
+        if !arrival.handed && keeper != self.seat.worker {
+            return self.hand_over(keeper, arrival, verdicts);
+        }
+        // A piece that waited here comes back as if it had been handed over.
+        let step = if arrival.resumed {
+            Step::Follow(self.fragments.resume(key)?)
+        } else {
+            self.fragments.take(key, &piece, arrival.now)?
+        };
+        match step {
+            Step::Hold(id) => {
+                verdicts.push(Verdict::Hold(id));
+                Ok(())
+            }
+            Step::First(id) => self.begin_datagram(frame, packet, id, keeper, arrival, verdicts),
+            Step::Follow(flow) => {
+                let flow = K::new(flow.protocol(), flow.source(), flow.destination());
+                self.forward_fragment(frame, packet, flow, keeper, arrival, verdicts)
+            }
+        }
+    }
+
+    /// The worker that follows a datagram.
+    fn keeper(&self, key: &DatagramKey) -> WorkerId {
+        let l4_port = (key.identification ^ key.identification >> 16) as u16;
+        let protocol = if key.protocol == 6 { Protocol::Tcp } else { Protocol::Udp };
+        let flow = FlowKey6::new(
+            protocol,
+            Endpoint::new(key.source, l4_port),
+            Endpoint::new(key.destination, l4_port),
+        );
+        self.seat.steering.owner_of(flow)
+    }
+
+    /// Decides by the first piece, as by a whole packet; the others follow it.
+    fn begin_datagram<K: HasSide>(
+        &mut self,
+        frame: &mut Frame<'_>,
+        piece: &Packet<K>,
+        id: DatagramId,
+        keeper: WorkerId,
+        arrival: &Arrival<'_>,
+        verdicts: &mut Verdicts,
+    ) -> Result<(), DropReason> {
+        let decided = K::first_fragment(frame.bytes(), piece).and_then(|packet| {
+            let protocol = packet.key.protocol();
+            let hash = K::side(self).sessions.hash(packet.key);
+            let found = K::side(self).sessions.confirm(packet.key, hash, Candidate::NONE);
+            let mine = keeper != self.seat.worker || found.is_some();
+            let owner = if mine { None } else { self.owner_elsewhere(&packet, arrival) };
+            let service = if owner.is_none() { find_service(&packet, arrival.world) } else { None };
+            let stage = Staged { packet, hash, candidate: Candidate::NONE, service, owner, unfit: None };
+            match found {
+                _ if self.find_across(packet.key).is_some() => Err(DropReason::Fragment),
+                Some(found) => self.continue_session(frame, &stage, protocol, found, arrival, verdicts),
+                None => self.begin(frame, &stage, protocol, arrival, verdicts),
+            }?;
+            Ok(packet.key.widen())
+        });
+        self.fragments.follow(id, decided);
+        decided.map(drop)
+    }
+
+    /// Sends a later piece of a flow's datagram on its way.
+    fn forward_fragment<K: HasSide>(
+        &mut self,
+        frame: &mut Frame<'_>,
+        packet: &Packet<K>,
+        flow: K,
+        keeper: WorkerId,
+        arrival: &Arrival<'_>,
+        verdicts: &mut Verdicts,
+    ) -> Result<(), DropReason> {
+        let sessions = &K::side(self).sessions;
+        let Some((index, direction)) = sessions.find(flow, sessions.hash(flow)) else {
+            let of_flow = Packet { key: flow, payload: Payload::Transport(flow.protocol()), ..*packet };
+            let owner =
+                if keeper == self.seat.worker { self.owner_elsewhere(&of_flow, arrival) } else { None };
+            return self.hand_over(owner.ok_or(DropReason::Fragment)?, arrival, verdicts);
+        };
+        self.send_fragment(frame, packet, (index, direction), arrival, verdicts)
+    }
+
+    fn send_fragment<K: HasSide>(
+        &mut self,
+        frame: &mut Frame<'_>,
+        packet: &Packet<K>,
+        (index, direction): (SessionIndex, Direction),
+        arrival: &Arrival<'_>,
+        verdicts: &mut Verdicts,
+    ) -> Result<(), DropReason> {
+        if packet.ttl <= 1 {
+            return Err(DropReason::TtlExceeded);
+        }
+        let (sessions, stats) = K::parts(self);
+        let flow = sessions.hash(sessions.get(index).key(Direction::Inbound));
+        let session = sessions.get_mut(index);
+        let next = match arrival.world.neighbors.egress(session.next_hop(direction)) {
+            Some(egress) => Next::Known(egress),
+            None => find_next_hop(session, direction, arrival.world)?,
+        };
+        let tunnel = outer(session, flow);
+        let overhead = tunnel.map_or(0, |outer| outer.overhead());
+        if packet.total_len + overhead > arrival.world.port(next.port()).link.mtu {
+            return Err(DropReason::ExceedsMtu);
+        }
+        session.last_seen = arrival.stamp;
+        count_traffic(packet, direction, stats.server(session.server));
+        if session.mode.sees_answers() {
+            K::translate_fragment(frame.bytes_mut(), &session.translation(direction));
+        } else {
+            K::hop(frame.bytes_mut());
+            if tunnel.is_some_and(|outer| !wire::encapsulate(frame, K::FAMILY, &outer)) {
+                return Err(DropReason::NoHeadroom);
+            }
+        }
+        verdicts.push(next.send(frame.bytes_mut()));
+        Ok(())
+    }
+
+    /// What became of pieces that waited for the first of their datagram: the worker holds them.
+    #[inline]
+    pub fn next_settled(&mut self) -> Option<Settled> {
+        self.fragments.next_settled()
+    }
+}

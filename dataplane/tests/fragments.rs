@@ -1,0 +1,188 @@
+//! Datagrams in pieces: through every mode and family, in any order, and what is refused.
+
+#[path = "support/mod.rs"]
+mod support;
+
+use dataplane::drop::DropReason;
+use dataplane::session::ForwardMode;
+use pktgen_tests::frames::{ETHERNET, Route, be16, endpoints, ones_sum, pseudo_sum, udp_frame};
+use proptest::prelude::*;
+use std::time::Duration;
+use support::pieces::{cut, mend};
+use support::{A, B, Fate, Lab, Plan, answer_to, inbound, inbound6};
+
+/// What the receiver puts together again.
+fn assemble(pieces: &[Vec<u8>]) -> Vec<u8> {
+    let six = pieces[0][ETHERNET] >> 4 == 6;
+    let header = if six { 40 } else { 20 };
+    let offset = |piece: &Vec<u8>| {
+        if six {
+            usize::from(be16(piece, ETHERNET + 42) & 0xfff8)
+        } else {
+            usize::from(be16(piece, ETHERNET + 6) & 0x1fff) * 8
+        }
+    };
+    let mut sorted = pieces.to_vec();
+    sorted.sort_by_key(offset);
+    let mut body = Vec::new();
+    for piece in &sorted {
+        if !six {
+            assert_eq!(ones_sum(&piece[ETHERNET..ETHERNET + 20], 0), 0xffff);
+        }
+        assert_eq!(offset(piece), body.len(), "a hole");
+        body.extend_from_slice(&piece[ETHERNET + header + if six { 8 } else { 0 }..]);
+    }
+    let mut whole = sorted[0][..ETHERNET + header].to_vec();
+    let len = body.len() as u16;
+    if six {
+        whole[ETHERNET + 6] = 17;
+        whole[ETHERNET + 4..ETHERNET + 6].copy_from_slice(&len.to_be_bytes());
+    } else {
+        whole[ETHERNET + 2..ETHERNET + 4].copy_from_slice(&(20 + len).to_be_bytes());
+        whole[ETHERNET + 6..ETHERNET + 8].fill(0);
+        mend(&mut whole);
+    }
+    whole.extend(body);
+    assert_eq!(ones_sum(&whole[ETHERNET + header..], pseudo_sum(&whole[ETHERNET..])), 0xffff, "the checksum");
+    whole
+}
+
+/// Sends pieces in an order; what came out by `to`, in the end.
+fn send(lab: &mut Lab, from: dataplane::ids::PortId, pieces: &[Vec<u8>], order: &[usize]) -> Vec<Vec<u8>> {
+    let mut fates: Vec<_> = order.iter().map(|at| lab.send(from, &pieces[*at])).collect();
+    fates.append(&mut lab.released);
+    let sent = |fate| match fate {
+        Fate::Sent(_, frame) => Some(frame),
+        Fate::Held => None,
+        other => panic!("{other:?}"),
+    };
+    fates.into_iter().filter_map(sent).collect()
+}
+
+const ROUTES: [fn(u16) -> Route; 2] = [inbound, inbound6];
+
+#[test]
+fn datagrams_in_pieces_pass_every_mode_in_both_directions() {
+    for mode in [ForwardMode::FullNat, ForwardMode::Nat, ForwardMode::DirectRoute] {
+        let mut lab = Lab::new(&Plan { mode, ..Plan::default() });
+        for route in ROUTES {
+            let whole = udp_frame(&route(4000), &vec![0x5a; 4_000]);
+            let seen = assemble(&send(&mut lab, A, &cut(&whole, 7, 1_400), &[0, 1, 2]));
+            let payload = seen.len() - 4_000;
+            assert_eq!(seen[payload..], whole[whole.len() - 4_000..]);
+            if mode == ForwardMode::DirectRoute {
+                assert_eq!(endpoints(&seen), endpoints(&whole));
+                continue;
+            }
+            let answer = udp_frame(&answer_to(&seen), &vec![0xa5; 3_000]);
+            let heard = assemble(&send(&mut lab, B, &cut(&answer, 9, 1_000), &[3, 0, 2, 1]));
+            let (from, to) = endpoints(&whole).unwrap();
+            assert_eq!(endpoints(&heard), Some((to, from)));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// In whatever order the pieces come, all go on, once the first is there, and nothing stays behind.
+    #[test]
+    fn pieces_may_come_in_any_order(
+        six in any::<bool>(),
+        size in 1usize..180,
+        len in 100usize..1400,
+        seed in any::<u64>(),
+    ) {
+        let mut lab = Lab::new(&Plan::default());
+        let whole = udp_frame(&ROUTES[usize::from(six)](4000), &vec![7; len]);
+        let pieces = cut(&whole, 3, size.max(len / 60 / 8 + 2) * 8);
+        prop_assume!(pieces.len() > 1);
+        let mut order: Vec<usize> = (0..pieces.len()).collect();
+        order.sort_by_key(|at| (*at as u64 + 1).wrapping_mul(seed | 1).rotate_left(23));
+        let out = send(&mut lab, A, &pieces, &order);
+        prop_assert_eq!(out.len(), pieces.len());
+        prop_assert_eq!(assemble(&out).len(), whole.len());
+        // The same identification can be used again at once.
+        let again = send(&mut lab, A, &pieces, &order);
+        prop_assert_eq!(again.len(), pieces.len());
+    }
+}
+
+#[test]
+fn what_overlaps_poisons_its_datagram() {
+    for route in ROUTES {
+        let mut lab = Lab::new(&Plan::default());
+        let whole = udp_frame(&route(4000), &[1; 100]);
+        let pieces = cut(&whole, 5, 40);
+        let other = cut(&whole, 5, 56);
+        assert!(matches!(lab.send(A, &pieces[0]), Fate::Sent(..)));
+        assert_eq!(lab.send(A, &pieces[0]), Fate::Dropped(DropReason::FragmentOverlap), "doubled");
+        assert!(matches!(lab.send(A, &pieces[1]), Fate::Sent(..)), "the doubled one did no harm");
+        assert_eq!(lab.send(A, &other[1]), Fate::Dropped(DropReason::FragmentOverlap));
+        assert_eq!(lab.send(A, &pieces[2]), Fate::Dropped(DropReason::FragmentOverlap), "poisoned");
+    }
+}
+
+#[test]
+fn pieces_that_cannot_be_are_dropped_for_their_own_reason() {
+    for (route, six) in ROUTES.into_iter().zip([false, true]) {
+        let mut lab = Lab::new(&Plan::default());
+        let pieces = cut(&udp_frame(&route(4000), &[1; 100]), 5, 40);
+        let at_offset = |piece: &[u8], offset: u16| {
+            let mut changed = piece.to_vec();
+            let at = ETHERNET + if six { 42 } else { 6 };
+            let flags = be16(&changed, at) & if six { 7 } else { 0xe000 };
+            let field = flags | if six { offset } else { offset / 8 };
+            changed[at..at + 2].copy_from_slice(&field.to_be_bytes());
+            mend(&mut changed);
+            changed
+        };
+        assert_eq!(lab.send(A, &at_offset(&pieces[2], 65_528)), Fate::Dropped(DropReason::FragmentTooLong));
+        let odd = cut(&udp_frame(&route(4000), &[1; 100]), 6, 41);
+        assert_eq!(lab.send(A, &odd[0]), Fate::Dropped(DropReason::FragmentMalformed));
+        // TCP's header in two pieces.
+        let segment = pktgen_tests::frames::tcp_frame(&route(4000), 2, &[1; 40]);
+        let mut tiny = cut(&segment, 8, 16);
+        if six {
+            tiny.iter_mut().for_each(|piece| piece[ETHERNET + 40] = 6);
+        }
+        assert_eq!(lab.send(A, &tiny[0]), Fate::Dropped(DropReason::FragmentTiny));
+        assert_eq!(lab.send(A, &tiny[1]), Fate::Dropped(DropReason::FragmentTiny), "and so its others");
+    }
+}
+
+#[test]
+fn pieces_without_a_first_are_forgotten_and_counted() {
+    for route in ROUTES {
+        let mut lab = Lab::new(&Plan::default());
+        let pieces = cut(&udp_frame(&route(4000), &[1; 100]), 5, 40);
+        assert_eq!(lab.send(A, &pieces[1]), Fate::Held);
+        assert_eq!(lab.send(A, &pieces[2]), Fate::Held);
+        lab.wait(Duration::from_secs(4));
+        assert_eq!(
+            lab.released,
+            [Fate::Dropped(DropReason::FragmentTimeout), Fate::Dropped(DropReason::FragmentTimeout)]
+        );
+        lab.released.clear();
+        // A late first begins anew.
+        assert!(matches!(lab.send(A, &pieces[0]), Fate::Sent(..)));
+    }
+}
+
+#[test]
+fn a_flood_of_pieces_is_bounded() {
+    let mut lab = Lab::new(&Plan::default());
+    let mut full = 0;
+    for number in 0..5_000u16 {
+        let pieces = cut(&udp_frame(&inbound(4000), &[1; 100]), number, 40);
+        if lab.send(A, &pieces[1]) == Fate::Dropped(DropReason::FragmentTableFull) {
+            full += 1;
+        }
+    }
+    assert_eq!(full, 5_000 - 256);
+    lab.wait(Duration::from_secs(4));
+    assert_eq!(lab.released, vec![Fate::Dropped(DropReason::FragmentTimeout); 256]);
+    lab.released.clear();
+    let pieces = cut(&udp_frame(&inbound(4000), &[1; 100]), 9, 40);
+    assert_eq!(send(&mut lab, A, &pieces, &[2, 1, 0]).len(), 3, "there is room again");
+}
