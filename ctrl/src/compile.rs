@@ -4,7 +4,6 @@
 use crate::config::{Config, Device, ServerSpec, ServiceSpec};
 use crate::registry::{Exhausted, ReadSlot, Registry};
 use dataplane::ids::{Generation, PortId};
-use dataplane::scheduler::{MaglevTable, Scheduler};
 use dataplane::session::ForwardMode;
 use dataplane::snapshot::{
     AddressRole, LocalAddress, Map, Neighbors, Network, PortConfig, RealServer, Routes, Service,
@@ -138,12 +137,8 @@ fn services(config: &Config, registry: &mut Registry, read: ReadSlot<'_>) -> Res
             let id = registry.server(&spec.name, spec.protocol, server.endpoint, read)?;
             servers.push(RealServer { id, endpoint: server.endpoint, weight: server.weight });
         }
-        let maglev = (spec.scheduler == Scheduler::Maglev)
-            .then(|| {
-                let weights: Vec<_> = servers.iter().map(|server| (server.endpoint, server.weight)).collect();
-                MaglevTable::build(&weights).map(Box::new)
-            })
-            .flatten();
+        let weights: Vec<_> = servers.iter().map(|server| (server.endpoint, server.weight)).collect();
+        let table = spec.scheduler.table(&weights, spec.hash_seed).map(Box::new);
         let options = ServiceOptions { tunnel: spec.tunnel.clone(), sources: spec.sources.clone() };
         let options = if options == *usual { Arc::clone(&usual) } else { Arc::new(options) };
         let service = Service {
@@ -153,7 +148,8 @@ fn services(config: &Config, registry: &mut Registry, read: ReadSlot<'_>) -> Res
             scheduler: spec.scheduler,
             locals,
             servers: servers.into(),
-            maglev,
+            flags: spec.scheduler_flags,
+            table,
             options,
         };
         list.push((spec.listens.clone(), service));

@@ -492,8 +492,6 @@ fn malformed() -> Vec<(&'static str, Vec<u8>, DropReason)> {
         ("loose source route", options(&[131, 7, 4, 1, 2, 3, 4, 0]), DropReason::Ipv4SourceRoute),
         ("strict source route", options(&[137, 7, 4, 1, 2, 3, 4, 0]), DropReason::Ipv4SourceRoute),
         ("option past the header", options(&[7, 40, 4, 0]), DropReason::Ipv4Options),
-        ("first fragment", ip(|f| f[ETHERNET + 6] = 0x20), DropReason::Fragment),
-        ("later fragment", ip(|f| f[ETHERNET + 7] = 5), DropReason::Fragment),
         ("source 0.0.0.0", source([0, 0, 0, 0]), DropReason::SourceInvalid),
         ("source 127.0.0.1", source([127, 0, 0, 1]), DropReason::SourceInvalid),
         ("multicast source", source([224, 0, 0, 5]), DropReason::SourceInvalid),

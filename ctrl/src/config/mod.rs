@@ -11,7 +11,7 @@ mod raw;
 pub use problem::{Problem, Severity};
 
 use dataplane::flow::{Endpoint, Protocol};
-use dataplane::scheduler::Scheduler;
+use dataplane::scheduler::{Flags, Scheduler};
 use dataplane::session::{ForwardMode, Timeouts};
 use dataplane::snapshot::{Listen, Network, NextHop, Tunnel};
 use dataplane::steering::ladder::Fields;
@@ -154,6 +154,10 @@ pub struct ServiceSpec {
     pub forward: ForwardMode,
     /// How new sessions are spread.
     pub scheduler: Scheduler,
+    /// What changes the scheduler.
+    pub scheduler_flags: Flags,
+    /// What hashes are keyed with, the same on all nodes that are to agree.
+    pub hash_seed: u64,
     /// The director's addresses towards the servers.
     pub local_addresses: Vec<IpAddr>,
     /// How packets of a tunnelled service are packed.

@@ -75,6 +75,9 @@ pub(super) struct Service {
     pub(super) forward: Option<Spanned<String>>,
     pub(super) scheduler: Option<Spanned<String>>,
     #[serde(default)]
+    pub(super) scheduler_flags: Vec<Spanned<String>>,
+    pub(super) hash_seed: Option<Spanned<i64>>,
+    #[serde(default)]
     pub(super) local_addresses: Vec<Spanned<String>>,
     #[serde(default)]
     pub(super) server: Vec<Spanned<Server>>,

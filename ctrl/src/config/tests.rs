@@ -78,11 +78,7 @@ fn errors_name_file_line_key_and_remedy() {
             "scheduler = \"wcl\"",
             "sluice.toml:24: service[0].scheduler: `wcl` is unknown; did you mean `wlc`?",
         ),
-        (
-            "scheduler = \"wlc\"",
-            "scheduler = \"sed\"",
-            "`sed` comes with a later version; use one of rr, wrr, wlc, mh",
-        ),
+        ("scheduler = \"wlc\"", "scheduler = \"sde\"", "`sde` is unknown; did you mean `sed`?"),
         (
             "forward = \"fullnat\"",
             "forward = \"dr\"",

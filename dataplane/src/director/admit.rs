@@ -83,9 +83,14 @@ impl Director {
 
     /// The server and local address that the next new session of `service` probably gets; asks for
     /// the server's counters and the pair's bucket. Nothing changes: what is guessed wrong costs time only.
-    pub(super) fn forecast_pair<K: HasSide>(&self, service: &Service, packet: &Packet<K>) -> Option<Pair> {
+    pub(super) fn forecast_pair<K: HasSide>(
+        &self,
+        service: &Service,
+        packet: &Packet<K>,
+        hash: u64,
+    ) -> Option<Pair> {
         let cursor = &self.cursors[service.id.0 as usize];
-        let server = self.schedule(service, packet, &mut cursor.scheduler.clone())?;
+        let server = self.schedule(service, packet, hash, &mut cursor.scheduler.clone())?;
         prefetch_near(self.stats.server(server.id));
         let first = cursor.clone().turn(service.locals.len());
         let local = service.locals.get(first)?.address;
@@ -123,7 +128,7 @@ impl Director {
             return Err(DropReason::TtlExceeded);
         }
         let mut cursor = self.cursors[service.id.0 as usize].scheduler;
-        let server = self.schedule(service, packet, &mut cursor);
+        let server = self.schedule(service, packet, stage.hash, &mut cursor);
         self.cursors[service.id.0 as usize].scheduler = cursor;
         let Some(server) = server else {
             self.stats.service(service.id).no_real_server.add(1);
@@ -142,16 +147,18 @@ impl Director {
         &self,
         service: &'w Service,
         packet: &Packet<K>,
+        random: u64,
         cursor: &mut Cursor,
     ) -> Option<&'w RealServer> {
         let candidates = Servers { list: &service.servers, stats: &self.stats };
-        let at = scheduler::choose(
-            service.scheduler,
-            &candidates,
-            service.maglev.as_deref(),
-            cursor,
-            packet.source(),
-        )?;
+        let flow = scheduler::Flow {
+            client: packet.key.source(),
+            vip: packet.destination(),
+            // Of the low bits, which the hash in the packet's place has kept to itself.
+            random: random.rotate_left(32),
+        };
+        let kind = (service.scheduler, service.flags);
+        let at = scheduler::choose(kind, &candidates, service.table.as_deref(), cursor, &flow)?;
         service.servers.get(at)
     }
 
@@ -319,6 +326,10 @@ impl Candidates for Servers<'_> {
 
     fn weight(&self, at: usize) -> u32 {
         self.list[at].weight
+    }
+
+    fn active(&self, at: usize) -> u64 {
+        self.stats.server(self.list[at].id).sessions_active.value()
     }
 
     fn load(&self, at: usize) -> u64 {

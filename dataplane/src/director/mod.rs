@@ -346,7 +346,9 @@ impl Director {
     fn forecast<K: HasSide>(&self, burst: &[Staged<K>], world: &Snapshot) {
         let mut pairs = [None; GROUP];
         for (stage, pair) in burst.iter().zip(&mut pairs) {
-            *pair = stage.begins().and_then(|at| self.forecast_pair(world.services.at(at), &stage.packet));
+            *pair = stage
+                .begins()
+                .and_then(|at| self.forecast_pair(world.services.at(at), &stage.packet, stage.hash));
         }
         let Side { sessions, local_ports, .. } = K::side(self);
         let known = pairs.map(|pair| local_ports.candidate(pair?));

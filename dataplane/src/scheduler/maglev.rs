@@ -1,16 +1,10 @@
 //! Maglev's consistent hashing (Eisenbud et al., NSDI 2016, §3.4).
 //!
 //! The same servers give the same table on every node: they are taken in the order
-//! of their endpoint, and the hash keys are fixed.
+//! of their endpoint, and the hash keys are fixed, but for the seed that the configuration gives.
 
+use super::table::{OFFSET_KEY, SKIP_KEY, SlotTable, Turn, UNCLAIMED, digest, turns};
 use crate::flow::{Endpoint, fold};
-use std::net::IpAddr;
-
-/// From a slot to a server's place in the service's list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MaglevTable {
-    slots: Box<[u16]>,
-}
 
 /// Slots per server, at least. The paper finds 1 % imbalance at a hundred; four hundred keep the
 /// clients that move without need, when a server is lost, below one in a hundred.
@@ -18,45 +12,18 @@ const SLOTS_PER_SERVER: usize = 400;
 /// The sizes a table may have, all prime. They are far apart, because clients of *all* servers
 /// move when a table's size changes: that must not happen with every server that comes or goes.
 const SIZES: [usize; 3] = [16_381, 65_537, 1_048_573];
-const UNCLAIMED: u16 = u16::MAX;
 
-// Any odd constants would do; these are digits of pi and e.
-const OFFSET_KEY: u64 = 0x243f_6a88_85a3_08d3;
-const SKIP_KEY: u64 = 0xb7e1_5162_8aed_2a6b;
-const CLIENT_KEY: u64 = 0x1319_8a2e_0370_7344;
-
-impl MaglevTable {
-    /// The table for servers with these endpoints and weights; `None` when all weights are 0.
-    ///
-    /// # Panics
-    /// When there are 65,535 servers or more.
-    pub fn build(servers: &[(Endpoint, u32)]) -> Option<Self> {
-        assert!(servers.len() < usize::from(UNCLAIMED));
-        let divisor =
-            servers.iter().fold(0, |divisor, (_, weight)| super::greatest_common_divisor(divisor, *weight));
-        if divisor == 0 {
-            return None;
-        }
-        let mut turns: Vec<_> = servers
-            .iter()
-            .enumerate()
-            .filter(|(_, (_, weight))| *weight > 0)
-            .map(|(place, (endpoint, weight))| (*endpoint, place as u16, *weight / divisor))
-            .collect();
-        turns.sort_unstable();
-
+impl SlotTable {
+    /// Maglev's table for servers with these endpoints and weights; `None` when all weights are 0.
+    pub(super) fn maglev(servers: &[(Endpoint, u32)], seed: u64) -> Option<Self> {
+        let turns = turns(servers)?;
         let wanted = turns.len() * SLOTS_PER_SERVER;
         let size = SIZES.into_iter().find(|size| *size >= wanted).unwrap_or(SIZES[SIZES.len() - 1]);
         // A round of huge weights must not fill the table before everybody had a turn.
-        let largest = turns.iter().map(|(_, _, claims)| *claims).max().unwrap_or(1);
+        let largest = turns.iter().map(|turn| turn.claims).max().unwrap_or(1);
         let shift = (0..32).find(|shift| (largest >> shift) as usize * turns.len() <= size / 2).unwrap_or(31);
-
-        let mut preferences: Vec<_> = turns
-            .iter()
-            .map(|(endpoint, place, claims)| {
-                Preference::new(*endpoint, *place, (claims >> shift).max(1), size)
-            })
-            .collect();
+        let mut preferences: Vec<_> =
+            turns.iter().map(|turn| Preference::new(turn, shift, size, seed)).collect();
         let mut slots = vec![UNCLAIMED; size].into_boxed_slice();
         let mut left = size;
         while left > 0 {
@@ -67,15 +34,7 @@ impl MaglevTable {
                 }
             }
         }
-        Some(Self { slots })
-    }
-
-    /// The place of the server for `client`.
-    #[inline]
-    pub fn lookup(&self, client: IpAddr) -> Option<usize> {
-        let hash = fold(digest(client) ^ CLIENT_KEY, OFFSET_KEY);
-        let slot = ((hash & 0xffff_ffff) * self.slots.len() as u64) >> 32;
-        Some(usize::from(self.slots[slot as usize]))
+        Some(Self::new(slots, seed))
     }
 }
 
@@ -88,12 +47,13 @@ struct Preference {
 }
 
 impl Preference {
-    fn new(endpoint: Endpoint, place: u16, claims: u32, size: usize) -> Self {
-        let id = digest(endpoint.address).rotate_left(16) ^ u64::from(endpoint.l4_port);
+    fn new(turn: &Turn, shift: u32, size: usize, seed: u64) -> Self {
+        let Endpoint { address, l4_port } = turn.endpoint;
+        let id = digest(address).rotate_left(16) ^ u64::from(l4_port) ^ seed;
         let hash = |key: u64| fold(fold(id ^ key, SKIP_KEY | 1) ^ OFFSET_KEY, key | 1);
         Self {
-            place,
-            claims: claims as usize,
+            place: turn.place,
+            claims: (turn.claims >> shift).max(1) as usize,
             at: (hash(OFFSET_KEY) % size as u64) as usize,
             skip: (hash(SKIP_KEY) % (size as u64 - 1)) as usize + 1,
         }
@@ -109,30 +69,19 @@ impl Preference {
     }
 }
 
-/// An address in one word: an IPv4 address as it is, the halves of an IPv6 address well mixed.
-pub(super) fn digest(address: IpAddr) -> u64 {
-    match address {
-        IpAddr::V4(address) => u64::from(address.to_bits()),
-        IpAddr::V6(address) => {
-            let bits = address.to_bits();
-            fold((bits >> 64) as u64 ^ OFFSET_KEY, bits as u64 ^ SKIP_KEY)
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::net::Ipv4Addr;
+    use std::net::{IpAddr, Ipv4Addr};
 
     fn servers(count: u8) -> Vec<(Endpoint, u32)> {
         (0..count).map(|n| (Endpoint::new(Ipv4Addr::new(10, 0, 0, n), 80), 1)).collect()
     }
 
-    fn counts(table: &MaglevTable, servers: usize) -> Vec<usize> {
+    fn counts(table: &SlotTable, servers: usize) -> Vec<usize> {
         let mut counts = vec![0; servers];
-        for place in &table.slots {
+        for place in table.slots() {
             counts[usize::from(*place)] += 1;
         }
         counts
@@ -140,7 +89,7 @@ mod tests {
 
     #[test]
     fn equal_weights_get_equal_shares() {
-        let table = MaglevTable::build(&servers(50)).unwrap();
+        let table = SlotTable::maglev(&servers(50), 0).unwrap();
         let counts = counts(&table, 50);
 
         let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
@@ -151,7 +100,7 @@ mod tests {
     fn shares_follow_weights() {
         let mut servers = servers(3);
         (servers[0].1, servers[1].1, servers[2].1) = (500, 300, 0);
-        let table = MaglevTable::build(&servers).unwrap();
+        let table = SlotTable::maglev(&servers, 0).unwrap();
         let counts = counts(&table, 3);
 
         assert_eq!(counts[2], 0);
@@ -171,12 +120,12 @@ mod tests {
         let all = servers(count);
         let mut less = all.clone();
         less[3].1 = 0;
-        let (before, after) = (MaglevTable::build(&all).unwrap(), MaglevTable::build(&less).unwrap());
+        let (before, after) = (SlotTable::maglev(&all, 0).unwrap(), SlotTable::maglev(&less, 0).unwrap());
         let clients = 100_000u32;
         let moved = (0..clients)
             .map(|n| Ipv4Addr::from_bits(0xc633_0000 + n * 7))
             .map(IpAddr::from)
-            .filter(|client| before.lookup(*client) != after.lookup(*client));
+            .filter(|client| before.lookup(*client, 0, 0) != after.lookup(*client, 0, 0));
         moved.count() as f64 / f64::from(clients)
     }
 
@@ -197,12 +146,12 @@ mod tests {
                 .map(|(n, weight)| (Endpoint::new(Ipv4Addr::new(10, 0, 0, n as u8), 80), *weight)).collect();
             let mut shuffled = list.clone();
             shuffled.sort_by_key(|(endpoint, _)| fold(digest(endpoint.address) ^ seed, SKIP_KEY));
-            let (a, b) = (MaglevTable::build(&list), MaglevTable::build(&shuffled));
+            let (a, b) = (SlotTable::maglev(&list, 0), SlotTable::maglev(&shuffled, 0));
             prop_assert_eq!(a.is_some(), b.is_some());
             if let (Some(a), Some(b)) = (a, b) {
                 for n in 0..500 {
                     let client = Ipv4Addr::from_bits(u32::wrapping_mul(n, 0x0101_0105)).into();
-                    let (one, other) = (a.lookup(client).unwrap(), b.lookup(client).unwrap());
+                    let (one, other) = (a.lookup(client, 0, 0), b.lookup(client, 0, 0));
                     prop_assert_eq!(list[one].0, shuffled[other].0);
                 }
             }

@@ -7,9 +7,11 @@
 //! the order in which they were added.
 
 mod maglev;
+mod table;
 
-pub use maglev::MaglevTable;
+pub use table::SlotTable;
 
+use crate::flow::Endpoint;
 use std::net::IpAddr;
 
 /// How a service spreads new sessions; LVS's names.
@@ -19,24 +21,84 @@ pub enum Scheduler {
     RoundRobin,
     /// Weighted round robin.
     WeightedRoundRobin,
+    /// Least connections.
+    LeastConnection,
     /// Weighted least connections.
     WeightedLeastConnection,
+    /// Hashing of the client's address over slots that are given out in turn.
+    SourceHashing,
+    /// The same of the address that the client asks for.
+    DestinationHashing,
+    /// Shortest expected delay: fewest active sessions, the new one counted, for the weight.
+    ShortestExpectedDelay,
+    /// Never queue: an idle server if there is one, else shortest expected delay.
+    NeverQueue,
     /// Maglev hashing of the client's address.
     Maglev,
+    /// Consistent hashing of the client's address on a ring.
+    ConsistentHashing,
+    /// Weighted failover: the heaviest.
+    FailOver,
+    /// Overflow: the heaviest that has fewer active sessions than its weight.
+    Overflow,
+    /// The less loaded of two, drawn by weight (Mitzenmacher, 2001).
+    TwoChoices,
 }
 
 impl Scheduler {
-    /// Every scheduler of this version.
-    pub const ALL: [Self; 4] =
-        [Self::RoundRobin, Self::WeightedRoundRobin, Self::WeightedLeastConnection, Self::Maglev];
+    /// Every scheduler.
+    pub const ALL: [Self; 13] = [
+        Self::RoundRobin,
+        Self::WeightedRoundRobin,
+        Self::LeastConnection,
+        Self::WeightedLeastConnection,
+        Self::SourceHashing,
+        Self::DestinationHashing,
+        Self::ShortestExpectedDelay,
+        Self::NeverQueue,
+        Self::Maglev,
+        Self::ConsistentHashing,
+        Self::FailOver,
+        Self::Overflow,
+        Self::TwoChoices,
+    ];
 
     /// The name in configuration and lists.
     pub const fn name(self) -> &'static str {
         match self {
             Self::RoundRobin => "rr",
             Self::WeightedRoundRobin => "wrr",
+            Self::LeastConnection => "lc",
             Self::WeightedLeastConnection => "wlc",
+            Self::SourceHashing => "sh",
+            Self::DestinationHashing => "dh",
+            Self::ShortestExpectedDelay => "sed",
+            Self::NeverQueue => "nq",
             Self::Maglev => "mh",
+            Self::ConsistentHashing => "conhash",
+            Self::FailOver => "fo",
+            Self::Overflow => "ovf",
+            Self::TwoChoices => "twos",
+        }
+    }
+
+    /// Whether it looks servers up in a [`SlotTable`].
+    pub const fn has_table(self) -> bool {
+        use Scheduler::{ConsistentHashing, DestinationHashing, Maglev, SourceHashing};
+        matches!(self, SourceHashing | DestinationHashing | Maglev | ConsistentHashing)
+    }
+
+    /// The table for servers with these endpoints and weights; `None` when the scheduler needs none, or
+    /// when all weights are 0. The same servers and the same `seed` give the same table on every node.
+    ///
+    /// # Panics
+    /// When there are 65,535 servers or more.
+    pub fn table(self, servers: &[(Endpoint, u32)], seed: u64) -> Option<SlotTable> {
+        match self {
+            Self::SourceHashing | Self::DestinationHashing => SlotTable::in_turn(servers, seed),
+            Self::Maglev => SlotTable::maglev(servers, seed),
+            Self::ConsistentHashing => SlotTable::ring(servers, seed),
+            _ => None,
         }
     }
 }
@@ -47,13 +109,35 @@ pub trait Candidates {
     fn len(&self) -> usize;
     /// A server's share; 0 takes no new sessions.
     fn weight(&self, at: usize) -> u32;
-    /// A server's load for wlc: 256 for each active session, 1 for each other.
+    /// A server's active sessions.
+    fn active(&self, at: usize) -> u64;
+    /// A server's load for lc and wlc: 256 for each active session, 1 for each other.
     fn load(&self, at: usize) -> u64;
 
     /// Whether there is none.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// What of a flow a scheduler may look at.
+#[derive(Clone, Copy, Debug)]
+pub struct Flow {
+    /// Who asks.
+    pub client: Endpoint,
+    /// Whom the client asks.
+    pub vip: IpAddr,
+    /// A number that is different for every flow, all bits well mixed.
+    pub random: u64,
+}
+
+/// What changes the hashing schedulers; `ipvsadm`'s scheduler flags.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flags {
+    /// The client's port is hashed too.
+    pub port: bool,
+    /// When the server that was found takes no more, others are tried.
+    pub fallback: bool,
 }
 
 /// Where a service's round stands; owned by one worker.
@@ -84,23 +168,81 @@ impl Cursor {
     }
 }
 
-/// The place of the next real server. `None` when all weights are 0.
+/// The place of the next real server. `None` when all weights are 0, or when every server is full
+/// that the scheduler may choose.
 ///
-/// `maglev` must be the table built for these servers; only `mh` reads it.
+/// `table` must be the one built for these servers; only schedulers that have one read it.
 #[inline]
 pub fn choose<S: Candidates>(
-    scheduler: Scheduler,
+    (scheduler, flags): (Scheduler, Flags),
     servers: &S,
-    maglev: Option<&MaglevTable>,
+    table: Option<&SlotTable>,
     cursor: &mut Cursor,
-    client: IpAddr,
+    flow: &Flow,
 ) -> Option<usize> {
+    use Scheduler::{LeastConnection, NeverQueue, ShortestExpectedDelay, WeightedLeastConnection};
     match scheduler {
         Scheduler::RoundRobin => round_robin(servers, cursor),
         Scheduler::WeightedRoundRobin => weighted_round_robin(servers, cursor),
-        Scheduler::WeightedLeastConnection => weighted_least_connection(servers),
-        Scheduler::Maglev => maglev?.lookup(client),
+        LeastConnection => least(servers, |at| (servers.load(at), 1)),
+        WeightedLeastConnection => least(servers, |at| (servers.load(at), servers.weight(at))),
+        ShortestExpectedDelay => shortest_expected_delay(servers),
+        NeverQueue => {
+            let is_idle = |at: &usize| servers.weight(*at) > 0 && servers.active(*at) == 0;
+            let idle = (0..servers.len()).rev().find(is_idle);
+            idle.or_else(|| shortest_expected_delay(servers))
+        }
+        Scheduler::DestinationHashing => by_hash(servers, table?, flags, flow.vip, 0),
+        Scheduler::SourceHashing | Scheduler::Maglev | Scheduler::ConsistentHashing => {
+            let l4_port = if flags.port { flow.client.l4_port } else { 0 };
+            by_hash(servers, table?, flags, flow.client.address, l4_port)
+        }
+        Scheduler::FailOver => heaviest(servers, |_| true),
+        Scheduler::Overflow => heaviest(servers, |at| servers.active(at) < u64::from(servers.weight(at))),
+        Scheduler::TwoChoices => two_choices(servers, flow.random),
     }
+}
+
+/// Tries of a hashing scheduler whose server is full.
+const FALLBACK_TRIES: u32 = 64;
+
+fn by_hash<S: Candidates>(
+    servers: &S,
+    table: &SlotTable,
+    flags: Flags,
+    address: IpAddr,
+    l4_port: u16,
+) -> Option<usize> {
+    let tries = if flags.fallback { FALLBACK_TRIES } else { 1 };
+    // A table may be older than a server's last weight.
+    (0..tries).map(|attempt| table.lookup(address, l4_port, attempt)).find(|at| servers.weight(*at) > 0)
+}
+
+/// The heaviest server that `takes` a session, the last added of equals.
+fn heaviest<S: Candidates>(servers: &S, takes: impl Fn(usize) -> bool) -> Option<usize> {
+    let all = (0..servers.len()).filter(|at| servers.weight(*at) > 0 && takes(*at));
+    all.max_by_key(|at| servers.weight(*at))
+}
+
+fn shortest_expected_delay<S: Candidates>(servers: &S) -> Option<usize> {
+    least(servers, |at| (servers.active(at) + 1, servers.weight(at)))
+}
+
+fn two_choices<S: Candidates>(servers: &S, random: u64) -> Option<usize> {
+    let total: u64 = (0..servers.len()).map(|at| u64::from(servers.weight(at))).sum();
+    let draw = |random: u64| {
+        let mut left = ((u128::from(random) * u128::from(total)) >> 64) as u64;
+        (0..servers.len()).find(|at| {
+            let weight = u64::from(servers.weight(*at));
+            let is_here = left < weight;
+            left = left.saturating_sub(weight);
+            is_here
+        })
+    };
+    let (one, other) = (draw(random)?, draw(random.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32))?);
+    let cost = |at: usize| (u128::from(servers.load(at)), u128::from(servers.weight(at)));
+    let ((load, weight), (other_load, other_weight)) = (cost(one), cost(other));
+    Some(if other_load * weight < load * other_weight { other } else { one })
 }
 
 fn round_robin<S: Candidates>(servers: &S, cursor: &mut Cursor) -> Option<usize> {
@@ -151,19 +293,20 @@ fn weighted_round_robin<S: Candidates>(servers: &S, cursor: &mut Cursor) -> Opti
     None
 }
 
-fn weighted_least_connection<S: Candidates>(servers: &S) -> Option<usize> {
-    let mut best: Option<(usize, u64, u64)> = None;
+/// The server of which load by share is the least, the last added of equals; `cost` gives both.
+fn least<S: Candidates>(servers: &S, cost: impl Fn(usize) -> (u64, u32)) -> Option<usize> {
+    let mut best: Option<(usize, u64, u32)> = None;
     for at in (0..servers.len()).rev() {
-        let (load, weight) = (servers.load(at), u64::from(servers.weight(at)));
-        if weight == 0 {
+        if servers.weight(at) == 0 {
             continue;
         }
-        // load / weight < best_load / best_weight, without dividing.
-        let better = best.is_none_or(|(_, best_load, best_weight)| {
-            u128::from(load) * u128::from(best_weight) < u128::from(best_load) * u128::from(weight)
+        let (load, share) = cost(at);
+        // load / share < best_load / best_share, without dividing.
+        let better = best.is_none_or(|(_, best_load, best_share)| {
+            u128::from(load) * u128::from(best_share) < u128::from(best_load) * u128::from(share)
         });
         if better {
-            best = Some((at, load, weight));
+            best = Some((at, load, share));
         }
     }
     best.map(|(at, ..)| at)
@@ -178,7 +321,11 @@ mod tests {
     use super::*;
     use std::net::Ipv4Addr;
 
-    const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    fn flow(number: u32) -> Flow {
+        let client = Endpoint::new(Ipv4Addr::from_bits(0xc633_0000 + number), number as u16);
+        let random = (u64::from(number) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Flow { client, vip: Ipv4Addr::new(192, 0, 2, 10).into(), random }
+    }
 
     struct Server {
         weight: u32,
@@ -194,6 +341,10 @@ mod tests {
             self[at].weight
         }
 
+        fn active(&self, at: usize) -> u64 {
+            self[at].sessions
+        }
+
         fn load(&self, at: usize) -> u64 {
             self[at].sessions * 256
         }
@@ -206,7 +357,7 @@ mod tests {
         let mut cursor = Cursor::default();
         let mut text = String::new();
         for _ in 0..count {
-            match choose(scheduler, &servers, None, &mut cursor, CLIENT) {
+            match choose((scheduler, Flags::default()), &servers, None, &mut cursor, &flow(0)) {
                 Some(at) => {
                     servers[at].sessions += 1;
                     text.push_str(&(at + 1).to_string());
@@ -222,6 +373,91 @@ mod tests {
         assert_eq!(sequence(Scheduler::RoundRobin, &[5, 3, 1], 6), "321321");
         assert_eq!(sequence(Scheduler::WeightedRoundRobin, &[5, 3, 1], 18), "321112121321112121");
         assert_eq!(sequence(Scheduler::WeightedLeastConnection, &[5, 3, 1], 9), "321121121");
+        assert_eq!(sequence(Scheduler::LeastConnection, &[5, 3, 1], 6), "321321");
+        assert_eq!(sequence(Scheduler::ShortestExpectedDelay, &[5, 3, 1], 9), "121121321");
+        assert_eq!(sequence(Scheduler::NeverQueue, &[5, 3, 1], 12), "321112121121");
+    }
+
+    #[test]
+    fn failover_and_overflow_take_the_heaviest_first() {
+        assert_eq!(sequence(Scheduler::FailOver, &[1, 3, 2], 4), "2222");
+        assert_eq!(sequence(Scheduler::Overflow, &[1, 3, 2], 8), "222331--");
+    }
+
+    /// How often each server is chosen for a thousand flows that leave again at once.
+    fn shares(scheduler: Scheduler, flags: Flags, weights: &[u32]) -> Vec<u32> {
+        let servers: Vec<_> = weights.iter().map(|weight| Server { weight: *weight, sessions: 0 }).collect();
+        let endpoints: Vec<_> = (0..weights.len())
+            .map(|at| (Endpoint::new(Ipv4Addr::new(10, 0, 0, at as u8), 80), weights[at]))
+            .collect();
+        let table = scheduler.table(&endpoints, 0);
+        let mut counts = vec![0; weights.len()];
+        for number in 0..1_000 {
+            let mut cursor = Cursor::default();
+            let at =
+                choose((scheduler, flags), &servers, table.as_ref(), &mut cursor, &flow(number)).unwrap();
+            counts[at] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn hashing_and_drawing_follow_the_weights() {
+        use Scheduler::{ConsistentHashing, Maglev, SourceHashing, TwoChoices};
+        for scheduler in [SourceHashing, Maglev, ConsistentHashing, TwoChoices] {
+            let counts = shares(scheduler, Flags::default(), &[4, 3, 2, 0, 1]);
+            for (count, weight) in counts.iter().zip([4, 3, 2, 0, 1]) {
+                assert!(count.abs_diff(weight * 100) <= 60, "{scheduler:?}: {counts:?}");
+            }
+        }
+        assert_eq!(
+            shares(Scheduler::DestinationHashing, Flags::default(), &[1, 1]).iter().max(),
+            Some(&1_000)
+        );
+    }
+
+    #[test]
+    fn a_client_s_port_is_hashed_when_that_is_asked_for() {
+        let servers: Vec<_> = (0..8).map(|_| Server { weight: 1, sessions: 0 }).collect();
+        let endpoints: Vec<_> =
+            (0..8).map(|at| (Endpoint::new(Ipv4Addr::new(10, 0, 0, at), 80), 1)).collect();
+        for scheduler in [Scheduler::Maglev, Scheduler::SourceHashing] {
+            let table = scheduler.table(&endpoints, 0);
+            let seen = |port: bool| {
+                let flags = Flags { port, ..Flags::default() };
+                let of = |l4_port: u16| {
+                    let client = Endpoint { l4_port, ..flow(1).client };
+                    let flow = Flow { client, ..flow(1) };
+                    choose((scheduler, flags), &servers, table.as_ref(), &mut Cursor::default(), &flow)
+                };
+                (0..200).map(of).collect::<std::collections::HashSet<_>>().len()
+            };
+            assert_eq!((seen(false), seen(true)), (1, 8), "{scheduler:?}");
+        }
+    }
+
+    #[test]
+    fn a_full_server_s_clients_go_elsewhere_only_with_fallback() {
+        let endpoints: Vec<_> =
+            (0..4).map(|at| (Endpoint::new(Ipv4Addr::new(10, 0, 0, at), 80), 1)).collect();
+        let table = Scheduler::Maglev.table(&endpoints, 0);
+        // The second was full when it was asked; the table still has it.
+        let servers: Vec<_> = [1, 0, 1, 1].map(|weight| Server { weight, sessions: 0 }).into();
+        let refused = |fallback| {
+            let flags = Flags { fallback, ..Flags::default() };
+            let choose = |number| {
+                choose(
+                    (Scheduler::Maglev, flags),
+                    &servers,
+                    table.as_ref(),
+                    &mut Cursor::default(),
+                    &flow(number),
+                )
+            };
+            (0..400).filter(|number| choose(*number).is_none()).count()
+        };
+        assert!((60..140).contains(&refused(false)), "{}", refused(false));
+        assert_eq!(refused(true), 0);
     }
 
     #[test]
@@ -232,7 +468,8 @@ mod tests {
             for worker in 0..4 {
                 let mut cursor = Cursor::of_worker(worker, 4);
                 for _ in 0..2 {
-                    let at = choose(scheduler, &servers, None, &mut cursor, CLIENT).unwrap();
+                    let at =
+                        choose((scheduler, Flags::default()), &servers, None, &mut cursor, &flow(0)).unwrap();
                     first[at] += 1;
                 }
             }
@@ -256,11 +493,12 @@ mod tests {
         let mut cursor = Cursor::default();
         let heavy = vec![Server { weight: 100, sessions: 0 }, Server { weight: 50, sessions: 0 }];
         for _ in 0..7 {
-            choose(Scheduler::WeightedRoundRobin, &heavy, None, &mut cursor, CLIENT);
+            choose((Scheduler::WeightedRoundRobin, Flags::default()), &heavy, None, &mut cursor, &flow(0));
         }
         let light = vec![Server { weight: 1, sessions: 0 }];
 
-        let chosen = choose(Scheduler::WeightedRoundRobin, &light, None, &mut cursor, CLIENT);
+        let chosen =
+            choose((Scheduler::WeightedRoundRobin, Flags::default()), &light, None, &mut cursor, &flow(0));
 
         assert_eq!(chosen, Some(0));
     }

@@ -3,7 +3,7 @@
 use super::{Map, Network};
 use crate::flow::{Endpoint, Protocol};
 use crate::ids::{LocalId, PortId, ServerId, ServiceId};
-use crate::scheduler::{MaglevTable, Scheduler};
+use crate::scheduler::{Flags, Scheduler, SlotTable};
 use crate::session::ForwardMode;
 use crate::wire::Encapsulation;
 use hashbrown::DefaultHashBuilder;
@@ -154,8 +154,10 @@ pub struct Service {
     pub locals: Arc<[LocalAddress]>,
     /// The servers, in the order in which they were added; one for each local address in mode `snat`.
     pub servers: Box<[RealServer]>,
-    /// The table of scheduler `mh`.
-    pub maglev: Option<Box<MaglevTable>>,
+    /// What changes it.
+    pub flags: Flags,
+    /// The table of the schedulers that have one.
+    pub table: Option<Box<SlotTable>>,
     /// What most services have alike; those with the same share it.
     pub options: Arc<ServiceOptions>,
 }

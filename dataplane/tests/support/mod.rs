@@ -10,7 +10,7 @@ use dataplane::drop::DropReason;
 use dataplane::flow::{Endpoint, FlowHasher, Protocol};
 use dataplane::frame::{BURST_SIZE, Frame};
 use dataplane::ids::{LocalId, PortId, ServerId, ServiceId};
-use dataplane::scheduler::{MaglevTable, Scheduler};
+use dataplane::scheduler::Scheduler;
 use dataplane::session::{DatagramId, ForwardMode, Settled, State, Timeouts};
 use dataplane::snapshot::{
     AddressRole, Listen, LocalAddress, Map, Neighbor, Neighbors, Network, NextHop, PortConfig, RealServer,
@@ -143,7 +143,8 @@ pub fn world(plan: &Plan) -> Snapshot {
             scheduler: plan.scheduler,
             locals: locals.into(),
             servers: servers.into(),
-            maglev: MaglevTable::build(&weights).map(Box::new),
+            flags: Default::default(),
+            table: plan.scheduler.table(&weights, 0).map(Box::new),
             options: Arc::clone(&plan.options),
         };
         if plan.mode == ForwardMode::Snat {

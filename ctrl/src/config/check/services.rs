@@ -7,7 +7,7 @@ use super::{Checker, raw, suggestion};
 use crate::config::{HealthSpec, PortSpec, RouteSpec, ServerSpec, ServiceSpec, Severity};
 use dataplane::flow::{Endpoint, Family, Protocol};
 use dataplane::ids::{MAX_LOCALS, MAX_SERVERS, MAX_SERVICES};
-use dataplane::scheduler::Scheduler;
+use dataplane::scheduler::{Flags, Scheduler};
 use dataplane::session::ForwardMode;
 use dataplane::snapshot::{Listen, Network, ServiceOptions, Tunnel};
 use dataplane::wire::{Encapsulation, GUE_PORT};
@@ -191,6 +191,8 @@ impl Checker<'_> {
         let protocol = self.protocol(raw.protocol.as_ref(), &key("protocol"));
         let mode = self.forward(raw.forward.as_ref(), &key("forward"))?;
         let scheduler = self.scheduler(raw.scheduler.as_ref(), &key("scheduler"));
+        let scheduler_flags = self.scheduler_flags(&raw.scheduler_flags, scheduler, &key("scheduler_flags"));
+        let hash_seed = raw.hash_seed.as_ref().map_or(0, |value| *value.get_ref() as u64);
         let listens = match (&raw.listen, mode) {
             (Some(listen), ForwardMode::Snat) => self.destinations(listen, &key("listen"))?,
             (None, ForwardMode::Snat) => {
@@ -297,6 +299,8 @@ impl Checker<'_> {
             protocol: protocol?,
             forward: mode,
             scheduler: scheduler?,
+            scheduler_flags,
+            hash_seed,
             local_addresses,
             tunnel,
             servers,
@@ -571,13 +575,36 @@ impl Checker<'_> {
         if let Some(scheduler) = Scheduler::ALL.into_iter().find(|scheduler| scheduler.name() == name) {
             return Some(scheduler);
         }
-        let message = if ["lc", "sh", "dh", "sed", "nq", "conhash", "fo", "ovf", "twos"].contains(&name) {
-            format!("`{name}` comes with a later version; use one of {}", known.join(", "))
-        } else {
-            format!("`{name}` is unknown; {}", suggestion(name, &known))
-        };
+        let message = format!("`{name}` is unknown; {}", suggestion(name, &known));
         self.error(value.span(), key, message);
         None
+    }
+
+    fn scheduler_flags(
+        &mut self,
+        list: &[Spanned<String>],
+        scheduler: Option<Scheduler>,
+        key: &str,
+    ) -> Flags {
+        let mut flags = Flags::default();
+        for (n, text) in list.iter().enumerate() {
+            let key = format!("{key}[{n}]");
+            match text.get_ref().as_str() {
+                "port" => flags.port = true,
+                "fallback" => flags.fallback = true,
+                other => {
+                    let message =
+                        format!("`{other}` is unknown; {}", suggestion(other, &["port", "fallback"]));
+                    self.error(text.span(), &key, message);
+                }
+            }
+            if let Some(scheduler) = scheduler.filter(|scheduler| !scheduler.has_table()) {
+                let message =
+                    format!("{} does not hash; remove this, or use mh, sh or conhash", scheduler.name());
+                self.error(text.span(), &key, message);
+            }
+        }
+        flags
     }
 
     fn health(&mut self, entry: &Spanned<raw::Health>, at: usize) -> Option<HealthSpec> {
