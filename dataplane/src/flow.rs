@@ -257,6 +257,17 @@ impl FlowKey6 {
         bytes
     }
 
+    /// Whether both addresses are ones between which packets are forwarded (RFC 4291 §2.5, §2.7): none
+    /// unspecified, loopback, IPv4-mapped, link-local or multicast.
+    #[inline]
+    pub(crate) fn may_be_forwarded(self) -> bool {
+        let is_plain = |[high, low]: [u64; 2]| {
+            let special = high == 0 && (low >> 32 == 0xffff || low <= 1);
+            !special && high >> 56 != 0xff && high >> 54 != 0xfe80 >> 6
+        };
+        is_plain(self.source) && is_plain(self.destination)
+    }
+
     /// The same flow as an IPv4 key, if it is one.
     #[inline]
     pub fn narrow(self) -> Option<FlowKey> {

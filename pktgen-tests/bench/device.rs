@@ -1,5 +1,5 @@
 //! A process with one DPDK device and its workers, which runs what its standard input says: `null`
-//! or `fullnat`, for how many seconds, and on how many workers (one, if nothing is said). Each answer
+//! or `sluice`, for how many seconds, and on how many workers (one, if nothing is said). Each answer
 //! is a line of JSON.
 //!
 //! The worker is the daemon's own, one-armed: clients and servers are on the same port, as testpmd
@@ -9,7 +9,7 @@ use crate::assembly::{self, Assembly};
 use crate::machine::cpu_ns;
 use crate::pcap::{self, Judge};
 use crate::rig::SYN;
-use crate::world::{self, Size};
+use crate::world::{self, Size, Way};
 use dataplane::director::{Director, Origin, Verdicts};
 use dataplane::dpdk::{self, Clock, Device, DeviceSettings, Eal, EalSettings, Mbuf, Memory, Pool, Queue};
 use dataplane::frame::Frame;
@@ -30,6 +30,7 @@ pub(crate) struct Plan {
     pub(crate) vdev: String,
     pub(crate) protocol: String,
     pub(crate) flows: u32,
+    pub(crate) way: Way,
     /// Packet buffers, and the bytes of each.
     pub(crate) buffers: u32,
     pub(crate) room: u16,
@@ -54,6 +55,7 @@ impl Plan {
             self.vdev.clone(),
             self.protocol.clone(),
             self.flows.to_string(),
+            self.way.words(),
             self.buffers.to_string(),
             self.room.to_string(),
             self.workers.to_string(),
@@ -67,13 +69,14 @@ impl Plan {
         fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
             text.parse().map_err(|_| format!("`{text}` is not a number"))
         }
-        let [vdev, protocol, flows, buffers, room, workers, core, hugepages] = words else {
-            return Err("a plan has eight words".into());
+        let [vdev, protocol, flows, way, buffers, room, workers, core, hugepages] = words else {
+            return Err("a plan has nine words".into());
         };
         Ok(Self {
             vdev: (*vdev).to_owned(),
             protocol: (*protocol).to_owned(),
             flows: number(flows)?,
+            way: Way::from_words(way).ok_or("the way is unknown")?,
             buffers: number(buffers)?,
             room: number(room)?,
             workers: number(workers)?,
@@ -202,7 +205,7 @@ pub(crate) fn serve(plan: &Plan) -> Result<(), String> {
         let busy = rigs.drain(..workers).map(|mut rig| {
             let arm = arm.clone();
             move || {
-                let answer = if arm == "null" { rig.null(clock, time) } else { rig.fullnat(clock, time) };
+                let answer = if arm == "null" { rig.null(clock, time) } else { rig.sluice(clock, time) };
                 (rig, answer)
             }
         });
@@ -235,16 +238,18 @@ struct Rig {
 impl Rig {
     /// A worker whose sessions of all flows exist.
     fn new(plan: &Plan, queue: Queue, mac: [u8; 6], seat: Seat, peers: Peers<Mbuf>) -> Self {
-        let size = Size { one_arm: true, ..Size::for_sessions(plan.flows as usize) };
+        let size = Size { one_arm: true, way: plan.way, ..Size::for_sessions(plan.flows as usize) };
         let world = world::build(size, &[mac]);
-        let port = Watched { queue, judge: Judge::new(plan.flows, mac), countdown: SAMPLE, sent: 0 };
+        let port =
+            Watched { queue, judge: Judge::new(plan.flows, plan.way, mac), countdown: SAMPLE, sent: 0 };
         let capacity = (plan.flows as usize).max(1_000);
         let prepare = |director: &mut Director, world: &Snapshot| {
             // In the order of the flows' numbers.
             for flow in 0..plan.flows {
-                let mut room = pcap::frame(&plan.protocol, flow, SYN, mac);
+                let mut room = vec![0; 128];
+                room.extend(pcap::frame(plan.way, &plan.protocol, flow, SYN, mac));
                 let len = room.len();
-                let mut frames = [Frame::new(&mut room, 0..len)];
+                let mut frames = [Frame::new(&mut room, 128..len)];
                 let now = dataplane::clock::Instant::from_millis(1);
                 director.process(Origin::queue(PortId(0)), &mut frames, world, now, &mut Verdicts::new());
             }
@@ -273,7 +278,7 @@ impl Rig {
     }
 
     /// The daemon's loop.
-    fn fullnat(&mut self, clock: Clock, time: Duration) -> Value {
+    fn sluice(&mut self, clock: Clock, time: Duration) -> Value {
         let port = &self.worker.ports_mut()[0];
         let (sent, checked) = (port.sent, port.judge.checked);
         let (begin, begin_cpu) = (clock.now(), cpu_ns());

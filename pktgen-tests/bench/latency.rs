@@ -6,6 +6,7 @@
 
 use crate::device::{Hardware, Plan};
 use crate::pcap;
+use crate::world::Way;
 use dataplane::clock::Instant;
 use dataplane::dpdk::{Clock, Queue};
 use dataplane::port::{Buffer, Burst, Port};
@@ -60,7 +61,7 @@ pub(crate) fn serve(plan: &Plan) -> Result<(), String> {
 }
 
 fn frame(flow: u32) -> Vec<u8> {
-    let mut frame = pcap::frame("udp", flow, 0, FORWARDER);
+    let mut frame = pcap::frame(Way::FULLNAT, "udp", flow, 0, FORWARDER);
     frame[40..42].fill(0);
     frame
 }

@@ -49,13 +49,21 @@ fn dispatch(words: &[&str]) -> Result<(), String> {
         }
         ["packets", path, protocol, flows] => {
             let flows = number(flows)? as u32;
-            return pcap::write(Path::new(path), protocol, flows, true, run::PCAP_STATION)
-                .map_err(|error| format!("{path}: {error}"));
+            return pcap::write(
+                Path::new(path),
+                world::Way::FULLNAT,
+                protocol,
+                flows,
+                true,
+                run::PCAP_STATION,
+            )
+            .map_err(|error| format!("{path}: {error}"));
         }
         ["traffic", arm, packets] => {
             sessions::traffic(arm, number(packets)? as u64);
             return Ok(());
         }
+        ["ways"] => return run::ways(),
         ["device", plan @ ..] => return device::serve(&device::Plan::from_words(plan)?),
         ["generator", plan @ ..] => return latency::serve(&device::Plan::from_words(plan)?),
         ["steady", protocol, sessions, packets] => {
@@ -70,7 +78,11 @@ fn dispatch(words: &[&str]) -> Result<(), String> {
         ["port-choice"] => steering::port_choice(),
         ["hand-over", packets] => steering::hand_over(number(packets)? as u64),
         ["locals", locals] => sessions::locals(number(locals)?),
-        _ => return Err("usage: sluice-bench [guard | soft-nic FLOWS | packets FILE udp|tcp FLOWS]".into()),
+        _ => {
+            return Err(
+                "usage: sluice-bench [guard | ways | soft-nic FLOWS | packets FILE udp|tcp FLOWS]".into()
+            );
+        }
     };
     println!("{case}");
     Ok(())

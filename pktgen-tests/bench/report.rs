@@ -2,7 +2,7 @@
 
 use crate::machine::{self, median, spread_pct};
 use crate::peer::Run;
-use crate::run::Runs;
+use crate::run::{Frames, Runs};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -32,7 +32,7 @@ impl Report {
             machine["cores"]
         );
         println!(
-            "\n{:<7} {:<4} {:>9} {:<10} {:>8} {:>9} {:>8} {:>8} {:>8} {:>9} {:>8}",
+            "\n{:<8} {:<4} {:>9} {:<10} {:>8} {:>9} {:>8} {:>8} {:>8} {:>9} {:>8}",
             "case",
             "",
             "sessions",
@@ -60,26 +60,17 @@ impl Report {
     }
 
     /// The four arms on one pcap file.
-    #[allow(clippy::too_many_arguments, reason = "a row of a table has many columns")]
-    pub(crate) fn on_pcap(
-        &mut self,
-        protocol: &str,
-        sessions: u32,
-        shuffled: bool,
-        io: &Runs,
-        swap: &Runs,
-        null: &Runs,
-        fullnat: &Runs,
-    ) {
+    pub(crate) fn on_pcap(&mut self, frames: &Frames, io: &Runs, swap: &Runs, null: &Runs, sluice: &Runs) {
+        let Frames { way, protocol, flows, shuffled } = *frames;
         let cpu = |runs: &Runs| runs.iter().map(Run::cpu_ns_per_packet).collect::<Vec<_>>();
         let (io_ns, swap_ns) = (median(&cpu(io)), median(&cpu(swap)));
         let order = if shuffled { "shuffled" } else { "in order" };
-        for (case, runs) in [("null", null), ("fullnat", fullnat)] {
+        for (case, runs) in [("null", null), (way.mode, sluice)] {
             let ns = median(&cpu(runs));
             let wall = median(&runs.iter().map(Run::wall_ns_per_packet).collect::<Vec<_>>());
             let added: Vec<_> = cpu(runs).iter().zip(cpu(io)).map(|(ns, io)| ns - io).collect();
             self.push(json!({
-                "case": case, "family": "ipv4", "protocol": protocol, "sessions": sessions, "transport": "pcap",
+                "case": case, "family": way.family(), "protocol": protocol, "sessions": flows, "transport": "pcap",
                 "order": order, "directions": 1,
                 "ns_per_packet": ns, "wall_ns_per_packet": wall, "mpps": 1_000.0 / ns,
                 "io_ns_per_packet": io_ns, "swap_ns_per_packet": swap_ns, "null_ns_per_packet": median(&cpu(null)),
@@ -87,7 +78,7 @@ impl Report {
                 "spread_pct": spread_pct(&cpu(runs)), "io_spread_pct": spread_pct(&cpu(io)),
             }));
         }
-        self.checked += fullnat.iter().map(|run| run.frames_checked).sum::<u64>();
+        self.checked += sluice.iter().map(|run| run.frames_checked).sum::<u64>();
     }
 
     /// A case of the in-process source.
@@ -117,8 +108,8 @@ impl Report {
     fn push(&mut self, row: Value) {
         let show = |key: &str| row[key].as_f64().map_or("-".to_owned(), |ns| format!("{ns:.1}"));
         println!(
-            "{:<7} {:<4} {:>9} {:<10} {:>8} {:>9} {:>8} {:>8} {:>8} {:>9} {:>8}",
-            text(&row, "case"),
+            "{:<8} {:<4} {:>9} {:<10} {:>8} {:>9} {:>8} {:>8} {:>8} {:>9} {:>8}",
+            format!("{}{}", text(&row, "case"), if row["family"] == "ipv6" { "6" } else { "" }),
             text(&row, "protocol"),
             row["sessions"],
             format!(
@@ -215,6 +206,7 @@ impl Report {
         let row = |case: &str, protocol: &str, transport: &str, sessions: u64| {
             self.json["rows"].as_array()?.iter().find(|row| {
                 row["case"] == case
+                    && row["family"] == "ipv4"
                     && row["protocol"] == protocol
                     && row["transport"] == transport
                     && row["sessions"] == sessions
@@ -223,6 +215,11 @@ impl Report {
         };
         let added = |protocol, transport, sessions| {
             row("fullnat", protocol, transport, sessions)?["added_ns"].as_f64()
+        };
+        let of_mode = |mode, over_fullnat: bool| {
+            let added = row(mode, "udp", "pcap", 1_000)?["added_ns"].as_f64()?;
+            let fullnat = row("fullnat", "udp", "pcap", 1_000)?["added_ns"].as_f64()?;
+            Some(if over_fullnat { added / fullnat } else { added })
         };
         let connections = |key: &str, what: &str| self.json["connections"][key][what].as_f64();
         let large = connections("many_live", "live").is_some_and(|live| live >= 10e6);
@@ -266,6 +263,15 @@ impl Report {
                 35.0,
                 20.0,
                 added("tcp", "pcap", 1_000),
+            ),
+            less("NAT added / FullNAT added, 1 k flows", 1.0, 0.9, of_mode("nat", true)),
+            less("DR added / FullNAT added, 1 k flows", 1.0, 0.7, of_mode("dr", true)),
+            less("DR UDP, 1 k flows, pcap: ns added over testpmd io", 15.0, 10.0, of_mode("dr", false)),
+            less(
+                "tunnel UDP, 1 k flows, pcap: ns added over testpmd io",
+                25.0,
+                15.0,
+                of_mode("tunnel", false),
             ),
             less(
                 "growth of added ns, 1 k to 10 M sessions",

@@ -13,7 +13,7 @@ use dataplane::port::{Burst, Port};
 use dataplane::session::Timeouts;
 use dataplane::stats::{Counter, WorkerStats};
 use dataplane::steering::ladder::{self, Facts};
-use dataplane::steering::{BY_LOCAL_PORT, Clients, Plan, PortSteering, Seat, Steering};
+use dataplane::steering::{Clients, Plan, PortSteering, Seat, Spread, Steering, Toeplitz};
 use dataplane::worker::{Worker, peers};
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -203,7 +203,10 @@ fn steering(crew: Crew) -> Steering {
         Crew::Several(workers) => (workers, ladder::choose(&facts, workers).1),
         Crew::Handed => {
             let all_the_second_s = [WorkerId(1)].into();
-            let plan = Plan::new(all_the_second_s, BY_LOCAL_PORT, 2);
+            let toeplitz = Toeplitz::new(&[0x6d; 40]).expect("the key is long enough");
+            let spread = Spread::Addresses(Arc::new(toeplitz));
+            let both = [spread.clone(), spread];
+            let plan = Plan::new(all_the_second_s, [both.clone(), both], 2);
             (2, PortSteering { plan, clients: Clients::Planned })
         }
     };

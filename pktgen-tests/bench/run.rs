@@ -4,6 +4,7 @@ use crate::device::Plan;
 use crate::machine::{self, median, spread_pct};
 use crate::peer::{Run, Sibling, Testpmd, run_case};
 use crate::report::Report;
+use crate::world::Way;
 use crate::{instructions, latency, pcap, plots, startup};
 use pktgen_tests::process::Hugepages;
 use serde_json::json;
@@ -29,6 +30,8 @@ fn go_on() -> Result<(), String> {
 struct Extent {
     /// Rounds over the arms of a case on a device, and the time of each arm.
     rounds: usize,
+    /// Rounds of the cases of other modes and of IPv6.
+    way_rounds: usize,
     time: Duration,
     flows: &'static [u32],
     sessions: &'static [usize],
@@ -40,6 +43,7 @@ struct Extent {
 
 const FULL: Extent = Extent {
     rounds: 7,
+    way_rounds: 7,
     time: Duration::from_millis(700),
     flows: &[1_000, 100_000, 1_000_000],
     sessions: &[1_000, 100_000, 1_000_000, 10_000_000],
@@ -51,6 +55,7 @@ const FULL: Extent = Extent {
 
 const QUICK: Extent = Extent {
     rounds: 3,
+    way_rounds: 1,
     time: Duration::from_millis(500),
     flows: &[1_000, 100_000],
     sessions: &[1_000, 100_000],
@@ -86,9 +91,15 @@ pub(crate) fn everything(quick: bool) -> Result<(), String> {
     for (protocol, orders) in [("udp", &[false, true][..]), ("tcp", &[true])] {
         for flows in extent.flows {
             for shuffled in orders {
-                on_pcap(&mut report, &extent, protocol, *flows, *shuffled, hugepages.is_ok(), &folder)?;
+                let frames = Frames { way: Way::FULLNAT, protocol, flows: *flows, shuffled: *shuffled };
+                on_pcap(&mut report, &extent, &frames, hugepages.is_ok(), &folder)?;
             }
         }
+    }
+    let of_ways = Extent { rounds: extent.way_rounds, ..extent };
+    for way in Way::ALL.into_iter().filter(|way| *way != Way::FULLNAT) {
+        let frames = Frames { way, protocol: "udp", flows: 1_000, shuffled: true };
+        on_pcap(&mut report, &of_ways, &frames, hugepages.is_ok(), &folder)?;
     }
     two_workers(&mut report, &extent, hugepages.is_ok(), &folder)?;
     round_trips(&mut report, &extent, hugepages.is_ok(), &folder)?;
@@ -126,6 +137,20 @@ pub(crate) fn everything(quick: bool) -> Result<(), String> {
     Ok(())
 }
 
+/// The rows of every mode and family on a device, and no more.
+pub(crate) fn ways() -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("{FOLDER}: {error}");
+    std::fs::create_dir_all(FOLDER).map_err(failed)?;
+    let folder = std::fs::canonicalize(FOLDER).map_err(failed)?;
+    let hugepages = Hugepages::reserve(600);
+    let mut report = Report::new(true);
+    for way in Way::ALL {
+        let frames = Frames { way, protocol: "udp", flows: 1_000, shuffled: true };
+        on_pcap(&mut report, &QUICK, &frames, hugepages.is_ok(), &folder)?;
+    }
+    Ok(())
+}
+
 /// New sessions with few and many services, by turns, so that a busy minute meets all of them.
 fn with_services(
     report: &mut Report,
@@ -150,23 +175,31 @@ fn with_services(
     Ok(())
 }
 
-/// testpmd io, testpmd 5tswap, Sluice null and Sluice FullNAT by turns on the same packets.
+/// The packets of a case.
+pub(crate) struct Frames {
+    pub(crate) way: Way,
+    pub(crate) protocol: &'static str,
+    pub(crate) flows: u32,
+    pub(crate) shuffled: bool,
+}
+
+/// testpmd io, testpmd 5tswap, Sluice null and Sluice by turns on the same packets.
 fn on_pcap(
     report: &mut Report,
     extent: &Extent,
-    protocol: &str,
-    flows: u32,
-    shuffled: bool,
+    frames: &Frames,
     hugepages: bool,
     folder: &Path,
 ) -> Result<(), String> {
+    let Frames { way, protocol, flows, shuffled } = *frames;
     let path = folder.join("packets.pcap");
-    pcap::write(&path, protocol, flows, shuffled, PCAP_STATION)
+    pcap::write(&path, way, protocol, flows, shuffled, PCAP_STATION)
         .map_err(|error| format!("{}: {error}", path.display()))?;
     let plan = Plan {
         vdev: format!("net_pcap0,rx_pcap={},infinite_rx=1", path.display()),
         protocol: protocol.into(),
         flows,
+        way,
         // The device holds every frame of the file in a buffer of its own.
         buffers: flows + flows / 4 + 16_384,
         room: 320,
@@ -176,8 +209,8 @@ fn on_pcap(
     };
     let measured = by_turns(&plan, extent);
     std::fs::remove_file(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let [io, swap, null, fullnat] = measured?;
-    report.on_pcap(protocol, flows, shuffled, &io, &swap, &null, &fullnat);
+    let [io, swap, null, sluice] = measured?;
+    report.on_pcap(frames, &io, &swap, &null, &sluice);
     Ok(())
 }
 
@@ -190,13 +223,14 @@ fn two_workers(report: &mut Report, extent: &Extent, hugepages: bool, folder: &P
         return Ok(());
     }
     let path = folder.join("packets.pcap");
-    pcap::write(&path, "udp", 1_000, true, PCAP_STATION)
+    pcap::write(&path, Way::FULLNAT, "udp", 1_000, true, PCAP_STATION)
         .map_err(|error| format!("{}: {error}", path.display()))?;
     let file = path.display();
     let plan = Plan {
         vdev: format!("net_pcap0,rx_pcap={file},rx_pcap={file},infinite_rx=1"),
         protocol: "udp".into(),
         flows: 1_000,
+        way: Way::FULLNAT,
         buffers: 32_768,
         room: 320,
         workers: 2,
@@ -208,7 +242,7 @@ fn two_workers(report: &mut Report, extent: &Extent, hugepages: bool, folder: &P
     for _ in 0..extent.rounds {
         go_on()?;
         for (runs, (arm, workers)) in
-            runs.iter_mut().zip([("null", 1), ("null", 2), ("fullnat", 1), ("fullnat", 2)])
+            runs.iter_mut().zip([("null", 1), ("null", 2), ("sluice", 1), ("sluice", 2)])
         {
             runs.push(sluice.run_on(arm, extent.time, workers)?);
         }
@@ -234,13 +268,13 @@ fn by_turns(plan: &Plan, extent: &Extent) -> Result<[Runs; 4], String> {
     let mut sluice = Sibling::start("device", plan)?;
     let warm = Duration::from_millis(200);
     testpmd.run("io", warm)?;
-    sluice.run("fullnat", warm)?;
+    sluice.run("sluice", warm)?;
     let mut arms: [Runs; 4] = Default::default();
     for _ in 0..extent.rounds {
         go_on()?;
         arms[0].push(testpmd.run("io", extent.time)?);
         arms[2].push(sluice.run("null", extent.time)?);
-        arms[3].push(sluice.run("fullnat", extent.time)?);
+        arms[3].push(sluice.run("sluice", extent.time)?);
         arms[1].push(testpmd.run("5tswap", extent.time)?);
     }
     Ok(arms)
@@ -257,6 +291,7 @@ fn round_trips(report: &mut Report, extent: &Extent, hugepages: bool, folder: &P
         vdev,
         protocol: "udp".into(),
         flows: 1_000,
+        way: Way::FULLNAT,
         buffers: 16_384,
         // A whole frame of the largest kind, as virtio asks.
         room: 2_176,
@@ -289,7 +324,7 @@ fn round_trips(report: &mut Report, extent: &Extent, hugepages: bool, folder: &P
         Ok::<_, String>(answer)
     };
     let mut through_sluice = |rate: f64| {
-        sluice.say(&format!("fullnat {}", seconds + 0.3))?;
+        sluice.say(&format!("sluice {}", seconds + 0.3))?;
         to_sluice.say(&format!("{rate} {seconds}"))?;
         let answer = to_sluice.answer()?;
         sluice.answer()?;

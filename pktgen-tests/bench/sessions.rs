@@ -5,7 +5,7 @@
 use crate::machine::{cpu_ns, median, resident_bytes, spread_pct};
 use crate::rig::{ACK, Crew, FIN, Kinds, PSH, Rig, SYN, kinds};
 use crate::source::{Feed, Kind};
-use crate::world::Size;
+use crate::world::{Size, Way};
 use dataplane::session::{State, Timeouts};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -157,7 +157,7 @@ pub(crate) fn new_at(live: usize) -> Value {
 /// they share with others or not.
 pub(crate) fn new_with_services(services: usize, shared_servers: bool) -> Value {
     const BATCH: usize = 100_000;
-    let size = Size { services, servers: 2, locals: 1, one_arm: false, shared_servers };
+    let size = Size { services, servers: 2, locals: 1, way: Way::FULLNAT, one_arm: false, shared_servers };
     let mut rig = Rig::new(size, BATCH, BATCH, short_lived());
     rig.bench.borrow_mut().learn = true;
     rig.bench.borrow_mut().shuffle();

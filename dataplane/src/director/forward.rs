@@ -7,7 +7,7 @@ use crate::drop::DropReason;
 use crate::flow::{Direction, Key, Protocol};
 use crate::frame::Frame;
 use crate::ids::{NeighborId, PortId};
-use crate::session::{Needs, Session, SessionIndex, State};
+use crate::session::{ForwardMode, Needs, Session, SessionIndex, State};
 use crate::snapshot::{Egress, NextHop, Snapshot};
 use crate::stats::{Counter, ServerCounters};
 use crate::wire::{self, Packet, Wire};
@@ -107,6 +107,9 @@ fn rewrite<K: Wire>(
     session: &Session<K>,
     direction: Direction,
 ) {
+    if session.mode == ForwardMode::DirectRoute {
+        return K::hop(frame);
+    }
     K::translate(frame, packet, protocol, &session.translation(direction));
     if session.sequence_offset != 0 {
         let (offset, bare) = (session.sequence_offset, session.needs.has(Needs::WITHOUT_TIMESTAMP));

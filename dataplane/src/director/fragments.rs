@@ -131,13 +131,12 @@ impl Director {
             return Err(DropReason::TtlExceeded);
         }
         let (sessions, stats) = K::parts(self);
-        let flow = sessions.hash(sessions.get(index).key(Direction::Inbound));
+        let tunnel = outer(sessions, index);
         let session = sessions.get_mut(index);
         let next = match arrival.world.neighbors.egress(session.next_hop(direction)) {
             Some(egress) => Next::Known(egress),
             None => find_next_hop(session, direction, arrival.world)?,
         };
-        let tunnel = outer(session, flow);
         let overhead = tunnel.map_or(0, |outer| outer.overhead());
         if packet.total_len + overhead > arrival.world.port(next.port()).link.mtu {
             return Err(DropReason::ExceedsMtu);

@@ -217,15 +217,33 @@ impl Director {
     ) {
         let arrival = &Arrival::new(origin, world, now);
         verdicts.clear();
+        // As a burst begins, so it mostly goes on.
+        if frames.first().is_some_and(|frame| wire::is_ipv6(frame.bytes())) {
+            return self.process_as::<FlowKey6, FlowKey>(frames, arrival, verdicts);
+        }
         let others = self.run::<FlowKey>(frames, arrival, verdicts);
         if others != 0 {
-            self.process_others(others, frames, arrival, verdicts);
+            self.process_others::<FlowKey6>(others, frames, arrival, verdicts);
         }
     }
 
-    /// Decides about the IPv6 packets of a burst; bit per frame.
+    /// Decides about a burst that is mostly of family `K`.
     #[inline(never)]
-    fn process_others(
+    fn process_as<K: HasSide, Other: HasSide>(
+        &mut self,
+        frames: &mut [Frame<'_>],
+        arrival: &Arrival<'_>,
+        verdicts: &mut Verdicts,
+    ) {
+        let others = self.run::<K>(frames, arrival, verdicts);
+        if others != 0 {
+            self.process_others::<Other>(others, frames, arrival, verdicts);
+        }
+    }
+
+    /// Decides about the packets of a burst that are of family `K`; bit per frame.
+    #[inline(never)]
+    fn process_others<K: HasSide>(
         &mut self,
         others: u64,
         frames: &mut [Frame<'_>],
@@ -241,7 +259,7 @@ impl Director {
             .map(|(_, frame)| frame.take())
             .collect();
         let mut decided = Verdicts::new();
-        self.run::<FlowKey6>(&mut taken, arrival, &mut decided);
+        self.run::<K>(&mut taken, arrival, &mut decided);
         for (at, (frame, verdict)) in places.zip(taken.into_iter().zip(decided)) {
             frames[at] = frame;
             verdicts[at] = verdict;
@@ -303,7 +321,7 @@ impl Director {
         let mut others = 0;
         for (at, (frame, stage)) in frames.iter_mut().zip(burst).enumerate() {
             stage.unfit = K::parse(frame, link, &mut stage.packet).err();
-            if stage.unfit == Some(Unfit::Ipv6) {
+            if stage.unfit == Some(Unfit::OtherFamily) {
                 others |= 1 << at;
             }
             stage.hash = sessions.hash(stage.packet.key);
@@ -370,7 +388,7 @@ impl Director {
             let decided = match stage.unfit {
                 None => self.decide_one(frame, stage, arrival, verdicts),
                 Some(Unfit::Dropped(reason)) => Err(reason),
-                Some(Unfit::Ipv6) => {
+                Some(Unfit::OtherFamily) => {
                     verdicts.push(Verdict::Drop(DropReason::EthertypeUnsupported));
                     Ok(())
                 }

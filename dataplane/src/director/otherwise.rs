@@ -8,7 +8,7 @@ use crate::drop::DropReason;
 use crate::flow::{Direction, Family, FlowKey6, Key, Protocol};
 use crate::frame::Frame;
 use crate::ids::NeighborId;
-use crate::session::{ForwardMode, Needs, Session, SessionIndex};
+use crate::session::{ForwardMode, Needs, SessionIndex, SessionTable};
 use crate::wire::{self, Encapsulation, IPV4_LEN, IPV6_LEN, Outer, Packet};
 
 impl Director {
@@ -58,14 +58,13 @@ impl Director {
         verdicts: &mut Verdicts,
     ) -> Result<(), DropReason> {
         let (sessions, stats) = S::parts(self);
-        let flow = sessions.hash(sessions.get(index).key(Direction::Inbound));
+        let tunnel = outer(sessions, index);
         let session = sessions.get_mut(index);
         let next = match arrival.world.neighbors.egress(session.next_hop(direction)) {
             Some(egress) => Next::Known(egress),
             None => find_next_hop(session, direction, arrival.world)?,
         };
         let link_mtu = arrival.world.port(next.port()).link.mtu;
-        let tunnel = outer(session, flow);
         let crosses = tunnel.is_none() && session.mode.sees_answers();
         // What the sender must not exceed, so that the packet fits after what is done to it.
         let mtu = match tunnel {
@@ -98,15 +97,21 @@ impl Director {
 
 /// The outer side of a tunnelled session's packets: its local endpoint stands for the source, and for
 /// the kind of tunnel.
-pub(super) fn outer<K: Key>(session: &Session<K>, flow: u64) -> Option<Outer> {
+pub(super) fn outer<K: Key>(sessions: &SessionTable<K>, index: SessionIndex) -> Option<Outer> {
+    let session = sessions.get(index);
     if session.mode != ForwardMode::Tunnel {
         return None;
     }
     let local = session.local();
+    let encapsulation = Encapsulation::from_number(local.l4_port);
+    let flow = match encapsulation {
+        Encapsulation::Gue(_) => sessions.hash(session.key(Direction::Inbound)),
+        Encapsulation::Ipip | Encapsulation::Gre => 0,
+    };
     Some(Outer {
         source: local.address,
         destination: session.real().address,
-        encapsulation: Encapsulation::from_number(local.l4_port),
+        encapsulation,
         // An ephemeral port (RFC 6335 §6), as the sources of GUE are.
         entropy: 0xc000 | flow as u16,
     })

@@ -76,7 +76,7 @@ impl Director {
         let sessions = &K::side(self).sessions;
         let session = sessions.get(index);
         let (_, next) = next_hop_to(session.destination(Direction::Inbound), 0, arrival.world)?;
-        let tunnel = outer(session, sessions.hash(session.key(Direction::Inbound)));
+        let tunnel = outer(sessions, index);
         let overhead = tunnel.map_or(0, |outer| outer.overhead());
         if packet.total_len + overhead > arrival.world.port(next.port()).link.mtu {
             return Err(DropReason::ExceedsMtu);

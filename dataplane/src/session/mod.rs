@@ -63,9 +63,9 @@ impl ForwardMode {
 pub struct Needs(u8);
 
 impl Needs {
-    /// New addresses are all.
+    /// New addresses are all, or not even those.
     pub const NOTHING: Self = Self(0);
-    /// They take the longer way: other than by new addresses, or by more than that.
+    /// They take the longer way.
     pub const MORE: Self = Self(1);
     /// The client's SYN loses its timestamp.
     pub const WITHOUT_TIMESTAMP: Self = Self(2);
@@ -164,7 +164,7 @@ impl<K: Key> Session<K> {
         let outbound = K::new(new.protocol, new.real, new.local);
         let (l3_difference, l4_difference) = differences(inbound, outbound.reversed());
         let across = Family::of(new.client.address) != Family::of(new.real.address);
-        let translates = new.mode.sees_answers() && !across;
+        let is_plain = new.mode != ForwardMode::Tunnel && !across;
         Self {
             inbound,
             outbound,
@@ -175,7 +175,7 @@ impl<K: Key> Session<K> {
             last_seen: now,
             state,
             mode: new.mode,
-            needs: if translates { Needs::NOTHING } else { Needs::MORE },
+            needs: if is_plain { Needs::NOTHING } else { Needs::MORE },
             ..Self::FREE
         }
     }

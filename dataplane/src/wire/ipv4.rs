@@ -87,7 +87,7 @@ fn parse_any(bytes: &[u8], link: &LinkTraits) -> Result<Packet<FlowKey>, Unfit> 
     };
     match be16(ethernet, 12) {
         ETHERTYPE_IPV4 => {}
-        ETHERTYPE_IPV6 => return Err(Unfit::Ipv6),
+        ETHERTYPE_IPV6 => return Err(Unfit::OtherFamily),
         ETHERTYPE_ARP => return Ok(Packet::NEIGHBOR),
         _ => return Err(DropReason::EthertypeUnsupported.into()),
     }

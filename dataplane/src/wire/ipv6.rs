@@ -1,6 +1,6 @@
 //! Reading IPv6 frames (RFC 8200): every check that a header needs, once.
 
-use super::packet::{LinkTraits, Packet, Payload, TcpFlags, Unfit};
+use super::packet::{LinkTraits, Packet, Payload, TcpFlags, Unfit, VALID_FLAGS};
 use super::{ETHERNET_LEN, ETHERTYPE_IPV6, IPV6_LEN, be16, be32, checksum, transport};
 use crate::drop::DropReason;
 use crate::flow::{FlowKey6, Key, Protocol};
@@ -10,26 +10,83 @@ use crate::frame::Frame;
 ///
 /// # Errors
 /// Why the frame is no IPv6 packet for us; `packet` is left as it was.
-#[inline]
+#[inline(always)]
 pub(super) fn parse(
     frame: &mut Frame<'_>,
     link: &LinkTraits,
     packet: &mut Packet<FlowKey6>,
 ) -> Result<(), Unfit> {
-    *packet = parse_frame(frame.bytes(), link)?;
-    if packet.payload != Payload::Neighbor {
-        frame.truncate(ETHERNET_LEN + usize::from(packet.total_len));
+    if let Some(plain) = parse_plain(frame.bytes(), link) {
+        *packet = plain;
+    } else {
+        *packet = parse_any(frame.bytes(), link)?;
+        if packet.payload == Payload::Neighbor {
+            return Ok(());
+        }
     }
+    frame.truncate(ETHERNET_LEN + usize::from(packet.total_len));
     Ok(())
 }
 
-fn parse_frame(bytes: &[u8], link: &LinkTraits) -> Result<Packet<FlowKey6>, DropReason> {
+/// The packet of a frame of the common kind: TCP or UDP, for us, no extension headers, nothing wrong.
+/// `None` for all others, of which [`parse_any`] knows more.
+#[inline(always)]
+fn parse_plain(bytes: &[u8], link: &LinkTraits) -> Option<Packet<FlowKey6>> {
+    const L4: usize = ETHERNET_LEN + IPV6_LEN;
+    let head: &[u8; L4 + 8] = bytes.first_chunk()?;
+    let ip: &[u8; IPV6_LEN] = head[ETHERNET_LEN..].first_chunk()?;
+    let total_len = usize::from(be16(ip, 4)) + IPV6_LEN;
+    let plain = be32(head, 12) & 0xffff_f000 == 0x86dd_6000
+        && head[..6] == link.mac
+        && total_len + ETHERNET_LEN <= bytes.len()
+        && !(link.kernel_peer && total_len > usize::from(link.mtu));
+    if !plain {
+        return None;
+    }
+    let (payload, flags) = match ip[6] {
+        UDP => {
+            let len = usize::from(be16(head, L4 + 4));
+            let fits = len >= 8 && len + IPV6_LEN <= total_len;
+            fits.then_some((Payload::Transport(Protocol::Udp), TcpFlags::NONE))?
+        }
+        TCP => {
+            let flags = *bytes.get(L4 + 13)?;
+            let header_len = usize::from(bytes[L4 + 12] >> 4) * 4;
+            let fits = header_len >= 20 && header_len + IPV6_LEN <= total_len;
+            (fits && VALID_FLAGS[usize::from(flags)])
+                .then_some((Payload::Transport(Protocol::Tcp), TcpFlags::from_octet(flags)))?
+        }
+        _ => return None,
+    };
+    let (addresses, _) = ip[8..].as_chunks::<32>();
+    let key = FlowKey6::from_bytes(&addresses[0], ip[6], be32(head, L4));
+    key.may_be_forwarded().then_some(Packet {
+        key,
+        l4: L4 as u16,
+        total_len: total_len as u16,
+        ttl: ip[7],
+        flags,
+        payload,
+    })
+}
+
+/// [`parse`] for every frame, whatever it is.
+#[inline(never)]
+fn parse_any(bytes: &[u8], link: &LinkTraits) -> Result<Packet<FlowKey6>, Unfit> {
     let Some((ethernet, ip)) = bytes.split_first_chunk::<ETHERNET_LEN>() else {
-        return Err(DropReason::EthernetShort);
+        return Err(DropReason::EthernetShort.into());
     };
     if be16(ethernet, 12) != ETHERTYPE_IPV6 {
-        return Err(DropReason::EthertypeUnsupported);
+        return Err(Unfit::OtherFamily);
     }
+    Ok(parse_ipv6(ethernet, ip, link)?)
+}
+
+fn parse_ipv6(
+    ethernet: &[u8; ETHERNET_LEN],
+    ip: &[u8],
+    link: &LinkTraits,
+) -> Result<Packet<FlowKey6>, DropReason> {
     let header: &[u8; IPV6_LEN] = ip.first_chunk().ok_or(DropReason::Ipv6Short)?;
     if header[0] >> 4 != 6 {
         return Err(DropReason::Ipv6Version);

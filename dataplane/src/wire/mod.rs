@@ -54,6 +54,12 @@ pub fn ethernet_header(destination: Mac, source: Mac, ethertype: u16) -> Etherne
     header
 }
 
+/// Whether a frame says that it is IPv6.
+#[inline]
+pub fn is_ipv6(frame: &[u8]) -> bool {
+    frame.get(12..14).is_some_and(|ethertype| *ethertype == ETHERTYPE_IPV6.to_be_bytes())
+}
+
 /// Writes `header` over the frame's own.
 ///
 /// # Panics

@@ -74,8 +74,8 @@ impl<K: Key> Packet<K> {
 pub enum Unfit {
     /// It is malformed, or not for us.
     Dropped(DropReason),
-    /// It is IPv6, and an IPv4 packet was asked for.
-    Ipv6,
+    /// It is of the other family.
+    OtherFamily,
 }
 
 impl From<DropReason> for Unfit {
