@@ -119,6 +119,8 @@ fn services(config: &Config, registry: &mut Registry, read: ReadSlot<'_>) -> Res
     let mut list = Vec::with_capacity(config.services.len());
     let mut lists_of_locals: HashMap<&[IpAddr], Arc<[LocalAddress]>> = HashMap::new();
     let usual = Arc::<ServiceOptions>::default();
+    // Each worker keeps account of its own sessions: limits are shared out evenly.
+    let workers = config.dataplane.workers.len() as u64;
     for spec in &config.services {
         let id = registry.service(&spec.name)?;
         let locals = match lists_of_locals.entry(&spec.local_addresses) {
@@ -135,11 +137,19 @@ fn services(config: &Config, registry: &mut Registry, read: ReadSlot<'_>) -> Res
         let mut servers = Vec::with_capacity(spec.servers.len());
         for server in &spec.servers {
             let id = registry.server(&spec.name, spec.protocol, server.endpoint, read)?;
-            servers.push(RealServer { id, endpoint: server.endpoint, weight: server.weight });
+            let (upper, lower) = server.thresholds;
+            let share = |sessions: u32| sessions.div_ceil(workers as u32);
+            servers.push(RealServer {
+                id,
+                endpoint: server.endpoint,
+                weight: server.weight,
+                thresholds: (share(upper), share(lower)),
+            });
         }
         let weights: Vec<_> = servers.iter().map(|server| (server.endpoint, server.weight)).collect();
         let table = spec.scheduler.table(&weights, spec.hash_seed).map(Box::new);
-        let options = ServiceOptions { tunnel: spec.tunnel.clone(), sources: spec.sources.clone() };
+        let limit = spec.options.session_limit.div_ceil(workers);
+        let options = ServiceOptions { session_limit: limit, ..spec.options.clone() };
         let options = if options == *usual { Arc::clone(&usual) } else { Arc::new(options) };
         let service = Service {
             id,

@@ -120,6 +120,8 @@ reasons! {
     LocalNoSession = "local_no_session",
     /// The service has no real server with a weight above zero.
     NoRealServer = "no_real_server",
+    /// The service has as many sessions as it may have.
+    ServiceLimit = "service_limit",
     /// Every local port towards the chosen real server is in use.
     LocalPortsExhausted = "local_ports_exhausted",
     /// The worker's session table is full.

@@ -13,7 +13,7 @@ pub use problem::{Problem, Severity};
 use dataplane::flow::{Endpoint, Protocol};
 use dataplane::scheduler::{Flags, Scheduler};
 use dataplane::session::{ForwardMode, Timeouts};
-use dataplane::snapshot::{Listen, Network, NextHop, Tunnel};
+use dataplane::snapshot::{Listen, Network, NextHop, ServiceOptions};
 use dataplane::steering::ladder::Fields;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -146,8 +146,6 @@ pub struct ServiceSpec {
     pub name: String,
     /// What clients connect to; there is at least one. For mode `snat`, where hidden hosts may go.
     pub listens: Vec<Listen>,
-    /// Whose packets mode `snat` takes.
-    pub sources: Vec<Network>,
     /// TCP or UDP.
     pub protocol: Protocol,
     /// How packets reach the servers.
@@ -160,8 +158,8 @@ pub struct ServiceSpec {
     pub hash_seed: u64,
     /// The director's addresses towards the servers.
     pub local_addresses: Vec<IpAddr>,
-    /// How packets of a tunnelled service are packed.
-    pub tunnel: Tunnel,
+    /// What else it wants of its sessions. Limits are those of all workers together.
+    pub options: ServiceOptions,
     /// The servers.
     pub servers: Vec<ServerSpec>,
     /// How servers are to be checked.
@@ -198,6 +196,9 @@ pub struct ServerSpec {
     pub endpoint: Endpoint,
     /// Its share; 0 takes no new sessions.
     pub weight: u32,
+    /// Sessions from which on it takes no more, and below which it takes some again, over all workers;
+    /// 0: no limit.
+    pub thresholds: (u32, u32),
 }
 
 /// A health check. This version reads and shows it but does not run it.

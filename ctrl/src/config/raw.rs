@@ -83,6 +83,20 @@ pub(super) struct Service {
     pub(super) server: Vec<Spanned<Server>>,
     pub(super) health: Option<Spanned<Health>>,
     pub(super) tunnel: Option<Spanned<Tunnel>>,
+    pub(super) persistence: Option<Spanned<Persistence>>,
+    pub(super) timeouts: Option<Timeouts>,
+    pub(super) one_packet: Option<Spanned<bool>>,
+    pub(super) sloppy: Option<Spanned<bool>>,
+    pub(super) expire_quiescent: Option<bool>,
+    pub(super) session_limit: Option<Spanned<i64>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Persistence {
+    pub(super) timeout: Option<Spanned<String>>,
+    pub(super) netmask: Option<Spanned<i64>>,
+    pub(super) netmask_ipv6: Option<Spanned<i64>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -136,6 +150,8 @@ impl<'de> Deserialize<'de> for OneOrMany {
 pub(super) struct Server {
     pub(super) address: Spanned<String>,
     pub(super) weight: Option<Spanned<i64>>,
+    pub(super) max_sessions: Option<Spanned<i64>>,
+    pub(super) min_sessions: Option<Spanned<i64>>,
 }
 
 #[derive(Debug, Deserialize)]

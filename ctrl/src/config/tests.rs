@@ -96,6 +96,23 @@ fn errors_name_file_line_key_and_remedy() {
         ),
         (
             "weight = 100",
+            "weight = 100\nmax_sessions = 10\nmin_sessions = 11",
+            "service[0].server[0].min_sessions: 11 is above max_sessions",
+        ),
+        (
+            "weight = 100",
+            "weight = 100\n[service.persistence]\nnetmask = 33",
+            "service[0].persistence.netmask: 33 is above 32",
+        ),
+        ("scheduler = \"wlc\"", "one_packet = true", "service[0].one_packet: one_packet is for udp"),
+        ("scheduler = \"wlc\"", "session_limit = 0", "service[0].session_limit: 0 is below 1"),
+        (
+            "weight = 100",
+            "weight = 100\n[service.timeouts]\nestablished = \"0s\"",
+            "service[0].timeouts.established: 0s is out of range",
+        ),
+        (
+            "weight = 100",
             "weight = 100\n[service.tunnel]\ntype = \"gre\"",
             "service[0].tunnel: a fullnat service has no tunnel",
         ),

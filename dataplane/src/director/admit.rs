@@ -6,14 +6,14 @@ use super::{Arrival, Director, Staged};
 use crate::clock::Stamp;
 use crate::drop::DropReason;
 use crate::flow::{Endpoint, Family, FlowKey, FlowKey6, Key, Protocol};
-use crate::ids::LocalId;
+use crate::ids::{LocalId, ServerId};
 use crate::prefetch::prefetch_near;
 use crate::scheduler::{self, Candidates, Cursor};
-use crate::session::{Candidate, ForwardMode, InsertError, NewSession, Pair, SessionIndex, State};
+use crate::session::{Candidate, ForwardMode, InsertError, Needs, NewSession, Pair, SessionIndex, State};
 use crate::snapshot::{AddressRole, Network, RealServer, Service, ServiceIndex, Snapshot, Tunnel};
 use crate::stats::WorkerStats;
 use crate::steering::Seat;
-use crate::wire::{Packet, Payload};
+use crate::wire::{Outer, Packet, Payload};
 use std::net::IpAddr;
 
 /// The service that a packet without session asks for; asks for its lines.
@@ -69,6 +69,29 @@ pub(super) struct Admitted {
     pub(super) port_again: bool,
 }
 
+/// Why a packet made no session.
+pub(super) enum NotAdmitted {
+    /// It must be dropped.
+    Refused(DropReason),
+    /// Its service keeps none: it goes this way and is forgotten.
+    Once(OnceOnly),
+}
+
+/// The way of a packet that leaves no session.
+pub(super) struct OnceOnly {
+    pub(super) server: ServerId,
+    /// The server's address.
+    pub(super) address: IpAddr,
+    /// The tunnel's outer side, if there is one.
+    pub(super) tunnel: Option<Outer>,
+}
+
+impl From<DropReason> for NotAdmitted {
+    fn from(reason: DropReason) -> Self {
+        Self::Refused(reason)
+    }
+}
+
 /// So many lines stay in the second-level cache.
 const FEW_PAIRS: usize = 4_096;
 
@@ -115,32 +138,122 @@ impl Director {
         stage: &Staged<K>,
         protocol: Protocol,
         arrival: &Arrival<'_>,
-    ) -> Result<Admitted, DropReason> {
+    ) -> Result<Admitted, NotAdmitted> {
         let (packet, world) = (&stage.packet, arrival.world);
         let service = service_for(stage, protocol, world)?;
         check_source(packet, world)?;
+        let options = &service.options;
         let counters = self.stats.service(service.id);
-        if protocol == Protocol::Tcp && !packet.flags.opens() {
+        if protocol == Protocol::Tcp && !(packet.flags.opens() || options.sloppy && !packet.flags.rst()) {
             counters.no_session.add(1);
-            return Err(DropReason::NoSession);
+            return Err(DropReason::NoSession.into());
         }
         if packet.ttl <= 1 {
-            return Err(DropReason::TtlExceeded);
+            return Err(DropReason::TtlExceeded.into());
         }
-        let mut cursor = self.cursors[service.id.0 as usize].scheduler;
-        let server = self.schedule(service, packet, stage.hash, &mut cursor);
-        self.cursors[service.id.0 as usize].scheduler = cursor;
+        if options.session_limit > 0 && self.sessions_of(service) >= options.session_limit {
+            return Err(DropReason::ServiceLimit.into());
+        }
+        let client =
+            options.persistence.map(|persistence| (persistence, persistence.network(packet.source())));
+        let remembered = client.and_then(|(_, network)| {
+            let id = self.templates.find(service.id, network, arrival.stamp)?;
+            service.servers.iter().find(|server| server.id == id)
+        });
+        // A client of a server that takes no more goes elsewhere, if the service wants that.
+        let remembered = remembered.filter(|server| server.weight > 0 || !options.expire_quiescent);
+        let server = match remembered {
+            Some(server) => Some(server),
+            None => {
+                let mut cursor = self.cursors[service.id.0 as usize].scheduler;
+                let server = self.schedule(service, packet, stage.hash, &mut cursor);
+                self.cursors[service.id.0 as usize].scheduler = cursor;
+                server
+            }
+        };
         let Some(server) = server else {
             self.stats.service(service.id).no_real_server.add(1);
-            return Err(DropReason::NoRealServer);
+            return Err(DropReason::NoRealServer.into());
         };
         let towards =
             if service.mode == ForwardMode::Snat { packet.destination() } else { server.endpoint.address };
         if world.routes.lookup(towards, 0).is_none() {
             self.stats.service(service.id).no_route.add(1);
-            return Err(DropReason::NoRoute);
+            return Err(DropReason::NoRoute.into());
         }
-        self.open(service, server, packet, arrival)
+        if options.one_packet {
+            let (flow, address) = (K::side(self).sessions.hash(packet.key), server.endpoint.address);
+            let tunnel = match service.mode {
+                ForwardMode::Tunnel => Some(Outer {
+                    source: outer_source(&options.tunnel, address, flow, world)?.address,
+                    destination: address,
+                    encapsulation: options.tunnel.encapsulation,
+                    entropy: 0xc000 | flow as u16,
+                }),
+                _ => None,
+            };
+            return Err(NotAdmitted::Once(OnceOnly { server: server.id, address, tunnel }));
+        }
+        let admitted = self.open(service, server, packet, arrival)?;
+        if let Some((persistence, network)) = client {
+            self.templates.add(service.id, network, server.id, persistence, arrival.stamp);
+            self.need::<K>(&admitted, Needs::TEMPLATE);
+        }
+        if options.timeouts.is_some() {
+            self.need::<K>(&admitted, Needs::OWN_TIMEOUTS);
+        }
+        self.note_begin(server);
+        Ok(admitted)
+    }
+
+    fn need<K: HasSide>(&mut self, admitted: &Admitted, need: Needs) {
+        if admitted.across {
+            self.wide.sessions.get_mut(admitted.index).needs.add(need);
+        } else {
+            K::side_mut(self).sessions.get_mut(admitted.index).needs.add(need);
+        }
+    }
+
+    /// This worker's sessions of a service.
+    fn sessions_of(&self, service: &Service) -> u64 {
+        service.servers.iter().map(|server| sessions_on(&self.stats, server)).sum()
+    }
+
+    /// A server got a session: it may be full now.
+    fn note_begin(&mut self, server: &RealServer) {
+        let (upper, _) = server.thresholds;
+        if upper > 0 && sessions_on(&self.stats, server) >= u64::from(upper) {
+            let id = server.id.0 as usize;
+            self.full[id / 64] |= 1 << (id % 64);
+        }
+    }
+
+    /// A server lost a session: it may have room again, and its client may be forgotten in time.
+    pub(super) fn note_end(
+        &mut self,
+        server: ServerId,
+        needs: Needs,
+        client: IpAddr,
+        last_seen: Stamp,
+        world: &Snapshot,
+    ) {
+        let (id, service) = (server.0 as usize, world.services.of_server(server));
+        if self.full[id / 64] >> (id % 64) & 1 == 1 {
+            let entry = service.and_then(|service| service.servers.iter().find(|other| other.id == server));
+            let has_room = entry.is_none_or(|server| {
+                let (upper, lower) = server.thresholds;
+                upper == 0 || sessions_on(&self.stats, server) < u64::from(lower)
+            });
+            if has_room {
+                self.full[id / 64] &= !(1 << (id % 64));
+            }
+        }
+        if needs.has(Needs::TEMPLATE)
+            && let Some(service) = service
+            && let Some(persistence) = service.options.persistence
+        {
+            self.templates.end(service.id, persistence.network(client), server, last_seen);
+        }
     }
 
     fn schedule<'w, K: Key>(
@@ -150,7 +263,7 @@ impl Director {
         random: u64,
         cursor: &mut Cursor,
     ) -> Option<&'w RealServer> {
-        let candidates = Servers { list: &service.servers, stats: &self.stats };
+        let candidates = Servers { list: &service.servers, stats: &self.stats, full: &self.full };
         let flow = scheduler::Flow {
             client: packet.key.source(),
             vip: packet.destination(),
@@ -186,7 +299,7 @@ impl Director {
             local_id: LocalId::NONE,
         };
         let made = match service.mode {
-            ForwardMode::FullNat => self.open_by_local(service, &mut new, packet, arrival.stamp),
+            ForwardMode::FullNat => self.open_by_local(service, &mut new, packet, arrival),
             ForwardMode::Nat => self.open_by_client(&mut new, packet, arrival),
             ForwardMode::DirectRoute => self.open_one_way(&new, packet, arrival.stamp),
             ForwardMode::Tunnel => {
@@ -259,12 +372,13 @@ impl Director {
         service: &Service,
         new: &mut NewSession,
         packet: &Packet<K>,
-        now: Stamp,
+        arrival: &Arrival<'_>,
     ) -> Result<Admitted, DropReason> {
+        let (world, now) = (arrival.world, arrival.stamp);
         let across = changes_family(new);
         let local = match new.real.address {
-            IpAddr::V4(_) => self.take_local::<FlowKey>(service, new.real),
-            IpAddr::V6(_) => self.take_local::<FlowKey6>(service, new.real),
+            IpAddr::V4(_) => self.take_local::<FlowKey>(service, new.real, world),
+            IpAddr::V6(_) => self.take_local::<FlowKey6>(service, new.real, world),
         };
         let local = local.ok_or(DropReason::LocalPortsExhausted)?;
         new.local = Endpoint::new(local.address, local.taken.l4_port);
@@ -317,6 +431,13 @@ fn changes_family(new: &NewSession) -> bool {
 struct Servers<'a> {
     list: &'a [RealServer],
     stats: &'a WorkerStats,
+    full: &'a [u64],
+}
+
+/// This worker's sessions on a server.
+fn sessions_on(stats: &WorkerStats, server: &RealServer) -> u64 {
+    let counters = stats.server(server.id);
+    counters.sessions_active.value() + counters.sessions_inactive.value()
 }
 
 impl Candidates for Servers<'_> {
@@ -325,7 +446,11 @@ impl Candidates for Servers<'_> {
     }
 
     fn weight(&self, at: usize) -> u32 {
-        self.list[at].weight
+        let server = &self.list[at];
+        let id = server.id.0 as usize;
+        // Without a threshold no bit is ever set.
+        let is_full = server.thresholds.0 > 0 && self.full[id / 64] >> (id % 64) & 1 == 1;
+        if is_full { 0 } else { server.weight }
     }
 
     fn active(&self, at: usize) -> u64 {

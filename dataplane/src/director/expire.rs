@@ -10,7 +10,8 @@ use super::side::{HasSide, Side};
 use crate::clock::Instant;
 use crate::flow::{FlowKey, FlowKey6};
 use crate::frame::BURST_SIZE;
-use crate::session::{PairIndex, SessionIndex};
+use crate::ids::ServerId;
+use crate::session::{Needs, PairIndex, SessionIndex, Timeouts};
 use crate::snapshot::Snapshot;
 use arrayvec::ArrayVec;
 
@@ -60,6 +61,7 @@ impl Director {
     /// Ends sessions whose time has come; looks at a bounded number of them.
     pub fn expire(&mut self, world: &Snapshot, now: Instant) {
         self.fragments.expire(now);
+        self.templates.expire(now.stamp());
         self.expire_side::<FlowKey>(world, now);
         self.expire_side::<FlowKey6>(world, now);
     }
@@ -89,7 +91,13 @@ impl Director {
             let line = sweep.line;
             sweep.line = if line + 1 == capacity { 0 } else { line + 1 };
             let Some((index, session)) = sessions.line(line) else { continue };
-            if stamp.millis_since(session.last_seen) >= world.timeouts.of(session.state) {
+            let own = if session.needs.has(Needs::OWN_TIMEOUTS) {
+                own_timeouts(session.server, world)
+            } else {
+                None
+            };
+            let timeouts = own.unwrap_or(&world.timeouts);
+            if stamp.millis_since(session.last_seen) >= timeouts.of(session.state) {
                 sessions.prefetch_keys(session);
                 local_ports.prefetch_bucket(session.pair());
                 over.push((index, None));
@@ -106,7 +114,12 @@ impl Director {
         }
         for (index, _) in over {
             self.stats.sessions_expired.add(1);
-            self.end::<K>(index);
+            self.end::<K>(index, world);
         }
     }
+}
+
+/// The timeouts of the service that a server belongs to, if it has its own.
+fn own_timeouts(server: ServerId, world: &Snapshot) -> Option<&Timeouts> {
+    world.services.of_server(server)?.options.timeouts.as_ref()
 }

@@ -7,7 +7,7 @@ use crate::drop::DropReason;
 use crate::flow::{Direction, Endpoint, Family, FlowKey6, Key, Protocol};
 use crate::ids::{LocalId, PortId};
 use crate::session::{NewSession, PORTS_PER_PAIR, Pair, Taken};
-use crate::snapshot::{LocalAddress, Service};
+use crate::snapshot::{LocalAddress, Service, Snapshot};
 use crate::steering::{FIRST_PORT, Region, Seat};
 use crate::wire::Packet;
 use std::net::IpAddr;
@@ -30,7 +30,12 @@ const PORT_STEP: usize = 5_869;
 impl Director {
     /// A local endpoint towards `real` that no session uses, from the service's local
     /// addresses in turn. When none is left, the oldest closed session makes room.
-    pub(super) fn take_local<L: HasSide>(&mut self, service: &Service, real: Endpoint) -> Option<Local> {
+    pub(super) fn take_local<L: HasSide>(
+        &mut self,
+        service: &Service,
+        real: Endpoint,
+        world: &Snapshot,
+    ) -> Option<Local> {
         let count = service.locals.len();
         let first = self.cursors[service.id.0 as usize].turn(count);
         let locals = (0..count).map(|step| service.locals[(first + step) % count]);
@@ -42,7 +47,7 @@ impl Director {
             }
         }
         for LocalAddress { id, address, port } in locals {
-            if self.recycle::<L>(pair(address))
+            if self.recycle::<L>(pair(address), world)
                 && let Some(taken) = L::side_mut(self).local_ports.take(pair(address), port)
             {
                 return Some(Local { id, address, taken });
@@ -52,12 +57,12 @@ impl Director {
     }
 
     /// Ends one closed session of `pair`, trying those whose ports were given out longest ago.
-    fn recycle<L: HasSide>(&mut self, pair: Pair) -> bool {
+    fn recycle<L: HasSide>(&mut self, pair: Pair, world: &Snapshot) -> bool {
         for _ in 0..RECYCLE_TRIES {
             let Some(l4_port) = L::side_mut(self).local_ports.oldest(pair) else { return false };
             let local = Endpoint::new(pair.local, l4_port);
-            if self.end_closed::<L>(L::new(pair.protocol, pair.real, local))
-                || self.end_closed(FlowKey6::new(pair.protocol, pair.real, local))
+            if self.end_closed::<L>(L::new(pair.protocol, pair.real, local), world)
+                || self.end_closed(FlowKey6::new(pair.protocol, pair.real, local), world)
             {
                 return true;
             }
@@ -67,12 +72,12 @@ impl Director {
     }
 
     /// Ends the session whose answers have this key, if it is closed.
-    fn end_closed<K: HasSide>(&mut self, answers: K) -> bool {
+    fn end_closed<K: HasSide>(&mut self, answers: K, world: &Snapshot) -> bool {
         let sessions = &K::side(self).sessions;
         match sessions.find(answers, sessions.hash(answers)) {
             Some((index, Direction::Outbound)) if sessions.get(index).state.is_closed() => {
                 self.stats.sessions_recycled.add(1);
-                self.end::<K>(index);
+                self.end::<K>(index, world);
                 true
             }
             Some(_) | None => false,

@@ -23,18 +23,18 @@ mod side;
 
 use crate::clock::{Instant, Stamp};
 use crate::drop::DropReason;
-use crate::flow::{Direction, Family, FlowHasher, FlowKey, FlowKey6, Key, Protocol};
+use crate::flow::{Direction, Endpoint, Family, FlowHasher, FlowKey, FlowKey6, Key, Protocol};
 use crate::frame::{BURST_SIZE, Frame};
 use crate::hugepages::{self, Table};
-use crate::ids::{LocalId, MAX_SERVICES, NeighborId, PortId, WorkerId};
+use crate::ids::{LocalId, MAX_SERVERS, MAX_SERVICES, NeighborId, PortId, ServerId, WorkerId};
 use crate::session::{
-    Candidate, DatagramId, ForwardMode, Fragments, Needs, Pair, SessionIndex, SessionTable,
+    Candidate, DatagramId, ForwardMode, Fragments, Needs, Pair, SessionIndex, SessionTable, Templates,
 };
 use crate::snapshot::{AddressRole, NextHop, ServiceIndex, Snapshot};
 use crate::stats::WorkerStats;
 use crate::steering::Seat;
 use crate::wire::{self, LinkTraits, Packet, Payload, Unfit};
-use admit::{Admitted, ServiceCursor, find_service};
+use admit::{Admitted, NotAdmitted, ServiceCursor, find_service};
 use answer::IcmpBudget;
 use arrayvec::ArrayVec;
 use side::{HasSide, Side};
@@ -102,6 +102,9 @@ pub struct Director {
     wide: Side<FlowKey6>,
     cursors: Table<ServiceCursor>,
     fragments: Fragments,
+    templates: Templates,
+    /// Bit per server: whether it is above its upper threshold, or has not yet come below the lower.
+    full: Table<u64>,
     icmp_budget: IcmpBudget,
     stats: Arc<WorkerStats>,
 }
@@ -196,6 +199,8 @@ impl Director {
             wide: Side::new(limits.sessions6, limits.local_port_pairs, hasher, &seat),
             cursors: hugepages::table(MAX_SERVICES, || ServiceCursor::of(&seat)),
             fragments: Fragments::default(),
+            templates: Templates::default(),
+            full: hugepages::table(MAX_SERVERS / 64, || 0),
             icmp_budget: IcmpBudget::default(),
             seat,
             stats,
@@ -468,7 +473,10 @@ impl Director {
                 if protocol == Protocol::Udp || packet.flags.opens() {
                     service?;
                 }
-                if service.is_some_and(|service| service.mode == ForwardMode::Nat)
+                if let Some(persistence) = service.and_then(|service| service.options.persistence) {
+                    // One worker remembers a client.
+                    steering.owner_of_client(persistence.network(packet.source()))
+                } else if service.is_some_and(|service| service.mode == ForwardMode::Nat)
                     && !steering.predicts_ports::<K>(protocol)
                 {
                     steering.owner_of_client(packet.source())
@@ -553,7 +561,7 @@ impl Director {
             }
             // As in `reconsider`.
             self.stats.sessions_recycled.add(1);
-            self.end::<FlowKey6>(index);
+            self.end::<FlowKey6>(index, arrival.world);
         }
         if let Some(owner) = self.owner_of(stage, arrival) {
             return self.hand_over(owner, arrival, verdicts);
@@ -561,7 +569,7 @@ impl Director {
         match self.admit(stage, protocol, arrival) {
             Ok(Admitted { index, across, ports_before, port_again }) => {
                 let found = (index, Direction::Inbound);
-                let changes = ports_before >= CONNECTIONS_UNCHANGED && protocol == Protocol::Tcp;
+                let changes = ports_before >= CONNECTIONS_UNCHANGED && packet.flags.opens();
                 if across {
                     if changes {
                         self.choose_sequence::<FlowKey6, K>(frame, packet, index, port_again, arrival.now);
@@ -573,8 +581,11 @@ impl Director {
                 }
                 self.forward(frame, packet, protocol, found, arrival, verdicts)
             }
-            Err(DropReason::TtlExceeded) => self.ttl_exceeded(frame, packet, arrival, verdicts),
-            Err(reason) => Err(reason),
+            Err(NotAdmitted::Once(way)) => self.forward_once(frame, packet, &way, arrival, verdicts),
+            Err(NotAdmitted::Refused(DropReason::TtlExceeded)) => {
+                self.ttl_exceeded(frame, packet, arrival, verdicts)
+            }
+            Err(NotAdmitted::Refused(reason)) => Err(reason),
         }
     }
 
@@ -617,16 +628,16 @@ impl Director {
         // The client uses its port again: schedule anew instead of waiting for a timeout.
         if packet.flags.opens() && direction == Direction::Inbound && session.state.is_closed() {
             self.stats.sessions_recycled.add(1);
-            self.end::<K>(index);
+            self.end::<K>(index, world);
             return self.begin(frame, stage, protocol, arrival, verdicts);
         }
         if session.routing_epoch != world.routing_epoch {
             session.routing_epoch = world.routing_epoch;
             session.remember_next_hop(Direction::Inbound, NeighborId::NONE);
             session.remember_next_hop(Direction::Outbound, NeighborId::NONE);
-            if protocol == Protocol::Udp && world.services.of_server(session.server).is_none() {
-                // Datagrams must not follow a server that was removed.
-                self.end::<K>(index);
+            let (server, vip) = (session.server, session.vip());
+            if !may_go_on(server, protocol, vip, world) {
+                self.end::<K>(index, world);
                 return self.begin(frame, stage, protocol, arrival, verdicts);
             }
         }
@@ -634,7 +645,7 @@ impl Director {
     }
 
     /// Takes a session out of the table and gives back what it held.
-    fn end<K: HasSide>(&mut self, index: SessionIndex) {
+    fn end<K: HasSide>(&mut self, index: SessionIndex, world: &Snapshot) {
         let session = K::side_mut(self).sessions.remove(index);
         if session.local_id != LocalId::NONE {
             self.release_port(session.pair(), session.local().l4_port);
@@ -650,6 +661,8 @@ impl Director {
         } else {
             counters.sessions_inactive.decrement();
         }
+        let client = session.client().address;
+        self.note_end(session.server, session.needs, client, session.last_seen, world);
     }
 
     /// Gives back a local port. Sessions between families have theirs from the servers' family.
@@ -658,6 +671,20 @@ impl Director {
             IpAddr::V4(_) => self.narrow.local_ports.release(pair, l4_port),
             IpAddr::V6(_) => self.wide.local_ports.release(pair, l4_port),
         }
+    }
+}
+
+/// Whether a session may go on in a new world. Datagrams must not follow a server that was removed;
+/// connections go on, unless the service wants them to end, then also when its weight is 0.
+fn may_go_on(server: ServerId, protocol: Protocol, vip: Endpoint, world: &Snapshot) -> bool {
+    match world.services.of_server(server) {
+        Some(service) => {
+            let weight =
+                service.servers.iter().find(|other| other.id == server).map_or(0, |server| server.weight);
+            weight > 0 || !service.options.expire_quiescent
+        }
+        None if protocol == Protocol::Udp => false,
+        None => !world.services.find(protocol, vip).is_some_and(|service| service.options.expire_quiescent),
     }
 }
 

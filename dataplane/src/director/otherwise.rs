@@ -1,7 +1,8 @@
 //! Packets of sessions that are not forwarded by new addresses of their own family: to servers that have
 //! the VIP themselves, on the link or behind a tunnel, and to servers of the other family.
 
-use super::forward::{Next, account, find_next_hop};
+use super::admit::OnceOnly;
+use super::forward::{Next, account, count_traffic, find_next_hop, next_hop_to};
 use super::side::HasSide;
 use super::{Arrival, Director, Verdicts};
 use crate::drop::DropReason;
@@ -88,6 +89,34 @@ impl Director {
             tunnel.is_none_or(|outer| wire::encapsulate(frame, K::FAMILY, &outer))
         };
         if !done {
+            return Err(DropReason::NoHeadroom);
+        }
+        verdicts.push(next.send(frame.bytes_mut()));
+        Ok(())
+    }
+}
+
+impl Director {
+    /// Sends a packet on its way that leaves no session.
+    pub(super) fn forward_once<K: HasSide>(
+        &mut self,
+        frame: &mut Frame<'_>,
+        packet: &Packet<K>,
+        way: &OnceOnly,
+        arrival: &Arrival<'_>,
+        verdicts: &mut Verdicts,
+    ) -> Result<(), DropReason> {
+        let (_, next) = next_hop_to(way.address, 0, arrival.world)?;
+        let overhead = way.tunnel.map_or(0, |outer| outer.overhead());
+        let mtu = arrival.world.port(next.port()).link.mtu.saturating_sub(overhead);
+        if packet.total_len > mtu {
+            return self.exceeds_mtu(frame, packet, mtu, arrival, verdicts);
+        }
+        let counters = self.stats.server(way.server);
+        counters.sessions_created.add(1);
+        count_traffic(packet, Direction::Inbound, counters);
+        K::hop(frame.bytes_mut());
+        if way.tunnel.is_some_and(|outer| !wire::encapsulate(frame, K::FAMILY, &outer)) {
             return Err(DropReason::NoHeadroom);
         }
         verdicts.push(next.send(frame.bytes_mut()));

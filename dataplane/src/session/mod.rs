@@ -8,11 +8,13 @@ mod local_ports;
 mod state;
 mod table;
 mod tags;
+mod templates;
 
 pub use fragments::{DatagramId, DatagramKey, Fragments, HELD_MAX, Settled, Step};
 pub use local_ports::{LocalPorts, PORTS_PER_PAIR, Pair, PairIndex, Taken};
 pub use state::{State, Timeouts};
 pub use table::{Candidate, InsertError, SessionIndex, SessionTable};
+pub use templates::{Persistence, Templates};
 
 use crate::clock::Stamp;
 use crate::flow::{Direction, Endpoint, Family, FlowKey, FlowKey6, Key, Protocol};
@@ -69,6 +71,10 @@ impl Needs {
     pub const MORE: Self = Self(1);
     /// The client's SYN loses its timestamp.
     pub const WITHOUT_TIMESTAMP: Self = Self(2);
+    /// The session ends by its service's own timeouts.
+    pub const OWN_TIMEOUTS: Self = Self(4);
+    /// Its client is remembered by a template.
+    pub const TEMPLATE: Self = Self(8);
 
     /// Whether `need` is among them.
     #[inline]

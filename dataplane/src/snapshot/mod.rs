@@ -5,9 +5,10 @@ mod neighbors;
 mod routes;
 mod services;
 
+pub use crate::network::Network;
 pub use mailbox::{Mailbox, Publisher, mailboxes};
 pub use neighbors::{Egress, Neighbor, Neighbors};
-pub use routes::{Network, NextHop, Routes};
+pub use routes::{NextHop, Routes};
 pub use services::{
     Listen, LocalAddress, RealServer, Service, ServiceIndex, ServiceOptions, Services, Tunnel,
 };

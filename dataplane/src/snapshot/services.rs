@@ -4,7 +4,7 @@ use super::{Map, Network};
 use crate::flow::{Endpoint, Protocol};
 use crate::ids::{LocalId, PortId, ServerId, ServiceId};
 use crate::scheduler::{Flags, Scheduler, SlotTable};
-use crate::session::ForwardMode;
+use crate::session::{ForwardMode, Persistence, Timeouts};
 use crate::wire::Encapsulation;
 use hashbrown::DefaultHashBuilder;
 use std::fmt;
@@ -171,6 +171,18 @@ pub struct ServiceOptions {
     pub tunnel: Tunnel,
     /// Whose packets a service of mode `snat` takes, on their way to where it listens.
     pub sources: Vec<Network>,
+    /// How long its sessions may be silent, if other than those of others.
+    pub timeouts: Option<Timeouts>,
+    /// How its clients stay on their servers.
+    pub persistence: Option<Persistence>,
+    /// Each datagram is scheduled anew and leaves no session.
+    pub one_packet: bool,
+    /// Segments in mid-stream open sessions too.
+    pub sloppy: bool,
+    /// Sessions of a server that was removed, or that has weight 0, end with their next packet.
+    pub expire_quiescent: bool,
+    /// Most sessions that a worker keeps; 0: as many as fit.
+    pub session_limit: u64,
 }
 
 impl Default for ServiceOptions {
@@ -178,6 +190,12 @@ impl Default for ServiceOptions {
         Self {
             tunnel: Tunnel { encapsulation: Encapsulation::Ipip, sources: Vec::new() },
             sources: Vec::new(),
+            timeouts: None,
+            persistence: None,
+            one_packet: false,
+            sloppy: false,
+            expire_quiescent: false,
+            session_limit: 0,
         }
     }
 }
@@ -212,6 +230,9 @@ pub struct RealServer {
     pub endpoint: Endpoint,
     /// Its share; 0 takes no new sessions.
     pub weight: u32,
+    /// Sessions on a worker from which on it takes no more, and below which it takes some again; 0: no
+    /// limit.
+    pub thresholds: (u32, u32),
 }
 
 impl Services {

@@ -45,6 +45,7 @@ pub struct Plan {
     pub across: bool,
     pub options: Arc<ServiceOptions>,
     pub weights: Vec<u32>,
+    pub thresholds: (u32, u32),
     /// The place of the first server.
     pub first_server: usize,
     pub scheduler: Scheduler,
@@ -64,6 +65,7 @@ impl Default for Plan {
             across: false,
             options: Arc::default(),
             weights: vec![1],
+            thresholds: (0, 0),
             first_server: 0,
             scheduler: Scheduler::RoundRobin,
             locals: vec![LOCAL],
@@ -121,7 +123,12 @@ pub fn world(plan: &Plan) -> Snapshot {
             let address = address(at);
             neighbors.push(known(B, address, SERVER_MAC, DIRECTOR_B));
             let id = ServerId((first + at) as u32);
-            RealServer { id, endpoint: Endpoint::new(address, 8080), weight: *weight }
+            RealServer {
+                id,
+                endpoint: Endpoint::new(address, 8080),
+                weight: *weight,
+                thresholds: plan.thresholds,
+            }
         };
         plan.weights.iter().enumerate().map(server).collect()
     };
@@ -162,6 +169,7 @@ pub fn world(plan: &Plan) -> Snapshot {
         id: ServerId(at as u32),
         endpoint: Endpoint::new(local.address, 0),
         weight: 1,
+        thresholds: (0, 0),
     };
     let hiding: Vec<_> = pool.iter().enumerate().map(counted).collect();
     let all = (&hiding[..], &pool[..]);

@@ -46,8 +46,8 @@ pub(super) fn check(file: &raw::File, text: &str, path: &Path) -> Result<Loaded,
     let admin_socket = checker.socket(&file.admin);
     let ports = checker.ports(&file.port);
     let routes = checker.routes(&file.route, &ports);
-    let services = checker.services(&file.service, &ports, &routes);
-    let timeouts = checker.timeouts(&file.timeouts);
+    let timeouts = checker.timeouts(&file.timeouts, Timeouts::default(), "timeouts");
+    let services = checker.services(&file.service, &ports, &routes, &timeouts);
     let (errors, warnings): (Vec<_>, Vec<_>) =
         checker.problems.into_iter().partition(|problem| problem.severity == Severity::Error);
     if !errors.is_empty() {
@@ -385,8 +385,9 @@ impl Checker<'_> {
         Some(NextHop { port: PortId(at as u16), address: via })
     }
 
-    fn timeouts(&mut self, raw: &raw::Timeouts) -> Timeouts {
-        let mut timeouts = Timeouts::default();
+    /// `usual`, but for what is said under `key`.
+    fn timeouts(&mut self, raw: &raw::Timeouts, usual: Timeouts, key: &str) -> Timeouts {
+        let mut timeouts = usual;
         let entries = [
             ("established", &raw.established, State::Established),
             ("syn_sent", &raw.syn_sent, State::SynSent),
@@ -402,7 +403,7 @@ impl Checker<'_> {
         for (name, value, state) in entries {
             let Some(value) = value else { continue };
             if let Some(duration) =
-                self.duration(value, &format!("timeouts.{name}"), Duration::from_secs(1)..MAX_TIMEOUT)
+                self.duration(value, &format!("{key}.{name}"), Duration::from_secs(1)..MAX_TIMEOUT)
             {
                 timeouts.set(state, duration.as_millis() as u32);
             }

@@ -8,7 +8,7 @@ use crate::config::{HealthSpec, PortSpec, RouteSpec, ServerSpec, ServiceSpec, Se
 use dataplane::flow::{Endpoint, Family, Protocol};
 use dataplane::ids::{MAX_LOCALS, MAX_SERVERS, MAX_SERVICES};
 use dataplane::scheduler::{Flags, Scheduler};
-use dataplane::session::ForwardMode;
+use dataplane::session::{ForwardMode, Persistence, Timeouts};
 use dataplane::snapshot::{Listen, Network, ServiceOptions, Tunnel};
 use dataplane::wire::{Encapsulation, GUE_PORT};
 use std::collections::{HashMap, HashSet};
@@ -68,6 +68,7 @@ impl Checker<'_> {
         list: &[Spanned<raw::Service>],
         ports: &[PortSpec],
         routes: &[RouteSpec],
+        timeouts: &Timeouts,
     ) -> Vec<ServiceSpec> {
         let mut services: Vec<ServiceSpec> = Vec::new();
         if list.len() > MAX_SERVICES {
@@ -82,7 +83,7 @@ impl Checker<'_> {
         let mut listens = HashMap::new();
         for (at, entry) in list.iter().enumerate() {
             let raw = entry.get_ref();
-            let Some(service) = self.service(at, entry, ports, routes) else { continue };
+            let Some(service) = self.service(at, entry, ports, routes, timeouts) else { continue };
             if !names.insert(service.name.clone()) {
                 let message =
                     format!("`{}` names another service already; choose another name", service.name);
@@ -184,6 +185,7 @@ impl Checker<'_> {
         entry: &Spanned<raw::Service>,
         ports: &[PortSpec],
         routes: &[RouteSpec],
+        timeouts: &Timeouts,
     ) -> Option<ServiceSpec> {
         let raw = entry.get_ref();
         let key = |field: &str| format!("service[{at}].{field}");
@@ -207,6 +209,8 @@ impl Checker<'_> {
         };
         let sources = self.sources(&raw.sources, mode, entry, &key("sources"));
         let tunnel = self.tunnel(raw.tunnel.as_ref(), mode, &key("tunnel"), ports);
+
+        let options = self.options(at, raw, mode, protocol, timeouts);
 
         let mut local_addresses = Vec::new();
         for (n, text) in raw.local_addresses.iter().enumerate() {
@@ -276,7 +280,11 @@ impl Checker<'_> {
             // What is counted for each address that hosts hide behind.
             servers = local_addresses
                 .iter()
-                .map(|address| ServerSpec { endpoint: Endpoint { address: *address, l4_port: 0 }, weight: 1 })
+                .map(|address| ServerSpec {
+                    endpoint: Endpoint { address: *address, l4_port: 0 },
+                    weight: 1,
+                    thresholds: (0, 0),
+                })
                 .collect();
         } else if raw.server.is_empty() {
             self.warn(
@@ -295,17 +303,89 @@ impl Checker<'_> {
         Some(ServiceSpec {
             name: raw.name.get_ref().clone(),
             listens,
-            sources,
             protocol: protocol?,
             forward: mode,
             scheduler: scheduler?,
             scheduler_flags,
             hash_seed,
             local_addresses,
-            tunnel,
+            options: ServiceOptions { tunnel, sources, ..options },
             servers,
             health,
         })
+    }
+
+    /// What a service wants of its sessions.
+    fn options(
+        &mut self,
+        at: usize,
+        raw: &raw::Service,
+        mode: ForwardMode,
+        protocol: Option<Protocol>,
+        timeouts: &Timeouts,
+    ) -> ServiceOptions {
+        let key = |field: &str| format!("service[{at}].{field}");
+        let persistence = raw.persistence.as_ref().and_then(|value| {
+            let raw = value.get_ref();
+            let timeout = match &raw.timeout {
+                None => Some(Duration::from_secs(300)),
+                Some(value) => {
+                    let range = Duration::from_secs(1)..Duration::from_secs(7 * 86_400);
+                    self.duration(value, &key("persistence.timeout"), range)
+                }
+            };
+            let mut mask = |value: Option<&Spanned<i64>>, field: &str, most: i64| match value {
+                None => Some(most),
+                Some(value) => {
+                    let key = key(&format!("persistence.{field}"));
+                    self.number(
+                        value,
+                        &key,
+                        1..most + 1,
+                        "it counts the bits of a client's address that matter",
+                    )
+                }
+            };
+            let prefix4 = mask(raw.netmask.as_ref(), "netmask", 32)?;
+            let prefix6 = mask(raw.netmask_ipv6.as_ref(), "netmask_ipv6", 128)?;
+            let timeout = timeout?.as_millis() as u32;
+            Some(Persistence { timeout, prefix4: prefix4 as u8, prefix6: prefix6 as u8 })
+        });
+        let one_packet = raw.one_packet.as_ref().is_some_and(|value| *value.get_ref());
+        if let Some(value) = raw.one_packet.as_ref().filter(|value| *value.get_ref()) {
+            let message = match (mode, protocol) {
+                (_, Some(Protocol::Tcp)) => Some("one_packet is for udp: a connection has many packets"),
+                (ForwardMode::DirectRoute | ForwardMode::Tunnel, _) => None,
+                _ => Some(
+                    "answers that pass the appliance need a session; use dr or tunnel, or a short timeout",
+                ),
+            };
+            if let Some(message) = message {
+                self.error(value.span(), &key("one_packet"), message);
+            }
+            if let Some(persistence) = &raw.persistence {
+                let message =
+                    "one_packet schedules each datagram anew, and persistence does not; remove one of them";
+                self.error(persistence.span(), &key("persistence"), message);
+            }
+        }
+        if let Some(value) =
+            raw.sloppy.as_ref().filter(|value| *value.get_ref() && protocol == Some(Protocol::Udp))
+        {
+            self.error(value.span(), &key("sloppy"), "sloppy is for tcp: every datagram opens a session");
+        }
+        let session_limit = raw.session_limit.as_ref().and_then(|value| {
+            self.number(value, &key("session_limit"), 1..i64::MAX, "it counts sessions of the service")
+        });
+        ServiceOptions {
+            timeouts: raw.timeouts.as_ref().map(|raw| self.timeouts(raw, *timeouts, &key("timeouts"))),
+            persistence,
+            one_packet,
+            sloppy: raw.sloppy.as_ref().is_some_and(|value| *value.get_ref()),
+            expire_quiescent: raw.expire_quiescent.unwrap_or(false),
+            session_limit: session_limit.unwrap_or(0) as u64,
+            ..ServiceOptions::default()
+        }
     }
 
     /// What clients connect to: addresses and ports, and no more than a machine can tell apart.
@@ -530,7 +610,23 @@ impl Checker<'_> {
                 "use 0 to take no new sessions",
             ),
         };
-        Some(ServerSpec { endpoint: endpoint?, weight: weight? as u32 })
+        let mut limit = |value: Option<&Spanned<i64>>, field: &str| match value {
+            None => Some(0),
+            Some(value) => {
+                let key = format!("{prefix}.{field}");
+                self.number(value, &key, 1..i64::from(u32::MAX), "it counts sessions on this server")
+            }
+        };
+        let upper = limit(raw.max_sessions.as_ref(), "max_sessions")? as u32;
+        let lower = limit(raw.min_sessions.as_ref(), "min_sessions")? as u32;
+        if let Some(min) = raw.min_sessions.as_ref().filter(|_| lower > upper) {
+            let message =
+                format!("{lower} is above max_sessions; a server that is full takes sessions again below it");
+            self.error(min.span(), &format!("{prefix}.min_sessions"), message);
+        }
+        // As in IPVS: three quarters, if it is not said.
+        let lower = if lower == 0 { upper - upper / 4 } else { lower };
+        Some(ServerSpec { endpoint: endpoint?, weight: weight? as u32, thresholds: (upper, lower) })
     }
 
     fn protocol(&mut self, value: Option<&Spanned<String>>, key: &str) -> Option<Protocol> {
