@@ -107,6 +107,8 @@ pub trait Key: Copy + PartialEq + Eq + Hash + fmt::Debug + Send + Sync + 'static
     fn port_word(self) -> u32;
     /// The same flow as a key that has room for both families.
     fn widen(self) -> FlowKey6;
+    /// What [`widen`](Self::widen) was given, if this key has room for it.
+    fn of_wide(key: FlowKey6) -> Option<Self>;
     /// The sum of both addresses as 32-bit words, for checksums.
     fn address_sum(self) -> u64;
     /// The hash by `hasher`, all 64 bits well mixed.
@@ -188,6 +190,11 @@ impl Key for FlowKey {
     #[inline]
     fn port_word(self) -> u32 {
         self.ports as u32
+    }
+
+    #[inline]
+    fn of_wide(key: FlowKey6) -> Option<Self> {
+        key.narrow()
     }
 
     #[inline]
@@ -329,6 +336,11 @@ impl Key for FlowKey6 {
     #[inline]
     fn port_word(self) -> u32 {
         self.ports as u32
+    }
+
+    #[inline]
+    fn of_wide(key: FlowKey6) -> Option<Self> {
+        Some(key)
     }
 
     #[inline]

@@ -1,12 +1,19 @@
-//! Ten million random and mutated frames: no panic, and the books balance.
+//! Ten million random and mutated frames, of both families through every mode: no panic, and the books
+//! balance.
 //!
 //! `SLUICE_MUTATIONS` sets another number; a debug build does fewer by itself.
 
 mod support;
 
-use pktgen_tests::frames::{ETHERNET, echo_request, fill_checksums, ip_frame, tcp, tcp_frame, udp_frame};
+use dataplane::session::{ForwardMode, Persistence};
+use dataplane::snapshot::ServiceOptions;
+use pktgen_tests::frames::{
+    ETHERNET, Route, echo_request, endpoints, fill_checksums, ip_frame, tcp, tcp_frame, udp_frame,
+};
+use std::sync::Arc;
 use std::time::Duration;
-use support::{A, B, Fate, Lab, Plan, answer_to, inbound};
+use support::pieces::cut;
+use support::{A, B, Fate, Lab, Plan, SERVER, SERVER6, answer_to, inbound, inbound6};
 
 /// A generator of numbers that are the same in every run (xorshift64*).
 struct Random(u64);
@@ -26,20 +33,32 @@ impl Random {
 
 fn frame(random: &mut Random, seen: &[u8]) -> Vec<u8> {
     let client_port = 4000 + random.below(500) as u16;
-    let mut frame = match random.below(9) {
-        0 => tcp_frame(&inbound(client_port), tcp::SYN, &[]),
-        1 => tcp_frame(&inbound(client_port), random.next() as u8, b"data"),
-        2 => udp_frame(&inbound(client_port), b"query"),
-        3 => echo_request(&inbound(0), b"ping"),
+    let mut route = if random.below(3) == 0 { inbound6(client_port) } else { inbound(client_port) };
+    if random.below(8) == 0 {
+        // Towards a host outside, as those behind SNAT go.
+        route.destination.0 = if route.source.0.is_ipv4() { SERVER } else { SERVER6 };
+    }
+    let mut frame = match random.below(11) {
+        0 => tcp_frame(&route, tcp::SYN, &[]),
+        1 => tcp_frame(&route, random.next() as u8, b"data"),
+        2 => udp_frame(&route, b"query"),
+        3 => echo_request(&route, b"ping"),
+        9 => {
+            let mut pieces = cut(&udp_frame(&route, &[7; 90]), random.below(40) as u16, 40);
+            pieces.swap_remove(random.below(pieces.len()))
+        }
+        10 => with_options(random, &route),
         4 if !seen.is_empty() => tcp_frame(&answer_to(seen), random.next() as u8, b"answer"),
         5 if !seen.is_empty() => udp_frame(&answer_to(seen), b"answer"),
         7 if !seen.is_empty() => {
-            let quote = &seen[ETHERNET..seen.len().min(ETHERNET + 28 + random.below(20))];
-            let head = [[3, 11, 12][random.below(3)], random.next() as u8, 0, 0, 0, 0, 0, 0];
-            ip_frame(&answer_to(seen), 1, 64, &[&head[..], quote].concat())
+            let quote = &seen[ETHERNET..seen.len().min(ETHERNET + 28 + random.below(40))];
+            let four = seen[ETHERNET] >> 4 == 4;
+            let kinds = if four { [3, 11, 12] } else { [1, 2, 3] };
+            let head = [kinds[random.below(3)], random.next() as u8, 0, 0, 0, 0, 0, 0];
+            ip_frame(&answer_to(seen), if four { 1 } else { 58 }, 64, &[&head[..], quote].concat())
         }
         6 => (0..random.below(120)).map(|_| random.next() as u8).collect(),
-        _ => tcp_frame(&inbound(client_port), tcp::ACK, b"more"),
+        _ => tcp_frame(&route, tcp::ACK, b"more"),
     };
     for _ in 0..random.below(4) {
         if frame.is_empty() {
@@ -53,13 +72,49 @@ fn frame(random: &mut Random, seen: &[u8]) -> Vec<u8> {
         }
     }
     // Half of the damage is to what checksums would have caught.
-    if random.below(2) == 0 && frame.len() >= ETHERNET + 28 && frame[ETHERNET] & 15 >= 5 {
-        let header = usize::from(frame[ETHERNET] & 15) * 4;
-        if frame.len() >= ETHERNET + header + 20 {
-            fill_checksums(&mut frame);
-        }
+    if random.below(2) == 0 {
+        fill_checksums(&mut frame);
     }
     frame
+}
+
+/// A segment with options, some of which say where the client is.
+fn with_options(random: &mut Random, route: &Route) -> Vec<u8> {
+    let count = random.below(11) * 4;
+    let options: Vec<u8> = (0..count).map(|_| [0, 1, 2, 4, 5, 8, 10, 254][random.below(8)]).collect();
+    let mut frame = tcp_frame(route, tcp::ACK, &options);
+    let header = if route.source.0.is_ipv4() { 20 } else { 40 };
+    frame[ETHERNET + header + 12] = ((20 + count) / 4 * 16) as u8;
+    fill_checksums(&mut frame);
+    frame
+}
+
+/// What the frames go through: every mode, sessions between the families, and every option.
+fn plans() -> Vec<Plan> {
+    let usual =
+        || Plan { weights: vec![3, 1], sessions: 300, sessions6: 300, kernel_peer: true, ..Plan::default() };
+    let sources = vec!["10.0.0.0/8".parse().unwrap(), "2001:db8:a::/64".parse().unwrap()];
+    let persistence = Some(Persistence { timeout: 5_000, prefix4: 32, prefix6: 64 });
+    let wishes = ServiceOptions {
+        toa: Some(254),
+        persistence,
+        sloppy: true,
+        expire_quiescent: true,
+        session_limit: 200,
+        sources,
+        ..ServiceOptions::default()
+    };
+    let wishes = Arc::new(wishes);
+    let mut plans = vec![usual(), Plan { across: true, ..usual() }];
+    plans.extend(ForwardMode::ALL.map(|mode| Plan {
+        mode,
+        options: Arc::clone(&wishes),
+        thresholds: (90, 60),
+        ..usual()
+    }));
+    plans.push(Plan { mode: ForwardMode::Tunnel, across: true, ..usual() });
+    plans.push(Plan { across: true, options: Arc::clone(&wishes), ..usual() });
+    plans
 }
 
 #[test]
@@ -68,34 +123,48 @@ fn no_frame_makes_the_director_panic_or_lose_count() {
     let total: usize =
         std::env::var("SLUICE_MUTATIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(default);
     let mut random = Random(0x5eed);
-    let mut lab =
-        Lab::new(&Plan { weights: vec![3, 1], sessions: 300, kernel_peer: true, ..Plan::default() });
+    let plans = plans();
+    for plan in &plans {
+        go_through(plan, total / plans.len(), &mut random);
+    }
+}
+
+fn go_through(plan: &Plan, total: usize, random: &mut Random) {
+    let mut lab = Lab::new(plan);
     let mut seen = Vec::new();
     let mut sent = 0;
     while sent < total {
         let port = if random.below(3) == 0 { B } else { A };
-        let burst: Vec<_> = (0..1 + random.below(32)).map(|_| frame(&mut random, &seen)).collect();
+        let burst: Vec<_> = (0..1 + random.below(32)).map(|_| frame(random, &seen)).collect();
         sent += burst.len();
         for fate in lab.burst(port, &burst) {
             if let Fate::Sent(to, frame) = fate
                 && to == B
+                && frame.len() > ETHERNET + 40
+                && endpoints(&frame).is_some()
             {
                 seen = frame;
             }
         }
+        lab.released.clear();
         if random.below(50) == 0 {
             lab.now = lab.now + Duration::from_millis(random.next() % 3_000);
+        }
+        if random.below(500) == 0 {
+            lab.world.routing_epoch = lab.world.routing_epoch.wrapping_add(1);
         }
         lab.director.expire(&lab.world, lab.now);
     }
 
-    let live = lab.stats.sessions_live.value();
-    assert_eq!(live, lab.sessions() as u64);
+    let sessions = |lab: &Lab| lab.sessions() + lab.director.sessions6().len();
+    assert_eq!(lab.stats.sessions_live.value(), sessions(&lab) as u64);
     lab.wait(Duration::from_secs(1_000));
-    assert_eq!(lab.sessions(), 0);
-    for id in 0..2 {
+    assert_eq!(sessions(&lab), 0);
+    for id in 0..64 {
         let server = lab.stats.server(dataplane::ids::ServerId(id));
         assert_eq!((server.sessions_active.value(), server.sessions_inactive.value()), (0, 0));
     }
-    assert_eq!(lab.stats.local_ports_used(dataplane::ids::LocalId(0)).value(), 0);
+    for id in 0..8 {
+        assert_eq!(lab.stats.local_ports_used(dataplane::ids::LocalId(id)).value(), 0);
+    }
 }

@@ -89,6 +89,17 @@ pub(super) struct Service {
     pub(super) sloppy: Option<Spanned<bool>>,
     pub(super) expire_quiescent: Option<bool>,
     pub(super) session_limit: Option<Spanned<i64>>,
+    pub(super) client_address: Option<Spanned<ClientAddress>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ClientAddress {
+    #[serde(rename = "type")]
+    pub(super) kind: Spanned<String>,
+    /// TOA's option kind.
+    #[serde(rename = "kind")]
+    pub(super) option: Option<Spanned<i64>>,
 }
 
 #[derive(Debug, Deserialize)]

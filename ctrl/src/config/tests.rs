@@ -104,6 +104,16 @@ fn errors_name_file_line_key_and_remedy() {
             "weight = 100\n[service.persistence]\nnetmask = 33",
             "service[0].persistence.netmask: 33 is above 32",
         ),
+        (
+            "scheduler = \"wlc\"",
+            "client_address = { type = \"toa\", kind = 8 }",
+            "service[0].client_address.kind: 8 is below 35",
+        ),
+        (
+            "protocol = \"tcp\"",
+            "protocol = \"udp\"\nclient_address = { type = \"toa\" }",
+            "service[0].client_address: toa is for tcp",
+        ),
         ("scheduler = \"wlc\"", "one_packet = true", "service[0].one_packet: one_packet is for udp"),
         ("scheduler = \"wlc\"", "session_limit = 0", "service[0].session_limit: 0 is below 1"),
         (

@@ -199,6 +199,10 @@ impl Director {
             self.templates.add(service.id, network, server.id, persistence, arrival.stamp);
             self.need::<K>(&admitted, Needs::TEMPLATE);
         }
+        if options.toa.is_some() && protocol == Protocol::Tcp {
+            self.need::<K>(&admitted, Needs::MORE);
+            self.need::<K>(&admitted, Needs::ADDRESS);
+        }
         if options.timeouts.is_some() {
             self.need::<K>(&admitted, Needs::OWN_TIMEOUTS);
         }

@@ -1,5 +1,5 @@
-//! Packets of sessions that are not forwarded by new addresses of their own family: to servers that have
-//! the VIP themselves, on the link or behind a tunnel, and to servers of the other family.
+//! Packets of sessions that are not forwarded by new addresses of their own family alone: through
+//! tunnels, to servers of the other family, and to servers that are told where their clients are.
 
 use super::admit::OnceOnly;
 use super::forward::{Next, account, count_traffic, find_next_hop, next_hop_to};
@@ -10,7 +10,10 @@ use crate::flow::{Direction, Family, FlowKey6, Key, Protocol};
 use crate::frame::Frame;
 use crate::ids::NeighborId;
 use crate::session::{ForwardMode, Needs, SessionIndex, SessionTable};
-use crate::wire::{self, Encapsulation, IPV4_LEN, IPV6_LEN, Outer, Packet};
+use crate::stats::WorkerStats;
+use crate::wire::{
+    self, ETHERNET_LEN, Encapsulation, IPV4_LEN, IPV6_LEN, Outer, Packet, Translation, toa_len,
+};
 
 impl Director {
     /// The session between families that a packet without session of its own belongs to.
@@ -66,7 +69,7 @@ impl Director {
             None => find_next_hop(session, direction, arrival.world)?,
         };
         let link_mtu = arrival.world.port(next.port()).link.mtu;
-        let crosses = tunnel.is_none() && session.mode.sees_answers();
+        let crosses = S::FAMILY == Family::V6 && tunnel.is_none() && session.changes_family();
         // What the sender must not exceed, so that the packet fits after what is done to it.
         let mtu = match tunnel {
             Some(outer) => link_mtu.saturating_sub(outer.overhead()),
@@ -78,21 +81,98 @@ impl Director {
             return self.exceeds_mtu(frame, packet, mtu, arrival, verdicts);
         }
         account(session, packet, protocol, direction, arrival.stamp, stats.server(session.server));
-        let done = if crosses {
-            if session.sequence_offset != 0 {
-                let bare = session.needs.has(Needs::WITHOUT_TIMESTAMP);
-                wire::shift_sequence(frame.bytes_mut(), packet, direction, session.sequence_offset, bare);
-            }
-            K::cross(frame, packet, protocol, &session.translation(direction).widen())
-        } else {
+        let options = arrival.world.services.of_server(session.server).map(|service| &service.options);
+        let toa = options.and_then(|options| options.toa).filter(|_| protocol == Protocol::Tcp);
+        let to = session.translation(direction);
+        let (shift, bare) = (session.sequence_offset, session.needs.has(Needs::WITHOUT_TIMESTAMP));
+        let client = session.client();
+        let told = toa.is_some_and(|kind| {
+            tell_address(frame.bytes_mut(), packet, direction, (sessions, index), kind, stats)
+        });
+        if shift != 0 {
+            wire::shift_sequence(frame.bytes_mut(), packet, direction, shift, bare);
+        }
+        let (done, family) = if crosses {
+            let other = if K::FAMILY == Family::V4 { Family::V6 } else { Family::V4 };
+            (K::cross(frame, packet, protocol, &to.widen()), other)
+        } else if let Some(outer) = tunnel {
             K::hop(frame.bytes_mut());
-            tunnel.is_none_or(|outer| wire::encapsulate(frame, K::FAMILY, &outer))
+            (wire::encapsulate(frame, K::FAMILY, &outer), K::FAMILY)
+        } else {
+            // The session is of the packet's family, and so is its key.
+            let key = K::of_wide(to.key.widen()).ok_or(DropReason::NotForUs)?;
+            let Translation { l3_difference, l4_difference, .. } = to;
+            K::translate(
+                frame.bytes_mut(),
+                packet,
+                protocol,
+                &Translation { key, l3_difference, l4_difference },
+            );
+            (true, K::FAMILY)
         };
         if !done {
             return Err(DropReason::NoHeadroom);
         }
+        if let (true, Some(kind)) = (told, toa) {
+            let l4 = if crosses { ETHERNET_LEN + header_len(family) } else { usize::from(packet.l4) };
+            let len = frame.bytes().len() - ETHERNET_LEN + toa_len(client.address);
+            if len > usize::from(link_mtu) {
+                stats.toa_exceeds_mtu.add(1);
+            } else if wire::insert_toa(frame, family, l4, kind, client) {
+                stats.toa_sent.add(1);
+            } else {
+                stats.toa_no_room.add(1);
+            }
+        }
         verdicts.push(next.send(frame.bytes_mut()));
         Ok(())
+    }
+}
+
+/// Bytes of a family's header without options or extensions.
+fn header_len(family: Family) -> usize {
+    match family {
+        Family::V4 => IPV4_LEN,
+        Family::V6 => IPV6_LEN,
+    }
+}
+
+/// What a service whose servers are told where clients are does to a segment as it came. Returns whether
+/// this one is to tell: every segment of the client that acknowledges nothing of the server's but its
+/// SYN, so that a lost one does no harm.
+fn tell_address<S: HasSide, K: HasSide>(
+    frame: &mut [u8],
+    packet: &Packet<K>,
+    direction: Direction,
+    (sessions, index): (&mut SessionTable<S>, SessionIndex),
+    kind: u8,
+    stats: &WorkerStats,
+) -> bool {
+    let (sequence, acknowledged) = wire::numbers(frame, packet);
+    let is_open = sessions.get(index).needs.has(Needs::ADDRESS);
+    match direction {
+        Direction::Inbound => {
+            if wire::strip_toa(frame, packet, kind) {
+                stats.toa_stripped.add(1);
+            }
+            if !is_open || packet.flags.syn() || packet.flags.rst() || !packet.flags.ack() {
+                return false;
+            }
+            let tells = acknowledged == sessions.mark(index);
+            if !tells {
+                sessions.get_mut(index).needs.remove(Needs::ADDRESS);
+            }
+            // The other pieces of a segment would not fit behind a longer first.
+            tells && !K::is_fragment(frame)
+        }
+        Direction::Outbound => {
+            if packet.flags.syn() && packet.flags.ack() {
+                sessions.set_mark(index, sequence.wrapping_add(1));
+                let len = toa_len(sessions.get(index).client().address);
+                wire::lower_segment_size(frame, packet, len);
+            }
+            false
+        }
     }
 }
 

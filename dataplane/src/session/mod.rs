@@ -75,6 +75,8 @@ impl Needs {
     pub const OWN_TIMEOUTS: Self = Self(4);
     /// Its client is remembered by a template.
     pub const TEMPLATE: Self = Self(8);
+    /// The server is still to be told where the client is.
+    pub const ADDRESS: Self = Self(16);
 
     /// Whether `need` is among them.
     #[inline]
@@ -86,6 +88,12 @@ impl Needs {
     #[inline]
     pub const fn add(&mut self, need: Self) {
         self.0 |= need.0;
+    }
+
+    /// Takes a need away.
+    #[inline]
+    pub const fn remove(&mut self, need: Self) {
+        self.0 &= !need.0;
     }
 }
 

@@ -28,6 +28,8 @@ pub struct SessionTable<K> {
     sessions: Table<Session<K>>,
     index: FlowIndex,
     hasher: FlowHasher,
+    /// By line: a sequence number that few sessions need. Its pages are touched only when used.
+    marks: Vec<u32>,
     /// Unused lines; the last freed is the first used, because it is still in the cache.
     free: List<u32>,
 }
@@ -54,6 +56,7 @@ impl<K: Key> SessionTable<K> {
             sessions: hugepages::table(capacity, || Session::FREE),
             index: FlowIndex::with_capacity(capacity * 2),
             hasher,
+            marks: vec![0; capacity],
             free,
         }
     }
@@ -199,6 +202,16 @@ impl<K: Key> SessionTable<K> {
     #[inline]
     pub fn get_mut(&mut self, index: SessionIndex) -> &mut Session<K> {
         &mut self.sessions[index.0 as usize]
+    }
+
+    /// The sequence number that was noted for a session.
+    pub fn mark(&self, index: SessionIndex) -> u32 {
+        self.marks[index.0 as usize]
+    }
+
+    /// Notes a sequence number for a session.
+    pub fn set_mark(&mut self, index: SessionIndex, number: u32) {
+        self.marks[index.0 as usize] = number;
     }
 
     /// The session in line `line`, if the line is in use; for sweeps and lists.

@@ -181,6 +181,8 @@ pub struct ServiceOptions {
     pub sloppy: bool,
     /// Sessions of a server that was removed, or that has weight 0, end with their next packet.
     pub expire_quiescent: bool,
+    /// The kind of the TCP option in which servers are told where clients are, if they are.
+    pub toa: Option<u8>,
     /// Most sessions that a worker keeps; 0: as many as fit.
     pub session_limit: u64,
 }
@@ -195,6 +197,7 @@ impl Default for ServiceOptions {
             one_packet: false,
             sloppy: false,
             expire_quiescent: false,
+            toa: None,
             session_limit: 0,
         }
     }

@@ -40,6 +40,9 @@ pub trait Wire: Key {
     /// Where a piece stands in its datagram.
     fn fragment(frame: &[u8], packet: &Packet<Self>) -> Fragment;
 
+    /// Whether a frame holds a piece of a datagram.
+    fn is_fragment(frame: &[u8]) -> bool;
+
     /// The packet of a datagram's first piece, with ports and flags.
     ///
     /// # Errors
@@ -105,6 +108,10 @@ impl Wire for FlowKey {
         fragment::of_ipv4(frame, usize::from(packet.l4))
     }
 
+    fn is_fragment(frame: &[u8]) -> bool {
+        super::be16(frame, super::ETHERNET_LEN + 6) & 0x3fff != 0
+    }
+
     fn first_fragment(frame: &[u8], packet: &Packet<Self>) -> Result<Packet<Self>, DropReason> {
         let protocol = packet.key.protocol() as u8;
         let key = |ports| Self::from_words(packet.key.address_word(), protocol, ports);
@@ -168,6 +175,11 @@ impl Wire for FlowKey6 {
 
     fn fragment(frame: &[u8], packet: &Packet<Self>) -> Fragment {
         fragment::of_ipv6(frame, usize::from(packet.l4))
+    }
+
+    /// Also for what only might be one: no segment of a stack has extension headers.
+    fn is_fragment(frame: &[u8]) -> bool {
+        frame[super::ETHERNET_LEN + 6] != Protocol::Tcp as u8
     }
 
     fn first_fragment(frame: &[u8], packet: &Packet<Self>) -> Result<Packet<Self>, DropReason> {

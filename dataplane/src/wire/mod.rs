@@ -16,6 +16,7 @@ mod ipv6;
 mod packet;
 mod rewrite;
 mod sequence;
+mod toa;
 mod transport;
 mod tunnel;
 
@@ -24,6 +25,7 @@ pub use fragment::Fragment;
 pub use packet::{LinkTraits, Packet, Payload, TcpFlags, Unfit};
 pub use rewrite::{Translation, differences, finish_partial_checksum};
 pub use sequence::{sequence_number, shift_sequence};
+pub use toa::{TOA_KIND, insert_toa, lower_segment_size, numbers, strip_toa, toa_len};
 pub use tunnel::{Encapsulation, GUE_PORT, Outer, encapsulate};
 
 /// Six octets that name a station on an Ethernet link.

@@ -33,13 +33,13 @@ pub fn shift_sequence<K>(
         Direction::Inbound => {
             shift(segment, 4, offset);
             if without_timestamp && packet.flags.syn() {
-                edit_options(segment, blank_timestamps);
+                edit_options(segment, blank_timestamp);
             }
         }
         Direction::Outbound => {
             if packet.flags.ack() {
                 shift(segment, 8, offset.wrapping_neg());
-                edit_options(segment, |options| shift_sack(options, offset));
+                edit_options(segment, |option| shift_sack(option, offset));
             }
         }
     }
@@ -61,14 +61,14 @@ fn shift(segment: &mut [u8], at: usize, offset: u32) {
     adjust(segment, checksum::fold(u64::from(old)), checksum::fold(u64::from(new)));
 }
 
-/// Changes the options in place; the checksum follows by difference.
-fn edit_options(segment: &mut [u8], edit: impl FnOnce(&mut [u8])) {
+/// Changes each option that has a length in place; the checksum follows by difference.
+pub(super) fn edit_options(segment: &mut [u8], edit: impl FnMut(&mut [u8])) {
     let end = usize::from(segment[12] >> 4) * 4;
     if end == HEADER {
         return;
     }
     let old = checksum::sum(&segment[HEADER..end]);
-    edit(&mut segment[HEADER..end]);
+    for_each_option(&mut segment[HEADER..end], edit);
     let new = checksum::sum(&segment[HEADER..end]);
     adjust(segment, old, new);
 }
@@ -78,23 +78,19 @@ fn adjust(segment: &mut [u8], old: u16, new: u16) {
     put16(segment, 16, field);
 }
 
-fn blank_timestamps(options: &mut [u8]) {
-    for_each_option(options, |option| {
-        if option[0] == TIMESTAMPS {
-            option.fill(NO_OPERATION);
-        }
-    });
+fn blank_timestamp(option: &mut [u8]) {
+    if option[0] == TIMESTAMPS {
+        option.fill(NO_OPERATION);
+    }
 }
 
-fn shift_sack(options: &mut [u8], offset: u32) {
-    for_each_option(options, |option| {
-        if option[0] == SACK {
-            let (edges, _) = option[2..].as_chunks_mut::<4>();
-            for edge in edges {
-                *edge = u32::from_be_bytes(*edge).wrapping_sub(offset).to_be_bytes();
-            }
+fn shift_sack(option: &mut [u8], offset: u32) {
+    if option[0] == SACK {
+        let (edges, _) = option[2..].as_chunks_mut::<4>();
+        for edge in edges {
+            *edge = u32::from_be_bytes(*edge).wrapping_sub(offset).to_be_bytes();
         }
-    });
+    }
 }
 
 /// Walks options that have a length, as far as they are well formed.
