@@ -62,20 +62,28 @@ impl Director {
         verdicts: &mut Verdicts,
     ) -> Result<(), DropReason> {
         let (sessions, stats) = S::parts(self);
-        let tunnel = outer(sessions, index);
+        if let Some(outer) = outer(sessions, index) {
+            return self.forward_by_tunnel::<S, K>(
+                frame,
+                packet,
+                protocol,
+                (index, &outer),
+                arrival,
+                verdicts,
+            );
+        }
         let session = sessions.get_mut(index);
         let next = match arrival.world.neighbors.egress(session.next_hop(direction)) {
             Some(egress) => Next::Known(egress),
             None => find_next_hop(session, direction, arrival.world)?,
         };
         let link_mtu = arrival.world.port(next.port()).link.mtu;
-        let crosses = S::FAMILY == Family::V6 && tunnel.is_none() && session.changes_family();
+        let crosses = S::FAMILY == Family::V6 && session.changes_family();
         // What the sender must not exceed, so that the packet fits after what is done to it.
-        let mtu = match tunnel {
-            Some(outer) => link_mtu.saturating_sub(outer.overhead()),
-            None if crosses && K::FAMILY == Family::V4 => link_mtu - (IPV6_LEN - IPV4_LEN) as u16,
-            None if crosses => link_mtu.saturating_add((IPV6_LEN - IPV4_LEN) as u16),
-            None => link_mtu,
+        let mtu = match (crosses, K::FAMILY) {
+            (true, Family::V4) => link_mtu - (IPV6_LEN - IPV4_LEN) as u16,
+            (true, Family::V6) => link_mtu.saturating_add((IPV6_LEN - IPV4_LEN) as u16),
+            (false, _) => link_mtu,
         };
         if packet.total_len > mtu {
             return self.exceeds_mtu(frame, packet, mtu, arrival, verdicts);
@@ -95,9 +103,6 @@ impl Director {
         let (done, family) = if crosses {
             let other = if K::FAMILY == Family::V4 { Family::V6 } else { Family::V4 };
             (K::cross(frame, packet, protocol, &to.widen()), other)
-        } else if let Some(outer) = tunnel {
-            K::hop(frame.bytes_mut());
-            (wire::encapsulate(frame, K::FAMILY, &outer), K::FAMILY)
         } else {
             // The session is of the packet's family, and so is its key.
             let key = K::of_wide(to.key.widen()).ok_or(DropReason::NotForUs)?;
@@ -123,6 +128,39 @@ impl Director {
             } else {
                 stats.toa_no_room.add(1);
             }
+        }
+        verdicts.push(next.send(frame.bytes_mut()));
+        Ok(())
+    }
+}
+
+impl Director {
+    /// Puts a client's packet inside another, for the server that unpacks it.
+    #[inline(always)]
+    fn forward_by_tunnel<S: HasSide, K: HasSide>(
+        &mut self,
+        frame: &mut Frame<'_>,
+        packet: &Packet<K>,
+        protocol: Protocol,
+        (index, outer): (SessionIndex, &Outer),
+        arrival: &Arrival<'_>,
+        verdicts: &mut Verdicts,
+    ) -> Result<(), DropReason> {
+        let (sessions, stats) = S::parts(self);
+        let session = sessions.get_mut(index);
+        let next = match arrival.world.neighbors.egress(session.next_hop(Direction::Inbound)) {
+            Some(egress) => Next::Known(egress),
+            None => find_next_hop(session, Direction::Inbound, arrival.world)?,
+        };
+        // What the sender must not exceed, so that the packet fits after what is done to it.
+        let mtu = arrival.world.port(next.port()).link.mtu.saturating_sub(outer.overhead());
+        if packet.total_len > mtu {
+            return self.exceeds_mtu(frame, packet, mtu, arrival, verdicts);
+        }
+        account(session, packet, protocol, Direction::Inbound, arrival.stamp, stats.server(session.server));
+        K::hop(frame.bytes_mut());
+        if !wire::encapsulate(frame, K::FAMILY, outer) {
+            return Err(DropReason::NoHeadroom);
         }
         verdicts.push(next.send(frame.bytes_mut()));
         Ok(())
