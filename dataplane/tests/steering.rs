@@ -12,7 +12,7 @@ use dataplane::drop::DropReason;
 use dataplane::flow::FlowHasher;
 use dataplane::ids::{PortId, WorkerId};
 use dataplane::port::MemoryPort;
-use dataplane::session::ForwardMode;
+use dataplane::session::{ForwardMode, Persistence};
 use dataplane::snapshot::{Publisher, ServiceOptions, mailboxes};
 use dataplane::stats::{PortCounters, WorkerStats};
 use dataplane::steering::ladder::{self, Choice, Facts, Fields, Rss, Rung};
@@ -369,6 +369,56 @@ fn in_every_mode_and_family_nothing_is_lost_on_the_other_rungs() {
                 assert!(farm.handed_over() > 0, "{traffic:?}, {workers} workers");
             }
         }
+    }
+}
+
+#[test]
+fn a_persistent_client_meets_one_server_whichever_worker_gets_its_packets() {
+    let persistence = Some(Persistence { timeout: 60_000, prefix4: 32, prefix6: 128 });
+    let options = Arc::new(ServiceOptions { persistence, ..ServiceOptions::default() });
+    let nic = SoftNic::new(key(42), 128, 4, Hashing::Ports);
+    let mut farm = Farm::new(4, &Plan { options, ..plan(4) }, [nic.clone(), nic.clone()], &says(&nic));
+    let mut all = std::collections::HashSet::new();
+    for client in 0..40 {
+        let mut servers = std::collections::HashSet::new();
+        for l4_port in 0..20 {
+            // Fifty flows are one client's.
+            farm.receive(A, udp_frame(&from_client(FULLNAT, client * 50 + l4_port), b"x"));
+            let seen = farm.settle(B).remove(0);
+            servers.insert(endpoints(&seen).unwrap().1);
+            // Answers come home all the same.
+            let strays = farm.handed_over();
+            farm.receive(B, answer(&seen, 0));
+            assert_eq!(farm.settle(A).len(), 1);
+            assert_eq!(farm.handed_over(), strays);
+        }
+        assert_eq!(servers.len(), 1, "{servers:?}");
+        all.extend(servers);
+    }
+    assert_eq!(all.len(), 10, "clients are spread over all servers");
+    assert_eq!(farm.drops(), []);
+}
+
+#[test]
+fn errors_about_nat_sessions_reach_their_owner_from_either_side() {
+    let nics = [key(3), key(4)].map(|key| SoftNic::new(key, 128, 4, Hashing::Ports));
+    for six in [false, true] {
+        let traffic = Traffic { mode: ForwardMode::Nat, six, across: false };
+        let mut farm = Farm::new(4, &traffic.plan(1), nics.clone(), &silent());
+        farm.traffic = traffic;
+        let (protocol, unreachable) = if six { (58, [1, 4]) } else { (1, [3, 3]) };
+        for flow in 0..100 {
+            farm.receive(A, request(traffic, flow, 0));
+            let seen = farm.settle(B).remove(0);
+            farm.receive(B, answer(&seen, 0));
+            let heard = farm.settle(A).remove(0);
+            let about = |frame: &[u8]| [&unreachable[..], &[0; 6], &frame[ETHERNET..]].concat();
+            farm.receive(B, ip_frame(&answer_to(&seen), protocol, 64, &about(&seen)));
+            assert_eq!(farm.settle(A).len(), 1, "{:?}", farm.drops());
+            farm.receive(A, ip_frame(&from_client(traffic, flow), protocol, 64, &about(&heard)));
+            assert_eq!(farm.settle(B).len(), 1, "{:?}", farm.drops());
+        }
+        assert_eq!(farm.sum(|stats| stats.icmp_relayed.value()), 200);
     }
 }
 

@@ -44,7 +44,7 @@ pub(crate) fn port_choice() -> Value {
         let mut taken = Vec::with_capacity(PAIRS * EACH);
         let begin = Instant::now();
         for number in 0..PAIRS * EACH {
-            taken.push(black_box(ports.take(pair(number % PAIRS), PortId(0))));
+            taken.push(black_box(ports.take(pair(number % PAIRS).key(), PortId(0))));
         }
         let spent = begin.elapsed();
         // The first run opens the pairs.
@@ -55,7 +55,7 @@ pub(crate) fn port_choice() -> Value {
             let (pair, l4_port) = (pair(number % PAIRS), taken.expect("each pair has 8,064 ports").l4_port);
             let reply = pair.key::<FlowKey>().with_destination_port(l4_port);
             assert_eq!(plan.owner(reply), seat.worker, "a reply would come to another worker");
-            ports.release(pair, l4_port);
+            ports.release(pair.key(), l4_port);
         }
     }
     json!({ "ns_per_choice": median(&runs), "spread_pct": spread_pct(&runs), "workers": WORKERS })

@@ -9,7 +9,7 @@ use crate::flow::{Endpoint, Family, FlowKey, FlowKey6, Key, Protocol};
 use crate::ids::{LocalId, ServerId};
 use crate::prefetch::prefetch_near;
 use crate::scheduler::{self, Candidates, Cursor};
-use crate::session::{Candidate, ForwardMode, InsertError, Needs, NewSession, Pair, SessionIndex, State};
+use crate::session::{Candidate, ForwardMode, InsertError, Needs, NewSession, Session, SessionIndex, State};
 use crate::snapshot::{AddressRole, Network, RealServer, Service, ServiceIndex, Snapshot, Tunnel};
 use crate::stats::WorkerStats;
 use crate::steering::Seat;
@@ -111,7 +111,7 @@ impl Director {
         service: &Service,
         packet: &Packet<K>,
         hash: u64,
-    ) -> Option<Pair> {
+    ) -> Option<K> {
         let cursor = &self.cursors[service.id.0 as usize];
         let server = self.schedule(service, packet, hash, &mut cursor.scheduler.clone())?;
         prefetch_near(self.stats.server(server.id));
@@ -124,7 +124,7 @@ impl Director {
         {
             return None;
         }
-        let pair = Pair { local, real: server.endpoint, protocol: service.protocol };
+        let pair = K::new(service.protocol, server.endpoint, Endpoint::new(local, 0));
         K::side(self).local_ports.prefetch_bucket(pair);
         Some(pair)
     }
@@ -233,7 +233,17 @@ impl Director {
     }
 
     /// A server lost a session: it may have room again, and its client may be forgotten in time.
-    pub(super) fn note_end(
+    #[inline]
+    pub(super) fn note_end<K: HasSide>(&mut self, session: &Session<K>, world: &Snapshot) {
+        let id = session.server.0 as usize;
+        if self.full[id / 64] >> (id % 64) & 1 == 1 || session.needs.has(Needs::TEMPLATE) {
+            let client = session.client().address;
+            self.note_end_of(session.server, session.needs, client, session.last_seen, world);
+        }
+    }
+
+    #[cold]
+    fn note_end_of(
         &mut self,
         server: ServerId,
         needs: Needs,
@@ -390,7 +400,7 @@ impl Director {
         let index = match self.insert(new, packet, now) {
             Ok(index) => index,
             Err(_) => {
-                let pair = Pair { local: local.address, real: new.real, protocol: new.protocol };
+                let pair = FlowKey6::new(new.protocol, new.real, Endpoint::new(local.address, 0));
                 self.release_port(pair, local.taken.l4_port);
                 return Err(DropReason::SessionTableFull);
             }

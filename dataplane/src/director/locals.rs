@@ -4,9 +4,9 @@ use super::admit::Admitted;
 use super::side::HasSide;
 use super::{Arrival, Director};
 use crate::drop::DropReason;
-use crate::flow::{Direction, Endpoint, Family, FlowKey6, Key, Protocol};
+use crate::flow::{Direction, Endpoint, Family, Key, Protocol};
 use crate::ids::{LocalId, PortId};
-use crate::session::{NewSession, PORTS_PER_PAIR, Pair, Taken};
+use crate::session::{NewSession, PORTS_PER_PAIR, Taken};
 use crate::snapshot::{LocalAddress, Service, Snapshot};
 use crate::steering::{FIRST_PORT, Region, Seat};
 use crate::wire::Packet;
@@ -39,7 +39,7 @@ impl Director {
         let count = service.locals.len();
         let first = self.cursors[service.id.0 as usize].turn(count);
         let locals = (0..count).map(|step| service.locals[(first + step) % count]);
-        let pair = |local| Pair { local, real, protocol: service.protocol };
+        let pair = |local| L::new(service.protocol, real, Endpoint::new(local, 0));
         let locals = locals.filter(|local| Family::of(local.address) == L::FAMILY);
         for LocalAddress { id, address, port } in locals.clone() {
             if let Some(taken) = L::side_mut(self).local_ports.take(pair(address), port) {
@@ -57,13 +57,11 @@ impl Director {
     }
 
     /// Ends one closed session of `pair`, trying those whose ports were given out longest ago.
-    fn recycle<L: HasSide>(&mut self, pair: Pair, world: &Snapshot) -> bool {
+    fn recycle<L: HasSide>(&mut self, pair: L, world: &Snapshot) -> bool {
         for _ in 0..RECYCLE_TRIES {
             let Some(l4_port) = L::side_mut(self).local_ports.oldest(pair) else { return false };
-            let local = Endpoint::new(pair.local, l4_port);
-            if self.end_closed::<L>(L::new(pair.protocol, pair.real, local), world)
-                || self.end_closed(FlowKey6::new(pair.protocol, pair.real, local), world)
-            {
+            let answers = pair.with_destination_port(l4_port);
+            if self.end_closed(answers, world) || self.end_closed(answers.widen(), world) {
                 return true;
             }
             L::side_mut(self).local_ports.skip(pair);

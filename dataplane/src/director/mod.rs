@@ -28,7 +28,7 @@ use crate::frame::{BURST_SIZE, Frame};
 use crate::hugepages::{self, Table};
 use crate::ids::{LocalId, MAX_SERVERS, MAX_SERVICES, NeighborId, PortId, ServerId, WorkerId};
 use crate::session::{
-    Candidate, DatagramId, ForwardMode, Fragments, Needs, Pair, SessionIndex, SessionTable, Templates,
+    Candidate, DatagramId, ForwardMode, Fragments, Needs, SessionIndex, SessionTable, Templates,
 };
 use crate::snapshot::{AddressRole, NextHop, ServiceIndex, Snapshot};
 use crate::stats::WorkerStats;
@@ -38,7 +38,6 @@ use admit::{Admitted, NotAdmitted, ServiceCursor, find_service};
 use answer::IcmpBudget;
 use arrayvec::ArrayVec;
 use side::{HasSide, Side};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 /// What is to be done with one frame.
@@ -648,7 +647,7 @@ impl Director {
     fn end<K: HasSide>(&mut self, index: SessionIndex, world: &Snapshot) {
         let session = K::side_mut(self).sessions.remove(index);
         if session.local_id != LocalId::NONE {
-            self.release_port(session.pair(), session.local().l4_port);
+            self.release_port(session.pair(), session.key(Direction::Outbound).port_word() as u16);
             self.stats.local_ports_used(session.local_id).decrement();
         }
         if K::FAMILY == Family::V6 && session.changes_family() {
@@ -661,15 +660,17 @@ impl Director {
         } else {
             counters.sessions_inactive.decrement();
         }
-        let client = session.client().address;
-        self.note_end(session.server, session.needs, client, session.last_seen, world);
+        self.note_end(&session, world);
     }
 
     /// Gives back a local port. Sessions between families have theirs from the servers' family.
-    fn release_port(&mut self, pair: Pair, l4_port: u16) {
-        match pair.local {
-            IpAddr::V4(_) => self.narrow.local_ports.release(pair, l4_port),
-            IpAddr::V6(_) => self.wide.local_ports.release(pair, l4_port),
+    fn release_port<K: HasSide>(&mut self, pair: K, l4_port: u16) {
+        match K::FAMILY {
+            Family::V4 => K::side_mut(self).local_ports.release(pair, l4_port),
+            Family::V6 => match pair.widen().narrow() {
+                Some(pair) => self.narrow.local_ports.release(pair, l4_port),
+                None => K::side_mut(self).local_ports.release(pair, l4_port),
+            },
         }
     }
 }

@@ -57,7 +57,7 @@ pub struct Taken {
 /// list, so that even in a full arena the next new session finds what this one did not.
 const RECLAIM_TRIES: usize = 64;
 
-/// One worker's local ports.
+/// One worker's local ports. A pair is the key of its server's replies, but for the port, which is zero.
 #[derive(Debug)]
 pub struct LocalPorts<K> {
     seat: Seat,
@@ -188,7 +188,7 @@ impl<K: Key> LocalPorts<K> {
 
     /// Takes a port of `pair` that no session uses and whose replies come to this worker by `port`.
     /// `None` when all are in use, or when the arena has no room for another pair.
-    pub fn take(&mut self, pair: Pair, port: PortId) -> Option<Taken> {
+    pub fn take(&mut self, pair: K, port: PortId) -> Option<Taken> {
         let at = match self.find(pair) {
             Some(at) => at,
             None => self.open(pair, port)?,
@@ -209,13 +209,13 @@ impl<K: Key> LocalPorts<K> {
     }
 
     /// Stage one of a lookup: asks for the bucket's line.
-    pub fn prefetch_bucket(&self, pair: Pair) {
-        self.pairs.prefetch(self.hasher.hash(pair.key::<K>()));
+    pub fn prefetch_bucket(&self, pair: K) {
+        self.pairs.prefetch(self.hasher.hash(pair));
     }
 
     /// Stage two: the place that `pair` probably has, if it has had ports before; asks for its line.
-    pub fn candidate(&self, pair: Pair) -> Option<PairIndex> {
-        let at = self.pairs.find(self.hasher.hash(pair.key::<K>()), |_| true)?;
+    pub fn candidate(&self, pair: K) -> Option<PairIndex> {
+        let at = self.pairs.find(self.hasher.hash(pair), |_| true)?;
         prefetch_near(&self.searches[at as usize]);
         Some(PairIndex(at))
     }
@@ -236,7 +236,7 @@ impl<K: Key> LocalPorts<K> {
     }
 
     /// Gives back a port that [`take`](Self::take) gave out.
-    pub fn release(&mut self, pair: Pair, l4_port: u16) {
+    pub fn release(&mut self, pair: K, l4_port: u16) {
         let Some(at) = self.find(pair) else { return };
         let (search, bitmap, space) =
             parts(&mut self.searches, &mut self.bitmaps, self.words_per_pair, &self.seat, at);
@@ -250,7 +250,7 @@ impl<K: Key> LocalPorts<K> {
 
     /// The port at which the next search would begin: the one that has been in use
     /// longest when all are.
-    pub fn oldest(&mut self, pair: Pair) -> Option<u16> {
+    pub fn oldest(&mut self, pair: K) -> Option<u16> {
         let at = self.find(pair)?;
         let (search, bitmap, space) =
             parts(&mut self.searches, &mut self.bitmaps, self.words_per_pair, &self.seat, at);
@@ -267,7 +267,7 @@ impl<K: Key> LocalPorts<K> {
     }
 
     /// Passes over the port at the cursor, because its session cannot be ended.
-    pub fn skip(&mut self, pair: Pair) {
+    pub fn skip(&mut self, pair: K) {
         let Some(at) = self.find(pair) else { return };
         let (search, bitmap, space) =
             parts(&mut self.searches, &mut self.bitmaps, self.words_per_pair, &self.seat, at);
@@ -276,7 +276,7 @@ impl<K: Key> LocalPorts<K> {
     }
 
     /// Ports of `pair` now in use.
-    pub fn used(&self, pair: Pair) -> usize {
+    pub fn used(&self, pair: K) -> usize {
         self.find(pair).map_or(0, |at| {
             let search = &self.searches[at as usize];
             search.count as usize - usize::from(search.barred)
@@ -287,15 +287,15 @@ impl<K: Key> LocalPorts<K> {
         self.seat.steering.port(search.port).plan.space::<K>(search.pair.protocol())
     }
 
-    fn find(&self, pair: Pair) -> Option<u32> {
-        let key: K = pair.key();
-        self.pairs.find(self.hasher.hash(key), |at| self.searches[at as usize].pair == key)
+    fn find(&self, pair: K) -> Option<u32> {
+        self.pairs.find(self.hasher.hash(pair), |at| self.searches[at as usize].pair == pair)
     }
 
-    fn open(&mut self, pair: Pair, port: PortId) -> Option<u32> {
-        let key: K = pair.key();
+    fn open(&mut self, pair: K, port: PortId) -> Option<u32> {
+        let key = pair;
         let region = self.seat.steering.port(port).plan.region(key);
-        let len = self.seat.steering.port(port).plan.space::<K>(pair.protocol).len(self.seat.worker, region);
+        let len =
+            self.seat.steering.port(port).plan.space::<K>(pair.protocol()).len(self.seat.worker, region);
         if len == 0 {
             // Replies to this local address come to other workers.
             return None;
@@ -408,13 +408,13 @@ mod tests {
     fn the_same_port_serves_two_servers() {
         let mut ports = ports(2);
         let first: BTreeSet<_> =
-            (0..PORTS_PER_PAIR).map(|_| ports.take(pair(1), PORT).unwrap().l4_port).collect();
+            (0..PORTS_PER_PAIR).map(|_| ports.take(pair(1).key(), PORT).unwrap().l4_port).collect();
         let second: BTreeSet<_> =
-            (0..PORTS_PER_PAIR).map(|_| ports.take(pair(2), PORT).unwrap().l4_port).collect();
+            (0..PORTS_PER_PAIR).map(|_| ports.take(pair(2).key(), PORT).unwrap().l4_port).collect();
 
         assert_eq!(first.len(), PORTS_PER_PAIR);
         assert_eq!(first, second);
-        assert_eq!(ports.take(pair(1), PORT), None);
+        assert_eq!(ports.take(pair(1).key(), PORT), None);
         assert_eq!(first.first(), Some(&FIRST_PORT));
         assert_eq!(first.last(), Some(&u16::MAX));
     }
@@ -422,11 +422,12 @@ mod tests {
     #[test]
     fn a_released_port_rests_until_the_others_were_used() {
         let mut ports = ports(1);
-        let first = ports.take(pair(1), PORT).unwrap().l4_port;
-        let keep = ports.take(pair(1), PORT).unwrap().l4_port;
-        ports.release(pair(1), first);
+        let first = ports.take(pair(1).key(), PORT).unwrap().l4_port;
+        let keep = ports.take(pair(1).key(), PORT).unwrap().l4_port;
+        ports.release(pair(1).key(), first);
 
-        let following: Vec<_> = (0..PORTS_PER_PAIR - 1).map(|_| ports.take(pair(1), PORT).unwrap()).collect();
+        let following: Vec<_> =
+            (0..PORTS_PER_PAIR - 1).map(|_| ports.take(pair(1).key(), PORT).unwrap()).collect();
 
         let last = following.last().map(|taken| (taken.l4_port, taken.before));
         assert_eq!(last, Some((first, PORTS_PER_PAIR as u32)));
@@ -436,21 +437,21 @@ mod tests {
     #[test]
     fn a_pair_without_ports_in_use_gives_its_bitmap_to_another() {
         let mut ports = ports(1);
-        let l4_port = ports.take(pair(1), PORT).unwrap().l4_port;
-        assert_eq!(ports.take(pair(2), PORT), None);
+        let l4_port = ports.take(pair(1).key(), PORT).unwrap().l4_port;
+        assert_eq!(ports.take(pair(2).key(), PORT), None);
 
-        ports.release(pair(1), l4_port);
+        ports.release(pair(1).key(), l4_port);
 
-        assert!(ports.take(pair(2), PORT).is_some());
+        assert!(ports.take(pair(2).key(), PORT).is_some());
     }
 
     #[test]
     fn a_pair_that_was_idle_goes_on_where_it_was() {
         let mut ports = ports(4);
-        let first = ports.take(pair(1), PORT).unwrap();
-        ports.release(pair(1), first.l4_port);
+        let first = ports.take(pair(1).key(), PORT).unwrap();
+        ports.release(pair(1).key(), first.l4_port);
 
-        let second = ports.take(pair(1), PORT).unwrap();
+        let second = ports.take(pair(1).key(), PORT).unwrap();
 
         assert_eq!((second.before, second.l4_port), (1, first.next));
     }
@@ -459,8 +460,8 @@ mod tests {
     fn idle_pairs_make_room_before_more_memory_is_taken() {
         let mut ports = ports(100);
         for last in 0..100 {
-            let l4_port = ports.take(pair(last), PORT).unwrap().l4_port;
-            ports.release(pair(last), l4_port);
+            let l4_port = ports.take(pair(last).key(), PORT).unwrap().l4_port;
+            ports.release(pair(last).key(), l4_port);
         }
 
         assert!(ports.pairs() <= 2, "{} bitmaps for one pair at a time", ports.pairs());
@@ -473,13 +474,13 @@ mod tests {
             let mut twin: Vec<u16> = Vec::new();
             for (take, which) in steps {
                 if take || twin.is_empty() {
-                    let l4_port = ports.take(pair(1), PORT).unwrap().l4_port;
+                    let l4_port = ports.take(pair(1).key(), PORT).unwrap().l4_port;
                     prop_assert!(!twin.contains(&l4_port));
                     twin.push(l4_port);
                 } else {
-                    ports.release(pair(1), twin.swap_remove(which.index(twin.len())));
+                    ports.release(pair(1).key(), twin.swap_remove(which.index(twin.len())));
                 }
-                prop_assert_eq!(ports.used(pair(1)), twin.len());
+                prop_assert_eq!(ports.used(pair(1).key()), twin.len());
             }
         }
     }

@@ -280,8 +280,10 @@ impl<K: Key> Session<K> {
         family(self.inbound) != family(self.outbound)
     }
 
-    /// The local ports that this session's port was taken from.
-    pub fn pair(&self) -> Pair {
-        Pair { local: self.local().address, real: self.real(), protocol: self.protocol() }
+    /// The key of the pair that this session's port was taken from: the server's replies', but for the
+    /// port, which is zero.
+    #[inline]
+    pub fn pair(&self) -> K {
+        self.outbound.with_destination_port(0)
     }
 }
