@@ -6,7 +6,7 @@ use crate::registry::{Exhausted, ReadSlot, Registry};
 use dataplane::ids::{Generation, PortId};
 use dataplane::session::ForwardMode;
 use dataplane::snapshot::{
-    AddressRole, LocalAddress, Map, Neighbors, Network, PortConfig, RealServer, Routes, Service,
+    AddressRole, Addresses, LocalAddress, Neighbors, Network, PortConfig, RealServer, Routes, Service,
     ServiceOptions, Services, Snapshot,
 };
 use dataplane::wire::{LinkTraits, Mac};
@@ -67,20 +67,23 @@ pub fn ports(config: &Config, devices: &[DeviceFacts]) -> Arc<[PortConfig]> {
 }
 
 /// What each of the appliance's addresses is for. A VIP may also be a port's address.
-pub fn addresses(config: &Config) -> Map<IpAddr, AddressRole> {
-    let mut roles = Map::default();
-    for port in &config.ports {
-        roles.extend(port.addresses.iter().map(|network| (network.address, AddressRole::Own)));
+pub fn addresses(config: &Config) -> Addresses {
+    let mut all = Addresses::default();
+    for network in config.ports.iter().flat_map(|port| &port.addresses) {
+        all.insert_link(*network);
     }
     for service in &config.services {
         // Where hidden hosts go is nobody's VIP.
         let listens = service.listens.iter().filter(|_| service.forward != ForwardMode::Snat);
         let hosts = listens.map(|listen| listen.network).filter(|network| network.is_host());
-        roles.extend(hosts.map(|network| (network.address, AddressRole::Vip)));
-        let role = |address: &IpAddr| (*address, AddressRole::Local(reply_port(config, service, *address)));
-        roles.extend(service.local_addresses.iter().map(role));
+        for network in hosts {
+            all.insert(network.address, AddressRole::Vip);
+        }
+        for address in &service.local_addresses {
+            all.insert(*address, AddressRole::Local(reply_port(config, service, *address)));
+        }
     }
-    roles
+    all
 }
 
 /// Networks of the ports, and static routes.
@@ -115,6 +118,18 @@ fn reply_port(config: &Config, service: &ServiceSpec, address: IpAddr) -> PortId
     })
 }
 
+/// The servers' thresholds on each of so many workers; none where no server has one.
+fn thresholds(servers: &[ServerSpec], workers: u32) -> Box<[(u32, u32)]> {
+    if servers.iter().all(|server| server.thresholds.0 == 0) {
+        return Box::default();
+    }
+    let share = |sessions: u32| sessions.div_ceil(workers);
+    servers
+        .iter()
+        .map(|ServerSpec { thresholds: (upper, lower), .. }| (share(*upper), share(*lower)))
+        .collect()
+}
+
 fn services(config: &Config, registry: &mut Registry, read: ReadSlot<'_>) -> Result<Services, Exhausted> {
     let mut list = Vec::with_capacity(config.services.len());
     let mut lists_of_locals: HashMap<&[IpAddr], Arc<[LocalAddress]>> = HashMap::new();
@@ -137,19 +152,13 @@ fn services(config: &Config, registry: &mut Registry, read: ReadSlot<'_>) -> Res
         let mut servers = Vec::with_capacity(spec.servers.len());
         for server in &spec.servers {
             let id = registry.server(&spec.name, spec.protocol, server.endpoint, read)?;
-            let (upper, lower) = server.thresholds;
-            let share = |sessions: u32| sessions.div_ceil(workers as u32);
-            servers.push(RealServer {
-                id,
-                endpoint: server.endpoint,
-                weight: server.weight,
-                thresholds: (share(upper), share(lower)),
-            });
+            servers.push(RealServer { id, endpoint: server.endpoint, weight: server.weight });
         }
         let weights: Vec<_> = servers.iter().map(|server| (server.endpoint, server.weight)).collect();
         let table = spec.scheduler.table(&weights, spec.hash_seed).map(Box::new);
         let limit = spec.options.session_limit.div_ceil(workers);
-        let options = ServiceOptions { session_limit: limit, ..spec.options.clone() };
+        let thresholds = thresholds(&spec.servers, workers as u32);
+        let options = ServiceOptions { session_limit: limit, thresholds, ..spec.options.clone() };
         let options = if options == *usual { Arc::clone(&usual) } else { Arc::new(options) };
         let service = Service {
             id,

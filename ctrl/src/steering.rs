@@ -112,7 +112,7 @@ impl Ladder {
     /// With an address that is not.
     pub fn check_ports(&self, old: &Snapshot, new: &Snapshot) -> Result<(), String> {
         let moved = new.addresses.iter().find(|(address, role)| {
-            let roles = (old.addresses.get(*address), role);
+            let roles = (old.addresses.get(*address), *role);
             matches!(roles, (Some(AddressRole::Local(old)), AddressRole::Local(new)) if old != new)
         });
         match moved {
@@ -162,7 +162,7 @@ impl Ladder {
 mod tests {
     use super::*;
     use dataplane::flow::FlowHasher;
-    use dataplane::snapshot::Map;
+    use dataplane::snapshot::Addresses;
     use dataplane::steering::ladder::{self, Facts, Fields, Rss};
 
     const PORT: PortId = PortId(0);
@@ -204,7 +204,7 @@ mod tests {
     fn a_local_address_stays_on_its_port() {
         let world = |role| {
             let mut world = Snapshot::empty(Vec::new());
-            world.addresses = Arc::new(Map::from_iter([(IpAddr::from([10, 0, 0, 200]), role)]));
+            world.addresses = Arc::new(Addresses::from_iter([(IpAddr::from([10, 0, 0, 200]), role)]));
             world
         };
         let (here, there) = (world(AddressRole::Local(PORT)), world(AddressRole::Local(PortId(1))));

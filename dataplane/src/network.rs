@@ -69,15 +69,18 @@ impl Network {
             && (bits_of(address) ^ bits_of(self.address)) & mask_of(self.prefix_len) == 0
     }
 
-    /// Whether `address` is the network's broadcast address, or the network itself
-    /// (RFC 1122 §3.2.1.3). Links of one or two addresses have neither (RFC 3021), nor has IPv6.
-    pub fn is_broadcast(self, address: IpAddr) -> bool {
-        let (IpAddr::V4(own), IpAddr::V4(address)) = (self.address, address) else { return false };
+    /// The network itself and its broadcast address (RFC 1122 §3.2.1.3). Links of one or two addresses
+    /// have neither (RFC 3021), nor has IPv6.
+    pub fn broadcasts(self) -> Option<[Ipv4Addr; 2]> {
+        let IpAddr::V4(own) = self.address else { return None };
         let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix_len)).unwrap_or(0);
-        let host = address.to_bits() & !mask;
-        self.prefix_len < 31
-            && own.to_bits() & mask == address.to_bits() & mask
-            && (host == 0 || host == !mask)
+        let base = own.to_bits() & mask;
+        (self.prefix_len < 31).then_some([base, base | !mask].map(Ipv4Addr::from_bits))
+    }
+
+    /// Whether `address` is one of [`broadcasts`](Self::broadcasts).
+    pub fn is_broadcast(self, address: IpAddr) -> bool {
+        self.broadcasts().is_some_and(|both| both.map(IpAddr::from).contains(&address))
     }
 }
 

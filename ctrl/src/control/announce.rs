@@ -28,15 +28,18 @@ impl Announcements {
     /// Announces the addresses that `new` has and `old` had not; all of them at the start.
     pub(super) fn schedule(&mut self, old: &Config, new: &Config, is_start: bool, now: Instant) {
         let before = if is_start { Default::default() } else { addresses(old) };
-        let mut fresh: Vec<_> =
-            addresses(new).into_keys().filter(|address| !before.contains_key(address)).collect();
+        let mut fresh: Vec<_> = addresses(new)
+            .iter()
+            .map(|(address, _)| address)
+            .filter(|address| before.get(*address).is_none())
+            .collect();
         fresh.sort_unstable();
         self.push(fresh.into_iter().filter_map(|address| Some((port_of(new, address)?, address))), now);
     }
 
     /// Announces every address of one port, because its link came up.
     pub(super) fn schedule_port(&mut self, config: &Config, port: PortId, now: Instant) {
-        let mut all: Vec<_> = addresses(config).into_keys().collect();
+        let mut all: Vec<_> = addresses(config).iter().map(|(address, _)| address).collect();
         all.sort_unstable();
         let ours = all.into_iter().filter(|address| port_of(config, *address) == Some(port));
         self.push(ours.map(|address| (port, address)).collect::<Vec<_>>().into_iter(), now);

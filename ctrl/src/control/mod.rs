@@ -279,12 +279,15 @@ impl<D: Devices> Control<D> {
     /// Local addresses that are removed stay known while sessions use them, and until the next look at
     /// who does: answers that come to the wrong worker find their owner by them.
     fn keep_used_locals(&mut self, snapshot: &mut Snapshot) {
-        let is_kept = |(address, role): &(&IpAddr, &AddressRole)| {
-            matches!(role, AddressRole::Local(_)) && !snapshot.addresses.contains_key(*address)
+        let is_kept = |(address, role): &(IpAddr, AddressRole)| {
+            matches!(role, AddressRole::Local(_)) && snapshot.addresses.get(*address).is_none()
         };
-        let kept: Vec<_> = self.world.addresses.iter().filter(is_kept).map(|(a, role)| (*a, *role)).collect();
+        let kept: Vec<_> = self.world.addresses.iter().filter(is_kept).collect();
         self.removed_locals = kept.iter().map(|(address, _)| *address).collect();
-        Arc::make_mut(&mut snapshot.addresses).extend(kept);
+        let addresses = Arc::make_mut(&mut snapshot.addresses);
+        for (address, role) in kept {
+            addresses.insert(address, role);
+        }
     }
 
     /// Forgets removed local addresses that no session uses any more.
@@ -296,7 +299,10 @@ impl<D: Devices> Control<D> {
         }
         self.removed_locals = used;
         let mut snapshot = Snapshot::clone(&self.world);
-        Arc::make_mut(&mut snapshot.addresses).retain(|address, _| !over.contains(address));
+        let addresses = Arc::make_mut(&mut snapshot.addresses);
+        for address in over {
+            addresses.remove(address);
+        }
         self.world = self.publisher.publish(snapshot);
     }
 

@@ -1,12 +1,14 @@
 //! New sessions: whether a packet may open one, which real server gets it, and from
 //! which local port.
 
+use super::forward::{flow_number, next_hop_to};
+use super::locals::Local;
 use super::side::{HasSide, Side};
 use super::{Arrival, Director, Staged};
 use crate::clock::Stamp;
 use crate::drop::DropReason;
 use crate::flow::{Endpoint, Family, FlowKey, FlowKey6, Key, Protocol};
-use crate::ids::{LocalId, ServerId};
+use crate::ids::{LocalId, NeighborId, ServerId};
 use crate::prefetch::prefetch_near;
 use crate::scheduler::{self, Candidates, Cursor};
 use crate::session::{Candidate, ForwardMode, InsertError, Needs, NewSession, Session, SessionIndex, State};
@@ -141,7 +143,7 @@ impl Director {
     ) -> Result<Admitted, NotAdmitted> {
         let (packet, world) = (&stage.packet, arrival.world);
         let service = service_for(stage, protocol, world)?;
-        check_source(packet, world)?;
+        world.addresses.check_source(packet.source())?;
         let options = &service.options;
         let counters = self.stats.service(service.id);
         if protocol == Protocol::Tcp && !(packet.flags.opens() || options.sloppy && !packet.flags.rst()) {
@@ -177,10 +179,10 @@ impl Director {
         };
         let towards =
             if service.mode == ForwardMode::Snat { packet.destination() } else { server.endpoint.address };
-        if world.routes.lookup(towards, 0).is_none() {
+        let Ok((next_hop, _)) = next_hop_to(towards, flow_number(packet.key), world) else {
             self.stats.service(service.id).no_route.add(1);
             return Err(DropReason::NoRoute.into());
-        }
+        };
         if options.one_packet {
             let (flow, address) = (K::side(self).sessions.hash(packet.key), server.endpoint.address);
             let tunnel = match service.mode {
@@ -194,7 +196,7 @@ impl Director {
             };
             return Err(NotAdmitted::Once(OnceOnly { server: server.id, address, tunnel }));
         }
-        let admitted = self.open(service, server, packet, arrival)?;
+        let admitted = self.open(service, server, packet, next_hop, arrival)?;
         if let Some((persistence, network)) = client {
             self.templates.add(service.id, network, server.id, persistence, arrival.stamp);
             self.need::<K>(&admitted, Needs::TEMPLATE);
@@ -206,7 +208,7 @@ impl Director {
         if options.timeouts.is_some() {
             self.need::<K>(&admitted, Needs::OWN_TIMEOUTS);
         }
-        self.note_begin(server);
+        self.note_begin(service, server);
         Ok(admitted)
     }
 
@@ -220,13 +222,13 @@ impl Director {
 
     /// This worker's sessions of a service.
     fn sessions_of(&self, service: &Service) -> u64 {
-        service.servers.iter().map(|server| sessions_on(&self.stats, server)).sum()
+        service.servers.iter().map(|server| sessions_on(&self.stats, server.id)).sum()
     }
 
     /// A server got a session: it may be full now.
-    fn note_begin(&mut self, server: &RealServer) {
-        let (upper, _) = server.thresholds;
-        if upper > 0 && sessions_on(&self.stats, server) >= u64::from(upper) {
+    fn note_begin(&mut self, service: &Service, server: &RealServer) {
+        let (upper, _) = service.thresholds(server.id);
+        if upper > 0 && sessions_on(&self.stats, server.id) >= u64::from(upper) {
             let id = server.id.0 as usize;
             self.full[id / 64] |= 1 << (id % 64);
         }
@@ -253,12 +255,8 @@ impl Director {
     ) {
         let (id, service) = (server.0 as usize, world.services.of_server(server));
         if self.full[id / 64] >> (id % 64) & 1 == 1 {
-            let entry = service.and_then(|service| service.servers.iter().find(|other| other.id == server));
-            let has_room = entry.is_none_or(|server| {
-                let (upper, lower) = server.thresholds;
-                upper == 0 || sessions_on(&self.stats, server) < u64::from(lower)
-            });
-            if has_room {
+            let (upper, lower) = service.map_or((0, 0), |service| service.thresholds(server));
+            if upper == 0 || sessions_on(&self.stats, server) < u64::from(lower) {
                 self.full[id / 64] &= !(1 << (id % 64));
             }
         }
@@ -277,7 +275,12 @@ impl Director {
         random: u64,
         cursor: &mut Cursor,
     ) -> Option<&'w RealServer> {
-        let candidates = Servers { list: &service.servers, stats: &self.stats, full: &self.full };
+        let candidates = Servers {
+            list: &service.servers,
+            stats: &self.stats,
+            full: &self.full,
+            has_thresholds: !service.options.thresholds.is_empty(),
+        };
         let flow = scheduler::Flow {
             client: packet.key.source(),
             vip: packet.destination(),
@@ -294,34 +297,68 @@ impl Director {
         service: &Service,
         server: &RealServer,
         packet: &Packet<K>,
+        towards: NeighborId,
         arrival: &Arrival<'_>,
     ) -> Result<Admitted, DropReason> {
-        let (client, vip) = (packet.key.source(), packet.key.destination());
+        let family = Family::of(server.endpoint.address);
+        if service.mode != ForwardMode::Snat && family != K::FAMILY {
+            self.open_in::<FlowKey6>(service, server, packet.key.widen(), towards, arrival)
+        } else {
+            self.open_in::<K>(service, server, packet.key, towards, arrival)
+        }
+    }
+
+    /// Makes a session in the table of `S`: the packet's own, or the wide one if it joins both families.
+    #[inline(always)]
+    fn open_in<S: HasSide>(
+        &mut self,
+        service: &Service,
+        server: &RealServer,
+        inbound: S,
+        next_hop: NeighborId,
+        arrival: &Arrival<'_>,
+    ) -> Result<Admitted, DropReason> {
+        let vip = inbound.destination();
         let l4_port = if server.endpoint.l4_port == 0 { vip.l4_port } else { server.endpoint.l4_port };
         let real = match service.mode {
             ForwardMode::Snat => vip,
             _ => Endpoint { l4_port, ..server.endpoint },
         };
         let mut new = NewSession {
-            protocol: service.protocol,
             mode: service.mode,
-            client,
-            vip,
-            local: Endpoint { address: client.address, l4_port: 0 },
-            real,
+            inbound,
+            outbound: S::NONE,
             server: server.id,
             local_id: LocalId::NONE,
+            routing_epoch: arrival.world.routing_epoch,
+            next_hop,
         };
+        let answers = |local: IpAddr| S::new(service.protocol, real, Endpoint::new(local, 0));
         let made = match service.mode {
-            ForwardMode::FullNat => self.open_by_local(service, &mut new, packet, arrival),
-            ForwardMode::Nat => self.open_by_client(&mut new, packet, arrival),
-            ForwardMode::DirectRoute => self.open_one_way(&new, packet, arrival.stamp),
-            ForwardMode::Tunnel => {
-                let flow = K::side(self).sessions.hash(packet.key);
-                new.local = outer_source(&service.options.tunnel, new.real.address, flow, arrival.world)?;
-                self.open_one_way(&new, packet, arrival.stamp)
+            ForwardMode::FullNat => match (S::FAMILY, real.address) {
+                (Family::V6, IpAddr::V4(_)) => {
+                    self.open_by_local::<S, FlowKey>(service, real, &mut new, arrival)
+                }
+                _ => self.open_by_local::<S, S>(service, real, &mut new, arrival),
+            },
+            ForwardMode::Nat => {
+                new.outbound = answers(inbound.source().address);
+                self.open_by_client(&mut new, arrival)
             }
-            ForwardMode::Snat => self.open_from_pool(service, &mut new, packet, arrival),
+            ForwardMode::DirectRoute => {
+                new.outbound = answers(inbound.source().address);
+                self.open_one_way(&new, arrival.stamp)
+            }
+            ForwardMode::Tunnel => {
+                let flow = S::side(self).sessions.hash(inbound);
+                let outer = outer_source(&service.options.tunnel, real.address, flow, arrival.world)?;
+                new.outbound = S::new(service.protocol, real, outer);
+                self.open_one_way(&new, arrival.stamp)
+            }
+            ForwardMode::Snat => {
+                new.outbound = answers(inbound.source().address);
+                self.open_from_pool(service, &mut new, arrival)
+            }
         };
         let counters = self.stats.service(service.id);
         let admitted = match made {
@@ -345,24 +382,20 @@ impl Director {
         Ok(admitted)
     }
 
-    /// Puts a session of a packet's family into the table, or one between families into the wide one.
-    pub(super) fn insert<K: HasSide>(
+    /// Puts a session into its table.
+    pub(super) fn insert<S: HasSide>(
         &mut self,
-        new: &NewSession,
-        _: &Packet<K>,
+        new: &NewSession<S>,
         now: Stamp,
     ) -> Result<SessionIndex, DropReason> {
-        let state = match new.protocol {
+        let state = match new.inbound.protocol() {
             Protocol::Tcp => State::None,
             Protocol::Udp => State::UdpOneWay,
         };
-        let made = if changes_family(new) {
-            let made = self.wide.sessions.insert(new, state, now);
-            self.wide.across += usize::from(made.is_ok());
-            made
-        } else {
-            K::side_mut(self).sessions.insert(new, state, now)
-        };
+        let made = S::side_mut(self).sessions.insert(new, state, now);
+        if new.changes_family() && made.is_ok() {
+            S::side_mut(self).across += 1;
+        }
         made.map_err(|error| match error {
             InsertError::Full => DropReason::SessionTableFull,
             InsertError::Exists => DropReason::LocalPortsExhausted,
@@ -370,50 +403,40 @@ impl Director {
     }
 
     /// Makes a session whose server answers the client itself.
-    fn open_one_way<K: HasSide>(
-        &mut self,
-        new: &NewSession,
-        packet: &Packet<K>,
-        now: Stamp,
-    ) -> Result<Admitted, DropReason> {
-        let index = self.insert(new, packet, now)?;
-        Ok(Admitted { index, across: changes_family(new), ports_before: 0, port_again: false })
+    fn open_one_way<S: HasSide>(&mut self, new: &NewSession<S>, now: Stamp) -> Result<Admitted, DropReason> {
+        let index = self.insert(new, now)?;
+        Ok(Admitted { index, across: new.changes_family(), ports_before: 0, port_again: false })
     }
 
-    /// Makes a session from a local address and a port of it that no session uses towards the server.
-    fn open_by_local<K: HasSide>(
+    /// Makes a session from a local address and a port of it that no session uses towards the server,
+    /// which is of family `L`.
+    fn open_by_local<S: HasSide, L: HasSide>(
         &mut self,
         service: &Service,
-        new: &mut NewSession,
-        packet: &Packet<K>,
+        real: Endpoint,
+        new: &mut NewSession<S>,
         arrival: &Arrival<'_>,
     ) -> Result<Admitted, DropReason> {
-        let (world, now) = (arrival.world, arrival.stamp);
-        let across = changes_family(new);
-        let local = match new.real.address {
-            IpAddr::V4(_) => self.take_local::<FlowKey>(service, new.real, world),
-            IpAddr::V6(_) => self.take_local::<FlowKey6>(service, new.real, world),
-        };
-        let local = local.ok_or(DropReason::LocalPortsExhausted)?;
-        new.local = Endpoint::new(local.address, local.taken.l4_port);
-        new.local_id = local.id;
-        let index = match self.insert(new, packet, now) {
+        let local = self.take_local::<L>(service, real, arrival.world);
+        let Local { id, answers, taken } = local.ok_or(DropReason::LocalPortsExhausted)?;
+        new.outbound = S::of_wide(answers.widen()).ok_or(DropReason::LocalPortsExhausted)?;
+        new.local_id = id;
+        let index = match self.insert(new, arrival.stamp) {
             Ok(index) => index,
             Err(_) => {
-                let pair = FlowKey6::new(new.protocol, new.real, Endpoint::new(local.address, 0));
-                self.release_port(pair, local.taken.l4_port);
+                self.release_port(answers.with_destination_port(0), taken.l4_port);
                 return Err(DropReason::SessionTableFull);
             }
         };
         // The pair's next session will be found by a known key: its line can come meanwhile. At
         // ten million sessions that halves what a new one costs. With many pairs the line would
         // be gone again before it is needed.
-        let Side { sessions, local_ports, .. } = K::side(self);
+        let across = new.changes_family();
+        let Side { sessions, local_ports, .. } = S::side(self);
         if !across && local_ports.pairs() <= FEW_PAIRS {
-            let next = Endpoint::new(local.address, local.taken.next);
-            sessions.prefetch_key(K::new(new.protocol, new.real, next));
+            sessions.prefetch_key(new.outbound.with_destination_port(taken.next));
         }
-        Ok(Admitted { index, across, ports_before: local.taken.before, port_again: local.taken.again })
+        Ok(Admitted { index, across, ports_before: taken.before, port_again: taken.again })
     }
 }
 
@@ -436,21 +459,17 @@ fn outer_source(
     Ok(Endpoint::new(own.address, number))
 }
 
-/// Whether a session joins both families.
-fn changes_family(new: &NewSession) -> bool {
-    Family::of(new.client.address) != Family::of(new.real.address)
-}
-
 /// A service's servers with this worker's view of their load.
 struct Servers<'a> {
     list: &'a [RealServer],
     stats: &'a WorkerStats,
     full: &'a [u64],
+    has_thresholds: bool,
 }
 
 /// This worker's sessions on a server.
-fn sessions_on(stats: &WorkerStats, server: &RealServer) -> u64 {
-    let counters = stats.server(server.id);
+fn sessions_on(stats: &WorkerStats, server: ServerId) -> u64 {
+    let counters = stats.server(server);
     counters.sessions_active.value() + counters.sessions_inactive.value()
 }
 
@@ -462,8 +481,7 @@ impl Candidates for Servers<'_> {
     fn weight(&self, at: usize) -> u32 {
         let server = &self.list[at];
         let id = server.id.0 as usize;
-        // Without a threshold no bit is ever set.
-        let is_full = server.thresholds.0 > 0 && self.full[id / 64] >> (id % 64) & 1 == 1;
+        let is_full = self.has_thresholds && self.full[id / 64] >> (id % 64) & 1 == 1;
         if is_full { 0 } else { server.weight }
     }
 
@@ -497,16 +515,4 @@ fn service_for<'w, K: Key>(
             Some(AddressRole::Own) | None => DropReason::NotForUs,
         }),
     }
-}
-
-/// RFC 1812 §5.3.7, and that nobody speaks from one of our own addresses.
-fn check_source<K: Key>(packet: &Packet<K>, world: &Snapshot) -> Result<(), DropReason> {
-    if world.role(packet.source()).is_some() {
-        return Err(DropReason::SourceOurs);
-    }
-    let broadcast = |network: &crate::snapshot::Network| network.is_broadcast(packet.source());
-    if world.ports.iter().any(|port| port.networks.iter().any(broadcast)) {
-        return Err(DropReason::SourceInvalid);
-    }
-    Ok(())
 }

@@ -170,6 +170,12 @@ impl Next<'_> {
 /// golden ratio.
 const FLOW_MIX: u64 = 0x9e37_79b9_7f4a_7c15;
 
+/// The number by which a flow takes one of several ways: its ports, mixed.
+#[inline]
+pub(super) fn flow_number<K: Key>(key: K) -> u64 {
+    u64::from(key.port_word()).wrapping_mul(FLOW_MIX)
+}
+
 /// Looks up the next hop of a session's packets in `direction`, and lets the session remember it.
 #[inline(never)]
 pub(super) fn find_next_hop<'w, K: Key>(
@@ -177,7 +183,7 @@ pub(super) fn find_next_hop<'w, K: Key>(
     direction: Direction,
     world: &'w Snapshot,
 ) -> Result<Next<'w>, DropReason> {
-    let flow = u64::from(session.key(direction).port_word()).wrapping_mul(FLOW_MIX);
+    let flow = flow_number(session.key(direction));
     let (id, next) = next_hop_to(session.destination(direction), flow, world)?;
     session.remember_next_hop(direction, id);
     Ok(next)

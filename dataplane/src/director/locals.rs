@@ -9,14 +9,20 @@ use crate::ids::{LocalId, PortId};
 use crate::session::{NewSession, PORTS_PER_PAIR, Taken};
 use crate::snapshot::{LocalAddress, Service, Snapshot};
 use crate::steering::{FIRST_PORT, Region, Seat};
-use crate::wire::Packet;
 use std::net::IpAddr;
 
 /// A local endpoint for a new session.
-pub(super) struct Local {
+pub(super) struct Local<L> {
     pub(super) id: LocalId,
-    pub(super) address: IpAddr,
+    /// The key of the server's answers to it.
+    pub(super) answers: L,
     pub(super) taken: Taken,
+}
+
+impl<L: Key> Local<L> {
+    fn new(id: LocalId, pair: L, taken: Taken) -> Self {
+        Self { id, answers: pair.with_destination_port(taken.l4_port), taken }
+    }
 }
 
 /// Ports looked at, oldest first, for a closed session that can make room.
@@ -35,22 +41,24 @@ impl Director {
         service: &Service,
         real: Endpoint,
         world: &Snapshot,
-    ) -> Option<Local> {
+    ) -> Option<Local<L>> {
         let count = service.locals.len();
         let first = self.cursors[service.id.0 as usize].turn(count);
         let locals = (0..count).map(|step| service.locals[(first + step) % count]);
         let pair = |local| L::new(service.protocol, real, Endpoint::new(local, 0));
         let locals = locals.filter(|local| Family::of(local.address) == L::FAMILY);
         for LocalAddress { id, address, port } in locals.clone() {
-            if let Some(taken) = L::side_mut(self).local_ports.take(pair(address), port) {
-                return Some(Local { id, address, taken });
+            let pair = pair(address);
+            if let Some(taken) = L::side_mut(self).local_ports.take(pair, port) {
+                return Some(Local::new(id, pair, taken));
             }
         }
         for LocalAddress { id, address, port } in locals {
-            if self.recycle::<L>(pair(address), world)
-                && let Some(taken) = L::side_mut(self).local_ports.take(pair(address), port)
+            let pair = pair(address);
+            if self.recycle::<L>(pair, world)
+                && let Some(taken) = L::side_mut(self).local_ports.take(pair, port)
             {
-                return Some(Local { id, address, taken });
+                return Some(Local::new(id, pair, taken));
             }
         }
         None
@@ -86,18 +94,18 @@ impl Director {
     /// to it come to this worker: another port otherwise.
     pub(super) fn open_by_client<K: HasSide>(
         &mut self,
-        new: &mut NewSession,
-        packet: &Packet<K>,
+        new: &mut NewSession<K>,
         arrival: &Arrival<'_>,
     ) -> Result<Admitted, DropReason> {
-        let towards = arrival.world.routes.lookup(new.real.address, 0).ok_or(DropReason::NoRoute)?;
-        let port = if self.seat.steering.predicts_ports::<K>(new.protocol) {
+        let real = new.outbound.source().address;
+        let towards = arrival.world.routes.lookup(real, 0).ok_or(DropReason::NoRoute)?;
+        let port = if self.seat.steering.predicts_ports::<K>(new.inbound.protocol()) {
             Some(towards.port)
         } else {
             // The client's address tells the owner of both directions: any port will do.
             None
         };
-        self.open_from(new, packet, arrival, packet.source(), port)
+        self.open_from(new, arrival, new.inbound.source().address, port)
     }
 
     /// Makes a session of a host inside, which servers outside see as one of the service's addresses:
@@ -105,8 +113,7 @@ impl Director {
     pub(super) fn open_from_pool<K: HasSide>(
         &mut self,
         service: &Service,
-        new: &mut NewSession,
-        packet: &Packet<K>,
+        new: &mut NewSession<K>,
         arrival: &Arrival<'_>,
     ) -> Result<Admitted, DropReason> {
         let pool = || {
@@ -114,13 +121,13 @@ impl Director {
             all.filter(|(local, _)| Family::of(local.address) == K::FAMILY)
         };
         let count = pool().count();
-        let host = Endpoint { l4_port: 0, ..new.client };
-        let hash = K::side(self).sessions.hash(K::new(new.protocol, host, host));
+        let host = Endpoint { l4_port: 0, ..new.inbound.source() };
+        let hash = K::side(self).sessions.hash(K::new(new.inbound.protocol(), host, host));
         let first = ((hash >> 32) as usize).checked_rem(count).unwrap_or(0);
         for step in 0..count {
             let Some((local, server)) = pool().nth((first + step) % count) else { break };
             (new.local_id, new.server) = (local.id, server.id);
-            match self.open_from(new, packet, arrival, local.address, Some(local.port)) {
+            match self.open_from(new, arrival, local.address, Some(local.port)) {
                 Err(DropReason::LocalPortsExhausted) => {}
                 made => return made,
             }
@@ -132,27 +139,27 @@ impl Director {
     /// own first. Answers come by `port`, where it matters which worker gets them.
     fn open_from<K: HasSide>(
         &mut self,
-        new: &mut NewSession,
-        packet: &Packet<K>,
+        new: &mut NewSession<K>,
         arrival: &Arrival<'_>,
         address: IpAddr,
         port: Option<PortId>,
     ) -> Result<Admitted, DropReason> {
-        let answers = K::new(new.protocol, new.real, Endpoint::new(address, 0));
+        let protocol = new.inbound.protocol();
+        let answers = K::new(protocol, new.outbound.source(), Endpoint::new(address, 0));
         let ports = OwnPorts::new::<K>(&self.seat, port, answers);
-        let client_port = new.client.l4_port;
-        let start = K::side(self).sessions.hash(packet.key) as usize;
+        let client_port = new.inbound.source().l4_port;
+        let start = K::side(self).sessions.hash(new.inbound) as usize;
         for attempt in 0..=PORT_TRIES {
             let l4_port = match attempt {
                 0 if ports.has(&self.seat, answers.with_destination_port(client_port)) => client_port,
                 0 => continue,
-                _ => match ports.at::<K>(&self.seat, new.protocol, start.wrapping_add(attempt * PORT_STEP)) {
+                _ => match ports.at::<K>(&self.seat, protocol, start.wrapping_add(attempt * PORT_STEP)) {
                     Some(l4_port) => l4_port,
                     None => continue,
                 },
             };
-            new.local = Endpoint::new(address, l4_port);
-            match self.insert(new, packet, arrival.stamp) {
+            new.outbound = answers.with_destination_port(l4_port);
+            match self.insert(new, arrival.stamp) {
                 Err(DropReason::LocalPortsExhausted) => {}
                 Err(reason) => return Err(reason),
                 Ok(index) => {

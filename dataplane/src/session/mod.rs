@@ -137,23 +137,30 @@ const _: () = assert!(size_of::<Session<FlowKey>>() == 64 && size_of::<Session<F
 
 /// A session's endpoints and owners, before it is in the table.
 #[derive(Clone, Copy, Debug)]
-pub struct NewSession {
-    /// TCP or UDP.
-    pub protocol: Protocol,
+pub struct NewSession<K> {
     /// What becomes of its packets.
     pub mode: ForwardMode,
-    /// Who asks.
-    pub client: Endpoint,
-    /// Whom the client believes to ask.
-    pub vip: Endpoint,
-    /// Who the server believes asks; of no importance where the server's answers do not come here.
-    pub local: Endpoint,
-    /// Who answers.
-    pub real: Endpoint,
+    /// From the client to the endpoint that it believes to ask.
+    pub inbound: K,
+    /// From the server to the endpoint that it believes asks; the latter is of no importance where the
+    /// server's answers do not come here.
+    pub outbound: K,
     /// The real server's slot.
     pub server: ServerId,
     /// The local address's slot, where a port was taken.
     pub local_id: LocalId,
+    /// The snapshot's routing epoch.
+    pub routing_epoch: u16,
+    /// The next hop of the client's packets, if it is known.
+    pub next_hop: NeighborId,
+}
+
+impl<K: Key> NewSession<K> {
+    /// Whether its packets change from one family to the other.
+    #[inline]
+    pub fn changes_family(&self) -> bool {
+        changes_family(self.inbound, self.outbound)
+    }
 }
 
 impl<K: Key> Session<K> {
@@ -173,12 +180,10 @@ impl<K: Key> Session<K> {
         needs: Needs::NOTHING,
     };
 
-    fn new(new: &NewSession, state: State, now: Stamp) -> Self {
-        let inbound = K::new(new.protocol, new.client, new.vip);
-        let outbound = K::new(new.protocol, new.real, new.local);
+    fn new(new: &NewSession<K>, state: State, now: Stamp) -> Self {
+        let NewSession { inbound, outbound, .. } = *new;
         let (l3_difference, l4_difference) = differences(inbound, outbound.reversed());
-        let across = Family::of(new.client.address) != Family::of(new.real.address);
-        let is_plain = new.mode != ForwardMode::Tunnel && !across;
+        let is_plain = new.mode != ForwardMode::Tunnel && !new.changes_family();
         Self {
             inbound,
             outbound,
@@ -187,6 +192,8 @@ impl<K: Key> Session<K> {
             server: new.server,
             local_id: new.local_id,
             last_seen: now,
+            routing_epoch: new.routing_epoch,
+            next_hops: [new.next_hop, NeighborId::NONE],
             state,
             mode: new.mode,
             needs: if is_plain { Needs::NOTHING } else { Needs::MORE },
@@ -276,8 +283,7 @@ impl<K: Key> Session<K> {
 
     /// Whether its packets change from one family to the other.
     pub fn changes_family(&self) -> bool {
-        let family = |key: K| Family::of(key.source().address);
-        family(self.inbound) != family(self.outbound)
+        changes_family(self.inbound, self.outbound)
     }
 
     /// The key of the pair that this session's port was taken from: the server's replies', but for the
@@ -286,4 +292,11 @@ impl<K: Key> Session<K> {
     pub fn pair(&self) -> K {
         self.outbound.with_destination_port(0)
     }
+}
+
+/// Whether the ends of a session with these keys are of different families.
+#[inline]
+fn changes_family<K: Key>(inbound: K, outbound: K) -> bool {
+    let family = |key: K| Family::of(key.source().address);
+    K::FAMILY == Family::V6 && family(inbound) != family(outbound)
 }

@@ -142,7 +142,7 @@ impl<K: Key> SessionTable<K> {
     /// When the table is full, or when one of the keys is taken. Nothing changed then.
     pub fn insert(
         &mut self,
-        new: &NewSession,
+        new: &NewSession<K>,
         state: State,
         now: Stamp,
     ) -> Result<SessionIndex, InsertError> {
@@ -240,7 +240,7 @@ mod tests {
     use super::super::ForwardMode;
     use super::*;
     use crate::flow::{Endpoint, FlowKey, Protocol};
-    use crate::ids::{LocalId, ServerId};
+    use crate::ids::{LocalId, NeighborId, ServerId};
     use proptest::prelude::*;
     use std::collections::BTreeMap;
     use std::net::Ipv4Addr;
@@ -252,16 +252,19 @@ mod tests {
         )
     }
 
-    fn new(client: u16, local_port: u16) -> NewSession {
+    fn new(client: u16, local_port: u16) -> NewSession<FlowKey> {
+        let client = Endpoint::new(Ipv4Addr::new(198, 51, 100, client as u8), 4000 + client);
+        let vip = Endpoint::new(Ipv4Addr::new(192, 0, 2, 10), 80);
+        let local = Endpoint::new(Ipv4Addr::new(10, 0, 0, 200), local_port);
+        let real = Endpoint::new(Ipv4Addr::new(10, 0, 0, 11), 8080);
         NewSession {
-            protocol: Protocol::Tcp,
             mode: ForwardMode::FullNat,
-            client: Endpoint::new(Ipv4Addr::new(198, 51, 100, client as u8), 4000 + client),
-            vip: Endpoint::new(Ipv4Addr::new(192, 0, 2, 10), 80),
-            local: Endpoint::new(Ipv4Addr::new(10, 0, 0, 200), local_port),
-            real: Endpoint::new(Ipv4Addr::new(10, 0, 0, 11), 8080),
+            inbound: FlowKey::new(Protocol::Tcp, client, vip),
+            outbound: FlowKey::new(Protocol::Tcp, real, local),
             server: ServerId(0),
             local_id: LocalId(0),
+            routing_epoch: 0,
+            next_hop: NeighborId::NONE,
         }
     }
 

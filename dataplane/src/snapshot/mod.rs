@@ -1,11 +1,13 @@
 //! The world that a worker looks at: built by control, never changed, swapped whole.
 
+mod addresses;
 mod mailbox;
 mod neighbors;
 mod routes;
 mod services;
 
 pub use crate::network::Network;
+pub use addresses::{AddressRole, Addresses};
 pub use mailbox::{Mailbox, Publisher, mailboxes};
 pub use neighbors::{Egress, Neighbor, Neighbors};
 pub use routes::{NextHop, Routes};
@@ -39,7 +41,7 @@ pub struct Snapshot {
     /// The ports, by [`PortId`].
     pub ports: Arc<[PortConfig]>,
     /// The appliance's addresses and what each is for.
-    pub addresses: Arc<Map<IpAddr, AddressRole>>,
+    pub addresses: Arc<Addresses>,
     /// The services.
     pub services: Arc<Services>,
     /// Where packets go next.
@@ -57,17 +59,6 @@ pub struct PortConfig {
     pub link: LinkTraits,
     /// The appliance's own addresses on this link.
     pub networks: Vec<Network>,
-}
-
-/// What one of the appliance's addresses is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AddressRole {
-    /// An address of a port.
-    Own,
-    /// An address that services listen on.
-    Vip,
-    /// An address that FullNAT uses towards servers; replies come by this port.
-    Local(PortId),
 }
 
 impl Snapshot {
@@ -88,8 +79,8 @@ impl Snapshot {
     /// What an address is for, if it is the appliance's.
     #[inline]
     pub fn role(&self, address: IpAddr) -> Option<AddressRole> {
-        match self.addresses.get(&address) {
-            Some(role) => Some(*role),
+        match self.addresses.get(address) {
+            Some(role) => Some(role),
             None => self.services.has_prefix_with(address).then_some(AddressRole::Vip),
         }
     }

@@ -185,6 +185,9 @@ pub struct ServiceOptions {
     pub toa: Option<u8>,
     /// Most sessions that a worker keeps; 0: as many as fit.
     pub session_limit: u64,
+    /// For each server, in their order, how many sessions on a worker it takes, and below how many it
+    /// takes some again; 0: no limit. Empty where no server has one.
+    pub thresholds: Box<[(u32, u32)]>,
 }
 
 impl Default for ServiceOptions {
@@ -199,6 +202,7 @@ impl Default for ServiceOptions {
             expire_quiescent: false,
             toa: None,
             session_limit: 0,
+            thresholds: Box::default(),
         }
     }
 }
@@ -233,9 +237,18 @@ pub struct RealServer {
     pub endpoint: Endpoint,
     /// Its share; 0 takes no new sessions.
     pub weight: u32,
-    /// Sessions on a worker from which on it takes no more, and below which it takes some again; 0: no
-    /// limit.
-    pub thresholds: (u32, u32),
+}
+
+// Two to a line: with ten thousand services each new session meets servers that no cache has.
+const _: () = assert!(size_of::<RealServer>() <= 32);
+
+impl Service {
+    /// One of its servers' [`thresholds`](ServiceOptions::thresholds).
+    #[inline]
+    pub fn thresholds(&self, id: ServerId) -> (u32, u32) {
+        let all = self.servers.iter().zip(&self.options.thresholds);
+        all.filter(|(server, _)| server.id == id).map(|(_, both)| *both).next().unwrap_or((0, 0))
+    }
 }
 
 impl Services {

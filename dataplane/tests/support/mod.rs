@@ -13,8 +13,8 @@ use dataplane::ids::{LocalId, PortId, ServerId, ServiceId};
 use dataplane::scheduler::Scheduler;
 use dataplane::session::{DatagramId, ForwardMode, Settled, State, Timeouts};
 use dataplane::snapshot::{
-    AddressRole, Listen, LocalAddress, Map, Neighbor, Neighbors, Network, NextHop, PortConfig, RealServer,
-    Routes, Service, ServiceOptions, Services, Snapshot,
+    AddressRole, Addresses, Listen, LocalAddress, Neighbor, Neighbors, Network, NextHop, PortConfig,
+    RealServer, Routes, Service, ServiceOptions, Services, Snapshot,
 };
 use dataplane::stats::WorkerStats;
 use dataplane::steering::Seat;
@@ -123,12 +123,7 @@ pub fn world(plan: &Plan) -> Snapshot {
             let address = address(at);
             neighbors.push(known(B, address, SERVER_MAC, DIRECTOR_B));
             let id = ServerId((first + at) as u32);
-            RealServer {
-                id,
-                endpoint: Endpoint::new(address, 8080),
-                weight: *weight,
-                thresholds: plan.thresholds,
-            }
+            RealServer { id, endpoint: Endpoint::new(address, 8080), weight: *weight }
         };
         plan.weights.iter().enumerate().map(server).collect()
     };
@@ -137,10 +132,16 @@ pub fn world(plan: &Plan) -> Snapshot {
     let local = |at: usize, address: IpAddr| LocalAddress { id: LocalId(at as u16), address, port: B };
     let locals4: Vec<_> = plan.locals.iter().enumerate().map(|(at, address)| local(at, *address)).collect();
     let locals6 = [local(7, LOCAL6)];
-    let own = ports.iter().flat_map(|port| &port.networks).map(|network| (network.address, AddressRole::Own));
-    let mut addresses: Map<IpAddr, AddressRole> = own.collect();
-    addresses.extend([(VIP, AddressRole::Vip), (VIP6, AddressRole::Vip)]);
-    addresses.extend(locals4.iter().chain(&locals6).map(|local| (local.address, AddressRole::Local(B))));
+    let mut addresses = Addresses::default();
+    for network in ports.iter().flat_map(|port| &port.networks) {
+        addresses.insert_link(*network);
+    }
+    for vip in [VIP, VIP6] {
+        addresses.insert(vip, AddressRole::Vip);
+    }
+    for local in locals4.iter().chain(&locals6) {
+        addresses.insert(local.address, AddressRole::Local(B));
+    }
     let service = |id, protocol, vip: IpAddr, (servers, locals): (&[RealServer], &[LocalAddress])| {
         let weights: Vec<_> = servers.iter().map(|server| (server.endpoint, server.weight)).collect();
         let service = Service {
@@ -152,7 +153,13 @@ pub fn world(plan: &Plan) -> Snapshot {
             servers: servers.into(),
             flags: Default::default(),
             table: plan.scheduler.table(&weights, 0).map(Box::new),
-            options: Arc::clone(&plan.options),
+            options: Arc::new(ServiceOptions {
+                thresholds: match plan.thresholds {
+                    (0, _) => Box::default(),
+                    both => vec![both; servers.len()].into(),
+                },
+                ..ServiceOptions::clone(&plan.options)
+            }),
         };
         if plan.mode == ForwardMode::Snat {
             let listens =
@@ -169,7 +176,6 @@ pub fn world(plan: &Plan) -> Snapshot {
         id: ServerId(at as u32),
         endpoint: Endpoint::new(local.address, 0),
         weight: 1,
-        thresholds: (0, 0),
     };
     let hiding: Vec<_> = pool.iter().enumerate().map(counted).collect();
     let all = (&hiding[..], &pool[..]);
