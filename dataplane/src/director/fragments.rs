@@ -83,7 +83,7 @@ impl Director {
         let decided = K::first_fragment(frame.bytes(), piece).and_then(|packet| {
             let protocol = packet.key.protocol();
             let hash = K::side(self).sessions.hash(packet.key);
-            let found = K::side(self).sessions.confirm(packet.key, hash, Candidate::NONE);
+            let found = K::side(self).sessions.find(packet.key, hash);
             let mine = keeper != self.seat.worker || found.is_some();
             let owner = if mine { None } else { self.owner_elsewhere(&packet, arrival) };
             let service = if owner.is_none() { find_service(&packet, arrival.world) } else { None };

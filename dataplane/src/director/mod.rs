@@ -429,11 +429,33 @@ impl Director {
         if arrival.kernel_peer && wire::finish_partial_checksum(frame.bytes_mut(), packet, protocol) {
             self.stats.port(arrival.from).partial_checksums.add(1);
         }
-        let sessions = &K::side(self).sessions;
-        let Some(found) = sessions.confirm(packet.key, stage.hash, stage.candidate) else {
-            return self.begin(frame, stage, protocol, arrival, verdicts);
-        };
-        self.continue_session(frame, stage, protocol, found, arrival, verdicts)
+        match K::side(self).sessions.confirm(packet.key, stage.candidate) {
+            Some(found) => self.continue_session(frame, stage, protocol, found, arrival, verdicts),
+            None => self.search(frame, stage, protocol, arrival, verdicts),
+        }
+    }
+
+    /// Decides about a packet whose session stage two did not find.
+    #[inline(never)]
+    fn search<K: HasSide>(
+        &mut self,
+        frame: &mut Frame<'_>,
+        stage: &Staged<K>,
+        protocol: Protocol,
+        arrival: &Arrival<'_>,
+        verdicts: &mut Verdicts,
+    ) -> Result<(), DropReason> {
+        // What was another worker's in stage two still is.
+        if self.wide.across == 0
+            && stage.candidate == Candidate::NONE
+            && let Some(owner) = stage.owner
+        {
+            return self.hand_over(owner, arrival, verdicts);
+        }
+        match K::side(self).sessions.find(stage.packet.key, stage.hash) {
+            Some(found) => self.continue_session(frame, stage, protocol, found, arrival, verdicts),
+            None => self.begin(frame, stage, protocol, arrival, verdicts),
+        }
     }
 
     /// Forwards a packet by the session that was found for it.

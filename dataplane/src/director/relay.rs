@@ -31,7 +31,8 @@ impl Director {
     ) -> Result<(), DropReason> {
         let packet = &stage.packet;
         let sessions = &K::side(self).sessions;
-        let Some((index, direction)) = sessions.confirm(packet.key, stage.hash, stage.candidate) else {
+        let known = sessions.confirm(packet.key, stage.candidate);
+        let Some((index, direction)) = known.or_else(|| sessions.find(packet.key, stage.hash)) else {
             let owner =
                 self.owner_of(stage, arrival).or_else(|| self.next_to_ask(packet.destination(), arrival));
             return self.hand_over(owner.ok_or(DropReason::IcmpNoSession)?, arrival, verdicts);

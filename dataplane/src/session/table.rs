@@ -110,22 +110,13 @@ impl<K: Key> SessionTable<K> {
         Candidate(slot)
     }
 
-    /// Stage three: the session of `key`, and the direction in which `key` goes. `candidate` is
-    /// looked at first; what happened since to that session does no harm, because keys are
-    /// compared whole and an unused line has the key of no flow.
+    /// Stage three: the session of `key` and the direction in which `key` goes, if `candidate` is it;
+    /// otherwise it must be [searched for](Self::find). What happened since to that session does no harm,
+    /// because keys are compared whole and an unused line has the key of no flow.
     #[inline]
-    pub fn confirm(
-        &self,
-        key: K,
-        hash: u64,
-        Candidate(slot): Candidate,
-    ) -> Option<(SessionIndex, Direction)> {
-        match self.sessions.get((slot >> 1) as usize) {
-            Some(session) if session.key(direction(slot)) == key => {
-                Some((SessionIndex(slot >> 1), direction(slot)))
-            }
-            Some(_) | None => self.find(key, hash),
-        }
+    pub fn confirm(&self, key: K, Candidate(slot): Candidate) -> Option<(SessionIndex, Direction)> {
+        let session = self.sessions.get((slot >> 1) as usize)?;
+        (session.key(direction(slot)) == key).then_some((SessionIndex(slot >> 1), direction(slot)))
     }
 
     /// The session of `key`, and the direction in which `key` goes.

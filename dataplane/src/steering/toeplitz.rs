@@ -14,7 +14,8 @@ pub const KEY_LEN_MIN: usize = TUPLE_MAX + 4;
 /// The hash with one key, as a table for each byte of a tuple.
 #[derive(Clone, Debug)]
 pub struct Toeplitz {
-    tables: Box<[[u32; 256]]>,
+    // Of known length, so that hashing a tuple of known length has neither loop nor check.
+    tables: Box<[[u32; 256]; TUPLE_MAX]>,
 }
 
 impl Toeplitz {
@@ -37,7 +38,7 @@ impl Toeplitz {
                     .fold(0, |hash, bit| hash ^ window(at * 8 + bit))
             })
         };
-        Some(Self { tables: (0..TUPLE_MAX).map(table).collect() })
+        Some(Self { tables: Box::new(std::array::from_fn(table)) })
     }
 
     /// Whether every bit of a local port tells in the low bits of the hash, so that each worker gets
