@@ -234,14 +234,14 @@ pub struct WorkerView {
     pub icmp_errors: u64,
     /// ICMP errors passed on to the client or server they concern.
     pub icmp_relayed: u64,
-    /// Segments in which a server was told where its client is (TOA).
-    pub toa_sent: u64,
-    /// Segments that went without, for want of room in the header.
-    pub toa_no_room: u64,
-    /// Segments that went without, because they would have exceeded the MTU.
-    pub toa_exceeds_mtu: u64,
-    /// Clients' segments from which such an option was taken.
-    pub toa_stripped: u64,
+    /// Packets in which a server was told where its client is (TOA, PROXY, UOA).
+    pub address_sent: u64,
+    /// Packets that went without, or not at all, for want of room in the packet.
+    pub address_no_room: u64,
+    /// Packets that went without, because they would have exceeded the MTU.
+    pub address_exceeds_mtu: u64,
+    /// Clients' packets from which an address of their own was taken.
+    pub address_stripped: u64,
     /// Turns of its loop.
     pub turns: u64,
 }

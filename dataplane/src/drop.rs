@@ -136,6 +136,8 @@ reasons! {
     ControlQueueFull = "control_queue_full",
     /// The buffer has no room in front for a tunnel's headers.
     NoHeadroom = "no_headroom",
+    /// A datagram in which the server could not be told where its client is: a fragment, or no room for the header.
+    AddressUntold = "address_untold",
     /// The device's transmit queue was full.
     TransmitRefused = "transmit_refused",
     /// The ring to the worker that owns the packet's session was full.

@@ -126,14 +126,14 @@ pub struct WorkerStats {
     pub icmp_errors: Counter,
     /// ICMP errors about packets of sessions, passed on to whom they concern.
     pub icmp_relayed: Counter,
-    /// Segments in which a server was told where its client is (TOA).
-    pub toa_sent: Counter,
-    /// Segments that went without, because their header had no room for the option.
-    pub toa_no_room: Counter,
-    /// Segments that went without, because they would have exceeded the MTU.
-    pub toa_exceeds_mtu: Counter,
-    /// Segments of clients that said where they are themselves, and were mended.
-    pub toa_stripped: Counter,
+    /// Packets in which a server was told where its client is (TOA, PROXY, UOA).
+    pub address_sent: Counter,
+    /// Packets that should have told and did not, because they had no room for it or were fragments.
+    pub address_no_room: Counter,
+    /// Packets that should have told and did not, because they would have exceeded the MTU.
+    pub address_exceeds_mtu: Counter,
+    /// Packets of clients that said where they are themselves, and were mended.
+    pub address_stripped: Counter,
     /// Packets now waiting for a neighbour.
     pub parked: Counter,
     drops: [Counter; DropReason::COUNT],
@@ -163,10 +163,10 @@ impl WorkerStats {
             echo_replies: Counter::default(),
             icmp_errors: Counter::default(),
             icmp_relayed: Counter::default(),
-            toa_sent: Counter::default(),
-            toa_no_room: Counter::default(),
-            toa_exceeds_mtu: Counter::default(),
-            toa_stripped: Counter::default(),
+            address_sent: Counter::default(),
+            address_no_room: Counter::default(),
+            address_exceeds_mtu: Counter::default(),
+            address_stripped: Counter::default(),
             parked: Counter::default(),
             drops: std::array::from_fn(|_| Counter::default()),
             ports: hugepages::table(ports, PortCounters::default),

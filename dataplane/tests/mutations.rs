@@ -6,7 +6,8 @@
 mod support;
 
 use dataplane::session::{ForwardMode, Persistence};
-use dataplane::snapshot::ServiceOptions;
+use dataplane::snapshot::{ClientAddress, ServiceOptions};
+use dataplane::wire::{Proxy, ProxyVersion, Uoa};
 use pktgen_tests::frames::{
     ETHERNET, Route, echo_request, endpoints, fill_checksums, ip_frame, tcp, tcp_frame, udp_frame,
 };
@@ -96,7 +97,7 @@ fn plans() -> Vec<Plan> {
     let sources = vec!["10.0.0.0/8".parse().unwrap(), "2001:db8:a::/64".parse().unwrap()];
     let persistence = Some(Persistence { timeout: 5_000, prefix4: 32, prefix6: 64 });
     let wishes = ServiceOptions {
-        toa: Some(254),
+        client_address: Some(ClientAddress::Toa(254)),
         persistence,
         sloppy: true,
         expire_quiescent: true,
@@ -113,7 +114,18 @@ fn plans() -> Vec<Plan> {
         ..usual()
     }));
     plans.push(Plan { mode: ForwardMode::Tunnel, across: true, ..usual() });
-    plans.push(Plan { across: true, options: Arc::clone(&wishes), ..usual() });
+    let proxy = |version| Proxy { version, unique_id: true, vip: true };
+    let ways = [
+        ClientAddress::Toa(254),
+        ClientAddress::Proxy(proxy(ProxyVersion::One)),
+        ClientAddress::Proxy(proxy(ProxyVersion::Two)),
+        ClientAddress::Uoa(Uoa::Option),
+        ClientAddress::Uoa(Uoa::Header),
+    ];
+    for (across, way) in [false, true].into_iter().flat_map(|across| ways.map(|way| (across, way))) {
+        let options = ServiceOptions { client_address: Some(way), ..ServiceOptions::clone(&wishes) };
+        plans.push(Plan { across, options: Arc::new(options), ..usual() });
+    }
     plans
 }
 

@@ -3,45 +3,20 @@
 mod support;
 
 use dataplane::drop::DropReason;
-use dataplane::snapshot::ServiceOptions;
-use pktgen_tests::frames::{
-    ETHERNET, Route, be16, endpoints, fill_checksums, ones_sum, pseudo_sum, tcp, tcp_frame, upper_layer,
-};
+use dataplane::snapshot::{ClientAddress, ServiceOptions};
+use pktgen_tests::frames::{ETHERNET, Route, endpoints, tcp};
 use std::sync::Arc;
+use support::segments::{parts, segment};
 use support::{A, B, Fate, Lab, Plan, answer_to, inbound, inbound6, octets};
 
 const KIND: u8 = 254;
 
 fn lab(plan: Plan) -> Lab {
-    let options = Arc::new(ServiceOptions { toa: Some(KIND), ..ServiceOptions::default() });
+    let options = Arc::new(ServiceOptions {
+        client_address: Some(ClientAddress::Toa(KIND)),
+        ..ServiceOptions::default()
+    });
     Lab::new(&Plan { options, ..plan })
-}
-
-/// A segment with these options, acknowledgement number and payload; sequence number 1000.
-fn segment(route: &Route, flags: u8, acknowledged: u32, options: &[u8], payload: &[u8]) -> Vec<u8> {
-    let mut frame = tcp_frame(route, flags, &[options, payload].concat());
-    let (header, _) = upper_layer(&frame[ETHERNET..]).unwrap();
-    let l4 = ETHERNET + header;
-    frame[l4 + 8..l4 + 12].copy_from_slice(&acknowledged.to_be_bytes());
-    frame[l4 + 12] = ((20 + options.len()) / 4) as u8 * 16;
-    fill_checksums(&mut frame);
-    frame
-}
-
-/// The options and the payload of a segment whose checksums and lengths are right.
-fn parts(frame: &[u8]) -> (Vec<u8>, Vec<u8>) {
-    let ip = &frame[ETHERNET..];
-    let (header, _) = upper_layer(ip).unwrap();
-    if header == 20 {
-        assert_eq!(ones_sum(&ip[..20], 0), 0xffff);
-        assert_eq!(usize::from(be16(ip, 2)), ip.len());
-    } else {
-        assert_eq!(usize::from(be16(ip, 4)) + 40, ip.len());
-    }
-    assert_eq!(ones_sum(&ip[header..], pseudo_sum(ip)), 0xffff, "the checksum");
-    let tcp = &ip[header..];
-    let end = usize::from(tcp[12] >> 4) * 4;
-    (tcp[20..end].to_vec(), tcp[end..].to_vec())
 }
 
 /// The option that a client's server is to see.
@@ -82,7 +57,7 @@ fn the_server_is_told_until_it_is_acknowledged() {
             assert_eq!(parts(lab.send(A, &later).frame()), (vec![], b"more".to_vec()));
             // Once is for ever: an old segment does not tell again.
             assert_eq!(parts(lab.send(A, &request).frame()).0, timestamps);
-            assert_eq!(lab.stats.toa_sent.value(), 3);
+            assert_eq!(lab.stats.address_sent.value(), 3);
         }
     }
 }
@@ -101,7 +76,7 @@ fn what_clients_say_of_themselves_is_blanked_always() {
             let later = segment(&route, tcp::ACK, 5_000 + number, &forged, b"x");
             assert_eq!(parts(lab.send(A, &later).frame()).0, [1; 8]);
         }
-        assert_eq!(lab.stats.toa_stripped.value(), 1_002);
+        assert_eq!(lab.stats.address_stripped.value(), 1_002);
     }
 }
 
@@ -112,11 +87,11 @@ fn without_room_a_segment_goes_as_it_is_and_is_counted() {
     open(&mut lab, &route);
     let full = [1; 40];
     assert_eq!(parts(lab.send(A, &segment(&route, tcp::ACK, 1001, &full, b"x")).frame()).0, full);
-    assert_eq!(lab.stats.toa_no_room.value(), 1);
+    assert_eq!(lab.stats.address_no_room.value(), 1);
     // A client that does not keep to the lowered size.
     let large = vec![7; 1_460];
     assert_eq!(parts(lab.send(A, &segment(&route, tcp::ACK, 1001, &[], &large)).frame()), (vec![], large));
-    assert_eq!(lab.stats.toa_exceeds_mtu.value(), 1);
+    assert_eq!(lab.stats.address_exceeds_mtu.value(), 1);
 }
 
 #[test]
@@ -132,7 +107,7 @@ fn a_segment_in_pieces_goes_without() {
         for piece in &cut {
             assert_eq!(lab.send(A, piece).frame().len(), piece.len());
         }
-        assert_eq!(lab.stats.toa_sent.value(), 0);
+        assert_eq!(lab.stats.address_sent.value(), 0);
     }
 }
 

@@ -100,6 +100,14 @@ pub(super) struct ClientAddress {
     /// TOA's option kind.
     #[serde(rename = "kind")]
     pub(super) option: Option<Spanned<i64>>,
+    /// PROXY's version.
+    pub(super) version: Option<Spanned<i64>>,
+    /// Whether PROXY tells a number of the session.
+    pub(super) unique_id: Option<Spanned<bool>>,
+    /// Whether PROXY tells the VIP apart from the destination.
+    pub(super) vip: Option<Spanned<bool>>,
+    /// Where UOA's record stands.
+    pub(super) encoding: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -114,6 +114,41 @@ fn errors_name_file_line_key_and_remedy() {
             "protocol = \"udp\"\nclient_address = { type = \"toa\" }",
             "service[0].client_address: toa is for tcp",
         ),
+        (
+            "scheduler = \"wlc\"",
+            "client_address = { type = \"prox\" }",
+            "service[0].client_address.type: `prox` is unknown; did you mean `proxy`?",
+        ),
+        (
+            "scheduler = \"wlc\"",
+            "client_address = { type = \"proxy\", version = 3 }",
+            "service[0].client_address.version: 3 is above 2",
+        ),
+        (
+            "scheduler = \"wlc\"",
+            "client_address = { type = \"proxy\", version = 1, vip = true }",
+            "service[0].client_address.vip: version 1 has no place for it",
+        ),
+        (
+            "protocol = \"tcp\"",
+            "protocol = \"udp\"\nclient_address = { type = \"proxy\", version = 1 }",
+            "service[0].client_address.version: 1 is for tcp",
+        ),
+        (
+            "scheduler = \"wlc\"",
+            "client_address = { type = \"proxy\", kind = 254 }",
+            "service[0].client_address.kind: kind is for toa; remove it",
+        ),
+        (
+            "scheduler = \"wlc\"",
+            "client_address = { type = \"uoa\" }",
+            "service[0].client_address: uoa is for udp",
+        ),
+        (
+            "protocol = \"tcp\"",
+            "protocol = \"udp\"\nclient_address = { type = \"uoa\", encoding = \"optin\" }",
+            "service[0].client_address.encoding: `optin` is unknown; did you mean `option`?",
+        ),
         ("scheduler = \"wlc\"", "one_packet = true", "service[0].one_packet: one_packet is for udp"),
         ("scheduler = \"wlc\"", "session_limit = 0", "service[0].session_limit: 0 is below 1"),
         (

@@ -331,10 +331,10 @@ impl Observer<'_> {
                     echo_replies: stats.echo_replies.value(),
                     icmp_errors: stats.icmp_errors.value(),
                     icmp_relayed: stats.icmp_relayed.value(),
-                    toa_sent: stats.toa_sent.value(),
-                    toa_no_room: stats.toa_no_room.value(),
-                    toa_exceeds_mtu: stats.toa_exceeds_mtu.value(),
-                    toa_stripped: stats.toa_stripped.value(),
+                    address_sent: stats.address_sent.value(),
+                    address_no_room: stats.address_no_room.value(),
+                    address_exceeds_mtu: stats.address_exceeds_mtu.value(),
+                    address_stripped: stats.address_stripped.value(),
                     turns: stats.turns.value(),
                 }
             })

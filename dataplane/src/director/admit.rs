@@ -201,9 +201,13 @@ impl Director {
             self.templates.add(service.id, network, server.id, persistence, arrival.stamp);
             self.need::<K>(&admitted, Needs::TEMPLATE);
         }
-        if options.toa.is_some() && protocol == Protocol::Tcp {
+        if options.client_address.is_some() {
             self.need::<K>(&admitted, Needs::MORE);
-            self.need::<K>(&admitted, Needs::ADDRESS);
+            // What is told in mid-stream would not be understood.
+            if protocol == Protocol::Udp || packet.flags.opens() {
+                self.need::<K>(&admitted, Needs::ADDRESS);
+                self.set_mark::<K>(&admitted, 0);
+            }
         }
         if options.timeouts.is_some() {
             self.need::<K>(&admitted, Needs::OWN_TIMEOUTS);
@@ -217,6 +221,14 @@ impl Director {
             self.wide.sessions.get_mut(admitted.index).needs.add(need);
         } else {
             K::side_mut(self).sessions.get_mut(admitted.index).needs.add(need);
+        }
+    }
+
+    fn set_mark<K: HasSide>(&mut self, admitted: &Admitted, number: u32) {
+        if admitted.across {
+            self.wide.sessions.set_mark(admitted.index, number);
+        } else {
+            K::side_mut(self).sessions.set_mark(admitted.index, number);
         }
     }
 

@@ -20,6 +20,7 @@ mod locals;
 mod otherwise;
 mod relay;
 mod side;
+mod tell;
 
 use crate::clock::{Instant, Stamp};
 use crate::drop::DropReason;

@@ -4,16 +4,14 @@
 use super::admit::OnceOnly;
 use super::forward::{Next, account, count_traffic, find_next_hop, next_hop_to};
 use super::side::HasSide;
+use super::tell::{self, Told};
 use super::{Arrival, Director, Verdicts};
 use crate::drop::DropReason;
 use crate::flow::{Direction, Family, FlowKey6, Key, Protocol};
 use crate::frame::Frame;
 use crate::ids::NeighborId;
 use crate::session::{ForwardMode, Needs, SessionIndex, SessionTable};
-use crate::stats::WorkerStats;
-use crate::wire::{
-    self, ETHERNET_LEN, Encapsulation, IPV4_LEN, IPV6_LEN, Outer, Packet, Translation, toa_len,
-};
+use crate::wire::{self, ETHERNET_LEN, Encapsulation, IPV4_LEN, IPV6_LEN, Outer, Packet, Translation};
 
 impl Director {
     /// The session between families that a packet without session of its own belongs to.
@@ -79,24 +77,33 @@ impl Director {
         };
         let link_mtu = arrival.world.port(next.port()).link.mtu;
         let crosses = S::FAMILY == Family::V6 && session.changes_family();
+        let (server, client) = (session.server, session.client());
+        let options = arrival.world.services.of_server(server).map(|service| &service.options);
+        let how = options.and_then(|options| options.client_address);
         // What the sender must not exceed, so that the packet fits after what is done to it.
         let mtu = match (crosses, K::FAMILY) {
             (true, Family::V4) => link_mtu - (IPV6_LEN - IPV4_LEN) as u16,
             (true, Family::V6) => link_mtu.saturating_add((IPV6_LEN - IPV4_LEN) as u16),
             (false, _) => link_mtu,
         };
-        if packet.total_len > mtu {
-            return self.exceeds_mtu(frame, packet, mtu, arrival, verdicts);
+        let overhead = tell::datagram_overhead(how, (sessions, index), protocol, direction);
+        let most = mtu.saturating_sub(overhead);
+        if packet.total_len > most {
+            return self.exceeds_mtu(frame, packet, most, arrival, verdicts);
         }
-        account(session, packet, protocol, direction, arrival.stamp, stats.server(session.server));
-        let options = arrival.world.services.of_server(session.server).map(|service| &service.options);
-        let toa = options.and_then(|options| options.toa).filter(|_| protocol == Protocol::Tcp);
+        let session = sessions.get_mut(index);
+        account(session, packet, protocol, direction, arrival.stamp, stats.server(server));
+        let told = match how {
+            Some(how) => {
+                let found = (&mut *sessions, index);
+                tell::prepare(frame, packet, (protocol, direction), found, how, mtu, stats)?
+            }
+            None => Told::Nothing,
+        };
+        // Telling may have changed the offset.
+        let session = sessions.get(index);
         let to = session.translation(direction);
         let (shift, bare) = (session.sequence_offset, session.needs.has(Needs::WITHOUT_TIMESTAMP));
-        let client = session.client();
-        let told = toa.is_some_and(|kind| {
-            tell_address(frame.bytes_mut(), packet, direction, (sessions, index), kind, stats)
-        });
         if shift != 0 {
             wire::shift_sequence(frame.bytes_mut(), packet, direction, shift, bare);
         }
@@ -118,17 +125,8 @@ impl Director {
         if !done {
             return Err(DropReason::NoHeadroom);
         }
-        if let (true, Some(kind)) = (told, toa) {
-            let l4 = if crosses { ETHERNET_LEN + header_len(family) } else { usize::from(packet.l4) };
-            let len = frame.bytes().len() - ETHERNET_LEN + toa_len(client.address);
-            if len > usize::from(link_mtu) {
-                stats.toa_exceeds_mtu.add(1);
-            } else if wire::insert_toa(frame, family, l4, kind, client) {
-                stats.toa_sent.add(1);
-            } else {
-                stats.toa_no_room.add(1);
-            }
-        }
+        let l4 = if crosses { ETHERNET_LEN + header_len(family) } else { usize::from(packet.l4) };
+        tell::tell(&told, frame, (family, l4, protocol), client, link_mtu, stats)?;
         verdicts.push(next.send(frame.bytes_mut()));
         Ok(())
     }
@@ -172,45 +170,6 @@ fn header_len(family: Family) -> usize {
     match family {
         Family::V4 => IPV4_LEN,
         Family::V6 => IPV6_LEN,
-    }
-}
-
-/// What a service whose servers are told where clients are does to a segment as it came. Returns whether
-/// this one is to tell: every segment of the client that acknowledges nothing of the server's but its
-/// SYN, so that a lost one does no harm.
-fn tell_address<S: HasSide, K: HasSide>(
-    frame: &mut [u8],
-    packet: &Packet<K>,
-    direction: Direction,
-    (sessions, index): (&mut SessionTable<S>, SessionIndex),
-    kind: u8,
-    stats: &WorkerStats,
-) -> bool {
-    let (sequence, acknowledged) = wire::numbers(frame, packet);
-    let is_open = sessions.get(index).needs.has(Needs::ADDRESS);
-    match direction {
-        Direction::Inbound => {
-            if wire::strip_toa(frame, packet, kind) {
-                stats.toa_stripped.add(1);
-            }
-            if !is_open || packet.flags.syn() || packet.flags.rst() || !packet.flags.ack() {
-                return false;
-            }
-            let tells = acknowledged == sessions.mark(index);
-            if !tells {
-                sessions.get_mut(index).needs.remove(Needs::ADDRESS);
-            }
-            // The other pieces of a segment would not fit behind a longer first.
-            tells && !K::is_fragment(frame)
-        }
-        Direction::Outbound => {
-            if packet.flags.syn() && packet.flags.ack() {
-                sessions.set_mark(index, sequence.wrapping_add(1));
-                let len = toa_len(sessions.get(index).client().address);
-                wire::lower_segment_size(frame, packet, len);
-            }
-            false
-        }
     }
 }
 

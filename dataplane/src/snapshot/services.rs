@@ -5,7 +5,7 @@ use crate::flow::{Endpoint, Protocol};
 use crate::ids::{LocalId, PortId, ServerId, ServiceId};
 use crate::scheduler::{Flags, Scheduler, SlotTable};
 use crate::session::{ForwardMode, Persistence, Timeouts};
-use crate::wire::Encapsulation;
+use crate::wire::{Encapsulation, Proxy, Uoa};
 use hashbrown::DefaultHashBuilder;
 use std::fmt;
 use std::net::IpAddr;
@@ -181,8 +181,8 @@ pub struct ServiceOptions {
     pub sloppy: bool,
     /// Sessions of a server that was removed, or that has weight 0, end with their next packet.
     pub expire_quiescent: bool,
-    /// The kind of the TCP option in which servers are told where clients are, if they are.
-    pub toa: Option<u8>,
+    /// How servers are told where clients are, if they are.
+    pub client_address: Option<ClientAddress>,
     /// Most sessions that a worker keeps; 0: as many as fit.
     pub session_limit: u64,
     /// For each server, in their order, how many sessions on a worker it takes, and below how many it
@@ -200,11 +200,22 @@ impl Default for ServiceOptions {
             one_packet: false,
             sloppy: false,
             expire_quiescent: false,
-            toa: None,
+            client_address: None,
             session_limit: 0,
             thresholds: Box::default(),
         }
     }
+}
+
+/// How servers of mode `fullnat` are told where clients are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientAddress {
+    /// In a TCP option of this kind.
+    Toa(u8),
+    /// In front of what the client says.
+    Proxy(Proxy),
+    /// Beside a UDP datagram.
+    Uoa(Uoa),
 }
 
 /// The outer side of a service's tunnels.

@@ -177,9 +177,10 @@ impl Wire for FlowKey6 {
         fragment::of_ipv6(frame, usize::from(packet.l4))
     }
 
-    /// Also for what only might be one: no segment of a stack has extension headers.
+    /// Also for what only might be one: stacks put nothing else between IPv6 and TCP or UDP.
     fn is_fragment(frame: &[u8]) -> bool {
-        frame[super::ETHERNET_LEN + 6] != Protocol::Tcp as u8
+        let next = frame[super::ETHERNET_LEN + 6];
+        next != Protocol::Tcp as u8 && next != Protocol::Udp as u8
     }
 
     fn first_fragment(frame: &[u8], packet: &Packet<Self>) -> Result<Packet<Self>, DropReason> {

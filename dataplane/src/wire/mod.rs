@@ -11,22 +11,28 @@ mod family;
 mod fragment;
 pub mod icmp;
 mod icmp6;
+mod insert;
 mod ipv4;
 mod ipv6;
 mod packet;
+mod proxy;
 mod rewrite;
 mod sequence;
 mod toa;
 mod transport;
 mod tunnel;
+mod uoa;
 
 pub use family::Wire;
 pub use fragment::Fragment;
+pub use insert::{cut_payload, insert_payload};
 pub use packet::{LinkTraits, Packet, Payload, TcpFlags, Unfit};
+pub use proxy::{Proxy, ProxyHeader, ProxyVersion};
 pub use rewrite::{Translation, differences, finish_partial_checksum};
-pub use sequence::{sequence_number, shift_sequence};
+pub use sequence::{advance_sequence, sequence_number, shift_acknowledgement, shift_sacks, shift_sequence};
 pub use toa::{TOA_KIND, insert_toa, lower_segment_size, numbers, strip_toa, toa_len};
 pub use tunnel::{Encapsulation, GUE_PORT, Outer, encapsulate};
+pub use uoa::{Uoa, insert_uoa, strip_uoa, uoa_len};
 
 /// Six octets that name a station on an Ethernet link.
 pub type Mac = [u8; 6];

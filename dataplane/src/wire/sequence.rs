@@ -45,12 +45,36 @@ pub fn shift_sequence<K>(
     }
 }
 
+/// Takes `by` from what a segment acknowledges.
+///
+/// # Panics
+/// When `packet` is no TCP segment parsed from this frame.
+pub fn shift_acknowledgement<K>(frame: &mut [u8], packet: &Packet<K>, by: u32) {
+    shift(&mut frame[usize::from(packet.l4)..], 8, by.wrapping_neg());
+}
+
+/// Takes `by` from the edges of what a segment acknowledges selectively (RFC 2018).
+///
+/// # Panics
+/// When `packet` is no TCP segment parsed from this frame.
+pub fn shift_sacks<K>(frame: &mut [u8], packet: &Packet<K>, by: u32) {
+    edit_options(&mut frame[usize::from(packet.l4)..], |option| shift_sack(option, by));
+}
+
 /// The sequence number of a TCP segment.
 ///
 /// # Panics
 /// When `packet` is no TCP segment parsed from this frame.
 pub fn sequence_number<K>(frame: &[u8], packet: &Packet<K>) -> u32 {
     be32(frame, usize::from(packet.l4) + 4)
+}
+
+/// Adds `by` to the sequence number of a TCP segment whose header begins at `l4`.
+///
+/// # Panics
+/// When the frame ends before the header does.
+pub fn advance_sequence(frame: &mut [u8], l4: usize, by: u32) {
+    shift(&mut frame[l4..], 4, by);
 }
 
 /// Adds to a 32-bit field; the checksum follows by difference.
@@ -93,8 +117,8 @@ fn shift_sack(option: &mut [u8], offset: u32) {
     }
 }
 
-/// Walks options that have a length, as far as they are well formed.
-fn for_each_option(mut options: &mut [u8], mut each: impl FnMut(&mut [u8])) {
+/// Walks options that have a length, as far as they are well formed: of TCP, or of IPv4, which look the same.
+pub(super) fn for_each_option(mut options: &mut [u8], mut each: impl FnMut(&mut [u8])) {
     loop {
         let len = match *options {
             [] | [END, ..] => return,

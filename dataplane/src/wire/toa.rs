@@ -4,9 +4,10 @@
 //! Kind, length (8 or 20), port, address; directly behind the fixed header. Lengths are multiples of
 //! four, so nothing needs padding.
 
+use super::insert::lengthen;
 use super::packet::Packet;
 use super::sequence::edit_options;
-use super::{ETHERNET_LEN, IPV4_LEN, IPV6_LEN, be16, be32, checksum, put16};
+use super::{ETHERNET_LEN, be16, be32, checksum, put16};
 use crate::flow::{Endpoint, Family};
 use crate::frame::Frame;
 use std::net::IpAddr;
@@ -83,22 +84,4 @@ pub fn insert_toa(frame: &mut Frame<'_>, family: Family, l4: usize, kind: u8, cl
     put16(segment, 16, adjusted);
     lengthen(&mut bytes[ETHERNET_LEN..l4], family, len as u16);
     true
-}
-
-/// Makes an IP header say that its packet is longer.
-pub(super) fn lengthen(ip: &mut [u8], family: Family, by: u16) {
-    match family {
-        Family::V4 => {
-            debug_assert!(ip.len() >= IPV4_LEN);
-            let total_len = be16(ip, 2) + by;
-            put16(ip, 2, total_len);
-            let adjusted = checksum::adjust(be16(ip, 10), by);
-            put16(ip, 10, adjusted);
-        }
-        Family::V6 => {
-            debug_assert!(ip.len() >= IPV6_LEN);
-            let payload_len = be16(ip, 4) + by;
-            put16(ip, 4, payload_len);
-        }
-    }
 }

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses its part")]
 
 pub mod pieces;
+pub mod segments;
 
 use dataplane::clock::Instant;
 use dataplane::director::{Director, Limits, Origin, Verdict, Verdicts};

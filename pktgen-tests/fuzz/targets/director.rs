@@ -9,7 +9,8 @@ mod support;
 use libfuzzer_sys::fuzz_target;
 use pktgen_tests::frames::{echo_request, fill_checksums, ip_frame, tcp_frame, udp_frame};
 use dataplane::session::{ForwardMode, Persistence};
-use dataplane::snapshot::{ServiceOptions, Snapshot};
+use dataplane::snapshot::{ClientAddress, ServiceOptions, Snapshot};
+use dataplane::wire::{Proxy, ProxyVersion, Uoa};
 use std::sync::Arc;
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -20,7 +21,7 @@ fuzz_target!(|data: &[u8]| {
     // Building a world takes longer than many a run.
     static WORLDS: LazyLock<Vec<(Plan, Snapshot)>> = LazyLock::new(|| {
         let wishes = Arc::new(ServiceOptions {
-            toa: Some(254),
+            client_address: Some(ClientAddress::Toa(254)),
             persistence: Some(Persistence { timeout: 5_000, prefix4: 32, prefix6: 64 }),
             sources: vec!["10.0.0.0/8".parse().unwrap(), "2001:db8:a::/64".parse().unwrap()],
             ..ServiceOptions::default()
@@ -35,6 +36,12 @@ fuzz_target!(|data: &[u8]| {
         worlds.push(plan(ForwardMode::FullNat, true, &wishes));
         worlds.push(plan(ForwardMode::Tunnel, true, &wishes));
         worlds.push(plan(ForwardMode::FullNat, false, &Arc::default()));
+        let proxy = Proxy { version: ProxyVersion::Two, unique_id: true, vip: true };
+        for way in [ClientAddress::Proxy(proxy), ClientAddress::Uoa(Uoa::Option), ClientAddress::Uoa(Uoa::Header)] {
+            let options = ServiceOptions { client_address: Some(way), ..ServiceOptions::default() };
+            let options = Arc::new(options);
+            worlds.extend([false, true].map(|across| plan(ForwardMode::FullNat, across, &options)));
+        }
         worlds
     });
     let Some((world, data)) = data.split_first() else { return };

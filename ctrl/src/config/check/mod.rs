@@ -7,6 +7,7 @@
 //! This file has the order and the tables about the machine; `services` has what clients and
 //! servers see, `values` reads single values, `topology` knows which way leads where.
 
+mod client_address;
 mod services;
 mod topology;
 mod values;

@@ -10,7 +10,7 @@ use dataplane::ids::{MAX_LOCALS, MAX_SERVERS, MAX_SERVICES};
 use dataplane::scheduler::{Flags, Scheduler};
 use dataplane::session::{ForwardMode, Persistence, Timeouts};
 use dataplane::snapshot::{Listen, Network, ServiceOptions, Tunnel};
-use dataplane::wire::{Encapsulation, GUE_PORT, TOA_KIND};
+use dataplane::wire::{Encapsulation, GUE_PORT};
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -299,6 +299,9 @@ impl Checker<'_> {
                 "every server has weight 0; the service refuses new sessions",
             );
         }
+        if let Some(value) = &raw.client_address {
+            self.check_client_address(value, &key("client_address"), options.client_address, &servers);
+        }
         let health = raw.health.as_ref().and_then(|health| self.health(health, at));
         Some(ServiceSpec {
             name: raw.name.get_ref().clone(),
@@ -377,8 +380,8 @@ impl Checker<'_> {
         let session_limit = raw.session_limit.as_ref().and_then(|value| {
             self.number(value, &key("session_limit"), 1..i64::MAX, "it counts sessions of the service")
         });
-        let toa = raw.client_address.as_ref().and_then(|value| {
-            let (raw, key) = (value.get_ref(), key("client_address"));
+        let client_address = raw.client_address.as_ref().and_then(|value| {
+            let key = key("client_address");
             if mode != ForwardMode::FullNat {
                 let message = format!(
                     "servers of a {} service see their clients' addresses; remove this, or use fullnat",
@@ -386,24 +389,10 @@ impl Checker<'_> {
                 );
                 self.error(value.span(), &key, message);
             }
-            if protocol == Some(Protocol::Udp) {
-                self.error(value.span(), &key, "toa is for tcp; datagrams have no place for it");
-            }
-            if raw.kind.get_ref() != "toa" {
-                let message = format!("`{}` is unknown; use toa", raw.kind.get_ref());
-                self.error(raw.kind.span(), &format!("{key}.type"), message);
-            }
-            match &raw.option {
-                None => Some(TOA_KIND),
-                // 2 to 34 have meanings that stacks act on.
-                Some(option) => {
-                    let remedy = "it is the option's kind; servers' modules know 254, some 252, 253 or 200";
-                    self.number(option, &format!("{key}.kind"), 35..255, remedy).map(|kind| kind as u8)
-                }
-            }
+            self.client_address(value, &key, protocol)
         });
         ServiceOptions {
-            toa,
+            client_address,
             timeouts: raw.timeouts.as_ref().map(|raw| self.timeouts(raw, *timeouts, &key("timeouts"))),
             persistence,
             one_packet,
