@@ -334,12 +334,26 @@ impl Lab {
     /// # Errors
     /// When nginx cannot be started or does not listen.
     pub fn start_nginx(&mut self, at: usize, l4_port: u16) -> Result<(), String> {
+        let who = format!("rs{}\\n", at + 1);
+        self.start_nginx_saying(at, l4_port, "", &who)
+    }
+
+    /// [`start_nginx`](Self::start_nginx) whose listeners have options, and which says `words` at `/`.
+    ///
+    /// # Errors
+    /// When nginx cannot be started or does not listen.
+    pub fn start_nginx_saying(
+        &mut self,
+        at: usize,
+        l4_port: u16,
+        options: &str,
+        words: &str,
+    ) -> Result<(), String> {
         let folder = self.folder.path().join(format!("nginx-{}", at + 1));
         fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         let config = format!(
-            "daemon off;\nmaster_process off;\nuser root;\nworker_rlimit_nofile 20000;\nerror_log stderr error;\npid {dir}/nginx.pid;\nevents {{ worker_connections 8192; }}\nhttp {{\n access_log off;\n client_body_temp_path {dir}/body;\n proxy_temp_path {dir}/proxy;\n fastcgi_temp_path {dir}/fastcgi;\n uwsgi_temp_path {dir}/uwsgi;\n scgi_temp_path {dir}/scgi;\n keepalive_requests 1000000;\n server {{\n  listen {l4_port}; listen [::]:{l4_port};\n  root {dir};\n  location = / {{ default_type text/plain; return 200 \"rs{n}\\n\"; }}\n }}\n}}\n",
-            dir = folder.display(),
-            n = at + 1
+            "daemon off;\nmaster_process off;\nuser root;\nworker_rlimit_nofile 20000;\nerror_log stderr error;\npid {dir}/nginx.pid;\nevents {{ worker_connections 8192; }}\nhttp {{\n access_log off;\n client_body_temp_path {dir}/body;\n proxy_temp_path {dir}/proxy;\n fastcgi_temp_path {dir}/fastcgi;\n uwsgi_temp_path {dir}/uwsgi;\n scgi_temp_path {dir}/scgi;\n keepalive_requests 1000000;\n server {{\n  listen {l4_port} {options}; listen [::]:{l4_port} {options};\n  root {dir};\n  location = / {{ default_type text/plain; return 200 \"{words}\"; }}\n }}\n}}\n",
+            dir = folder.display()
         );
         let path = folder.join("nginx.conf");
         fs::write(&path, config).map_err(|error| format!("{}: {error}", path.display()))?;
