@@ -423,6 +423,83 @@ fn errors_about_sessions_reach_whom_they_concern() {
 }
 
 #[test]
+fn errors_cross_between_the_families() {
+    // What a router or a server says in one family, and what is heard of it in the other (RFC 7915).
+    // (type, code, the last word) as said about what we sent to the server; then as the client hears it.
+    type Said = (u8, u8, u32);
+    let from_four: [(Said, Option<Said>); 8] = [
+        ((3, 0, 0), Some((1, 0, 0))),
+        ((3, 2, 0), Some((4, 1, 6))),
+        ((3, 3, 0), Some((1, 4, 0))),
+        ((3, 4, 1400), Some((2, 0, 1420))),
+        ((3, 4, 576), Some((2, 0, 1280))),
+        ((3, 13, 0), Some((1, 1, 0))),
+        ((11, 0, 0), Some((3, 0, 0))),
+        ((12, 0, 0), None),
+    ];
+    let from_six: [(Said, Option<Said>); 6] = [
+        ((1, 0, 0), Some((3, 1, 0))),
+        ((1, 1, 0), Some((3, 10, 0))),
+        ((1, 4, 0), Some((3, 3, 0))),
+        ((2, 0, 1400), Some((3, 4, 1380))),
+        ((3, 0, 0), Some((11, 0, 0))),
+        ((4, 0, 0), None),
+    ];
+    let mut lab = Lab::new(&Plan { across: true, ..Plan::default() });
+    for Family { from_client, client, vip, .. } in FAMILIES {
+        let six = !client.is_ipv4();
+        let opener = udp_frame(&from_client(4000), b"question");
+        let (seen, got) = there_and_back(&mut lab, &opener);
+        let both: [(_, _, &[u8], bool); 2] = [
+            // About what went to the server, heard by the client; and the other way round.
+            (B, answer_to(&seen), &seen, !six),
+            (A, Route { source: (client, 0), ..from_client(0) }, &got, six),
+        ];
+        for (port, route, about, told_in_six) in both {
+            let cases: &[_] = if told_in_six { &from_six } else { &from_four };
+            for ((kind, code, rest), expected) in cases {
+                let fate = lab.send(port, &error_about(about, &route, *kind, *code, *rest));
+                let Some(expected) = expected else {
+                    assert_eq!(fate, Fate::Dropped(DropReason::IcmpUnsupported));
+                    continue;
+                };
+                let heard = fate.frame();
+                assert_whole(heard);
+                let header = if told_in_six { 20 } else { 40 };
+                let message = &heard[ETHERNET + header..];
+                assert_eq!((message[0], message[1], be32(message, 4)), *expected);
+                let inner = [&heard[..ETHERNET], &message[8..]].concat();
+                assert_whole(&inner);
+                let about_client = (client, 4000);
+                let (from, to) = endpoints(&inner).unwrap();
+                if port == B {
+                    assert_eq!((from, to), (about_client, (vip, 8080)));
+                    assert!(inner.ends_with(b"question"));
+                } else {
+                    assert_eq!((from, to), (endpoints(&seen).unwrap().1, endpoints(&seen).unwrap().0));
+                }
+            }
+        }
+    }
+    // A large quote is cut.
+    let opener = udp_frame(&inbound6(4001), &[7; 1_300]);
+    let (seen, _) = there_and_back(&mut lab, &opener);
+    let heard = lab.send(B, &error_about(&seen, &answer_to(&seen), 3, 3, 0)).frame().to_vec();
+    assert_eq!(heard.len(), ETHERNET + 40 + 8 + 40 + 460);
+    // Through a tunnel of the other family the error goes as it is, to the server that has the VIP.
+    let mut lab = Lab::new(&Plan { mode: ForwardMode::Tunnel, across: true, ..Plan::default() });
+    for Family { from_client, client, vip, .. } in FAMILIES {
+        lab.send(A, &udp_frame(&from_client(4000), b"question")).frame();
+        let answer = Route { source: (vip, 8080), destination: (client, 4000), ..from_client(0) };
+        let kind = if client.is_ipv4() { 3 } else { 1 };
+        let error = error_about(&udp_frame(&answer, b"answer"), &from_client(0), kind, 3, 0);
+        let sent = lab.send(A, &error).frame().to_vec();
+        assert_eq!(sent[ETHERNET] >> 4 == 4, !client.is_ipv4(), "the outer side");
+        assert!(sent.ends_with(b"answer"));
+    }
+}
+
+#[test]
 fn answers_of_servers_that_nobody_asked_stay_inside() {
     let mut lab = lab(ForwardMode::Nat);
     for (server, client) in [(SERVER, CLIENT), (SERVER6, CLIENT6)] {

@@ -2,11 +2,15 @@
 //! megabytes each way, datagrams of 60 kB in fragments.
 
 use pktgen_tests::lab::{Lab, Plan, Ports, VIP, VIP6};
+use pktgen_tests::netns::{Namespace, cable};
 use pktgen_tests::process::{run, wait_until};
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
+
+/// Behind the client there may be more.
+const ROUTES: &str = "\n[[route]]\nto = \"198.51.100.0/24\"\nvia = \"192.0.2.50\"\n\n[[route]]\nto = \"2001:db8:c::/64\"\nvia = \"2001:db8:a::50\"\n";
 
 /// One way to forward.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +55,8 @@ impl Case {
             lab.client().ip("route add 10.0.0.0/24 via 192.0.2.2").unwrap();
             lab.client().ip("route add 2001:db8:b::/64 via 2001:db8:a::2").unwrap();
         }
-        let mut config = lab.config_head() + &self.service(&lab, "web", 80) + &self.service(&lab, "up", 9000);
+        let mut config =
+            lab.config_head() + ROUTES + &self.service(&lab, "web", 80) + &self.service(&lab, "up", 9000);
         config += &self.service(&lab, "echo", 9001).replace("forward", "protocol = \"udp\"\nforward");
         lab.start_sluiced(&config).unwrap();
         lab
@@ -64,7 +69,7 @@ impl Case {
         if self.mode == "snat" {
             let _ = write!(
                 text,
-                "listen = [\"0.0.0.0/0:{l4_port}\", \"[::/0]:{l4_port}\"]\nsources = [\"192.0.2.0/24\", \"2001:db8:a::/64\"]\nlocal_addresses = [\"10.0.0.200\", \"2001:db8:b::200\"]\n"
+                "listen = [\"0.0.0.0/0:{l4_port}\", \"[::/0]:{l4_port}\"]\nsources = [\"192.0.2.0/24\", \"2001:db8:a::/64\", \"198.51.100.0/24\", \"2001:db8:c::/64\"]\nlocal_addresses = [\"10.0.0.200\", \"2001:db8:b::200\"]\n"
             );
             return text;
         }
@@ -198,6 +203,129 @@ fn carries_big_datagrams(case: Case) {
             "{case:?}, datagram {round}: {}",
             lab.sluice(&["stats", "drops"]).unwrap()
         );
+    }
+}
+
+/// A client behind two routers with a narrow link between them. The first is the lab's own client.
+struct Far {
+    host: Namespace,
+    _middle: Namespace,
+}
+
+impl Far {
+    fn new(lab: &Lab, name: &str) -> Self {
+        let middle = Namespace::new(&format!("{name}-middle")).unwrap();
+        let host = Namespace::new(&format!("{name}-far")).unwrap();
+        cable((lab.client(), "narrow"), (&middle, "narrow")).unwrap();
+        cable((&middle, "wide"), (&host, "eth0")).unwrap();
+        let near = lab.client();
+        for (space, interface) in [(near, "narrow"), (&middle, "narrow"), (&middle, "wide"), (&host, "eth0")]
+        {
+            space.set_offloads(interface, "off").unwrap();
+        }
+        let address = |space: &Namespace, interface: &str, four: &str, six: &str| {
+            space.ip(&format!("addr add {four}/24 dev {interface}")).unwrap();
+            space.add_ipv6(interface, &format!("{six}/64")).unwrap();
+        };
+        address(near, "narrow", "203.0.113.1", "2001:db8:d::1");
+        address(&middle, "narrow", "203.0.113.2", "2001:db8:d::2");
+        address(&middle, "wide", "198.51.100.1", "2001:db8:c::1");
+        address(&host, "eth0", "198.51.100.50", "2001:db8:c::50");
+        for space in [near, &middle] {
+            space.ip("link set narrow mtu 1400").unwrap();
+            space.sysctl("net.ipv4.ip_forward=1").unwrap();
+            space.sysctl("net.ipv6.conf.all.forwarding=1").unwrap();
+        }
+        near.ip("route add 198.51.100.0/24 via 203.0.113.2").unwrap();
+        near.ip("route add 2001:db8:c::/64 via 2001:db8:d::2").unwrap();
+        middle.ip("route add default via 203.0.113.1").unwrap();
+        middle.ip("route add default via 2001:db8:d::1").unwrap();
+        host.ip("route add default via 198.51.100.1").unwrap();
+        host.ip("route add default via 2001:db8:c::1").unwrap();
+        Self { host, _middle: middle }
+    }
+}
+
+/// Five megabytes each way through a link of 1,400 bytes that neither end knows of; every router on the
+/// way is seen, and the VIP answers pings.
+fn finds_its_path(case: Case) {
+    let mut lab = case.lab(Ports::AfPacket);
+    let far = Far::new(&lab, &format!("{}-{}-{}", case.mode, case.six, case.server_six));
+    let router = match case.mode {
+        "dr" | "tunnel" => Some(("192.0.2.50", "2001:db8:a::50")),
+        "nat" => Some(("10.0.0.2", "2001:db8:b::2")),
+        _ => None,
+    };
+    for at in 0..2 {
+        if let Some((four, six)) = router {
+            lab.server(at).ip(&format!("route add 198.51.100.0/24 via {four}")).unwrap();
+            lab.server(at).ip(&format!("route add 2001:db8:c::/64 via {six}")).unwrap();
+        }
+    }
+    let host = case.host(&lab);
+    let folder = lab.folder().to_owned();
+    let data = folder.join("nginx-1/data");
+    let fill = format!("head -c 5M /dev/urandom > {}", data.display());
+    run(Command::new("sh").args(["-c", &fill])).unwrap();
+    std::fs::hard_link(&data, folder.join("nginx-2/data")).unwrap();
+    let down = folder.join("down");
+    for _ in 0..2 {
+        let mut curl = far.host.command("curl");
+        curl.args(["--silent", "--show-error", "--fail", "--globoff", "--max-time", "20", "--output"]);
+        run(curl.arg(&down).arg(format!("http://{host}/data"))).unwrap_or_else(|error| {
+            panic!("{case:?}: {error}: {}", lab.sluice(&["stats", "drops"]).unwrap())
+        });
+        assert_eq!(sum(&down), sum(&data), "{case:?}");
+    }
+    let up = folder.join("up");
+    let mut sink = lab.server(0).command("socat");
+    sink.args(["-u", "TCP6-LISTEN:9000,reuseaddr,ipv6only=0"]).arg(format!("CREATE:{}", up.display()));
+    lab.start("sink", &mut sink).unwrap();
+    lab.wait_for_listener(0, 9000).unwrap();
+    let mut source = far.host.command("timeout");
+    source
+        .args(["20", "socat", "-u"])
+        .arg(format!("OPEN:{}", data.display()))
+        .arg(format!("TCP:{host}:9000"));
+    run(&mut source).unwrap_or_else(|error| panic!("{case:?}: {error}"));
+    assert!(
+        wait_until(Duration::from_secs(20), || sum(&up) == sum(&data)),
+        "{case:?}: the upload is damaged"
+    );
+
+    let bare = host.trim_matches(['[', ']']);
+    let mut traceroute = far.host.command("traceroute");
+    traceroute.args(["-n", "-T", "-p", "80", "-q", "1", "-w", "2", "-m", "8", bare]);
+    let route = run(&mut traceroute).unwrap();
+    let hops: Vec<_> = route.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).collect();
+    let (middle, near) =
+        if case.six { ("2001:db8:c::1", "2001:db8:d::1") } else { ("198.51.100.1", "203.0.113.1") };
+    assert_eq!((hops[0], hops[1], hops.last().copied()), (middle, near, Some(bare)), "{case:?}: {route}");
+    let appliance = if case.mode == "snat" && case.six {
+        "2001:db8:a::2"
+    } else if case.mode == "snat" {
+        "192.0.2.2"
+    } else {
+        bare
+    };
+    assert_eq!(hops[2], appliance, "{case:?}: {route}");
+    if case.mode == "snat" {
+        return; // What the appliance hides is TCP and UDP.
+    }
+    run(far.host.command("ping").args(["-n", "-c", "2", "-i", "0.2", "-W", "2", bare])).unwrap();
+}
+
+#[test]
+fn a_narrow_path_is_found_and_traced_in_every_mode() {
+    for mode in ["fullnat", "nat", "snat", "dr"] {
+        finds_its_path(case(mode, false));
+        finds_its_path(case(mode, true));
+    }
+    for (six, server_six) in [(false, false), (true, true), (true, false), (false, true)] {
+        finds_its_path(tunnel("ipip", six, server_six));
+    }
+    for six in [false, true] {
+        finds_its_path(Case { mode: "fullnat", six, server_six: !six, tunnel: "" });
     }
 }
 

@@ -9,7 +9,7 @@ use super::otherwise::outer;
 use super::side::HasSide;
 use super::{Arrival, Director, Staged, Verdicts};
 use crate::drop::DropReason;
-use crate::flow::{Direction, Protocol};
+use crate::flow::{Direction, Family, FlowKey6, Protocol};
 use crate::frame::Frame;
 use crate::ids::WorkerId;
 use crate::session::{ForwardMode, SessionIndex};
@@ -33,6 +33,9 @@ impl Director {
         let sessions = &K::side(self).sessions;
         let known = sessions.confirm(packet.key, stage.candidate);
         let Some((index, direction)) = known.or_else(|| sessions.find(packet.key, stage.hash)) else {
+            if let Some(found) = self.find_across(packet.key) {
+                return self.relay_across(frame, packet, protocol, found, arrival, verdicts);
+            }
             let owner =
                 self.owner_of(stage, arrival).or_else(|| self.next_to_ask(packet.destination(), arrival));
             return self.hand_over(owner.ok_or(DropReason::IcmpNoSession)?, arrival, verdicts);
@@ -42,8 +45,11 @@ impl Director {
             return Err(DropReason::TtlExceeded);
         }
         let session = sessions.get(index);
+        if K::FAMILY == Family::V6 && session.changes_family() {
+            return self.relay_across(frame, packet, protocol, (index, direction), arrival, verdicts);
+        }
         if !session.mode.sees_answers() {
-            return self.pass_error_on(frame, packet, index, arrival, verdicts);
+            return self.pass_error_on::<K, K>(frame, packet, index, arrival, verdicts);
         }
         let (_, next) = next_hop_to(session.destination(direction), 0, arrival.world)?;
         if packet.total_len > arrival.world.port(next.port()).link.mtu {
@@ -65,8 +71,37 @@ impl Director {
         Ok(())
     }
 
+    /// Passes an error on to an end of the other family.
+    fn relay_across<K: HasSide>(
+        &mut self,
+        frame: &mut Frame<'_>,
+        packet: &Packet<K>,
+        protocol: Protocol,
+        (index, direction): (SessionIndex, Direction),
+        arrival: &Arrival<'_>,
+        verdicts: &mut Verdicts,
+    ) -> Result<(), DropReason> {
+        if packet.ttl <= 1 {
+            return Err(DropReason::TtlExceeded);
+        }
+        let session = self.wide.sessions.get(index);
+        if !session.mode.sees_answers() {
+            // The server got the client's packet in a tunnel of the other family.
+            return self.pass_error_on::<FlowKey6, K>(frame, packet, index, arrival, verdicts);
+        }
+        let (_, next) = next_hop_to(session.destination(direction), 0, arrival.world)?;
+        let moved = match direction {
+            Direction::Outbound => session.sequence_offset,
+            Direction::Inbound => 0,
+        };
+        K::cross_error(frame, packet, protocol, &session.translation(direction), moved)?;
+        self.stats.icmp_relayed.add(1);
+        verdicts.push(next.send(frame.bytes_mut()));
+        Ok(())
+    }
+
     /// Passes an error on, as it is, to the server that has the VIP itself.
-    fn pass_error_on<K: HasSide>(
+    fn pass_error_on<S: HasSide, K: HasSide>(
         &mut self,
         frame: &mut Frame<'_>,
         packet: &Packet<K>,
@@ -74,7 +109,7 @@ impl Director {
         arrival: &Arrival<'_>,
         verdicts: &mut Verdicts,
     ) -> Result<(), DropReason> {
-        let sessions = &K::side(self).sessions;
+        let sessions = &S::side(self).sessions;
         let session = sessions.get(index);
         let (_, next) = next_hop_to(session.destination(Direction::Inbound), 0, arrival.world)?;
         let tunnel = outer(sessions, index);

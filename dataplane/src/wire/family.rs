@@ -3,7 +3,7 @@
 use super::fragment::{self, Fragment};
 use super::packet::{LinkTraits, Packet, Unfit};
 use super::rewrite::{Translation, translate4, translate6};
-use super::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, cross, icmp, icmp6, ipv4, ipv6};
+use super::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, cross, cross_error, icmp, icmp6, ipv4, ipv6};
 use crate::drop::DropReason;
 use crate::flow::{FlowKey, FlowKey6, Key, Protocol};
 use crate::frame::Frame;
@@ -80,6 +80,18 @@ pub trait Wire: Key {
         moved: u32,
         keep_source: bool,
     );
+
+    /// [`relay_error`](Self::relay_error) to the other family: a shorter quote, and always as from us.
+    ///
+    /// # Errors
+    /// Why it must be dropped; the frame is then unchanged.
+    fn cross_error(
+        frame: &mut Frame<'_>,
+        packet: &Packet<Self>,
+        protocol: Protocol,
+        to: &Translation<FlowKey6>,
+        moved: u32,
+    ) -> Result<(), DropReason>;
 }
 
 impl Wire for FlowKey {
@@ -148,6 +160,16 @@ impl Wire for FlowKey {
         keep_source: bool,
     ) {
         icmp::relay_error(frame, packet, protocol, to, moved, keep_source);
+    }
+
+    fn cross_error(
+        frame: &mut Frame<'_>,
+        packet: &Packet<Self>,
+        protocol: Protocol,
+        to: &Translation<FlowKey6>,
+        moved: u32,
+    ) -> Result<(), DropReason> {
+        cross_error::four_to_six(frame, packet, protocol, to, moved)
     }
 }
 
@@ -223,5 +245,15 @@ impl Wire for FlowKey6 {
         keep_source: bool,
     ) {
         icmp6::relay_error(frame, packet, protocol, to, moved, keep_source);
+    }
+
+    fn cross_error(
+        frame: &mut Frame<'_>,
+        packet: &Packet<Self>,
+        protocol: Protocol,
+        to: &Translation<FlowKey6>,
+        moved: u32,
+    ) -> Result<(), DropReason> {
+        cross_error::six_to_four(frame, packet, protocol, to, moved)
     }
 }

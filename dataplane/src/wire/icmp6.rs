@@ -75,7 +75,7 @@ pub(super) fn relay_error(
 }
 
 /// RFC 4443 §2.3.
-fn set_checksum(icmp: &mut [u8], addresses: &[u8; 32]) {
+pub(super) fn set_checksum(icmp: &mut [u8], addresses: &[u8; 32]) {
     put16(icmp, 2, 0);
     let pseudo = checksum::fold(icmp.len() as u64 + u64::from(ICMPV6));
     let sum = checksum::add(checksum::add(checksum::sum(addresses), pseudo), checksum::sum(icmp));

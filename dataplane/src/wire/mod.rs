@@ -7,6 +7,7 @@
 
 pub mod checksum;
 mod cross;
+mod cross_error;
 mod family;
 mod fragment;
 pub mod icmp;
