@@ -6,8 +6,8 @@ use dataplane::dpdk::{self, Device, Pool};
 use dataplane::flow::FlowHasher;
 use dataplane::ids::PortId;
 use dataplane::snapshot::LocalAddress;
-use dataplane::steering::Steering;
 use dataplane::steering::ladder::{self, Choice, Facts, Rss, Rung};
+use dataplane::steering::{PortSteering, Steering};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::net::IpAddr;
 use std::os::unix::net::UnixDatagram;
@@ -16,18 +16,24 @@ use std::sync::mpsc::Sender;
 /// The started devices and the pool behind them. Dropping it closes the devices.
 pub(crate) struct Hardware {
     pub(crate) devices: Vec<Device>,
+    /// By port, its device's place.
+    pub(crate) device_of: Vec<usize>,
     pub(crate) pools: Vec<Pool>,
-    /// By port, the addresses for whose answers the device has rules.
+    /// By device, the addresses for whose answers the device has rules.
     pub(crate) rules: Vec<Option<Vec<IpAddr>>>,
 }
 
 impl Devices for Hardware {
     fn link(&self, port: PortId) -> Option<(bool, u32)> {
-        self.devices[usize::from(port.0)].link()
+        self.devices[self.device_of[usize::from(port.0)]].link()
     }
 
     fn counters(&self, port: PortId) -> DeviceCounters {
-        let stats = self.devices[usize::from(port.0)].stats();
+        let Some(device) = self.devices.get(usize::from(port.0)) else {
+            // What a sub-interface's device counts is its parent's.
+            return DeviceCounters { missed: 0, rx_errors: 0, tx_errors: 0, no_buffer: 0 };
+        };
+        let stats = device.stats();
         DeviceCounters {
             missed: stats.missed,
             rx_errors: stats.rx_errors,
@@ -43,7 +49,7 @@ impl Devices for Hardware {
     fn steer(&mut self, locals: &[LocalAddress], steering: &Steering) -> Result<(), String> {
         for (at, have) in self.rules.iter_mut().enumerate() {
             let Some(have) = have else { continue };
-            let of_port = locals.iter().filter(|local| usize::from(local.port.0) == at);
+            let of_port = locals.iter().filter(|local| self.device_of[usize::from(local.port.0)] == at);
             let new: Vec<_> =
                 of_port.map(|local| local.address).filter(|address| !have.contains(address)).collect();
             let table = ladder::port_table(steering.workers);
@@ -52,6 +58,12 @@ impl Devices for Hardware {
         }
         Ok(())
     }
+}
+
+/// By port, the place of its device.
+pub(crate) fn devices_of(config: &Config) -> Vec<usize> {
+    let device = |(at, port): (usize, &PortSpec)| port.vlan.map_or(at, |sub| usize::from(sub.parent.0));
+    config.ports.iter().enumerate().map(device).collect()
 }
 
 /// Asks each device how it steers, and chooses.
@@ -65,6 +77,10 @@ pub(crate) fn steering(
         config.ports.iter().zip(&mut hardware.devices).map(|(spec, device)| facts(spec, device, config));
     let (choices, ports): (Vec<_>, Vec<_>) = asked.map(|facts| ladder::choose(&facts, workers)).unzip();
     hardware.rules = choices.iter().map(|choice| (choice.rung == Rung::FlowRules).then(Vec::new)).collect();
+    // A sub-interface's packets are spread with its parent's.
+    let of_device = hardware.device_of.iter();
+    let (choices, ports): (Vec<_>, Vec<_>) =
+        of_device.map(|at| (Choice::clone(&choices[*at]), PortSteering::clone(&ports[*at]))).unzip();
     (Steering { workers, ports: ports.into(), hasher }, choices)
 }
 

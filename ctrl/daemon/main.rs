@@ -90,7 +90,7 @@ fn run(path: &Path) -> Result<(), String> {
 }
 
 fn devices(config: &Config, wanted: impl Fn(&config::Device) -> bool) -> Vec<String> {
-    let devices = config.ports.iter().map(|port| &port.device);
+    let devices = config.ports.iter().filter(|port| port.vlan.is_none()).map(|port| &port.device);
     devices.filter(|device| wanted(device)).map(|device| device.text().to_owned()).collect()
 }
 
@@ -116,7 +116,7 @@ fn start_hardware(eal: &mut Eal, config: &Config, buffers: u32) -> Result<Hardwa
         descriptors: DESCRIPTORS,
     };
     let mut devices = Vec::new();
-    for (at, port) in config.ports.iter().enumerate() {
+    for (at, port) in config.ports.iter().filter(|port| port.vlan.is_none()).enumerate() {
         let id = PortId(at as u16);
         let device =
             Device::start(eal, id, port.device.name(), by_worker.clone(), &settings).map_err(|error| {
@@ -130,7 +130,7 @@ fn start_hardware(eal: &mut Eal, config: &Config, buffers: u32) -> Result<Hardwa
             })?;
         devices.push(device);
     }
-    Ok(Hardware { devices, pools, rules: Vec::new() })
+    Ok(Hardware { devices, device_of: machine::devices_of(config), pools, rules: Vec::new() })
 }
 
 /// A pool of buffers on each NUMA node that has workers, and each worker's.
@@ -205,8 +205,9 @@ fn serve(
 ) -> Result<(), String> {
     let config = &loaded.config;
     let facts: Vec<_> = hardware
-        .devices
+        .device_of
         .iter()
+        .map(|at| &hardware.devices[*at])
         .map(|device| DeviceFacts {
             driver: device.driver().to_owned(),
             mac: device.mac(),
@@ -229,6 +230,7 @@ fn serve(
         workers.push(Worker::new(worker::Parts {
             id: WorkerId(at as u16),
             ports,
+            sub_interfaces: config.ports.iter().filter_map(|port| port.vlan).collect(),
             director,
             world: Arc::clone(&empty),
             mailbox,

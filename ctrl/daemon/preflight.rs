@@ -49,7 +49,7 @@ pub(crate) fn control_cores(workers: &[usize]) -> Result<Vec<usize>, String> {
 /// They end with the process.
 pub(crate) fn claim_devices(ports: &[PortSpec]) -> Result<Vec<UnixListener>, String> {
     let mut held = Vec::new();
-    for port in ports {
+    for port in ports.iter().filter(|port| port.vlan.is_none()) {
         let identity = match &port.device {
             Device::Pci(address) => {
                 if !Path::new("/sys/bus/pci/devices").join(address).exists() {

@@ -148,6 +148,10 @@ pub struct PortView {
     pub name: String,
     /// The device, as configured.
     pub device: String,
+    /// For a sub-interface, the port whose link it shares.
+    pub parent: Option<String>,
+    /// For a sub-interface, its VLAN.
+    pub vlan: Option<u16>,
     /// DPDK's driver.
     pub driver: String,
     /// Station address.

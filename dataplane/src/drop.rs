@@ -38,6 +38,8 @@ reasons! {
     EthernetNotOurs = "ethernet_not_ours",
     /// The EtherType is none of IPv4, IPv6 and ARP.
     EthertypeUnsupported = "ethertype_unsupported",
+    /// The frame's VLAN tag names a VLAN for which the port has no sub-interface.
+    VlanUnknown = "vlan_unknown",
     /// The frame ends before the 20 bytes of an IPv4 header.
     Ipv4Short = "ipv4_short",
     /// The IP version field is not 4.

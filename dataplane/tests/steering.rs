@@ -138,6 +138,7 @@ impl Farm {
             all.push(Worker::new(Parts {
                 id: WorkerId(at as u16),
                 ports: vec![MemoryPort::new(A), MemoryPort::new(B)],
+                sub_interfaces: Vec::new(),
                 director: Director::new(limits, hasher, seat, Arc::clone(&counters)),
                 world: Arc::clone(&world),
                 mailbox,

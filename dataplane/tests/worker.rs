@@ -11,7 +11,9 @@ use dataplane::port::MemoryPort;
 use dataplane::snapshot::{NextHop, Publisher, Snapshot, mailboxes};
 use dataplane::stats::WorkerStats;
 use dataplane::steering::Seat;
-use dataplane::worker::{Command, ControlFrame, Event, Link, Parts, SessionQuery, Worker, link, peers};
+use dataplane::worker::{
+    Command, ControlFrame, Event, Link, Parts, SessionQuery, SubInterface, Worker, link, peers,
+};
 use pktgen_tests::frames::{endpoints, tcp, tcp_frame, udp_frame};
 use std::sync::Arc;
 use support::{A, B, LOCAL, Plan, SERVER, answer_to, inbound};
@@ -26,6 +28,10 @@ struct Bench {
 
 impl Bench {
     fn new(plan: &Plan) -> Self {
+        Self::with_ports(plan, vec![MemoryPort::new(A), MemoryPort::new(B)], Vec::new())
+    }
+
+    fn with_ports(plan: &Plan, ports: Vec<MemoryPort>, sub_interfaces: Vec<SubInterface>) -> Self {
         let (mut publisher, mut mailboxes) = mailboxes(1);
         let (link, worker_link) = link();
         let stats = Arc::new(WorkerStats::new(2));
@@ -35,7 +41,8 @@ impl Bench {
             Director::new(limits, FlowHasher::new([5, 7, 11, 13]), Seat::alone(2), Arc::clone(&stats));
         let worker = Worker::new(Parts {
             id: WorkerId(0),
-            ports: vec![MemoryPort::new(A), MemoryPort::new(B)],
+            ports,
+            sub_interfaces,
             director,
             world,
             mailbox: mailboxes.remove(0),
@@ -226,4 +233,40 @@ fn a_session_seen_by_two_snapshots_is_the_same() {
     }
     assert_eq!(bench.worker.director().sessions().len(), 1);
     assert_eq!(bench.publisher.collect(), 1);
+}
+
+#[test]
+fn ports_on_one_link_are_told_apart_by_their_tags() {
+    const VLAN: u16 = 100;
+    let tagged =
+        |frame: &[u8], vlan: u16| [&frame[..12], &[0x81, 0], &vlan.to_be_bytes(), &frame[12..]].concat();
+    // Port B is VLAN 100 on the link of port A.
+    let plan = Plan { weights: vec![1], ..Plan::default() };
+    let mut bench =
+        Bench::with_ports(&plan, vec![MemoryPort::new(A)], vec![SubInterface { parent: A, vlan: VLAN }]);
+    // A burst of three kinds: a client's, with and without a priority's tag, and one of another VLAN.
+    bench.receive(0, syn(4000));
+    bench.receive(0, tagged(&syn(4001), 99));
+    bench.receive(0, tagged(&syn(4002), 0));
+    bench.receive(0, syn(4003));
+    bench.turn();
+    let seen = bench.sent(0);
+    assert_eq!(seen.len(), 3);
+    assert_eq!(bench.stats.drops(DropReason::VlanUnknown).value(), 1);
+    for frame in &seen {
+        assert_eq!(frame[12..16], [0x81, 0, 0, VLAN as u8], "the server's side is tagged");
+        let plain = [&frame[..12], &frame[16..]].concat();
+        bench.receive(0, tagged(&tcp_frame(&answer_to(&plain), tcp::SYN | tcp::ACK, &[]), VLAN));
+    }
+    bench.turn();
+    let answers = bench.sent(0);
+    let clients: Vec<_> = answers.iter().map(|frame| endpoints(frame).unwrap().1.1).collect();
+    assert_eq!(clients, [4000, 4002, 4003], "in their order, without tags");
+    let (link, sub) = (bench.stats.port(A), bench.stats.port(B));
+    assert_eq!((link.rx_packets.value(), link.tx_packets.value()), (7, 6));
+    assert_eq!((sub.rx_packets.value(), sub.tx_packets.value()), (3, 3));
+    // What control says on a sub-interface has its tag.
+    bench.link.ask(Command::Transmit { port: B, frame: ControlFrame::copy_of(&syn(4004)) }).unwrap();
+    bench.turn();
+    assert_eq!(bench.sent(0)[0][12..16], [0x81, 0, 0, VLAN as u8]);
 }

@@ -37,6 +37,7 @@ pub(crate) fn worker<P: Port>(
     let worker = Worker::new(worker::Parts {
         id,
         ports,
+        sub_interfaces: Vec::new(),
         director,
         world,
         mailbox: mailboxes.remove(0),

@@ -11,6 +11,7 @@
 
 use crate::netns::{Namespace, cable};
 use crate::process::{Daemon, Folder, run, wait_until};
+use crate::tag_switch::TagSwitch;
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::fs;
@@ -42,6 +43,8 @@ pub struct Plan {
     pub hugepages: &'static str,
     /// Whether everyone has IPv6 addresses too.
     pub ipv6: bool,
+    /// Whether the appliance has one link, on which its two ports are VLANs 100 and 200.
+    pub vlans: bool,
     /// Workers, from core 1 down; on af_packet the kernel's fanout spreads packets over their queues.
     pub workers: usize,
 }
@@ -67,6 +70,7 @@ impl Default for Plan {
             offloads: false,
             hugepages: "auto",
             ipv6: false,
+            vlans: false,
             workers: 1,
         }
     }
@@ -81,6 +85,8 @@ pub struct Lab {
     client: Namespace,
     director: Namespace,
     servers: Vec<Namespace>,
+    // Before the namespaces that it is plugged into are made again.
+    tag_switch: Option<TagSwitch>,
     _switch: Option<Namespace>,
     folder: Folder,
 }
@@ -100,21 +106,22 @@ impl Lab {
         let servers: Vec<_> =
             (1..=plan.servers).map(|n| role(&format!("rs{n}"))).collect::<Result<_, _>>()?;
         let switch = if plan.ports != Ports::Tap { Some(role("switch")?) } else { None };
-        let lab = Self {
+        let mut lab = Self {
             plan,
             daemon: None,
             programs: Vec::new(),
             client,
             director,
             servers,
+            tag_switch: None,
             _switch: switch,
             folder,
         };
-        lab.connect()?;
+        lab.connect(number)?;
         Ok(lab)
     }
 
-    fn connect(&self) -> Result<(), String> {
+    fn connect(&mut self, number: usize) -> Result<(), String> {
         let Some(switch) = &self._switch else { return Ok(()) };
         switch.ip("link add br0 type bridge forward_delay 0")?;
         switch.ip("link set br0 up")?;
@@ -122,14 +129,24 @@ impl Lab {
             cable((host, interface), (switch, name))?;
             switch.ip(&format!("link set {name} master br0"))
         };
-        plug(&self.director, "lan", "sluice")?;
-        if self.plan.one_arm {
+        if self.plan.vlans {
+            let links = [(&self.client, "eth0", 100), (switch, "sluice", 200)];
+            let folder = self.folder.path();
+            self.tag_switch = Some(TagSwitch::new(number, (&self.director, "trunk"), &links, folder)?);
+            switch.ip("link set sluice master br0")?;
+        } else {
+            plug(&self.director, "lan", "sluice")?;
+        }
+        if self.plan.vlans {
+        } else if self.plan.one_arm {
             plug(&self.client, "eth0", "client")?;
         } else {
             cable((&self.director, "wan"), (&self.client, "eth0"))?;
             self.director.set_offloads("wan", "off")?;
         }
-        self.director.set_offloads("lan", "off")?;
+        if !self.plan.vlans {
+            self.director.set_offloads("lan", "off")?;
+        }
         self.client_address()?;
         for (at, server) in self.servers.iter().enumerate() {
             plug(server, "eth0", &format!("rs{}", at + 1))?;
@@ -210,17 +227,22 @@ impl Lab {
         let mut port = |name: &str, n, addresses: &str| {
             let six =
                 six(if name == "wan" || self.plan.one_arm { "2001:db8:a::2/64" } else { "2001:db8:b::2/64" });
-            let _ = write!(
-                text,
-                "\n[[port]]\nname = \"{name}\"\ndevice = \"{}\"\naddresses = [\"{addresses}\"{six}]\n",
-                device(n, name)
-            );
+            let link = if self.plan.vlans {
+                format!("parent = \"trunk\"\nvlan = {}", 100 * (n + 1))
+            } else {
+                format!("device = \"{}\"", device(n, name))
+            };
+            let _ =
+                write!(text, "\n[[port]]\nname = \"{name}\"\n{link}\naddresses = [\"{addresses}\"{six}]\n");
         };
         if self.plan.one_arm {
             port("lan", 0, "192.0.2.2/24");
         } else {
             port("wan", 0, "192.0.2.2/24");
             port("lan", 1, "10.0.0.2/24");
+        }
+        if self.plan.vlans {
+            let _ = write!(text, "\n[[port]]\nname = \"trunk\"\ndevice = \"{}\"\n", device(0, "trunk"));
         }
         text
     }

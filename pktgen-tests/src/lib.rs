@@ -13,4 +13,5 @@ pub mod lab;
 pub mod netns;
 pub mod process;
 pub mod softnic;
+pub mod tag_switch;
 pub mod wire;

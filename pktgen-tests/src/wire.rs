@@ -44,11 +44,31 @@ impl Wire {
         mac: [u8; 6],
         addresses: &[Ipv4Addr],
     ) -> Result<Self, String> {
+        Self::start(namespace, &format!("INTERFACE:{interface}"), folder, mac, addresses)
+    }
+
+    /// Makes a TAP interface and takes hold of its other end. Unlike packet sockets it shows VLAN tags.
+    ///
+    /// # Errors
+    /// When socat cannot be started.
+    pub fn tap(namespace: &Namespace, interface: &str, folder: &Path) -> Result<Self, String> {
+        let device = format!("TUN,tun-type=tap,tun-name={interface},iff-no-pi,iff-up");
+        // No station has this address, so nothing is taken for an echo.
+        Self::start(namespace, &device, folder, [0; 6], &[])
+    }
+
+    fn start(
+        namespace: &Namespace,
+        device: &str,
+        folder: &Path,
+        mac: [u8; 6],
+        addresses: &[Ipv4Addr],
+    ) -> Result<Self, String> {
         let own = folder.join(format!("{}-test.sock", namespace.name()));
         let peer = folder.join(format!("{}-socat.sock", namespace.name()));
         let socket = UnixDatagram::bind(&own).map_err(|error| format!("{}: {error}", own.display()))?;
         let mut command = namespace.command("socat");
-        command.args(["-b", "65536", &format!("INTERFACE:{interface}")]);
+        command.args(["-b", "65536", device]);
         command.arg(format!("UNIX-SENDTO:{},bind={}", own.display(), peer.display()));
         let mut socat = Daemon::start(&mut command, &folder.join(format!("{}-socat.log", namespace.name())))?;
         if !wait_until(Duration::from_secs(5), || peer.exists() || socat.ended().is_some())

@@ -84,6 +84,30 @@ fn http_is_spread_over_two_servers() {
     assert_eq!(service["state"], "ready");
 }
 
+#[test]
+fn two_vlans_of_one_link_are_two_ports() {
+    for workers in [1, 2] {
+        let lab = web(Plan { vlans: true, workers, ..Plan::default() });
+        let answers = lab.http(400, 20).unwrap();
+        assert_eq!(count(&answers).into_keys().collect::<Vec<_>>(), ["rs1", "rs2"]);
+        make_data(&lab, "3M", 2);
+        let mut curl = lab.client().command("curl");
+        curl.args(["--silent", "--show-error", "--fail", "--max-time", "60", "--output", "/dev/null"]);
+        run(curl.arg(format!("http://{VIP}/data"))).unwrap();
+        assert_everything_is_given_back(&lab);
+        let ports = lab.json(&["port", "list"]).unwrap();
+        assert_eq!(ports[0]["name"], "trunk");
+        for (at, (name, vlan)) in [("wan", 100), ("lan", 200)].into_iter().enumerate() {
+            let port = &ports[at + 1];
+            assert_eq!(
+                (&port["name"], &port["parent"], &port["vlan"]),
+                (&name.into(), &"trunk".into(), &vlan.into())
+            );
+            assert!(number(&port["rx_packets"]) > 2_000, "{port}");
+        }
+    }
+}
+
 /// Two workers on af_packet: the kernel's fanout has a hash and a key of its own, so replies come to
 /// either worker.
 const TWO_WORKERS: Plan = Plan {
@@ -93,6 +117,7 @@ const TWO_WORKERS: Plan = Plan {
     offloads: false,
     hugepages: "auto",
     ipv6: false,
+    vlans: false,
     workers: 2,
 };
 

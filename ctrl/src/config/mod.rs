@@ -15,6 +15,7 @@ use dataplane::scheduler::{Flags, Scheduler};
 use dataplane::session::{ForwardMode, Timeouts};
 use dataplane::snapshot::{Listen, Network, NextHop, ServiceOptions};
 use dataplane::steering::ladder::Fields;
+use dataplane::worker::SubInterface;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -64,8 +65,10 @@ pub enum Hugepages {
 pub struct PortSpec {
     /// The operator's name for it.
     pub name: String,
-    /// A PCI address or a DPDK vdev string.
+    /// A PCI address or a DPDK vdev string; a sub-interface has its parent's.
     pub device: Device,
+    /// What makes it a sub-interface. Those follow the ports with devices of their own.
+    pub vlan: Option<SubInterface>,
     /// The appliance's own addresses.
     pub addresses: Vec<Network>,
     /// How the device spreads packets over its queues, where it cannot say so itself.

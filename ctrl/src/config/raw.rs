@@ -42,7 +42,10 @@ pub(super) struct Admin {
 #[serde(deny_unknown_fields)]
 pub(super) struct Port {
     pub(super) name: Spanned<String>,
-    pub(super) device: Spanned<String>,
+    pub(super) device: Option<Spanned<String>>,
+    /// The port whose link a sub-interface shares.
+    pub(super) parent: Option<Spanned<String>>,
+    pub(super) vlan: Option<Spanned<i64>>,
     #[serde(default)]
     pub(super) addresses: Vec<Spanned<String>>,
     pub(super) rss: Option<Rss>,

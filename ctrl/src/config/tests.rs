@@ -168,6 +168,18 @@ fn errors_name_file_line_key_and_remedy() {
         ),
         ("workers = [1]", "workers = []", "sluice.toml:2: dataplane.workers: no worker is named"),
         (
+            "name = \"wan\"",
+            "name = \"wan\"\nparent = \"lan\"\nvlan = 7",
+            "port[0].device: a port has a device, or parent and vlan",
+        ),
+        (
+            "device = \"0000:3b:00.0\"",
+            "parent = \"lna\"\nvlan = 7",
+            "port[0].parent: `lna` is no port with a device; did you mean `lan`?",
+        ),
+        ("device = \"0000:3b:00.0\"", "parent = \"lan\"\nvlan = 4095", "port[0].vlan: 4095 is above 4094"),
+        ("device = \"0000:3b:00.0\"", "parent = \"lan\"", "port[0].vlan: the key `vlan` is missing"),
+        (
             "addresses = [\"192.0.2.2/24\"]",
             "addresses = [\"192.0.2.2/24\"]\nrss = { fields = \"port\" }",
             "port[0].rss.fields: `port` is unknown; did you mean `ports`",
@@ -400,4 +412,27 @@ fn a_kernel_is_behind_interfaces_and_not_behind_files() {
     ] {
         assert_eq!(Device::Vdev(device.into()).has_kernel_peer(), kernel, "{device}");
     }
+}
+
+#[test]
+fn sub_interfaces_follow_the_ports_whose_links_they_share() {
+    let text = GOOD.replace(
+        "[[port]]\nname = \"lan\"",
+        "[[port]]\nname = \"dmz\"\nparent = \"lan\"\nvlan = 100\naddresses = [\"198.51.100.2/24\"]\n\n[[port]]\nname = \"lan\"",
+    );
+    assert_ne!(text, GOOD);
+    let loaded = read(&text).unwrap();
+    let names: Vec<_> = loaded.config.ports.iter().map(|port| port.name.as_str()).collect();
+    assert_eq!(names, ["wan", "lan", "dmz"]);
+    let (lan, dmz) = (&loaded.config.ports[1], &loaded.config.ports[2]);
+    assert_eq!(dmz.vlan, Some(SubInterface { parent: dataplane::ids::PortId(1), vlan: 100 }));
+    assert_eq!((&dmz.device, lan.vlan), (&lan.device, None));
+
+    let twice = text.replace(
+        "[[port]]\nname = \"lan\"",
+        "[[port]]\nname = \"dmz2\"\nparent = \"lan\"\nvlan = 100\naddresses = [\"203.0.113.130/25\"]\n\n[[port]]\nname = \"lan\"",
+    );
+    let problems = read(&twice).unwrap_err();
+    let said: Vec<_> = problems.problems().iter().map(ToString::to_string).collect();
+    assert!(said[0].contains("VLAN 100 of it already"), "{said:?}");
 }

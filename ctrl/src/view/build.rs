@@ -254,6 +254,8 @@ impl Observer<'_> {
                 PortView {
                     name: spec.name.clone(),
                     device: spec.device.text().to_owned(),
+                    parent: spec.vlan.map(|sub| self.port_name(sub.parent)),
+                    vlan: spec.vlan.map(|sub| sub.vlan),
                     driver: facts.driver.clone(),
                     mac: mac_text(facts.mac),
                     mtu: facts.mtu,

@@ -49,6 +49,11 @@ pub fn peers<B>(workers: usize, ports: usize) -> Vec<Peers<B>> {
 }
 
 impl<B> Peers<B> {
+    /// How many ports there are.
+    pub(super) fn ports(&self) -> usize {
+        self.incoming.len()
+    }
+
     /// How many rings lead here for each port.
     pub(super) fn lanes(&self) -> usize {
         self.incoming.first().map_or(0, Vec::len)

@@ -7,9 +7,11 @@ mod handover;
 mod held;
 mod parked;
 mod requests;
+mod tags;
 
 pub use handover::{Peers, RING_SIZE, peers};
 pub use requests::{Command, ControlFrame, Event, Link, SessionQuery, SessionRecord, WorkerLink, link};
+pub use tags::SubInterface;
 
 use crate::clock::Instant;
 use crate::director::{Director, Origin, Verdict, Verdicts};
@@ -26,6 +28,7 @@ use held::Held;
 use parked::Parked;
 use std::ops::Range;
 use std::sync::Arc;
+use tags::Tags;
 
 /// One worker with its queues, on cache lines of its own.
 #[derive(Debug)]
@@ -33,6 +36,7 @@ use std::sync::Arc;
 pub struct Worker<P: Port> {
     id: WorkerId,
     ports: Vec<P>,
+    tags: Arc<Tags>,
     /// Packets on their way out, by port.
     egress: Vec<Burst<P::Buffer>>,
     discard: Burst<P::Buffer>,
@@ -53,6 +57,8 @@ pub struct Parts<P: Port> {
     pub id: WorkerId,
     /// Its queues; the place of each is its [`PortId`].
     pub ports: Vec<P>,
+    /// The ports without queues; their ids follow.
+    pub sub_interfaces: Vec<SubInterface>,
     /// Its decisions and sessions.
     pub director: Director,
     /// The world to start with.
@@ -79,6 +85,7 @@ impl<P: Port> Worker<P> {
         let egress = parts.ports.iter().map(|_| Burst::new()).collect();
         Self {
             id: parts.id,
+            tags: Arc::new(Tags::new(parts.ports.len(), parts.sub_interfaces)),
             ports: parts.ports,
             egress,
             discard: Burst::new(),
@@ -101,8 +108,10 @@ impl<P: Port> Worker<P> {
         let mut received = 0;
         for at in 0..self.ports.len() {
             received += self.serve(at, now);
+        }
+        for port in 0..self.peers.ports() {
             for lane in 0..self.peers.lanes() {
-                received += self.take_over(at, lane, now);
+                received += self.take_over(PortId(port as u16), lane, now);
             }
         }
         self.director.expire(&self.world, now);
@@ -155,17 +164,48 @@ impl<P: Port> Worker<P> {
         }
         let received = burst.len();
         let id = self.ports[at].id();
-        let bytes = self.process(Origin::queue(id), burst, now);
-        let counters = self.stats.port(id);
-        counters.rx_packets.add(received as u64);
-        counters.rx_bytes.add(bytes as u64);
+        if self.tags.share(id) {
+            self.serve_link(id, burst, now);
+        } else {
+            self.receive(id, burst, now);
+        }
         received
     }
 
+    /// A burst of a link that several ports share.
+    #[cold]
+    fn serve_link(&mut self, link: PortId, burst: Burst<P::Buffer>, now: Instant) {
+        let tags = Arc::clone(&self.tags);
+        tags.split(link, burst, |port, burst| {
+            if port != Some(link) {
+                // What a link carries counts for it too, as what it sends does.
+                let counters = self.stats.port(link);
+                counters.rx_packets.add(burst.len() as u64);
+                counters.rx_bytes.add(burst.iter().map(Buffer::len).sum::<usize>() as u64);
+            }
+            match port {
+                Some(port) => self.receive(port, burst, now),
+                None => {
+                    self.stats.drops(DropReason::VlanUnknown).add(burst.len() as u64);
+                    burst.into_iter().for_each(|buffer| self.free(buffer));
+                }
+            }
+        });
+    }
+
+    /// A burst that came by a port.
+    #[inline(always)]
+    fn receive(&mut self, port: PortId, burst: Burst<P::Buffer>, now: Instant) {
+        let received = burst.len();
+        let bytes = self.process(Origin::queue(port), burst, now);
+        let counters = self.stats.port(port);
+        counters.rx_packets.add(received as u64);
+        counters.rx_bytes.add(bytes as u64);
+    }
+
     /// One burst that another worker got by a port and that is this one's.
-    fn take_over(&mut self, at: usize, lane: usize, now: Instant) -> usize {
+    fn take_over(&mut self, id: PortId, lane: usize, now: Instant) -> usize {
         let mut burst: Burst<P::Buffer> = Burst::new();
-        let id = self.ports[at].id();
         self.peers.receive(id, lane, &mut burst);
         let received = burst.len();
         if received > 0 {
@@ -190,7 +230,7 @@ impl<P: Port> Worker<P> {
         }
         match whole_burst(&verdicts) {
             // The common case: nothing is moved.
-            Some(port) if self.egress[usize::from(port.0)].is_empty() => {
+            Some(port) if self.egress.get(usize::from(port.0)).is_some_and(Burst::is_empty) => {
                 std::mem::swap(&mut self.egress[usize::from(port.0)], &mut burst);
             }
             Some(_) | None => {
@@ -255,7 +295,22 @@ impl<P: Port> Worker<P> {
         }
     }
 
-    fn send(&mut self, port: PortId, buffer: P::Buffer) {
+    fn send(&mut self, mut port: PortId, mut buffer: P::Buffer) {
+        if let Some(SubInterface { parent, vlan }) = self.tags.get(port) {
+            let counters = self.stats.port(port);
+            counters.tx_packets.add(1);
+            counters.tx_bytes.add(buffer.len() as u64);
+            let tagged = {
+                let mut frame = buffer.frame();
+                wire::add_tag(&mut frame, vlan).then(|| frame.window())
+            };
+            let Some(window) = tagged else {
+                self.stats.drops(DropReason::NoHeadroom).add(1);
+                return self.free(buffer);
+            };
+            buffer.set_window(window);
+            port = parent;
+        }
         let at = usize::from(port.0);
         if self.egress[at].is_full() {
             self.flush(at);
@@ -318,7 +373,8 @@ impl<P: Port> Worker<P> {
         while let Some(command) = self.link.next_command() {
             match command {
                 Command::Transmit { port, frame } => {
-                    match self.ports[usize::from(port.0)].buffer_from(frame.bytes()) {
+                    let device = self.tags.get(port).map_or(port, |sub| sub.parent);
+                    match self.ports[usize::from(device.0)].buffer_from(frame.bytes()) {
                         Some(buffer) => self.send(port, buffer),
                         None => self.stats.drops(DropReason::NoBuffer).add(1),
                     }

@@ -22,6 +22,7 @@ use dataplane::session::{State, Timeouts};
 use dataplane::snapshot::{Network, NextHop};
 use dataplane::steering::ladder::Fields;
 use dataplane::steering::{KEY_LEN_MIN, TABLE_MAX};
+use dataplane::worker::SubInterface;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -179,7 +180,10 @@ impl Checker<'_> {
         }
         let mut ports = Vec::new();
         let (mut names, mut devices, mut addresses_seen) = (HashSet::new(), HashSet::new(), HashMap::new());
-        for (at, entry) in list.iter().enumerate() {
+        // Sub-interfaces behind the ports whose links they share.
+        let mut entries: Vec<_> = list.iter().enumerate().collect();
+        entries.sort_by_key(|(_, entry)| entry.get_ref().parent.is_some());
+        for (at, entry) in entries {
             let raw = entry.get_ref();
             let key = |field: &str| format!("port[{at}].{field}");
             if at >= MAX_PORTS {
@@ -199,14 +203,13 @@ impl Checker<'_> {
                     format!("`{name}` names another port already; choose another name"),
                 );
             }
-            let device = self.device(&raw.device, &key("device"));
-            if !devices.insert(device.name().to_owned()) {
-                self.error(
-                    raw.device.span(),
-                    &key("device"),
-                    format!("`{}` is used by another port; each port needs its own device", device.name()),
-                );
-            }
+            let is_parent = list
+                .iter()
+                .any(|other| other.get_ref().parent.as_ref().is_some_and(|parent| *parent.get_ref() == name));
+            let found = self.link(entry, &key, &ports, &mut devices);
+            // The rest is checked all the same.
+            let (device, vlan, rss) =
+                found.unwrap_or_else(|| (Device::Vdev(format!("net_null{at}")), None, None));
             let mut addresses = Vec::new();
             for (n, text) in raw.addresses.iter().enumerate() {
                 let key = format!("port[{at}].addresses[{n}]");
@@ -229,13 +232,80 @@ impl Checker<'_> {
                 }
                 addresses.push(network);
             }
-            if raw.addresses.is_empty() {
+            if raw.addresses.is_empty() && !is_parent {
                 self.error(entry.span(), &key("addresses"), "a port needs an address of its own to ask for its neighbours; add addresses = [\"192.0.2.2/24\"]");
             }
-            let rss = raw.rss.as_ref().and_then(|rss| self.rss(rss, &key("rss")));
-            ports.push(PortSpec { name, device, addresses, rss });
+            ports.push(PortSpec { name, device, vlan, addresses, rss });
         }
         ports
+    }
+
+    /// A port's device, or what it has from the port whose link it shares.
+    fn link(
+        &mut self,
+        entry: &Spanned<raw::Port>,
+        key: &impl Fn(&str) -> String,
+        ports: &[PortSpec],
+        devices: &mut HashSet<String>,
+    ) -> Option<(Device, Option<SubInterface>, Option<RssSpec>)> {
+        let raw = entry.get_ref();
+        match (&raw.device, &raw.parent, &raw.vlan) {
+            (Some(text), None, None) => {
+                let device = self.device(text, &key("device"));
+                if !devices.insert(device.name().to_owned()) {
+                    let message = format!(
+                        "`{}` is used by another port; each port needs its own device, or parent and vlan",
+                        device.name()
+                    );
+                    self.error(text.span(), &key("device"), message);
+                }
+                let rss = raw.rss.as_ref().and_then(|rss| self.rss(rss, &key("rss")));
+                Some((device, None, rss))
+            }
+            (None, Some(parent), Some(vlan)) => {
+                if let Some(rss) = &raw.rss {
+                    let message = "a sub-interface has its parent's; move it there";
+                    self.error(rss.fields.span(), &key("rss"), message);
+                }
+                let found =
+                    ports.iter().position(|port| port.name == *parent.get_ref() && port.vlan.is_none());
+                let Some(at) = found else {
+                    let with_devices: Vec<_> = ports
+                        .iter()
+                        .filter(|port| port.vlan.is_none())
+                        .map(|port| port.name.as_str())
+                        .collect();
+                    let message = format!(
+                        "`{}` is no port with a device; {}",
+                        parent.get_ref(),
+                        suggestion(parent.get_ref(), &with_devices)
+                    );
+                    self.error(parent.span(), &key("parent"), message);
+                    return None;
+                };
+                let id = self.number(vlan, &key("vlan"), 1..4_095, "it is the VLAN's number")? as u16;
+                let sub = SubInterface { parent: PortId(at as u16), vlan: id };
+                if let Some(other) = ports.iter().find(|port| port.vlan == Some(sub)) {
+                    let message = format!("port `{}` is VLAN {id} of it already; remove one", other.name);
+                    self.error(vlan.span(), &key("vlan"), message);
+                }
+                Some((ports[at].device.clone(), Some(sub), ports[at].rss.clone()))
+            }
+            (Some(_), _, _) => {
+                let message = "a port has a device, or parent and vlan; remove one of the two";
+                self.error(entry.span(), &key("device"), message);
+                None
+            }
+            (None, Some(_), None) => {
+                self.error(entry.span(), &key("vlan"), "the key `vlan` is missing; add the VLAN's number");
+                None
+            }
+            (None, None, _) => {
+                let message = "the key `device` is missing; add it, or parent and vlan for a sub-interface";
+                self.error(entry.span(), &key("device"), message);
+                None
+            }
+        }
     }
 
     /// What the operator says of a device that does not say it itself.
