@@ -238,6 +238,8 @@ pub struct WorkerView {
     pub icmp_errors: u64,
     /// ICMP errors passed on to the client or server they concern.
     pub icmp_relayed: u64,
+    /// Resets sent to the ends of connections that were forgotten.
+    pub resets_sent: u64,
     /// Packets in which a server was told where its client is (TOA, PROXY, UOA).
     pub address_sent: u64,
     /// Packets that went without, or not at all, for want of room in the packet.

@@ -126,6 +126,8 @@ pub struct WorkerStats {
     pub icmp_errors: Counter,
     /// ICMP errors about packets of sessions, passed on to whom they concern.
     pub icmp_relayed: Counter,
+    /// Resets sent to the ends of connections that were forgotten.
+    pub resets_sent: Counter,
     /// Packets in which a server was told where its client is (TOA, PROXY, UOA).
     pub address_sent: Counter,
     /// Packets that should have told and did not, because they had no room for it or were fragments.
@@ -163,6 +165,7 @@ impl WorkerStats {
             echo_replies: Counter::default(),
             icmp_errors: Counter::default(),
             icmp_relayed: Counter::default(),
+            resets_sent: Counter::default(),
             address_sent: Counter::default(),
             address_no_room: Counter::default(),
             address_exceeds_mtu: Counter::default(),

@@ -101,6 +101,7 @@ fn plans() -> Vec<Plan> {
         persistence,
         sloppy: true,
         expire_quiescent: true,
+        reset_on_expiry: true,
         session_limit: 200,
         sources,
         ..ServiceOptions::default()

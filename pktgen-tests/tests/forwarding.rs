@@ -1,8 +1,9 @@
 //! Real stacks through the appliance: HTTP, bulk transfers, DNS, on every kind of port that
 //! runs here, also while the configuration changes.
 
-use pktgen_tests::lab::{CLIENT, Lab, Plan, Ports, VIP};
-use pktgen_tests::process::{Hugepages, run, wait_until};
+use pktgen_tests::lab::{CLIENT, Lab, Plan, Ports, VIP, VIP6};
+use pktgen_tests::netns::Namespace;
+use pktgen_tests::process::{Daemon, Hugepages, run, wait_until};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
@@ -582,4 +583,33 @@ fn local_ports_are_used_again_without_a_stall() {
     };
     assert!(wait_until(120 * SECOND, load), "{} connections after two minutes", created());
     assert_eq!(number(&lab.json(&["stats", "drops"]).unwrap()["local_ports_exhausted"]), 0);
+}
+
+#[test]
+fn both_ends_of_a_forgotten_connection_are_reset() {
+    for ipv6 in [false, true] {
+        let mut lab = Lab::new(Plan { servers: 1, ipv6, ..Plan::default() }).unwrap();
+        let (vip, local, server) = if ipv6 {
+            (format!("[{VIP6}]"), "2001:db8:b::200".to_owned(), format!("[{}]", lab.server_ip6(0)))
+        } else {
+            (VIP.to_owned(), "10.0.0.200".to_owned(), lab.server_ip(0))
+        };
+        let service = format!(
+            "\n[timeouts]\nestablished = \"2s\"\n[[service]]\nname = \"idle\"\nlisten = \"{vip}:9000\"\nforward = \"fullnat\"\nlocal_addresses = [\"{local}\"]\nreset_on_expiry = true\n[[service.server]]\naddress = \"{server}:9000\"\n"
+        );
+        let config = lab.config_head() + &service;
+        lab.start_sluiced(&config).unwrap();
+        let (mut sink, mut source) = (lab.server(0).command("sh"), lab.client().command("sh"));
+        sink.args(["-c", "sleep 20 | socat - TCP6-LISTEN:9000,ipv6only=0"]);
+        source.args(["-c", &format!("sleep 20 | socat - TCP:{vip}:9000")]);
+        let folder = lab.folder().to_owned();
+        let _sink = Daemon::start(&mut sink, &folder.join("sink.log")).unwrap();
+        lab.wait_for_listener(0, 9000).unwrap();
+        let _source = Daemon::start(&mut source, &folder.join("source.log")).unwrap();
+        let is_reset = |space: &Namespace| {
+            let counter = run(space.command("nstat").args(["-az", "TcpEstabResets"])).unwrap();
+            counter.lines().any(|line| line.split_whitespace().eq(["TcpEstabResets", "1", "0.0"]))
+        };
+        assert!(wait_until(10 * SECOND, || is_reset(lab.client()) && is_reset(lab.server(0))));
+    }
 }

@@ -91,6 +91,7 @@ pub(super) struct Service {
     pub(super) one_packet: Option<Spanned<bool>>,
     pub(super) sloppy: Option<Spanned<bool>>,
     pub(super) expire_quiescent: Option<bool>,
+    pub(super) reset_on_expiry: Option<Spanned<bool>>,
     pub(super) session_limit: Option<Spanned<i64>>,
     pub(super) client_address: Option<Spanned<ClientAddress>>,
 }

@@ -150,6 +150,11 @@ fn errors_name_file_line_key_and_remedy() {
             "service[0].client_address.encoding: `optin` is unknown; did you mean `option`?",
         ),
         ("scheduler = \"wlc\"", "one_packet = true", "service[0].one_packet: one_packet is for udp"),
+        (
+            "protocol = \"tcp\"",
+            "protocol = \"udp\"\nreset_on_expiry = true",
+            "service[0].reset_on_expiry: reset_on_expiry is for tcp",
+        ),
         ("scheduler = \"wlc\"", "session_limit = 0", "service[0].session_limit: 0 is below 1"),
         (
             "weight = 100",

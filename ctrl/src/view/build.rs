@@ -333,6 +333,7 @@ impl Observer<'_> {
                     echo_replies: stats.echo_replies.value(),
                     icmp_errors: stats.icmp_errors.value(),
                     icmp_relayed: stats.icmp_relayed.value(),
+                    resets_sent: stats.resets_sent.value(),
                     address_sent: stats.address_sent.value(),
                     address_no_room: stats.address_no_room.value(),
                     address_exceeds_mtu: stats.address_exceeds_mtu.value(),

@@ -209,6 +209,10 @@ impl Director {
                 self.set_mark::<K>(&admitted, 0);
             }
         }
+        if options.reset_on_expiry && protocol == Protocol::Tcp {
+            self.need::<K>(&admitted, Needs::MORE);
+            self.need::<K>(&admitted, Needs::RESET);
+        }
         if options.timeouts.is_some() {
             self.need::<K>(&admitted, Needs::OWN_TIMEOUTS);
         }

@@ -114,6 +114,7 @@ impl Director {
         }
         for (index, _) in over {
             self.stats.sessions_expired.add(1);
+            self.note_resets::<K>(index);
             self.end::<K>(index, world);
         }
     }

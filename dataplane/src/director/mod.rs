@@ -19,6 +19,7 @@ mod fragments;
 mod locals;
 mod otherwise;
 mod relay;
+mod reset;
 mod side;
 mod tell;
 
@@ -38,7 +39,9 @@ use crate::wire::{self, LinkTraits, Packet, Payload, Unfit};
 use admit::{Admitted, NotAdmitted, ServiceCursor, find_service};
 use answer::IcmpBudget;
 use arrayvec::ArrayVec;
+use reset::{RESETS, Reset};
 use side::{HasSide, Side};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// What is to be done with one frame.
@@ -106,6 +109,8 @@ pub struct Director {
     /// Bit per server: whether it is above its upper threshold, or has not yet come below the lower.
     full: Table<u64>,
     icmp_budget: IcmpBudget,
+    /// Resets to be sent.
+    resets: VecDeque<Reset>,
     stats: Arc<WorkerStats>,
 }
 
@@ -202,6 +207,7 @@ impl Director {
             templates: Templates::default(),
             full: hugepages::table(MAX_SERVERS / 64, || 0),
             icmp_budget: IcmpBudget::default(),
+            resets: VecDeque::with_capacity(RESETS),
             seat,
             stats,
         }
@@ -659,6 +665,7 @@ impl Director {
             session.remember_next_hop(Direction::Outbound, NeighborId::NONE);
             let (server, vip) = (session.server, session.vip());
             if !may_go_on(server, protocol, vip, world) {
+                self.note_resets::<K>(index);
                 self.end::<K>(index, world);
                 return self.begin(frame, stage, protocol, arrival, verdicts);
             }

@@ -93,6 +93,10 @@ impl Director {
         }
         let session = sessions.get_mut(index);
         account(session, packet, protocol, direction, arrival.stamp, stats.server(server));
+        if session.needs.has(Needs::RESET) && packet.flags.ack() {
+            let (_, acknowledged) = wire::numbers(frame.bytes(), packet);
+            sessions.set_acknowledged(index, direction, acknowledged);
+        }
         let told = match how {
             Some(how) => {
                 let found = (&mut *sessions, index);

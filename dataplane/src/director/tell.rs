@@ -240,9 +240,7 @@ fn take_back<S: HasSide, K: HasSide>(
         _ => {
             session.sequence_offset = session.sequence_offset.wrapping_add(len);
             session.needs.remove(Needs::ADDRESS);
-            if !(S::FAMILY == Family::V6 && session.changes_family()) {
-                session.needs.remove(Needs::MORE);
-            }
+            session.settle();
         }
     }
 }
@@ -270,8 +268,8 @@ fn by_record<S: HasSide, K: HasSide>(
         let session = sessions.get_mut(index);
         session.needs.remove(Needs::ADDRESS);
         // Options must be watched for ever; a client cannot send a header of ours.
-        if uoa == Uoa::Header && !(S::FAMILY == Family::V6 && session.changes_family()) {
-            session.needs.remove(Needs::MORE);
+        if uoa == Uoa::Header {
+            session.settle();
         }
     }
     if K::is_fragment(frame.bytes()) {

@@ -77,6 +77,8 @@ impl Needs {
     pub const TEMPLATE: Self = Self(8);
     /// The server is still to be told where the client is.
     pub const ADDRESS: Self = Self(16);
+    /// Both ends are told when it is forgotten.
+    pub const RESET: Self = Self(32);
 
     /// Whether `need` is among them.
     #[inline]
@@ -284,6 +286,13 @@ impl<K: Key> Session<K> {
     /// Whether its packets change from one family to the other.
     pub fn changes_family(&self) -> bool {
         changes_family(self.inbound, self.outbound)
+    }
+
+    /// Lets its packets take the short way, if new addresses are all that they need from now on.
+    pub fn settle(&mut self) {
+        if !self.changes_family() && !self.needs.has(Needs::RESET) {
+            self.needs.remove(Needs::MORE);
+        }
     }
 
     /// The key of the pair that this session's port was taken from: the server's replies', but for the

@@ -30,6 +30,8 @@ pub struct SessionTable<K> {
     hasher: FlowHasher,
     /// By line: a sequence number that few sessions need. Its pages are touched only when used.
     marks: Vec<u32>,
+    /// By line and direction: what came last as acknowledged; for few sessions too.
+    acknowledged: Vec<[u32; 2]>,
     /// Unused lines; the last freed is the first used, because it is still in the cache.
     free: List<u32>,
 }
@@ -57,6 +59,7 @@ impl<K: Key> SessionTable<K> {
             index: FlowIndex::with_capacity(capacity * 2),
             hasher,
             marks: vec![0; capacity],
+            acknowledged: vec![[0; 2]; capacity],
             free,
         }
     }
@@ -203,6 +206,16 @@ impl<K: Key> SessionTable<K> {
     /// Notes a sequence number for a session.
     pub fn set_mark(&mut self, index: SessionIndex, number: u32) {
         self.marks[index.0 as usize] = number;
+    }
+
+    /// The acknowledgement number that came last in `direction`, if it was noted.
+    pub fn acknowledged(&self, index: SessionIndex, direction: Direction) -> u32 {
+        self.acknowledged[index.0 as usize][direction as usize]
+    }
+
+    /// Notes an acknowledgement number that came in `direction`.
+    pub fn set_acknowledged(&mut self, index: SessionIndex, direction: Direction, number: u32) {
+        self.acknowledged[index.0 as usize][direction as usize] = number;
     }
 
     /// The session in line `line`, if the line is in use; for sweeps and lists.

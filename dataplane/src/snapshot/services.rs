@@ -181,6 +181,8 @@ pub struct ServiceOptions {
     pub sloppy: bool,
     /// Sessions of a server that was removed, or that has weight 0, end with their next packet.
     pub expire_quiescent: bool,
+    /// Both ends of a connection that is forgotten are told by a reset.
+    pub reset_on_expiry: bool,
     /// How servers are told where clients are, if they are.
     pub client_address: Option<ClientAddress>,
     /// Most sessions that a worker keeps; 0: as many as fit.
@@ -200,6 +202,7 @@ impl Default for ServiceOptions {
             one_packet: false,
             sloppy: false,
             expire_quiescent: false,
+            reset_on_expiry: false,
             client_address: None,
             session_limit: 0,
             thresholds: Box::default(),

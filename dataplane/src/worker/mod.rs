@@ -118,6 +118,9 @@ impl<P: Port> Worker<P> {
         while let Some(settled) = self.director.next_settled() {
             self.settle(settled, now);
         }
+        while let Some((verdict, frame)) = self.director.next_reset(&self.world) {
+            self.send_own(&frame, verdict, now);
+        }
         self.drop_overdue(now);
         self.obey(now);
         for at in 0..self.ports.len() {
@@ -295,6 +298,26 @@ impl<P: Port> Worker<P> {
         }
     }
 
+    /// Sends a frame that the director made.
+    #[cold]
+    fn send_own(&mut self, frame: &[u8], verdict: Verdict, now: Instant) {
+        let port = match verdict {
+            Verdict::Transmit(port) => port,
+            Verdict::Await(hop) => hop.port,
+            _ => return,
+        };
+        match self.buffer_from(port, frame) {
+            Some(buffer) => self.dispatch(port, buffer, verdict, now),
+            None => self.stats.drops(DropReason::NoBuffer).add(1),
+        }
+    }
+
+    /// A buffer of the device by which a port's frames leave.
+    fn buffer_from(&mut self, port: PortId, frame: &[u8]) -> Option<P::Buffer> {
+        let device = self.tags.get(port).map_or(port, |sub| sub.parent);
+        self.ports[usize::from(device.0)].buffer_from(frame)
+    }
+
     fn send(&mut self, mut port: PortId, mut buffer: P::Buffer) {
         if let Some(SubInterface { parent, vlan }) = self.tags.get(port) {
             let counters = self.stats.port(port);
@@ -372,13 +395,10 @@ impl<P: Port> Worker<P> {
     fn obey(&mut self, now: Instant) {
         while let Some(command) = self.link.next_command() {
             match command {
-                Command::Transmit { port, frame } => {
-                    let device = self.tags.get(port).map_or(port, |sub| sub.parent);
-                    match self.ports[usize::from(device.0)].buffer_from(frame.bytes()) {
-                        Some(buffer) => self.send(port, buffer),
-                        None => self.stats.drops(DropReason::NoBuffer).add(1),
-                    }
-                }
+                Command::Transmit { port, frame } => match self.buffer_from(port, frame.bytes()) {
+                    Some(buffer) => self.send(port, buffer),
+                    None => self.stats.drops(DropReason::NoBuffer).add(1),
+                },
                 Command::List(query) => self.link.begin(query),
             }
         }

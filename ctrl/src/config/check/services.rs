@@ -377,6 +377,22 @@ impl Checker<'_> {
         {
             self.error(value.span(), &key("sloppy"), "sloppy is for tcp: every datagram opens a session");
         }
+        let reset_on_expiry = raw.reset_on_expiry.as_ref().filter(|value| *value.get_ref());
+        if let Some(value) = reset_on_expiry {
+            let message = match protocol {
+                Some(Protocol::Udp) => {
+                    Some("reset_on_expiry is for tcp: datagrams have no resets".to_owned())
+                }
+                _ if !mode.sees_answers() => Some(format!(
+                    "a {} service does not see servers' answers, so it cannot know what a reset must say; remove it",
+                    mode.name()
+                )),
+                _ => None,
+            };
+            if let Some(message) = message {
+                self.error(value.span(), &key("reset_on_expiry"), message);
+            }
+        }
         let session_limit = raw.session_limit.as_ref().and_then(|value| {
             self.number(value, &key("session_limit"), 1..i64::MAX, "it counts sessions of the service")
         });
@@ -398,6 +414,7 @@ impl Checker<'_> {
             one_packet,
             sloppy: raw.sloppy.as_ref().is_some_and(|value| *value.get_ref()),
             expire_quiescent: raw.expire_quiescent.unwrap_or(false),
+            reset_on_expiry: reset_on_expiry.is_some(),
             session_limit: session_limit.unwrap_or(0) as u64,
             ..ServiceOptions::default()
         }
