@@ -12,6 +12,7 @@ pub mod frames;
 pub mod lab;
 pub mod netns;
 pub mod process;
+pub mod raw_lab;
 pub mod softnic;
 pub mod tag_switch;
 pub mod wire;

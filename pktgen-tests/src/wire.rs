@@ -3,10 +3,10 @@
 //! `socat` holds the packet socket inside the namespace and passes each frame as a datagram
 //! over a Unix socket, so that no unsafe code and no other crate is needed here.
 
-use crate::frames::be16;
+use crate::frames::{ETHERNET, Route, be16, ip_frame};
 use crate::netns::Namespace;
 use crate::process::{Daemon, wait_until};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -19,6 +19,7 @@ pub struct Wire {
     peer: std::path::PathBuf,
     mac: [u8; 6],
     addresses: Vec<Ipv4Addr>,
+    addresses6: Vec<Ipv6Addr>,
 }
 
 /// What an ARP frame says: operation, sender, target.
@@ -57,6 +58,13 @@ impl Wire {
         Self::start(namespace, &device, folder, [0; 6], &[])
     }
 
+    /// Neighbour solicitations for `address` are answered too.
+    #[must_use]
+    pub fn with_ipv6(mut self, address: Ipv6Addr) -> Self {
+        self.addresses6.push(address);
+        self
+    }
+
     fn start(
         namespace: &Namespace,
         device: &str,
@@ -76,7 +84,7 @@ impl Wire {
         {
             return Err(format!("socat does not run: {}", socat.output()));
         }
-        Ok(Self { _socat: socat, socket, peer, mac, addresses: addresses.to_vec() })
+        Ok(Self { _socat: socat, socket, peer, mac, addresses: addresses.to_vec(), addresses6: Vec::new() })
     }
 
     /// Sends a frame.
@@ -99,6 +107,7 @@ impl Wire {
                 Ok(len) if len >= 14 && room[6..12] != self.mac => {
                     let frame = room[..len].to_vec();
                     self.answer_arp(&frame);
+                    self.answer_solicitation(&frame);
                     return Some(frame);
                 }
                 Ok(_) => {}
@@ -108,6 +117,19 @@ impl Wire {
                 return None;
             }
         }
+    }
+
+    /// The IP frames that come until none has come for `quiet`, but for those about neighbours.
+    pub fn receive_ip(&self, quiet: Duration) -> Vec<Vec<u8>> {
+        let about_neighbours = |frame: &[u8]| {
+            let is_icmp6 = be16(frame, 12) == 0x86dd && frame.get(20) == Some(&58);
+            // RFC 4861, and listener reports (RFC 3810).
+            let message = frame.get(54).copied().unwrap_or_default();
+            is_icmp6 && (133..=137).contains(&message) || frame.get(20) == Some(&0) && frame[0] == 0x33
+        };
+        std::iter::from_fn(|| self.receive(quiet))
+            .filter(|frame| matches!(be16(frame, 12), 0x0800 | 0x86dd) && !about_neighbours(frame))
+            .collect()
     }
 
     /// The IPv4 frames that come until none has come for `quiet`.
@@ -143,6 +165,37 @@ impl Wire {
             let answer = Arp { operation: 2, sender: (self.mac, arp.target.1), target: arp.sender };
             let _ = self.send(&answer.frame(arp.sender.0));
         }
+    }
+}
+
+impl Wire {
+    /// RFC 4861 §7.2.4.
+    fn answer_solicitation(&self, frame: &[u8]) {
+        let is_solicitation =
+            frame.len() >= ETHERNET + 64 && be16(frame, 12) == 0x86dd && (frame[20], frame[54]) == (58, 135);
+        if !is_solicitation {
+            return;
+        }
+        let address = |at: usize| {
+            let mut octets = [0; 16];
+            octets.copy_from_slice(&frame[at..at + 16]);
+            Ipv6Addr::from(octets)
+        };
+        let (sender, target) = (address(ETHERNET + 8), address(ETHERNET + 48));
+        if !self.addresses6.contains(&target) {
+            return;
+        }
+        let mut station = [0; 6];
+        station.copy_from_slice(&frame[6..12]);
+        let route = Route {
+            source_mac: self.mac,
+            destination_mac: station,
+            source: (IpAddr::V6(target), 0),
+            destination: (IpAddr::V6(sender), 0),
+        };
+        // Solicited, and to override; with the target's station.
+        let flags_and_option = [&[136, 0, 0, 0, 0x60, 0, 0, 0][..], &target.octets(), &[2, 1], &self.mac];
+        let _ = self.send(&ip_frame(&route, 58, 255, &flags_and_option.concat()));
     }
 }
 
