@@ -74,7 +74,7 @@ fn run(path: &Path) -> Result<(), String> {
     let _held = preflight::claim_devices(&config.ports)?;
     let buffers = buffers_needed(config);
     preflight::session_memory(config)?;
-    let memory = preflight::memory(config.dataplane.hugepages, buffers)?;
+    let memory = preflight::memory(config.dataplane.hugepages, buffers, preflight::buffer_room(config))?;
 
     let mut eal = Eal::start(&EalSettings {
         worker_cores: config.dataplane.workers.clone(),
@@ -114,10 +114,12 @@ fn start_hardware(eal: &mut Eal, config: &Config, buffers: u32) -> Result<Hardwa
         queues: config.dataplane.workers.len() as u16,
         rss_key: random_key()?,
         descriptors: DESCRIPTORS,
+        mtu: None,
     };
     let mut devices = Vec::new();
     for (at, port) in config.ports.iter().filter(|port| port.vlan.is_none()).enumerate() {
         let id = PortId(at as u16);
+        let settings = DeviceSettings { mtu: port.mtu, ..settings.clone() };
         let device =
             Device::start(eal, id, port.device.name(), by_worker.clone(), &settings).map_err(|error| {
                 let log = eal.complaint().map_or(String::new(), |line| format!(" [{line}]"));
@@ -141,7 +143,8 @@ fn pools(eal: &Eal, config: &Config, buffers: u32) -> Result<(Vec<Pool>, Vec<Poo
     let share = buffers.div_ceil(distinct.len() as u32);
     let mut pools = BTreeMap::new();
     for socket in distinct {
-        let pool = Pool::create(&format!("packets{socket}"), share, preflight::BUFFER_ROOM, socket as i32);
+        let pool =
+            Pool::create(&format!("packets{socket}"), share, preflight::buffer_room(config), socket as i32);
         let pool = pool.map_err(|error| {
             format!("no memory for {share} packet buffers on NUMA node {socket}: {error}; free some memory or reserve more hugepages")
         })?;
@@ -207,11 +210,13 @@ fn serve(
     let facts: Vec<_> = hardware
         .device_of
         .iter()
-        .map(|at| &hardware.devices[*at])
-        .map(|device| DeviceFacts {
+        .zip(&config.ports)
+        .map(|(at, port)| (&hardware.devices[*at], port))
+        .map(|(device, port)| DeviceFacts {
             driver: device.driver().to_owned(),
             mac: device.mac(),
-            mtu: device.mtu(),
+            // A sub-interface may have smaller packets than its link.
+            mtu: port.mtu.map_or(device.mtu(), |mtu| mtu.min(device.mtu())),
         })
         .collect();
     let count = config.dataplane.workers.len();

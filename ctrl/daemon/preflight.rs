@@ -11,12 +11,32 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::Path;
 
-/// Bytes of one packet buffer: 128 of headroom and 2,048 for the frame.
-pub(crate) const BUFFER_ROOM: u16 = 2_176;
+/// Bytes in front of a frame.
+const HEADROOM: u16 = 128;
+/// Bytes for a frame, if no port has longer ones.
+const USUAL_FRAME: u16 = 2_048;
+
+/// Bytes of one packet buffer: headroom, and the longest frame of any port in one piece.
+pub(crate) fn buffer_room(config: &Config) -> u16 {
+    /// Ethernet's header, a tag, and a checksum that some devices keep.
+    const AROUND: u16 = 14 + 4 + 4;
+    let frames =
+        config.ports.iter().filter_map(|port| port.mtu).map(|mtu| (mtu + AROUND).next_multiple_of(64));
+    // af_packet wants buffers that hold a frame of its ring whole.
+    let of_ring = config.ports.iter().filter_map(|port| port.device.argument("framesz")?.parse().ok());
+    HEADROOM + frames.chain(of_ring).max().unwrap_or(0).clamp(USUAL_FRAME, u16::MAX - HEADROOM)
+}
+
 /// Bytes that a buffer takes from memory: the mbuf, its room, alignment and mempool header.
-const BUFFER_FOOTPRINT: u64 = 128 + BUFFER_ROOM as u64 + 128;
-/// Bytes of a buffer on ordinary pages, of which none crosses a page's border.
-const BUFFER_PAGE: u64 = 4_096;
+fn footprint(room: u16) -> u64 {
+    128 + u64::from(room) + 128
+}
+
+/// Bytes of a buffer on ordinary pages, of which none crosses a page's border that need not.
+fn paged(room: u16) -> u64 {
+    footprint(room).next_multiple_of(4_096)
+}
+
 /// What EAL and the drivers need besides.
 const EAL_MEGABYTES: u64 = 48;
 
@@ -107,11 +127,11 @@ fn claim_name(identity: &str) -> String {
 }
 
 /// Where packet memory will come from.
-pub(crate) fn memory(wanted: Hugepages, buffers: u32) -> Result<Memory, String> {
+pub(crate) fn memory(wanted: Hugepages, buffers: u32, room: u16) -> Result<Memory, String> {
     let megabytes = |each: u64| (u64::from(buffers) * each).div_ceil(1 << 20) + EAL_MEGABYTES;
     let free = free_hugepage_megabytes();
-    let pages = Memory::Pages { megabytes: megabytes(BUFFER_PAGE) as usize };
-    let megabytes = megabytes(BUFFER_FOOTPRINT);
+    let pages = Memory::Pages { megabytes: megabytes(paged(room)) as usize };
+    let megabytes = megabytes(footprint(room));
     match wanted {
         Hugepages::Off => Ok(pages),
         Hugepages::Auto if free >= megabytes => Ok(Memory::Hugepages),

@@ -246,7 +246,8 @@ impl Other {
         let key: Vec<u8> = key().collect();
         agrees_with_thash(&eal, &key, 10_000, 0x9e37_79b9_7f4a_7c15)?;
         let pool = Pool::create("packets", 32_768, 2_176, -1)?;
-        let settings = DeviceSettings { queues: workers as u16, rss_key: Vec::new(), descriptors: 1_024 };
+        let settings =
+            DeviceSettings { queues: workers as u16, rss_key: Vec::new(), descriptors: 1_024, mtu: None };
         let start = |(n, vdev): (usize, &String)| {
             let name = vdev.split(',').next().unwrap_or_default();
             Device::start(&eal, PortId(n as u16), name, vec![pool; workers], &settings)

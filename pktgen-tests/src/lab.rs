@@ -45,6 +45,8 @@ pub struct Plan {
     pub ipv6: bool,
     /// Whether the appliance has one link, on which its two ports are VLANs 100 and 200.
     pub vlans: bool,
+    /// Largest IP packet of every link; 1,500 is what everyone has.
+    pub mtu: u16,
     /// Workers, from core 1 down; on af_packet the kernel's fanout spreads packets over their queues.
     pub workers: usize,
 }
@@ -71,6 +73,7 @@ impl Default for Plan {
             hugepages: "auto",
             ipv6: false,
             vlans: false,
+            mtu: 1_500,
             workers: 1,
         }
     }
@@ -125,8 +128,9 @@ impl Lab {
         let Some(switch) = &self._switch else { return Ok(()) };
         switch.ip("link add br0 type bridge forward_delay 0")?;
         switch.ip("link set br0 up")?;
+        let mtu = self.plan.mtu;
         let plug = |host: &Namespace, interface: &str, name: &str| {
-            cable((host, interface), (switch, name))?;
+            cable_of(mtu, (host, interface), (switch, name))?;
             switch.ip(&format!("link set {name} master br0"))
         };
         if self.plan.vlans {
@@ -141,7 +145,7 @@ impl Lab {
         } else if self.plan.one_arm {
             plug(&self.client, "eth0", "client")?;
         } else {
-            cable((&self.director, "wan"), (&self.client, "eth0"))?;
+            cable_of(mtu, (&self.director, "wan"), (&self.client, "eth0"))?;
             self.director.set_offloads("wan", "off")?;
         }
         if !self.plan.vlans {
@@ -210,6 +214,9 @@ impl Lab {
             Ports::AfPacket if self.plan.workers > 1 => {
                 format!("net_af_packet{n},iface={interface},qpairs={}", self.plan.workers)
             }
+            Ports::AfPacket if self.plan.mtu > 1_500 => {
+                format!("net_af_packet{n},iface={interface},framesz=10240,blocksz=40960,framecnt=1024")
+            }
             Ports::AfPacket => format!("net_af_packet{n},iface={interface}"),
             Ports::Pcap => format!("net_pcap{n},rx_iface_in={interface},tx_iface={interface}"),
             Ports::Tap => format!("net_tap{n},iface={interface}"),
@@ -232,8 +239,12 @@ impl Lab {
             } else {
                 format!("device = \"{}\"", device(n, name))
             };
-            let _ =
-                write!(text, "\n[[port]]\nname = \"{name}\"\n{link}\naddresses = [\"{addresses}\"{six}]\n");
+            let mtu =
+                if self.plan.mtu > 1_500 { format!("mtu = {}\n", self.plan.mtu) } else { String::new() };
+            let _ = write!(
+                text,
+                "\n[[port]]\nname = \"{name}\"\n{link}\n{mtu}addresses = [\"{addresses}\"{six}]\n"
+            );
         };
         if self.plan.one_arm {
             port("lan", 0, "192.0.2.2/24");
@@ -452,6 +463,15 @@ impl Lab {
         lines.extend(String::from_utf8_lossy(&output.stderr).lines().map(str::to_owned));
         Ok(lines)
     }
+}
+
+/// A cable on which packets may be so large.
+fn cable_of(mtu: u16, a: (&Namespace, &str), b: (&Namespace, &str)) -> Result<(), String> {
+    cable(a, b)?;
+    for (space, interface) in [a, b] {
+        space.ip(&format!("link set {interface} mtu {mtu}"))?;
+    }
+    Ok(())
 }
 
 impl Drop for Lab {

@@ -109,6 +109,28 @@ fn two_vlans_of_one_link_are_two_ports() {
     }
 }
 
+#[test]
+fn jumbo_frames_pass_whole() {
+    for ports in [Ports::AfPacket, Ports::Pcap] {
+        let mut lab = Lab::new(Plan { mtu: 9_000, servers: 1, ports, ..Plan::default() }).unwrap();
+        lab.start_nginx(0, 80).unwrap();
+        let config = lab.config_head() + &lab.service("web", "tcp", 80, "rr", &[0]);
+        lab.start_sluiced(&config).unwrap();
+        make_data(&lab, "100M", 1);
+        let mut ping = lab.client().command("ping");
+        run(ping.args(["-c", "1", "-W", "2", "-M", "do", "-s", "8972", VIP])).unwrap();
+        let down = lab.folder().join("down");
+        let mut curl = lab.client().command("curl");
+        curl.args(["--silent", "--show-error", "--fail", "--max-time", "60", "--output"]).arg(&down);
+        run(curl.arg(format!("http://{VIP}/data"))).unwrap();
+        run(Command::new("cmp").arg(&down).arg(lab.folder().join("nginx-1/data"))).unwrap();
+        let port = &lab.json(&["port", "list"]).unwrap()[1];
+        assert_eq!(port["mtu"], 9_000);
+        let mean = number(&port["rx_bytes"]) / number(&port["rx_packets"]);
+        assert!(mean > 6_000, "frames of {mean} bytes in the mean");
+    }
+}
+
 /// Two workers on af_packet: the kernel's fanout has a hash and a key of its own, so replies come to
 /// either worker.
 const TWO_WORKERS: Plan = Plan {
@@ -119,6 +141,7 @@ const TWO_WORKERS: Plan = Plan {
     hugepages: "auto",
     ipv6: false,
     vlans: false,
+    mtu: 1_500,
     workers: 2,
 };
 

@@ -69,6 +69,8 @@ pub struct PortSpec {
     pub device: Device,
     /// What makes it a sub-interface. Those follow the ports with devices of their own.
     pub vlan: Option<SubInterface>,
+    /// Largest IP packet of its link, in bytes, if the device's own is not right.
+    pub mtu: Option<u16>,
     /// The appliance's own addresses.
     pub addresses: Vec<Network>,
     /// How the device spreads packets over its queues, where it cannot say so itself.

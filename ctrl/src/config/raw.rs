@@ -46,6 +46,7 @@ pub(super) struct Port {
     /// The port whose link a sub-interface shares.
     pub(super) parent: Option<Spanned<String>>,
     pub(super) vlan: Option<Spanned<i64>>,
+    pub(super) mtu: Option<Spanned<i64>>,
     #[serde(default)]
     pub(super) addresses: Vec<Spanned<String>>,
     pub(super) rss: Option<Rss>,

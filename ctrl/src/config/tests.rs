@@ -173,6 +173,16 @@ fn errors_name_file_line_key_and_remedy() {
         ),
         ("workers = [1]", "workers = []", "sluice.toml:2: dataplane.workers: no worker is named"),
         (
+            "addresses = [\"10.0.0.2/24\"]",
+            "addresses = [\"10.0.0.2/24\"]\nmtu = 9000",
+            "port[1].mtu: af_packet's frames have 2048 bytes, too few for 9000; add framesz=",
+        ),
+        (
+            "addresses = [\"10.0.0.2/24\"]",
+            "addresses = [\"10.0.0.2/24\"]\nmtu = 1279",
+            "port[1].mtu: 1279 is below 1280",
+        ),
+        (
             "name = \"wan\"",
             "name = \"wan\"\nparent = \"lan\"\nvlan = 7",
             "port[0].device: a port has a device, or parent and vlan",

@@ -381,11 +381,12 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         keys.push("admin.socket");
     }
     let devices = |config: &Config| {
-        let fixed = |port: &PortSpec| (port.name.clone(), port.device.clone(), port.vlan, port.rss.clone());
+        let fixed =
+            |port: &PortSpec| (port.name.clone(), port.device.clone(), port.vlan, port.mtu, port.rss.clone());
         config.ports.iter().map(fixed).collect::<Vec<_>>()
     };
     if devices(old) != devices(new) {
-        keys.push("a [[port]]'s name, device, vlan or rss, or the number of ports");
+        keys.push("a [[port]]'s name, device, vlan, mtu or rss, or the number of ports");
     }
     keys
 }

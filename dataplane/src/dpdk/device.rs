@@ -32,6 +32,8 @@ pub struct DeviceSettings {
     pub rss_key: Vec<u8>,
     /// Frames that a queue holds in each direction.
     pub descriptors: u16,
+    /// Largest IP packet of the link, in bytes; `None` for what the device has already.
+    pub mtu: Option<u16>,
 }
 
 /// What a device counts itself.
@@ -88,7 +90,20 @@ impl Device {
 
     fn configure(&mut self, settings: &DeviceSettings) -> Result<(), String> {
         let device = self.device;
-        check("it cannot be configured", spread::configure(device, settings.queues, &settings.rss_key))?;
+        // af_packet says that it has frames of 1,514 bytes, and takes what its ring has room for.
+        let told = settings.mtu.filter(|_| self.driver != "net_af_packet");
+        // 0 for DPDK's own choice.
+        let mtu = told.unwrap_or(0);
+        check("it cannot be configured", spread::configure(device, settings.queues, mtu, &settings.rss_key))?;
+        if let Some(mtu) = told {
+            // A device that has no limit of its own need not take one.
+            const ENOTSUP: i32 = 95;
+            // SAFETY: contract 1.
+            let result = unsafe { sys::rte_eth_dev_set_mtu(device, mtu) };
+            if result != -ENOTSUP {
+                check(&format!("it does not take an MTU of {mtu}"), result)?;
+            }
+        }
 
         let (mut rx, mut tx) = (settings.descriptors, settings.descriptors);
         // SAFETY: both are written before the call returns.
@@ -127,7 +142,9 @@ impl Device {
         check("it has no station address", unsafe { sys::rte_eth_macaddr_get(device, &mut mac) })?;
         self.mac = mac.addr_bytes;
         // SAFETY: written before the call returns.
-        check("it has no MTU", unsafe { sys::rte_eth_dev_get_mtu(device, &mut self.mtu) })
+        check("it has no MTU", unsafe { sys::rte_eth_dev_get_mtu(device, &mut self.mtu) })?;
+        self.mtu = settings.mtu.unwrap_or(self.mtu);
+        Ok(())
     }
 
     /// The next queue pair that nobody has yet, for one worker.

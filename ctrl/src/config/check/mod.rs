@@ -39,6 +39,8 @@ const MAX_WORKERS: usize = 64;
 const DEFAULT_TABLE: usize = 128;
 const MAX_SESSIONS: i64 = 1 << 30;
 const MAX_PORTS: usize = 32;
+/// As much as NICs have.
+const MAX_MTU: i64 = 9_216;
 /// A timeout must stay far below the 49 days after which stamps repeat.
 const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 86_400);
 
@@ -235,9 +237,41 @@ impl Checker<'_> {
             if raw.addresses.is_empty() && !is_parent {
                 self.error(entry.span(), &key("addresses"), "a port needs an address of its own to ask for its neighbours; add addresses = [\"192.0.2.2/24\"]");
             }
-            ports.push(PortSpec { name, device, vlan, addresses, rss });
+            let mtu = raw.mtu.as_ref().and_then(|value| self.mtu(value, &key("mtu"), &device, vlan, &ports));
+            ports.push(PortSpec { name, device, vlan, mtu, addresses, rss });
         }
         ports
+    }
+
+    /// The largest packet of a port's link.
+    fn mtu(
+        &mut self,
+        value: &Spanned<i64>,
+        key: &str,
+        device: &Device,
+        vlan: Option<SubInterface>,
+        ports: &[PortSpec],
+    ) -> Option<u16> {
+        let remedy = "every link carries 1280 (IPv6), most 1500, jumbo frames have up to 9000";
+        let mtu = self.number(value, key, 1_280..MAX_MTU + 1, remedy)? as u16;
+        if let Some(parent) = vlan.and_then(|sub| ports.get(usize::from(sub.parent.0))) {
+            let most = parent.mtu.unwrap_or(1_500);
+            if mtu > most {
+                let message =
+                    format!("{mtu} is above the {most} of port `{}`; raise that first", parent.name);
+                self.error(value.span(), key, message);
+            }
+        } else if device.name().starts_with("net_af_packet") {
+            let frame: u32 = device.argument("framesz").and_then(|text| text.parse().ok()).unwrap_or(2_048);
+            // The kernel puts its own header before the frame.
+            if u32::from(mtu) + 128 > frame {
+                let message = format!(
+                    "af_packet's frames have {frame} bytes, too few for {mtu}; add framesz=10240,blocksz=40960,framecnt=1024 to the device"
+                );
+                self.error(value.span(), key, message);
+            }
+        }
+        Some(mtu)
     }
 
     /// A port's device, or what it has from the port whose link it shares.
