@@ -6,13 +6,13 @@ use crate::registry::{Exhausted, ReadSlot, Registry};
 use dataplane::ids::{Generation, PortId};
 use dataplane::session::ForwardMode;
 use dataplane::snapshot::{
-    AddressRole, Addresses, LocalAddress, Neighbors, Network, PortConfig, RealServer, Routes, Service,
-    ServiceOptions, Services, Snapshot,
+    AddressRole, Addresses, LocalAddress, Neighbors, Network, NextHop, PortConfig, RealServer, Routes,
+    Service, ServiceOptions, Services, Snapshot,
 };
 use dataplane::wire::{LinkTraits, Mac};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 /// What a started device says of itself.
@@ -33,6 +33,7 @@ pub struct DeviceFacts {
 pub fn compile(
     config: &Config,
     devices: &[DeviceFacts],
+    routers: &[NextHop],
     neighbors: Arc<Neighbors>,
     routing_epoch: u16,
     registry: &mut Registry,
@@ -45,7 +46,7 @@ pub fn compile(
         ports: ports(config, devices),
         addresses: Arc::new(addresses(config)),
         services: Arc::new(services(config, registry, read)?),
-        routes: Arc::new(routes(config)),
+        routes: Arc::new(routes(config, routers)),
         neighbors,
         timeouts: config.timeouts,
     })
@@ -86,9 +87,14 @@ pub fn addresses(config: &Config) -> Addresses {
     all
 }
 
-/// Networks of the ports, and static routes.
-pub fn routes(config: &Config) -> Routes {
+/// Networks of the ports, static routes, and a default route by IPv6 `routers` that advertised
+/// themselves, if the file has none.
+pub fn routes(config: &Config, routers: &[NextHop]) -> Routes {
     let mut routes = Routes::default();
+    let default = Network { address: IpAddr::V6(Ipv6Addr::UNSPECIFIED), prefix_len: 0 };
+    if !routers.is_empty() && !config.routes.iter().any(|route| route.to == default) {
+        routes.add_gateways(default, routers);
+    }
     // Static routes first: a port's own network is never behind a gateway.
     for route in &config.routes {
         routes.add_gateways(route.to, &route.hops);
@@ -113,7 +119,7 @@ pub fn port_of(config: &Config, address: IpAddr) -> Option<PortId> {
 /// the one towards the servers.
 fn reply_port(config: &Config, service: &ServiceSpec, address: IpAddr) -> PortId {
     port_of(config, address).unwrap_or_else(|| {
-        let towards = |server: &ServerSpec| routes(config).lookup(server.endpoint.address, 0);
+        let towards = |server: &ServerSpec| routes(config, &[]).lookup(server.endpoint.address, 0);
         service.servers.iter().find_map(towards).map_or(PortId(0), |hop| hop.port)
     })
 }

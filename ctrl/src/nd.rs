@@ -7,6 +7,7 @@ use smoltcp::wire::{
     Ipv6Packet, Ipv6Repr, NdiscNeighborFlags, NdiscRepr, RawHardwareAddress,
 };
 use std::net::Ipv6Addr;
+use std::time::Duration;
 
 /// What a message about a neighbour says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,15 @@ pub enum Message {
         /// Where it is.
         station: Option<Mac>,
     },
+    /// A router is there for so long; for no time when it leaves, or is no default router.
+    Router {
+        /// Its link-local address.
+        router: Ipv6Addr,
+        /// For how long.
+        lifetime: Duration,
+        /// Where it is, if it says so.
+        station: Option<Mac>,
+    },
     /// This address is at this station.
     Advertisement {
         /// The address.
@@ -32,11 +42,16 @@ pub enum Message {
 
 /// Everybody on the link (RFC 4291 §2.7.1).
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+/// Every router on the link.
+const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
 /// RFC 4861: a message that was forwarded has less.
 const HOP_LIMIT: u8 = 255;
 
 /// Reads a frame; `None` when it is no well-formed message about a neighbour, or was forwarded.
 pub fn parse(frame: &[u8]) -> Option<Message> {
+    if let Some(router) = router_advertisement(frame) {
+        return Some(router);
+    }
     let ethernet = EthernetFrame::new_checked(frame).ok()?;
     if ethernet.ethertype() != EthernetProtocol::Ipv6 {
         return None;
@@ -66,6 +81,39 @@ pub fn parse(frame: &[u8]) -> Option<Message> {
     }
 }
 
+/// Reads a router's advertisement (RFC 4861 §4.2, §6.1.2), of which the end may be cut off: workers, who
+/// have checked the checksum, pass on the first bytes only, and prefixes and the like are not looked at.
+fn router_advertisement(frame: &[u8]) -> Option<Message> {
+    const ETHERNET_LEN: usize = 14;
+    const ADVERTISEMENT: u8 = 134;
+    const SOURCE_STATION: u8 = 1;
+    let ip = frame.get(ETHERNET_LEN..)?;
+    let (header, message) = ip.split_first_chunk::<40>()?;
+    let (fixed, mut options) = message.split_first_chunk::<16>()?;
+    let source = Ipv6Addr::from(<[u8; 16]>::try_from(&header[8..24]).ok()?);
+    let is_one = frame[12..14] == [0x86, 0xdd]
+        && (header[6], header[7]) == (u8::from(IpProtocol::Icmpv6), HOP_LIMIT)
+        && (fixed[0], fixed[1]) == (ADVERTISEMENT, 0)
+        && source.is_unicast_link_local();
+    if !is_one {
+        return None;
+    }
+    let mut station = None;
+    while let [kind, length, ..] = *options {
+        // Lengths count eight bytes; one of zero makes the message invalid.
+        let len = usize::from(length) * 8;
+        if len == 0 {
+            return None;
+        }
+        if let (SOURCE_STATION, Some(mac)) = (kind, options.get(2..8)) {
+            station = mac.try_into().ok().filter(|mac| is_station(*mac));
+        }
+        options = options.get(len..).unwrap_or_default();
+    }
+    let lifetime = Duration::from_secs(u16::from_be_bytes([fixed[6], fixed[7]]).into());
+    Some(Message::Router { router: source, lifetime, station })
+}
+
 fn station_of(address: RawHardwareAddress) -> Option<Mac> {
     address.as_bytes().try_into().ok().filter(|mac| is_station(*mac))
 }
@@ -84,6 +132,12 @@ pub fn solicitation(own: (Mac, Ipv6Addr), target: Ipv6Addr, station: Option<Mac>
     };
     let message = NdiscRepr::NeighborSolicit { target_addr: target, lladdr: Some(hardware(mac)) };
     frame((mac, sender), (to, destination), message)
+}
+
+/// The question for routers (RFC 4861 §4.1).
+pub fn router_solicitation(own: (Mac, Ipv6Addr)) -> Vec<u8> {
+    let message = NdiscRepr::RouterSolicit { lladdr: Some(hardware(own.0)) };
+    frame(own, (multicast_station(ALL_ROUTERS), ALL_ROUTERS), message)
 }
 
 /// The answer to a solicitation for `target`, which is ours. Who has no address yet is told through
@@ -172,6 +226,31 @@ mod tests {
         // Someone who makes sure that nobody has the address is answered through everybody.
         let to_all = advertisement(MAC, OWN, Ipv6Addr::UNSPECIFIED, None);
         assert_eq!(to_all[..6], [0x33, 0x33, 0, 0, 0, 1]);
+    }
+
+    #[test]
+    fn routers_are_read_from_the_first_bytes_of_what_they_say() {
+        const ROUTER: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 9);
+        let whole = |source: Ipv6Addr, hop_limit: u8, options: &[u8]| {
+            let message = [&[134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0][..], options].concat();
+            let len = message.len() as u8;
+            let ip = [&[0x60, 0, 0, 0, 0, len, 58, hop_limit][..], &source.octets(), &ALL_NODES.octets()];
+            [&multicast_station(ALL_NODES)[..], &MAC, &[0x86, 0xdd], &ip.concat(), &message].concat()
+        };
+        let said =
+            |station| Message::Router { router: ROUTER, lifetime: Duration::from_secs(0x708), station };
+        let station = [&[1, 1][..], &MAC].concat();
+        let prefix = [&[3, 4][..], &[0; 30]].concat();
+        let frame = whole(ROUTER, 255, &[&prefix[..], &station].concat());
+        assert_eq!(parse(&frame), Some(said(Some(MAC))));
+        // Cut off within the prefix, and without any option.
+        assert_eq!(parse(&frame[..96]), Some(said(None)));
+        assert_eq!(parse(&whole(ROUTER, 255, &[])), Some(said(None)));
+        assert_eq!(parse(&whole(ROUTER, 255, &[1, 0, 0, 0, 0, 0, 0, 0])), None, "an option of no length");
+        assert_eq!(parse(&whole(ROUTER, 254, &station)), None, "forwarded");
+        assert_eq!(parse(&whole(OTHER, 255, &station)), None, "not from the link");
+        assert_eq!(parse(&frame[..69]), None, "too short");
+        assert_eq!(router_solicitation((MAC, OWN))[..6], [0x33, 0x33, 0, 0, 0, 2]);
     }
 
     #[test]

@@ -179,8 +179,14 @@ addresses = ["10.0.0.2/16", "2001:db8:b::2/64"]
         })
     }));
     let mut registry = Registry::default();
-    compile::compile(&loaded.config, &facts, Arc::new(Neighbors::new(neighbors)), 1, &mut registry, &|_| {
-        Totals::default()
-    })
+    compile::compile(
+        &loaded.config,
+        &facts,
+        &[],
+        Arc::new(Neighbors::new(neighbors)),
+        1,
+        &mut registry,
+        &|_| Totals::default(),
+    )
     .unwrap_or_else(|_| panic!("the benchmark's world has more servers than fit"))
 }

@@ -29,6 +29,17 @@ pub struct RawLab {
     folder: Folder,
 }
 
+/// How the appliance reaches IPv6 clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uplink {
+    /// It has no IPv6 address.
+    Ipv4,
+    /// By a default route of its file.
+    Static,
+    /// By a router that advertises itself.
+    Advertised,
+}
+
 impl RawLab {
     /// Builds namespaces and cables; nothing forwards yet.
     ///
@@ -45,8 +56,9 @@ impl RawLab {
             director.set_offloads(interface, "off")?;
         }
         let wire = |space: &Namespace, mac, four: [u8; 4], six: &str| -> Result<Wire, String> {
-            let six = six.parse().map_err(|error| format!("{six}: {error}"))?;
-            Ok(Wire::open(space, "eth0", folder.path(), mac, &[Ipv4Addr::from(four)])?.with_ipv6(six))
+            let mut wire = Wire::open(space, "eth0", folder.path(), mac, &[Ipv4Addr::from(four)])?;
+            wire.add_ipv6(six.parse().map_err(|error| format!("{six}: {error}"))?);
+            Ok(wire)
         };
         let a = wire(&client, CLIENT_MAC, [10, 0, 0, 50], "2001:db8:a::50")?;
         let b = wire(&server, SERVER_MAC, [172, 16, 0, 50], "2001:db8:b::50")?;
@@ -58,17 +70,24 @@ impl RawLab {
         if side == Side::A { &self.a } else { &self.b }
     }
 
-    /// Starts the appliance with `services`, and waits until it is ready; with IPv6 addresses if `ipv6`.
+    /// Starts the appliance with `services`, and waits until it is ready; with IPv6 addresses if `uplink`
+    /// says so.
     ///
     /// # Errors
     /// With its words when it does not start.
-    pub fn start_sluiced(&mut self, services: &str, ipv6: bool) -> Result<(), String> {
+    pub fn start_sluiced(&mut self, services: &str, uplink: Uplink) -> Result<(), String> {
         let socket = self.folder.path().join("sluice.sock");
+        let ipv6 = uplink != Uplink::Ipv4;
         let six = |address: &str| if ipv6 { format!(", \"{address}\"") } else { String::new() };
-        let route6 = if ipv6 { "[[route]]\nto = \"::/0\"\nvia = \"2001:db8:a::50\"\n" } else { "" };
+        let route6 = if uplink == Uplink::Static {
+            "[[route]]\nto = \"::/0\"\nvia = \"2001:db8:a::50\"\n"
+        } else {
+            ""
+        };
+        let accept = if uplink == Uplink::Advertised { "accept_ra = true\n" } else { "" };
         // By pcap, because DPDK lets the kernel put fragments together on af_packet.
         let head = format!(
-            "[dataplane]\nworkers = [1]\nsession_capacity = 1000\n[admin]\nsocket = \"{}\"\n[[port]]\nname = \"a\"\ndevice = \"net_pcap0,iface=a,phy_mac=1\"\naddresses = [\"10.0.0.1/24\"{}]\n[[port]]\nname = \"b\"\ndevice = \"net_pcap1,iface=b,phy_mac=1\"\naddresses = [\"172.16.0.1/24\"{}]\n[[route]]\nto = \"0.0.0.0/0\"\nvia = \"10.0.0.50\"\n{route6}",
+            "[dataplane]\nworkers = [1]\nsession_capacity = 1000\n[admin]\nsocket = \"{}\"\n[[port]]\nname = \"a\"\ndevice = \"net_pcap0,iface=a,phy_mac=1\"\naddresses = [\"10.0.0.1/24\"{}]\n{accept}[[port]]\nname = \"b\"\ndevice = \"net_pcap1,iface=b,phy_mac=1\"\naddresses = [\"172.16.0.1/24\"{}]\n[[route]]\nto = \"0.0.0.0/0\"\nvia = \"10.0.0.50\"\n{route6}",
             socket.display(),
             six("2001:db8:a::1/64"),
             six("2001:db8:b::1/64"),

@@ -59,10 +59,8 @@ impl Wire {
     }
 
     /// Neighbour solicitations for `address` are answered too.
-    #[must_use]
-    pub fn with_ipv6(mut self, address: Ipv6Addr) -> Self {
+    pub fn add_ipv6(&mut self, address: Ipv6Addr) {
         self.addresses6.push(address);
-        self
     }
 
     fn start(

@@ -2,7 +2,7 @@
 
 use pktgen_tests::conformance::{self, DIRECTOR_A, Mode, Side};
 use pktgen_tests::process::wait_until;
-use pktgen_tests::raw_lab::RawLab;
+use pktgen_tests::raw_lab::{RawLab, Uplink};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ fn rig(name: &str, mode: Mode) -> RawLab {
         )
     };
     let mut lab = RawLab::new(name).unwrap();
-    lab.start_sluiced(&(service("tcp") + &service("udp")), false).unwrap();
+    lab.start_sluiced(&(service("tcp") + &service("udp")), Uplink::Ipv4).unwrap();
     lab
 }
 

@@ -7,7 +7,7 @@ use pktgen_tests::frames::{
     tcp, tcp_frame, udp_frame, upper_layer,
 };
 use pktgen_tests::process::wait_until;
-use pktgen_tests::raw_lab::RawLab;
+use pktgen_tests::raw_lab::{RawLab, Uplink};
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -389,7 +389,7 @@ fn the_daemon_does_what_the_kernel_does_in_ipv6_and_snat() {
         let expected = run_probes(case, &kernel, || u64::MAX);
         drop(kernel);
         let mut lab = RawLab::new(&format!("d{mode:?}{six}").to_lowercase()).unwrap();
-        lab.start_sluiced(&case.services(), six).unwrap();
+        lab.start_sluiced(&case.services(), if six { Uplink::Static } else { Uplink::Ipv4 }).unwrap();
         let known = || {
             let neighbors = lab.sluice(&["neighbor", "list"]).unwrap();
             let all = neighbors.as_array().unwrap();

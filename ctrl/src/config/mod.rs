@@ -71,6 +71,8 @@ pub struct PortSpec {
     pub vlan: Option<SubInterface>,
     /// Largest IP packet of its link, in bytes, if the device's own is not right.
     pub mtu: Option<u16>,
+    /// Whether IPv6 routers on its link that advertise themselves are default gateways.
+    pub accept_ra: bool,
     /// The appliance's own addresses.
     pub addresses: Vec<Network>,
     /// How the device spreads packets over its queues, where it cannot say so itself.

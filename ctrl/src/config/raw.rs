@@ -47,6 +47,7 @@ pub(super) struct Port {
     pub(super) parent: Option<Spanned<String>>,
     pub(super) vlan: Option<Spanned<i64>>,
     pub(super) mtu: Option<Spanned<i64>>,
+    pub(super) accept_ra: Option<Spanned<bool>>,
     #[serde(default)]
     pub(super) addresses: Vec<Spanned<String>>,
     pub(super) rss: Option<Rss>,

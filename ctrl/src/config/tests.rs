@@ -179,6 +179,11 @@ fn errors_name_file_line_key_and_remedy() {
         ),
         (
             "addresses = [\"10.0.0.2/24\"]",
+            "addresses = [\"10.0.0.2/24\"]\naccept_ra = true",
+            "port[1].accept_ra: routers are asked from an IPv6 address",
+        ),
+        (
+            "addresses = [\"10.0.0.2/24\"]",
             "addresses = [\"10.0.0.2/24\"]\nmtu = 1279",
             "port[1].mtu: 1279 is below 1280",
         ),

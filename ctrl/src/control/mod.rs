@@ -8,6 +8,7 @@
 mod announce;
 mod neighbors;
 mod requests;
+mod routers;
 
 pub use requests::{Refusal, Reply, Request};
 
@@ -28,6 +29,7 @@ use dataplane::steering::Steering;
 use dataplane::wire::Mac;
 use dataplane::worker::{Event, Link};
 use requests::Pending;
+use routers::Routers;
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -127,6 +129,7 @@ pub struct Control<D> {
     removed_locals: Vec<IpAddr>,
     pending: Pending,
     /// Whether removed servers may still hold slots.
+    routers: Routers,
     collect_after: Option<Generation>,
     device_links: Vec<Option<(bool, u32)>>,
     busy: Vec<f64>,
@@ -162,6 +165,7 @@ impl<D: Devices> Control<D> {
             registry: Registry::default(),
             neighbors: NeighborTable::default(),
             announcements: Announcements::default(),
+            routers: Routers::default(),
             removed_locals: Vec::new(),
             pending: Pending::default(),
             collect_after: None,
@@ -210,6 +214,7 @@ impl<D: Devices> Control<D> {
             self.next_age = now + AGE;
             self.ask_neighbors(now);
         }
+        self.look_after_routers(now);
         self.publish_neighbors();
         self.announce(now);
         self.collect_answers(now);
@@ -248,7 +253,8 @@ impl<D: Devices> Control<D> {
         let read = |id| crate::view::read_slot(stats, id);
         let epoch = self.world.routing_epoch.wrapping_add(1);
         let neighbors = Arc::clone(&self.world.neighbors);
-        let snapshot = compile::compile(&config, &self.facts, neighbors, epoch, &mut self.registry, &read)
+        let routers = self.routers.hops();
+        let snapshot = compile::compile(&config, &self.facts, &routers, neighbors, epoch, &mut self.registry, &read)
             .map_err(|_| "there are more services, servers or local addresses than fit, those that drain included; wait until removed servers have no sessions, or remove more".to_owned());
         let snapshot = snapshot.and_then(|snapshot| {
             self.ladder.check_ports(&self.world, &snapshot)?;
@@ -261,12 +267,13 @@ impl<D: Devices> Control<D> {
             Err(error) => {
                 // Give the old configuration its slots back.
                 let old = self.config.clone();
-                let _ = compile::compile(&old, &self.facts, Arc::default(), 0, &mut self.registry, &read);
+                let _ =
+                    compile::compile(&old, &self.facts, &[], Arc::default(), 0, &mut self.registry, &read);
                 return Err(error);
             }
         };
         self.keep_used_locals(&mut snapshot);
-        let wanted = wanted_hops(&config, &snapshot);
+        let wanted = self.wanted_hops(&config, &snapshot);
         self.announcements.schedule(&self.config, &config, self.world.generation == Generation(0), now);
         self.config = config;
         self.world = self.publisher.publish(snapshot);
@@ -304,6 +311,25 @@ impl<D: Devices> Control<D> {
             addresses.remove(address);
         }
         self.world = self.publisher.publish(snapshot);
+    }
+
+    /// Publishes routes by the routers that there are now.
+    fn follow_routers(&mut self, now: Instant) {
+        let mut snapshot = Snapshot::clone(&self.world);
+        snapshot.routes = Arc::new(compile::routes(&self.config, &self.routers.hops()));
+        snapshot.routing_epoch = snapshot.routing_epoch.wrapping_add(1);
+        let wanted = self.wanted_hops(&self.config, &snapshot);
+        self.world = self.publisher.publish(snapshot);
+        self.neighbors.want(wanted, now);
+    }
+
+    /// Next hops that are always to be known: gateways and the ways to servers.
+    fn wanted_hops(&self, config: &Config, world: &Snapshot) -> HashSet<NextHop> {
+        let gateways = config.routes.iter().flat_map(|route| route.hops.iter().copied());
+        let gateways = gateways.chain(self.routers.hops());
+        let serving = config.services.iter().filter(|service| service.forward != ForwardMode::Snat);
+        let servers = serving.flat_map(|service| &service.servers);
+        gateways.chain(servers.filter_map(|server| world.routes.lookup(server.endpoint.address, 0))).collect()
     }
 
     /// Publishes the neighbours if they changed.
@@ -389,12 +415,4 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         keys.push("a [[port]]'s name, device, vlan, mtu or rss, or the number of ports");
     }
     keys
-}
-
-/// Next hops that are always to be known: gateways and the ways to servers.
-fn wanted_hops(config: &Config, world: &Snapshot) -> HashSet<NextHop> {
-    let gateways = config.routes.iter().flat_map(|route| route.hops.iter().copied());
-    let serving = config.services.iter().filter(|service| service.forward != ForwardMode::Snat);
-    let servers = serving.flat_map(|service| &service.servers);
-    gateways.chain(servers.filter_map(|server| world.routes.lookup(server.endpoint.address, 0))).collect()
 }

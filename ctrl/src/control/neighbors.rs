@@ -55,6 +55,14 @@ impl<D: Devices> Control<D> {
                     self.transmit(port, &nd::advertisement(self.mac(port), target, sender, station));
                 }
             }
+            nd::Message::Router { router, lifetime, station } => {
+                if let Some(station) = station
+                    && !self.is_conflict(port, router.into(), station, now)
+                {
+                    self.learn(port, router.into(), station, false, now);
+                }
+                self.hear_router(port, router, lifetime, now);
+            }
             nd::Message::Advertisement { target, station } => {
                 if !self.is_conflict(port, target.into(), station, now) {
                     self.learn(port, target.into(), station, false, now);

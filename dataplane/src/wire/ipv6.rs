@@ -105,6 +105,8 @@ fn parse_ipv6(
         && header[7] == HOP_LIMIT_OF_NEIGHBORS
         && is_about_neighbors(&ip[IPV6_LEN..total_len])
     {
+        // Here, because control gets the first bytes only.
+        check_icmp(addresses, &ip[IPV6_LEN..total_len])?;
         return if is_for_us || ethernet[..2] == MULTICAST_STATION {
             Ok(Packet::NEIGHBOR)
         } else {

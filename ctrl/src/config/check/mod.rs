@@ -238,7 +238,13 @@ impl Checker<'_> {
                 self.error(entry.span(), &key("addresses"), "a port needs an address of its own to ask for its neighbours; add addresses = [\"192.0.2.2/24\"]");
             }
             let mtu = raw.mtu.as_ref().and_then(|value| self.mtu(value, &key("mtu"), &device, vlan, &ports));
-            ports.push(PortSpec { name, device, vlan, mtu, addresses, rss });
+            let accept_ra = raw.accept_ra.as_ref().filter(|value| *value.get_ref());
+            if let Some(value) = accept_ra.filter(|_| addresses.iter().all(|own| own.address.is_ipv4())) {
+                let message = "routers are asked from an IPv6 address of the port; add one to addresses";
+                self.error(value.span(), &key("accept_ra"), message);
+            }
+            let accept_ra = accept_ra.is_some();
+            ports.push(PortSpec { name, device, vlan, mtu, accept_ra, addresses, rss });
         }
         ports
     }
