@@ -5,7 +5,9 @@ mod support;
 use dataplane::drop::DropReason;
 use dataplane::snapshot::{ClientAddress, ServiceOptions};
 use dataplane::wire::{Proxy, ProxyVersion};
-use pktgen_tests::frames::{ETHERNET, Route, be16, ones_sum, pseudo_sum, tcp, udp_frame, upper_layer};
+use pktgen_tests::frames::{
+    ETHERNET, Route, be16, ip_frame, ones_sum, pseudo_sum, tcp, udp_frame, upper_layer,
+};
 use std::sync::Arc;
 use support::segments::{numbers, parts, segment, set_sequence};
 use support::{A, B, Fate, Lab, Plan, answer_to, inbound, inbound6, octets, pieces};
@@ -261,6 +263,31 @@ fn every_datagram_has_a_header() {
                 let answer = lab.send(B, &udp_frame(&answer_to(&seen), b"answer")).frame().to_vec();
                 assert!(answer.ends_with(b"answer") && answer.len() < seen.len() + 40);
             }
+        }
+    }
+}
+
+#[test]
+fn who_sends_too_large_datagrams_is_told_what_fits_without_the_header() {
+    for across in [false, true] {
+        for route in [inbound(4000), inbound6(4000)] {
+            let mut lab = lab(TWO, Plan { across, ..Plan::default() });
+            let seen = lab.send(A, &udp_frame(&route, b"question")).frame().to_vec();
+            // A router behind, which sees the larger packet, has room for 1,400 bytes.
+            let to_four = seen[ETHERNET] >> 4 == 4;
+            let (kind, code) = if to_four { (3, 4) } else { (2, 0) };
+            let message = [&[kind, code, 0, 0, 0, 0, 5, 120][..], &seen[ETHERNET..]].concat();
+            let error = ip_frame(&answer_to(&seen), if to_four { 1 } else { 58 }, 64, &message);
+            let heard = lab.send(B, &error).frame().to_vec();
+            let four = route.source.0.is_ipv4();
+            let told = be16(&heard, ETHERNET + if four { 20 } else { 40 } + 6);
+            let header = expected(ProxyVersion::Two, &route, true).len() as u16;
+            let other_family = match (to_four, four) {
+                (true, false) => 20,
+                (false, true) => -20,
+                _ => 0,
+            };
+            assert_eq!(i32::from(told), 1_400 - i32::from(header) + other_family);
         }
     }
 }

@@ -253,7 +253,8 @@ impl<D: Devices> Control<D> {
         let read = |id| crate::view::read_slot(stats, id);
         let epoch = self.world.routing_epoch.wrapping_add(1);
         let neighbors = Arc::clone(&self.world.neighbors);
-        let routers = self.routers.hops();
+        let accepts = |hop: &NextHop| config.ports[usize::from(hop.port.0)].accept_ra;
+        let routers: Vec<_> = self.routers.hops().into_iter().filter(accepts).collect();
         let snapshot = compile::compile(&config, &self.facts, &routers, neighbors, epoch, &mut self.registry, &read)
             .map_err(|_| "there are more services, servers or local addresses than fit, those that drain included; wait until removed servers have no sessions, or remove more".to_owned());
         let snapshot = snapshot.and_then(|snapshot| {
@@ -273,6 +274,7 @@ impl<D: Devices> Control<D> {
             }
         };
         self.keep_used_locals(&mut snapshot);
+        self.routers.keep(|hop| routers.contains(hop));
         let wanted = self.wanted_hops(&config, &snapshot);
         self.announcements.schedule(&self.config, &config, self.world.generation == Generation(0), now);
         self.config = config;

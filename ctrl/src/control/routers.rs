@@ -29,6 +29,11 @@ impl Routers {
         self.list.iter().map(|(hop, _)| *hop).collect()
     }
 
+    /// Forgets those that are not `wanted` any more.
+    pub(super) fn keep(&mut self, wanted: impl Fn(&NextHop) -> bool) {
+        self.list.retain(|(hop, _)| wanted(hop));
+    }
+
     /// Takes note of a router's lifetime; returns whether the gateways changed.
     fn hear(&mut self, hop: NextHop, lifetime: Duration, now: Instant) -> bool {
         let before = self.list.len();

@@ -7,6 +7,7 @@
 use super::forward::next_hop_to;
 use super::otherwise::outer;
 use super::side::HasSide;
+use super::tell::datagram_overhead;
 use super::{Arrival, Director, Staged, Verdicts};
 use crate::drop::DropReason;
 use crate::flow::{Direction, Family, FlowKey6, Protocol};
@@ -65,6 +66,7 @@ impl Director {
             (ForwardMode::Nat, Direction::Inbound) | (ForwardMode::Snat, Direction::Outbound)
         );
         let to = session.translation(direction);
+        self.lower_mtu::<K, K>(frame, packet, protocol, (index, direction), arrival);
         K::relay_error(frame.bytes_mut(), packet, protocol, &to, moved, keep_source);
         self.stats.icmp_relayed.add(1);
         verdicts.push(next.send(frame.bytes_mut()));
@@ -94,10 +96,32 @@ impl Director {
             Direction::Outbound => session.sequence_offset,
             Direction::Inbound => 0,
         };
-        K::cross_error(frame, packet, protocol, &session.translation(direction), moved)?;
+        let to = session.translation(direction);
+        self.lower_mtu::<FlowKey6, K>(frame, packet, protocol, (index, direction), arrival);
+        K::cross_error(frame, packet, protocol, &to, moved)?;
         self.stats.icmp_relayed.add(1);
         verdicts.push(next.send(frame.bytes_mut()));
         Ok(())
+    }
+
+    /// A client whose datagrams grow on their way to the server must send smaller ones than fit there.
+    fn lower_mtu<S: HasSide, K: HasSide>(
+        &self,
+        frame: &mut Frame<'_>,
+        packet: &Packet<K>,
+        protocol: Protocol,
+        (index, direction): (SessionIndex, Direction),
+        arrival: &Arrival<'_>,
+    ) {
+        let sessions = &S::side(self).sessions;
+        let service = arrival.world.services.of_server(sessions.get(index).server);
+        let how = service.and_then(|service| service.options.client_address);
+        // An error that comes from the server's side is about the client's packets.
+        let about = if direction == Direction::Outbound { Direction::Inbound } else { Direction::Outbound };
+        let overhead = datagram_overhead(how, (sessions, index), protocol, about);
+        if overhead > 0 {
+            wire::lower_told_mtu(frame.bytes_mut(), packet, overhead);
+        }
     }
 
     /// Passes an error on, as it is, to the server that has the VIP itself.

@@ -1,7 +1,7 @@
 //! ICMP messages that the director makes out of the frame it is looking at (RFC 792).
 
 use super::{ETHERNET_LEN, IPV4_LEN, Packet, Translation, be16, be32, checksum, put16, put32};
-use crate::flow::{FlowKey, Key, Protocol};
+use crate::flow::{Family, FlowKey, Key, Protocol};
 use crate::frame::Frame;
 
 /// The TTL of packets that Sluice makes.
@@ -72,6 +72,26 @@ pub(super) fn make_error(frame: &mut Frame<'_>, addresses: u64, error: IcmpError
     let icmp_checksum = !checksum::sum(icmp);
     put16(icmp, 2, icmp_checksum);
     true
+}
+
+/// Lowers the MTU that an ICMP error of either family tells, if it tells one; its checksum is left to
+/// who passes it on.
+///
+/// # Panics
+/// When `packet` is no ICMP error parsed from this frame.
+pub fn lower_told_mtu<K: Key>(frame: &mut [u8], packet: &Packet<K>, by: u16) {
+    let icmp = &mut frame[usize::from(packet.l4)..];
+    match (K::FAMILY, icmp[0], icmp[1]) {
+        (Family::V4, 3, 4) => {
+            let mtu = be16(icmp, 6).saturating_sub(by);
+            put16(icmp, 6, mtu);
+        }
+        (Family::V6, 2, _) => {
+            let mtu = be32(icmp, 4).saturating_sub(by.into());
+            put32(icmp, 4, mtu);
+        }
+        _ => {}
+    }
 }
 
 /// [`Wire::relay_error`](super::Wire::relay_error) for IPv4.

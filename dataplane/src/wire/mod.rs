@@ -28,6 +28,7 @@ mod uoa;
 
 pub use family::Wire;
 pub use fragment::Fragment;
+pub use icmp::lower_told_mtu;
 pub use insert::{cut_payload, insert_payload};
 pub use packet::{LinkTraits, Packet, Payload, TcpFlags, Unfit};
 pub use proxy::{Proxy, ProxyHeader, ProxyVersion};
