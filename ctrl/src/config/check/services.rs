@@ -142,6 +142,10 @@ impl Checker<'_> {
             .filter(|service| service.forward == ForwardMode::Snat)
             .flat_map(|service| service.local_addresses.iter().copied())
             .collect();
+        let mut by_name: HashMap<&str, &ServiceSpec> = HashMap::new();
+        for service in services {
+            by_name.entry(&service.name).or_insert(service);
+        }
         for (at, entry) in list.iter().enumerate() {
             let raw = entry.get_ref();
             let hides = raw.forward.as_ref().is_some_and(|mode| mode.get_ref() == "snat");
@@ -163,12 +167,9 @@ impl Checker<'_> {
             }
             for (n, server) in raw.server.iter().enumerate() {
                 let text = &server.get_ref().address;
-                let Some(address) = services.iter().find_map(|service| {
-                    let is_service = service.name == *raw.name.get_ref();
-                    service.servers.get(n).filter(|_| is_service).map(|server| server.endpoint.address)
-                }) else {
-                    continue;
-                };
+                let service = by_name.get(raw.name.get_ref().as_str());
+                let Some(server) = service.and_then(|service| service.servers.get(n)) else { continue };
+                let address = server.endpoint.address;
                 if is_vip(address) || locals.contains(&address) {
                     let message = format!(
                         "{address} is one of the appliance's VIPs or local addresses; a server must be another host"
