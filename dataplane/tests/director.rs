@@ -4,16 +4,18 @@
 mod support;
 
 use dataplane::drop::DropReason;
-use dataplane::ids::ServerId;
+use dataplane::ids::{NeighborId, ServerId};
 use dataplane::scheduler::Scheduler;
 use dataplane::session::{PORTS_PER_PAIR, State, Timeouts};
-use dataplane::snapshot::NextHop;
+use dataplane::snapshot::{Neighbors, NextHop};
+use pktgen_tests::conformance::SERVER_MAC;
 use pktgen_tests::frames::{
     self, ETHERNET, Route, be16, echo_request, endpoints, fill_checksums, ones_sum, pseudo_sum, tcp,
     tcp_frame, udp_frame,
 };
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::Duration;
 use support::{A, B, CLIENT, Fate, LOCAL, Lab, Plan, SERVER, VIP, answer_to, inbound, nth, octets};
 
@@ -294,7 +296,7 @@ fn a_new_routing_epoch_makes_sessions_look_up_their_next_hops_again() {
         header: Some(dataplane::wire::ethernet_header([2, 9, 9, 9, 9, 9], [2, 0, 0, 0, 0x0d, 0x0b], 0x0800)),
     };
     // The server's neighbour now stands where the client's was.
-    world.neighbors = std::sync::Arc::new(dataplane::snapshot::Neighbors::new(vec![Some(moved)]));
+    world.neighbors = std::sync::Arc::new(Neighbors::new(vec![Some(moved)]));
     world.routing_epoch = 1;
     lab.world = world;
 
@@ -676,4 +678,20 @@ fn many_sessions_that_end_at_once_are_spread_over_turns() {
         lab.director.expire(&lab.world, lab.now);
     }
     assert_eq!(lab.sessions(), 0);
+}
+
+#[test]
+fn new_sessions_follow_a_server_that_got_another_place_among_the_neighbours() {
+    let mut lab = Lab::new(&Plan::default());
+    let station = |lab: &mut Lab, client_port| {
+        lab.send(A, &tcp_frame(&inbound(client_port), tcp::SYN, &[])).frame()[..6].to_vec()
+    };
+    assert_eq!(station(&mut lab, 4000), SERVER_MAC);
+    // The client's slot is now the server's, and the other way round.
+    let known: Vec<_> = (0..8).map(|at| lab.world.neighbors.get(NeighborId(at)).copied()).collect();
+    let turned = known.into_iter().rev().skip_while(Option::is_none).collect();
+    lab.world.neighbors = Arc::new(Neighbors::new(turned));
+    lab.world.routing_epoch += 1;
+    assert_eq!(station(&mut lab, 4001), SERVER_MAC);
+    assert_eq!(station(&mut lab, 4000), SERVER_MAC);
 }

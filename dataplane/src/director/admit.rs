@@ -1,7 +1,7 @@
 //! New sessions: whether a packet may open one, which real server gets it, and from
 //! which local port.
 
-use super::forward::{flow_number, next_hop_to};
+use super::forward::flow_number;
 use super::locals::Local;
 use super::side::{HasSide, Side};
 use super::{Arrival, Director, Staged};
@@ -59,6 +59,19 @@ impl ServiceCursor {
     }
 }
 
+/// The next hop towards a server that is on a link itself, as a session found it last.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Towards {
+    next_hop: NeighborId,
+    /// In which it was found.
+    routing_epoch: u16,
+}
+
+impl Towards {
+    /// Nobody has looked yet.
+    pub(super) const UNKNOWN: Self = Self { next_hop: NeighborId::NONE, routing_epoch: 0 };
+}
+
 /// A session that was just made.
 pub(super) struct Admitted {
     /// Its place in its own family's table, or in the wide one if it is `across`.
@@ -113,10 +126,15 @@ impl Director {
         service: &Service,
         packet: &Packet<K>,
         hash: u64,
+        world: &Snapshot,
     ) -> Option<K> {
         let cursor = &self.cursors[service.id.0 as usize];
         let server = self.schedule(service, packet, hash, &mut cursor.scheduler.clone())?;
         prefetch_near(self.stats.server(server.id));
+        let known = self.towards[server.id.0 as usize];
+        if known.routing_epoch == world.routing_epoch {
+            world.neighbors.prefetch(known.next_hop);
+        }
         let first = cursor.clone().turn(service.locals.len());
         let local = service.locals.get(first)?.address;
         let is_of_family = |address| Family::of(address) == K::FAMILY;
@@ -179,7 +197,7 @@ impl Director {
         };
         let towards =
             if service.mode == ForwardMode::Snat { packet.destination() } else { server.endpoint.address };
-        let Ok((next_hop, _)) = next_hop_to(towards, flow_number(packet.key), world) else {
+        let Some(next_hop) = self.find_towards(server, towards, flow_number(packet.key), world) else {
             self.stats.service(service.id).no_route.add(1);
             return Err(DropReason::NoRoute.into());
         };
@@ -218,6 +236,28 @@ impl Director {
         }
         self.note_begin(service, server);
         Ok(admitted)
+    }
+
+    /// The next hop towards a server, or what hosts behind the appliance ask for.
+    #[inline]
+    fn find_towards(
+        &mut self,
+        server: &RealServer,
+        address: IpAddr,
+        flow: u64,
+        world: &Snapshot,
+    ) -> Option<NeighborId> {
+        let known = &mut self.towards[server.id.0 as usize];
+        if known.routing_epoch == world.routing_epoch && known.next_hop != NeighborId::NONE {
+            return Some(known.next_hop);
+        }
+        let hop = world.routes.lookup(address, flow)?;
+        let next_hop = world.neighbors.find(hop).unwrap_or(NeighborId::NONE);
+        // A gateway may be one of several, by the flow.
+        if hop.address == server.endpoint.address {
+            *known = Towards { next_hop, routing_epoch: world.routing_epoch };
+        }
+        Some(next_hop)
     }
 
     fn need<K: HasSide>(&mut self, admitted: &Admitted, need: Needs) {

@@ -36,7 +36,7 @@ use crate::snapshot::{AddressRole, NextHop, ServiceIndex, Snapshot};
 use crate::stats::WorkerStats;
 use crate::steering::Seat;
 use crate::wire::{self, LinkTraits, Packet, Payload, Unfit};
-use admit::{Admitted, NotAdmitted, ServiceCursor, find_service};
+use admit::{Admitted, NotAdmitted, ServiceCursor, Towards, find_service};
 use answer::IcmpBudget;
 use arrayvec::ArrayVec;
 use reset::{RESETS, Reset};
@@ -108,6 +108,8 @@ pub struct Director {
     templates: Templates,
     /// Bit per server: whether it is above its upper threshold, or has not yet come below the lower.
     full: Table<u64>,
+    /// By server.
+    towards: Table<Towards>,
     icmp_budget: IcmpBudget,
     /// Resets to be sent.
     resets: VecDeque<Reset>,
@@ -206,6 +208,7 @@ impl Director {
             fragments: Fragments::default(),
             templates: Templates::default(),
             full: hugepages::table(MAX_SERVERS / 64, || 0),
+            towards: hugepages::table(MAX_SERVERS, || Towards::UNKNOWN),
             icmp_budget: IcmpBudget::default(),
             resets: VecDeque::with_capacity(RESETS),
             seat,
@@ -377,7 +380,7 @@ impl Director {
         for (stage, pair) in burst.iter().zip(&mut pairs) {
             *pair = stage
                 .begins()
-                .and_then(|at| self.forecast_pair(world.services.at(at), &stage.packet, stage.hash));
+                .and_then(|at| self.forecast_pair(world.services.at(at), &stage.packet, stage.hash, world));
         }
         let Side { sessions, local_ports, .. } = K::side(self);
         let known = pairs.map(|pair| local_ports.candidate(pair?));

@@ -2,6 +2,7 @@
 
 use super::{Map, NextHop};
 use crate::ids::{NeighborId, PortId};
+use crate::prefetch::prefetch_near;
 use crate::wire::EthernetHeader;
 
 /// A next hop whose station address may be known.
@@ -54,6 +55,14 @@ impl Neighbors {
     #[inline]
     pub fn egress(&self, id: NeighborId) -> Option<&Egress> {
         self.egress.get(id.0 as usize).filter(|egress| egress.known)
+    }
+
+    /// Asks for the line of a slot.
+    #[inline]
+    pub fn prefetch(&self, id: NeighborId) {
+        if let Some(egress) = self.egress.get(id.0 as usize) {
+            prefetch_near(egress);
+        }
     }
 
     /// The slot of a next hop.
