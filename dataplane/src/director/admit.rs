@@ -12,7 +12,9 @@ use crate::ids::{LocalId, NeighborId, ServerId};
 use crate::prefetch::prefetch_near;
 use crate::scheduler::{self, Candidates, Cursor};
 use crate::session::{Candidate, ForwardMode, InsertError, Needs, NewSession, Session, SessionIndex, State};
-use crate::snapshot::{AddressRole, Network, RealServer, Service, ServiceIndex, Snapshot, Tunnel};
+use crate::snapshot::{
+    AddressRole, ClientAddress, Network, RealServer, Service, ServiceIndex, Snapshot, Tunnel,
+};
 use crate::stats::WorkerStats;
 use crate::steering::Seat;
 use crate::wire::{Outer, Packet, Payload};
@@ -224,7 +226,9 @@ impl Director {
             // What is told in mid-stream would not be understood.
             if protocol == Protocol::Udp || packet.flags.opens() {
                 self.need::<K>(&admitted, Needs::ADDRESS);
-                self.set_mark::<K>(&admitted, 0);
+                // UOA counts from here; for PROXY it tells a client's sessions on one port apart.
+                let counts = matches!(options.client_address, Some(ClientAddress::Uoa(_)));
+                self.set_mark::<K>(&admitted, if counts { 0 } else { (arrival.now.nanos() >> 6) as u32 });
             }
         }
         if options.reset_on_expiry && protocol == Protocol::Tcp {

@@ -7,9 +7,10 @@
 //!
 //! A burst goes through three stages, each a loop over a group of packets, one group
 //! behind the other, because that hides the latency of memory: parse and ask for the
-//! index lines; ask for the session lines; decide. [`forward`] sends packets of sessions on their way, [`admit`] makes
-//! new sessions, [`expire`] ends old ones, [`answer`] writes what the appliance itself has to say,
-//! [`relay`] passes on what others say about its packets.
+//! index lines; ask for the session lines; decide. [`forward`] sends packets of sessions on their way, [`otherwise`]
+//! those that need more than new addresses, [`tell`] says to servers where their clients are. [`admit`] makes new
+//! sessions, [`expire`] ends old ones, [`reset`] tells their ends. [`answer`] writes what the appliance itself has
+//! to say, [`relay`] passes on what others say about its packets, [`owner`] gives packets to other workers.
 
 mod admit;
 mod answer;
@@ -18,6 +19,7 @@ mod forward;
 mod fragments;
 mod locals;
 mod otherwise;
+mod owner;
 mod relay;
 mod reset;
 mod side;
@@ -29,10 +31,8 @@ use crate::flow::{Direction, Endpoint, Family, FlowHasher, FlowKey, FlowKey6, Ke
 use crate::frame::{BURST_SIZE, Frame};
 use crate::hugepages::{self, Table};
 use crate::ids::{LocalId, MAX_SERVERS, MAX_SERVICES, NeighborId, PortId, ServerId, WorkerId};
-use crate::session::{
-    Candidate, DatagramId, ForwardMode, Fragments, Needs, SessionIndex, SessionTable, Templates,
-};
-use crate::snapshot::{AddressRole, NextHop, ServiceIndex, Snapshot};
+use crate::session::{Candidate, DatagramId, Fragments, Needs, SessionIndex, SessionTable, Templates};
+use crate::snapshot::{NextHop, ServiceIndex, Snapshot};
 use crate::stats::WorkerStats;
 use crate::steering::Seat;
 use crate::wire::{self, LinkTraits, Packet, Payload, Unfit};
@@ -485,74 +485,6 @@ impl Director {
             return self.reconsider(frame, stage, protocol, found, arrival, verdicts);
         }
         self.forward(frame, &stage.packet, protocol, found, arrival, verdicts)
-    }
-
-    /// The worker that owns a packet's session, when this one has none and is not the owner.
-    #[inline]
-    fn owner_elsewhere<K: HasSide>(&self, packet: &Packet<K>, arrival: &Arrival<'_>) -> Option<WorkerId> {
-        let steering = &self.seat.steering;
-        if steering.workers == 1 {
-            return None;
-        }
-        let (Payload::Transport(protocol) | Payload::Error(protocol)) = packet.payload else { return None };
-        let key = packet.key;
-        let owner = match arrival.world.role(packet.destination()) {
-            Some(AddressRole::Vip) => {
-                // Only what a service would take, or a session that outlived its service, is worth
-                // another worker's time.
-                let service = arrival.world.services.find(protocol, key.destination());
-                if protocol == Protocol::Udp || packet.flags.opens() {
-                    service?;
-                }
-                if let Some(persistence) = service.and_then(|service| service.options.persistence) {
-                    // One worker remembers a client.
-                    steering.owner_of_client(persistence.network(packet.source()))
-                } else if service.is_some_and(|service| service.mode == ForwardMode::Nat)
-                    && !steering.predicts_ports::<K>(protocol)
-                {
-                    steering.owner_of_client(packet.source())
-                } else {
-                    steering.client_owner(arrival.from, key, self.seat.worker)
-                }
-            }
-            Some(AddressRole::Local(port)) => steering.port(port).plan.owner(key),
-            // The answer of a server that sees clients' addresses.
-            None if arrival.world.services.answers_clients(protocol, key.source()) => {
-                if steering.predicts_ports::<K>(protocol) {
-                    steering.port(arrival.from).plan.owner(key)
-                } else {
-                    steering.owner_of_client(packet.destination())
-                }
-            }
-            // A host that is hidden by another address.
-            None if arrival.world.services.hides_sources() => {
-                find_service(packet, arrival.world)?;
-                steering.client_owner(arrival.from, key, self.seat.worker)
-            }
-            Some(AddressRole::Own) | None => return None,
-        };
-        (owner != self.seat.worker).then_some(owner)
-    }
-
-    /// [`owner_elsewhere`](Self::owner_elsewhere), which stage two has asked unless it had a candidate.
-    fn owner_of<K: HasSide>(&self, stage: &Staged<K>, arrival: &Arrival<'_>) -> Option<WorkerId> {
-        if stage.candidate == Candidate::NONE {
-            stage.owner
-        } else {
-            self.owner_elsewhere(&stage.packet, arrival)
-        }
-    }
-
-    /// Gives a packet to its owner, and counts it.
-    fn hand_over(
-        &self,
-        owner: WorkerId,
-        arrival: &Arrival<'_>,
-        verdicts: &mut Verdicts,
-    ) -> Result<(), DropReason> {
-        self.stats.port(arrival.from).handed_over.add(1);
-        verdicts.push(Verdict::HandOver(owner));
-        Ok(())
     }
 
     /// The sessions between IPv4 addresses, to be listed.

@@ -86,7 +86,7 @@ impl Director {
             (true, Family::V6) => link_mtu.saturating_add((IPV6_LEN - IPV4_LEN) as u16),
             (false, _) => link_mtu,
         };
-        let overhead = tell::datagram_overhead(how, (sessions, index), protocol, direction);
+        let overhead = tell::datagram_overhead(how, client.address, protocol, direction);
         let most = mtu.saturating_sub(overhead);
         if packet.total_len > most {
             return self.exceeds_mtu(frame, packet, most, arrival, verdicts);

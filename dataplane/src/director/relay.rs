@@ -113,12 +113,12 @@ impl Director {
         (index, direction): (SessionIndex, Direction),
         arrival: &Arrival<'_>,
     ) {
-        let sessions = &S::side(self).sessions;
-        let service = arrival.world.services.of_server(sessions.get(index).server);
+        let session = S::side(self).sessions.get(index);
+        let service = arrival.world.services.of_server(session.server);
         let how = service.and_then(|service| service.options.client_address);
         // An error that comes from the server's side is about the client's packets.
         let about = if direction == Direction::Outbound { Direction::Inbound } else { Direction::Outbound };
-        let overhead = datagram_overhead(how, (sessions, index), protocol, about);
+        let overhead = datagram_overhead(how, session.client().address, protocol, about);
         if overhead > 0 {
             wire::lower_told_mtu(frame.bytes_mut(), packet, overhead);
         }

@@ -14,6 +14,7 @@ use crate::session::{Needs, SessionIndex, SessionTable};
 use crate::snapshot::ClientAddress;
 use crate::stats::WorkerStats;
 use crate::wire::{self, ETHERNET_LEN, Packet, Proxy, ProxyHeader, ProxyVersion, Uoa, toa_len, uoa_len};
+use std::net::IpAddr;
 
 /// Datagrams of a session that carry the client's address by UOA: nobody acknowledges them, and a few
 /// may get lost.
@@ -34,15 +35,15 @@ pub(super) enum Told {
 }
 
 /// Bytes that a service adds to each datagram of a session.
-pub(super) fn datagram_overhead<S: HasSide>(
+pub(super) fn datagram_overhead(
     how: Option<ClientAddress>,
-    (sessions, index): (&SessionTable<S>, SessionIndex),
+    client: IpAddr,
     protocol: Protocol,
     direction: Direction,
 ) -> u16 {
     match (how, protocol, direction) {
         (Some(ClientAddress::Proxy(proxy)), Protocol::Udp, Direction::Inbound) => {
-            header(proxy, sessions, index).len() as u16
+            proxy.datagram_len(client) as u16
         }
         _ => 0,
     }
@@ -124,11 +125,8 @@ pub(super) fn tell(
         }
         Told::Record(uoa) => wire::insert_uoa(frame, family, l4, *uoa, client),
     };
-    if is_told {
-        stats.address_sent.add(1)
-    } else {
-        stats.address_no_room.add(1)
-    }
+    let counter = if is_told { &stats.address_sent } else { &stats.address_no_room };
+    counter.add(1);
     Ok(())
 }
 
@@ -257,21 +255,20 @@ fn by_record<S: HasSide, K: HasSide>(
     if uoa == Uoa::Option && K::FAMILY == Family::V4 && wire::strip_uoa(frame.bytes_mut(), packet) {
         stats.address_stripped.add(1);
     }
+    let told_before = sessions.mark(index);
     let session = sessions.get_mut(index);
     if !session.needs.has(Needs::ADDRESS) {
         return Told::Nothing;
     }
     let len = uoa_len(uoa, session.client().address);
-    let is_last = sessions.mark(index) + 1 >= UOA_DATAGRAMS;
-    sessions.set_mark(index, sessions.mark(index) + 1);
-    if is_last {
-        let session = sessions.get_mut(index);
+    if told_before + 1 >= UOA_DATAGRAMS {
         session.needs.remove(Needs::ADDRESS);
         // Options must be watched for ever; a client cannot send a header of ours.
         if uoa == Uoa::Header {
             session.settle();
         }
     }
+    sessions.set_mark(index, told_before + 1);
     if K::is_fragment(frame.bytes()) {
         stats.address_no_room.add(1);
         return Told::Nothing;

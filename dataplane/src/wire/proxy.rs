@@ -37,6 +37,14 @@ pub enum ProxyVersion {
 pub type ProxyHeader = ArrayVec<u8, HEADER_MAX>;
 
 impl Proxy {
+    /// Bytes of the header of every datagram of a client.
+    pub const fn datagram_len(&self, client: IpAddr) -> usize {
+        // Two addresses and ports; a TLV's three bytes, and a port with an address.
+        let (endpoints, vip) = if client.is_ipv4() { (12, 3 + 6) } else { (36, 3 + 18) };
+        let unique_id = if self.unique_id { 3 + 8 } else { 0 };
+        SIGNATURE.len() + 4 + endpoints + unique_id + if self.vip { vip } else { 0 }
+    }
+
     /// The header of a session whose client asks for `vip`, an address of its own family. `id` is the
     /// session's number.
     pub fn header(&self, protocol: Protocol, client: Endpoint, vip: Endpoint, id: u64) -> ProxyHeader {
@@ -139,6 +147,17 @@ mod tests {
             let proxy = Proxy { version, unique_id: true, vip: true };
             let header = proxy.header(Protocol::Tcp, longest, longest, u64::MAX);
             assert!(version == ProxyVersion::Two || header.ends_with(b"65535\r\n"), "{header:?}");
+        }
+    }
+
+    #[test]
+    fn the_length_of_a_datagrams_header_is_known_without_it() {
+        for client in ["198.51.100.7:4711", "[2001:db8::7]:4711"].map(endpoint) {
+            for (unique_id, vip) in [(false, false), (true, false), (false, true), (true, true)] {
+                let proxy = Proxy { version: ProxyVersion::Two, unique_id, vip };
+                let header = proxy.header(Protocol::Udp, client, client, 7);
+                assert_eq!(header.len(), proxy.datagram_len(client.address));
+            }
         }
     }
 }

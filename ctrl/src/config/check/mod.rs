@@ -8,6 +8,7 @@
 //! servers see, `values` reads single values, `topology` knows which way leads where.
 
 mod client_address;
+mod options;
 mod services;
 mod topology;
 mod values;

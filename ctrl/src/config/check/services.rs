@@ -8,9 +8,8 @@ use crate::config::{HealthSpec, PortSpec, RouteSpec, ServerSpec, ServiceSpec, Se
 use dataplane::flow::{Endpoint, Family, Protocol};
 use dataplane::ids::{MAX_LOCALS, MAX_SERVERS, MAX_SERVICES};
 use dataplane::scheduler::{Flags, Scheduler};
-use dataplane::session::{ForwardMode, Persistence, Timeouts};
-use dataplane::snapshot::{Listen, Network, ServiceOptions, Tunnel};
-use dataplane::wire::{Encapsulation, GUE_PORT};
+use dataplane::session::{ForwardMode, Timeouts};
+use dataplane::snapshot::{Listen, Network, ServiceOptions};
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -319,108 +318,6 @@ impl Checker<'_> {
         })
     }
 
-    /// What a service wants of its sessions.
-    fn options(
-        &mut self,
-        at: usize,
-        raw: &raw::Service,
-        mode: ForwardMode,
-        protocol: Option<Protocol>,
-        timeouts: &Timeouts,
-    ) -> ServiceOptions {
-        let key = |field: &str| format!("service[{at}].{field}");
-        let persistence = raw.persistence.as_ref().and_then(|value| {
-            let raw = value.get_ref();
-            let timeout = match &raw.timeout {
-                None => Some(Duration::from_secs(300)),
-                Some(value) => {
-                    let range = Duration::from_secs(1)..Duration::from_secs(7 * 86_400);
-                    self.duration(value, &key("persistence.timeout"), range)
-                }
-            };
-            let mut mask = |value: Option<&Spanned<i64>>, field: &str, most: i64| match value {
-                None => Some(most),
-                Some(value) => {
-                    let key = key(&format!("persistence.{field}"));
-                    self.number(
-                        value,
-                        &key,
-                        1..most + 1,
-                        "it counts the bits of a client's address that matter",
-                    )
-                }
-            };
-            let prefix4 = mask(raw.netmask.as_ref(), "netmask", 32)?;
-            let prefix6 = mask(raw.netmask_ipv6.as_ref(), "netmask_ipv6", 128)?;
-            let timeout = timeout?.as_millis() as u32;
-            Some(Persistence { timeout, prefix4: prefix4 as u8, prefix6: prefix6 as u8 })
-        });
-        let one_packet = raw.one_packet.as_ref().is_some_and(|value| *value.get_ref());
-        if let Some(value) = raw.one_packet.as_ref().filter(|value| *value.get_ref()) {
-            let message = match (mode, protocol) {
-                (_, Some(Protocol::Tcp)) => Some("one_packet is for udp: a connection has many packets"),
-                (ForwardMode::DirectRoute | ForwardMode::Tunnel, _) => None,
-                _ => Some(
-                    "answers that pass the appliance need a session; use dr or tunnel, or a short timeout",
-                ),
-            };
-            if let Some(message) = message {
-                self.error(value.span(), &key("one_packet"), message);
-            }
-            if let Some(persistence) = &raw.persistence {
-                let message =
-                    "one_packet schedules each datagram anew, and persistence does not; remove one of them";
-                self.error(persistence.span(), &key("persistence"), message);
-            }
-        }
-        if let Some(value) =
-            raw.sloppy.as_ref().filter(|value| *value.get_ref() && protocol == Some(Protocol::Udp))
-        {
-            self.error(value.span(), &key("sloppy"), "sloppy is for tcp: every datagram opens a session");
-        }
-        let reset_on_expiry = raw.reset_on_expiry.as_ref().filter(|value| *value.get_ref());
-        if let Some(value) = reset_on_expiry {
-            let message = match protocol {
-                Some(Protocol::Udp) => {
-                    Some("reset_on_expiry is for tcp: datagrams have no resets".to_owned())
-                }
-                _ if !mode.sees_answers() => Some(format!(
-                    "a {} service does not see servers' answers, so it cannot know what a reset must say; remove it",
-                    mode.name()
-                )),
-                _ => None,
-            };
-            if let Some(message) = message {
-                self.error(value.span(), &key("reset_on_expiry"), message);
-            }
-        }
-        let session_limit = raw.session_limit.as_ref().and_then(|value| {
-            self.number(value, &key("session_limit"), 1..i64::MAX, "it counts sessions of the service")
-        });
-        let client_address = raw.client_address.as_ref().and_then(|value| {
-            let key = key("client_address");
-            if mode != ForwardMode::FullNat {
-                let message = format!(
-                    "servers of a {} service see their clients' addresses; remove this, or use fullnat",
-                    mode.name()
-                );
-                self.error(value.span(), &key, message);
-            }
-            self.client_address(value, &key, protocol)
-        });
-        ServiceOptions {
-            client_address,
-            timeouts: raw.timeouts.as_ref().map(|raw| self.timeouts(raw, *timeouts, &key("timeouts"))),
-            persistence,
-            one_packet,
-            sloppy: raw.sloppy.as_ref().is_some_and(|value| *value.get_ref()),
-            expire_quiescent: raw.expire_quiescent.unwrap_or(false),
-            reset_on_expiry: reset_on_expiry.is_some(),
-            session_limit: session_limit.unwrap_or(0) as u64,
-            ..ServiceOptions::default()
-        }
-    }
-
     /// What clients connect to: addresses and ports, and no more than a machine can tell apart.
     fn listens(
         &mut self,
@@ -508,69 +405,6 @@ impl Checker<'_> {
             sources.push(network);
         }
         sources
-    }
-
-    /// How packets of a tunnelled service are packed.
-    fn tunnel(
-        &mut self,
-        value: Option<&Spanned<raw::Tunnel>>,
-        mode: ForwardMode,
-        key: &str,
-        ports: &[PortSpec],
-    ) -> Tunnel {
-        let default = ServiceOptions::default().tunnel;
-        let Some(value) = value else { return default };
-        if mode != ForwardMode::Tunnel {
-            let message = format!(
-                "a {} service has no tunnel; remove this, or write forward = \"tunnel\"",
-                mode.name()
-            );
-            self.error(value.span(), key, message);
-        }
-        let raw = value.get_ref();
-        let l4_port = match &raw.port {
-            None => Some(i64::from(GUE_PORT)),
-            // Small numbers stand for the other kinds.
-            Some(port) => {
-                self.number(port, &format!("{key}.port"), 2..65_536, "it is where servers take GUE")
-            }
-        };
-        let encapsulation = match raw.kind.get_ref().as_str() {
-            "ipip" => Encapsulation::Ipip,
-            "gre" => Encapsulation::Gre,
-            "gue" => Encapsulation::Gue(l4_port.unwrap_or_default() as u16),
-            other => {
-                let message = format!("`{other}` is unknown; {}", suggestion(other, &["ipip", "gre", "gue"]));
-                self.error(raw.kind.span(), &format!("{key}.type"), message);
-                return default;
-            }
-        };
-        if let (Some(port), Encapsulation::Ipip | Encapsulation::Gre) = (&raw.port, encapsulation) {
-            let message = format!("{} has no port; remove it, or use gue", encapsulation.name());
-            self.error(port.span(), &format!("{key}.port"), message);
-        }
-        let mut sources: Vec<Network> = Vec::new();
-        for (n, text) in raw.sources.iter().enumerate() {
-            let key = format!("{key}.sources[{n}]");
-            let Some(network) = self.network(text, &key) else { continue };
-            if network.address != network.base() {
-                let clean = Network { address: network.base(), ..network };
-                self.error(
-                    text.span(),
-                    &key,
-                    format!("{network} has bits set behind its prefix; write {clean}"),
-                );
-            } else if sources.iter().any(|other| other.address.is_ipv4() == network.address.is_ipv4()) {
-                self.error(text.span(), &key, "one network of each family is enough; write a larger one");
-            } else if ports.iter().any(|port| port.addresses.iter().any(|own| network.contains(own.address)))
-            {
-                let message =
-                    format!("{network} has a port's own address in it; use a network that nobody has");
-                self.error(text.span(), &key, message);
-            }
-            sources.push(network);
-        }
-        Tunnel { encapsulation, sources }
     }
 
     fn server(
