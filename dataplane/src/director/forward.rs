@@ -1,19 +1,90 @@
 //! Packets of sessions: the state they lead to, what they become, where they go.
 
 use super::side::HasSide;
-use super::{Arrival, Director, Verdict, Verdicts};
+use super::{Arrival, Director, Staged, Verdict, Verdicts};
 use crate::clock::Stamp;
 use crate::drop::DropReason;
 use crate::flow::{Direction, Key, Protocol};
 use crate::frame::Frame;
 use crate::ids::{NeighborId, PortId};
-use crate::session::{ForwardMode, Needs, Session, SessionIndex, State};
+use crate::session::{ForwardMode, Needs, Seen, Session, SessionIndex, State};
 use crate::snapshot::{Egress, NextHop, Snapshot};
 use crate::stats::{Counter, ServerCounters};
-use crate::wire::{self, Packet, Wire};
+use crate::wire::{self, Encapsulation, IPV4_LEN, Packet, Payload, Wire};
 use std::net::IpAddr;
 
 impl Director {
+    /// Sends a plain packet of a session on its way when nothing but what almost every packet needs is to be
+    /// done; otherwise changes nothing and returns false.
+    ///
+    /// Without calls, so that what it works with stays in registers: 50 instructions less than the whole way.
+    #[inline(always)]
+    pub(super) fn pass<K: HasSide>(
+        &mut self,
+        frame: &mut Frame<'_>,
+        stage: &Staged<K>,
+        arrival: &Arrival<'_>,
+        verdicts: &mut Verdicts,
+    ) -> bool {
+        let packet = &stage.packet;
+        let Payload::Transport(protocol) = packet.payload else { return false };
+        let (sessions, stats) = K::parts(self);
+        let Some((session, direction)) = sessions.confirm_mut(packet.key, stage.candidate) else {
+            return false;
+        };
+        if session.routing_epoch != arrival.world.routing_epoch {
+            return false;
+        }
+        if session.needs.has(Needs::MORE) {
+            return session.mode == ForwardMode::Tunnel && self.pass_tunnel(frame, stage, arrival, verdicts);
+        }
+        let Some(egress) = arrival.world.neighbors.egress(session.next_hop(direction)) else { return false };
+        let sees_answers = session.mode != ForwardMode::DirectRoute;
+        if session.state.after(packet.flags, Seen::of(direction, sees_answers)) != session.state {
+            return false;
+        }
+        session.last_seen = arrival.stamp;
+        count_traffic(packet, direction, stats.server(session.server));
+        let bytes = frame.bytes_mut();
+        rewrite(bytes, packet, protocol, session, direction);
+        wire::set_ethernet(bytes, &egress.header);
+        verdicts.push(Verdict::Transmit(egress.port));
+        true
+    }
+
+    /// [`pass`](Self::pass) for packets that go through a tunnel without anything between the headers.
+    #[inline(never)]
+    fn pass_tunnel<K: HasSide>(
+        &mut self,
+        frame: &mut Frame<'_>,
+        stage: &Staged<K>,
+        arrival: &Arrival<'_>,
+        verdicts: &mut Verdicts,
+    ) -> bool {
+        let packet = &stage.packet;
+        let (sessions, stats) = K::parts(self);
+        let Some((session, Direction::Inbound)) = sessions.confirm_mut(packet.key, stage.candidate) else {
+            return false;
+        };
+        let outer = session.key(Direction::Outbound).reversed();
+        let between = (outer.port_word() >> 16) as u16;
+        let next_hop = session.next_hop(Direction::Inbound);
+        let Some(egress) = arrival.world.neighbors.egress(next_hop) else { return false };
+        let room = arrival.world.port(egress.port).link.mtu.saturating_sub(packet.total_len);
+        if between != Encapsulation::Ipip.number()
+            || room < IPV4_LEN as u16
+            || session.state.after(packet.flags, Seen::InboundOnly) != session.state
+            || !K::enter_tunnel(frame, outer)
+        {
+            return false;
+        }
+        session.last_seen = arrival.stamp;
+        count_traffic(packet, Direction::Inbound, stats.server(session.server));
+        wire::set_ethernet(frame.bytes_mut(), &egress.header);
+        verdicts.push(Verdict::Transmit(egress.port));
+        true
+    }
+
     /// Sends a packet of a session on its way.
     #[inline(always)]
     pub(super) fn forward<K: HasSide>(
@@ -51,7 +122,7 @@ impl Director {
             }
         }
         let counters = stats.server(session.server);
-        account(session, packet, protocol, direction, arrival.stamp, counters);
+        account(session, packet, direction, arrival.stamp, counters);
         let bytes = frame.bytes_mut();
         match next {
             Next::Known(egress) => {
@@ -73,16 +144,11 @@ impl Director {
 pub(super) fn account<S: Key, K: Key>(
     session: &mut Session<S>,
     packet: &Packet<K>,
-    protocol: Protocol,
     direction: Direction,
     stamp: Stamp,
     counters: &ServerCounters,
 ) {
-    let state = match protocol {
-        Protocol::Tcp if !session.mode.sees_answers() => session.state.after_tcp_one_way(packet.flags),
-        Protocol::Tcp => session.state.after_tcp(packet.flags, direction),
-        Protocol::Udp => session.state.after_udp(direction),
-    };
+    let state = session.state.after(packet.flags, Seen::of(direction, session.mode.sees_answers()));
     session.last_seen = stamp;
     if state != session.state {
         change_state(session, state, counters);

@@ -87,7 +87,15 @@ impl Director {
             let mine = keeper != self.seat.worker || found.is_some();
             let owner = if mine { None } else { self.owner_elsewhere(&packet, arrival) };
             let service = if owner.is_none() { find_service(&packet, arrival.world) } else { None };
-            let stage = Staged { packet, hash, candidate: Candidate::NONE, service, owner, unfit: None };
+            let stage = Staged {
+                packet,
+                hash,
+                candidate: Candidate::NONE,
+                service,
+                owner,
+                unfit: None,
+                is_plain: false,
+            };
             match found {
                 _ if self.find_across(packet.key).is_some() => Err(DropReason::Fragment),
                 Some(found) => self.continue_session(frame, &stage, protocol, found, arrival, verdicts),

@@ -61,14 +61,7 @@ impl Director {
     ) -> Result<(), DropReason> {
         let (sessions, stats) = S::parts(self);
         if let Some(outer) = outer(sessions, index) {
-            return self.forward_by_tunnel::<S, K>(
-                frame,
-                packet,
-                protocol,
-                (index, &outer),
-                arrival,
-                verdicts,
-            );
+            return self.forward_by_tunnel::<S, K>(frame, packet, (index, &outer), arrival, verdicts);
         }
         let session = sessions.get_mut(index);
         let next = match arrival.world.neighbors.egress(session.next_hop(direction)) {
@@ -92,7 +85,7 @@ impl Director {
             return self.exceeds_mtu(frame, packet, most, arrival, verdicts);
         }
         let session = sessions.get_mut(index);
-        account(session, packet, protocol, direction, arrival.stamp, stats.server(server));
+        account(session, packet, direction, arrival.stamp, stats.server(server));
         if session.needs.has(Needs::RESET) && packet.flags.ack() {
             let (_, acknowledged) = wire::numbers(frame.bytes(), packet);
             sessions.set_acknowledged(index, direction, acknowledged);
@@ -143,7 +136,6 @@ impl Director {
         &mut self,
         frame: &mut Frame<'_>,
         packet: &Packet<K>,
-        protocol: Protocol,
         (index, outer): (SessionIndex, &Outer),
         arrival: &Arrival<'_>,
         verdicts: &mut Verdicts,
@@ -159,7 +151,7 @@ impl Director {
         if packet.total_len > mtu {
             return self.exceeds_mtu(frame, packet, mtu, arrival, verdicts);
         }
-        account(session, packet, protocol, Direction::Inbound, arrival.stamp, stats.server(session.server));
+        account(session, packet, Direction::Inbound, arrival.stamp, stats.server(session.server));
         K::hop(frame.bytes_mut());
         if !wire::encapsulate(frame, K::FAMILY, outer) {
             return Err(DropReason::NoHeadroom);

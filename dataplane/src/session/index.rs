@@ -49,7 +49,7 @@ impl FlowIndex {
     /// Asks for the line that `hash` leads to.
     #[inline]
     pub(super) fn prefetch(&self, hash: u64) {
-        prefetch(&self.buckets[self.home(hash)]);
+        prefetch(self.buckets.as_ptr().wrapping_add(self.home(hash)));
     }
 
     /// The first slot under `hash` that `matches`.

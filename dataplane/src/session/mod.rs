@@ -12,7 +12,7 @@ mod templates;
 
 pub use fragments::{DatagramId, DatagramKey, Fragments, HELD_MAX, Settled, Step};
 pub use local_ports::{LocalPorts, PORTS_PER_PAIR, Pair, PairIndex, Taken};
-pub use state::{State, Timeouts};
+pub use state::{Seen, State, Timeouts};
 pub use table::{Candidate, InsertError, SessionIndex, SessionTable};
 pub use templates::{Persistence, Templates};
 

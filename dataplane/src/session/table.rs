@@ -109,7 +109,7 @@ impl<K: Key> SessionTable<K> {
     #[inline]
     pub fn candidate(&self, hash: u64) -> Candidate {
         let Some(slot) = self.index.find(hash, |_| true) else { return Candidate::NONE };
-        prefetch_near(&self.sessions[(slot >> 1) as usize]);
+        prefetch_near(self.sessions.as_ptr().wrapping_add((slot >> 1) as usize));
         Candidate(slot)
     }
 
@@ -120,6 +120,17 @@ impl<K: Key> SessionTable<K> {
     pub fn confirm(&self, key: K, Candidate(slot): Candidate) -> Option<(SessionIndex, Direction)> {
         let session = self.sessions.get((slot >> 1) as usize)?;
         (session.key(direction(slot)) == key).then_some((SessionIndex(slot >> 1), direction(slot)))
+    }
+
+    /// The session that [`confirm`](Self::confirm) finds, to be changed.
+    #[inline(always)]
+    pub fn confirm_mut(
+        &mut self,
+        key: K,
+        Candidate(slot): Candidate,
+    ) -> Option<(&mut Session<K>, Direction)> {
+        let session = self.sessions.get_mut((slot >> 1) as usize)?;
+        (session.key(direction(slot)) == key).then_some((session, direction(slot)))
     }
 
     /// The session of `key`, and the direction in which `key` goes.

@@ -1,9 +1,11 @@
 //! What differs on the wire between the families: one trait, two short lists.
 
 use super::fragment::{self, Fragment};
-use super::packet::{LinkTraits, Packet, Unfit};
+use super::packet::{LinkTraits, Packet, Payload, Station, Unfit};
 use super::rewrite::{Translation, translate4, translate6};
-use super::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, cross, cross_error, icmp, icmp6, ipv4, ipv6};
+use super::{
+    ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, cross, cross_error, icmp, icmp6, ipv4, ipv6, tunnel,
+};
 use crate::drop::DropReason;
 use crate::flow::{FlowKey, FlowKey6, Key, Protocol};
 use crate::frame::Frame;
@@ -15,8 +17,15 @@ pub trait Wire: Key {
     /// The EtherType of its frames.
     const ETHERTYPE: u16;
 
-    /// Reads and checks `frame`, and cuts off its Ethernet padding. What it finds is written to
-    /// `packet`, its place between the stages: packets that are returned are taken apart and put together.
+    /// Reads a frame of the plain kind, which almost all are, and cuts off its padding: a datagram or a segment that
+    /// opens nothing, for `station`, of at most `longest` bytes, which may be forwarded and has nothing unusual or
+    /// wrong. Of other frames it says no more than false, and leaves `packet` as it was.
+    ///
+    /// What it finds is written to its place between the stages: packets that are returned are taken apart
+    /// and put together.
+    fn parse_plain(frame: &mut Frame<'_>, station: Station, longest: u16, packet: &mut Packet<Self>) -> bool;
+
+    /// Reads and checks any frame, and cuts off its Ethernet padding. What it finds is written to `packet`.
     ///
     /// # Errors
     /// Why the frame is no packet of this family for us; `packet` is left as it was.
@@ -54,6 +63,10 @@ pub trait Wire: Key {
 
     /// Takes one from a packet's TTL, and leaves all else as it is.
     fn hop(frame: &mut [u8]);
+
+    /// Takes one from a packet's TTL and puts it inside another of the same family, from and to the addresses of
+    /// `outer`, nothing between. False, and the frame unchanged, where that cannot be, or takes the general way.
+    fn enter_tunnel(frame: &mut Frame<'_>, outer: Self) -> bool;
 
     /// Whether the packet forbids fragmentation on its way.
     fn dont_fragment(frame: &[u8]) -> bool;
@@ -98,8 +111,21 @@ impl Wire for FlowKey {
     const ETHERTYPE: u16 = ETHERTYPE_IPV4;
 
     #[inline(always)]
+    fn parse_plain(frame: &mut Frame<'_>, station: Station, longest: u16, packet: &mut Packet<Self>) -> bool {
+        ipv4::parse_plain(frame.bytes(), station, longest).is_some_and(|plain| {
+            *packet = plain;
+            frame.truncate(ETHERNET_LEN + usize::from(packet.total_len));
+            true
+        })
+    }
+
+    #[inline(never)]
     fn parse(frame: &mut Frame<'_>, link: &LinkTraits, packet: &mut Packet<Self>) -> Result<(), Unfit> {
-        ipv4::parse(frame, link, packet)
+        *packet = ipv4::parse(frame.bytes(), link)?;
+        if packet.payload != Payload::Neighbor {
+            frame.truncate(ETHERNET_LEN + usize::from(packet.total_len));
+        }
+        Ok(())
     }
 
     #[inline(always)]
@@ -121,7 +147,7 @@ impl Wire for FlowKey {
     }
 
     fn is_fragment(frame: &[u8]) -> bool {
-        super::be16(frame, super::ETHERNET_LEN + 6) & 0x3fff != 0
+        super::be16(frame, ETHERNET_LEN + 6) & 0x3fff != 0
     }
 
     fn first_fragment(frame: &[u8], packet: &Packet<Self>) -> Result<Packet<Self>, DropReason> {
@@ -137,6 +163,11 @@ impl Wire for FlowKey {
     #[inline]
     fn hop(frame: &mut [u8]) {
         ipv4::hop(frame);
+    }
+
+    #[inline(always)]
+    fn enter_tunnel(frame: &mut Frame<'_>, outer: Self) -> bool {
+        tunnel::encapsulate_ipip4(frame, outer.address_word())
     }
 
     fn dont_fragment(frame: &[u8]) -> bool {
@@ -177,8 +208,21 @@ impl Wire for FlowKey6 {
     const ETHERTYPE: u16 = ETHERTYPE_IPV6;
 
     #[inline(always)]
+    fn parse_plain(frame: &mut Frame<'_>, station: Station, longest: u16, packet: &mut Packet<Self>) -> bool {
+        ipv6::parse_plain(frame.bytes(), station, longest).is_some_and(|plain| {
+            *packet = plain;
+            frame.truncate(ETHERNET_LEN + usize::from(packet.total_len));
+            true
+        })
+    }
+
+    #[inline(never)]
     fn parse(frame: &mut Frame<'_>, link: &LinkTraits, packet: &mut Packet<Self>) -> Result<(), Unfit> {
-        ipv6::parse(frame, link, packet)
+        *packet = ipv6::parse(frame.bytes(), link)?;
+        if packet.payload != Payload::Neighbor {
+            frame.truncate(ETHERNET_LEN + usize::from(packet.total_len));
+        }
+        Ok(())
     }
 
     #[inline(always)]
@@ -201,7 +245,7 @@ impl Wire for FlowKey6 {
 
     /// Also for what only might be one: stacks put nothing else between IPv6 and TCP or UDP.
     fn is_fragment(frame: &[u8]) -> bool {
-        let next = frame[super::ETHERNET_LEN + 6];
+        let next = frame[ETHERNET_LEN + 6];
         next != Protocol::Tcp as u8 && next != Protocol::Udp as u8
     }
 
@@ -215,12 +259,16 @@ impl Wire for FlowKey6 {
 
     fn translate_fragment(frame: &mut [u8], to: &Translation<Self>) {
         Self::hop(frame);
-        frame[super::ETHERNET_LEN..][8..super::IPV6_LEN].copy_from_slice(&to.key.address_bytes());
+        frame[ETHERNET_LEN..][8..super::IPV6_LEN].copy_from_slice(&to.key.address_bytes());
     }
 
     #[inline]
     fn hop(frame: &mut [u8]) {
-        frame[super::ETHERNET_LEN + 7] -= 1;
+        frame[ETHERNET_LEN + 7] -= 1;
+    }
+
+    fn enter_tunnel(_: &mut Frame<'_>, _: Self) -> bool {
+        false
     }
 
     /// RFC 8200 §4.5: only senders fragment.

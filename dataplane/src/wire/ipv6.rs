@@ -1,45 +1,22 @@
 //! Reading IPv6 frames (RFC 8200): every check that a header needs, once.
 
-use super::packet::{LinkTraits, Packet, Payload, TcpFlags, Unfit, VALID_FLAGS};
+use super::packet::{LinkTraits, PLAIN_FLAGS, Packet, Payload, Station, TcpFlags, Unfit};
 use super::{ETHERNET_LEN, ETHERTYPE_IPV6, IPV6_LEN, be16, be32, checksum, transport};
 use crate::drop::DropReason;
 use crate::flow::{FlowKey6, Key, Protocol};
-use crate::frame::Frame;
 
-/// Reads and checks `frame`, and cuts off its Ethernet padding. What it finds is written to `packet`.
-///
-/// # Errors
-/// Why the frame is no IPv6 packet for us; `packet` is left as it was.
+/// As [`ipv4::parse_plain`](super::ipv4::parse_plain): no extension headers.
 #[inline(always)]
-pub(super) fn parse(
-    frame: &mut Frame<'_>,
-    link: &LinkTraits,
-    packet: &mut Packet<FlowKey6>,
-) -> Result<(), Unfit> {
-    if let Some(plain) = parse_plain(frame.bytes(), link) {
-        *packet = plain;
-    } else {
-        *packet = parse_any(frame.bytes(), link)?;
-        if packet.payload == Payload::Neighbor {
-            return Ok(());
-        }
-    }
-    frame.truncate(ETHERNET_LEN + usize::from(packet.total_len));
-    Ok(())
-}
-
-/// The packet of a frame of the common kind: TCP or UDP, for us, no extension headers, nothing wrong.
-/// `None` for all others, of which [`parse_any`] knows more.
-#[inline(always)]
-fn parse_plain(bytes: &[u8], link: &LinkTraits) -> Option<Packet<FlowKey6>> {
+pub(super) fn parse_plain(bytes: &[u8], station: Station, longest: u16) -> Option<Packet<FlowKey6>> {
     const L4: usize = ETHERNET_LEN + IPV6_LEN;
     let head: &[u8; L4 + 8] = bytes.first_chunk()?;
     let ip: &[u8; IPV6_LEN] = head[ETHERNET_LEN..].first_chunk()?;
     let total_len = usize::from(be16(ip, 4)) + IPV6_LEN;
     let plain = be32(head, 12) & 0xffff_f000 == 0x86dd_6000
-        && head[..6] == link.mac
+        && station.is_asked_by(head)
         && total_len + ETHERNET_LEN <= bytes.len()
-        && !(link.kernel_peer && total_len > usize::from(link.mtu));
+        && total_len <= usize::from(longest)
+        && ip[7] > 1;
     if !plain {
         return None;
     }
@@ -53,7 +30,7 @@ fn parse_plain(bytes: &[u8], link: &LinkTraits) -> Option<Packet<FlowKey6>> {
             let flags = *bytes.get(L4 + 13)?;
             let header_len = usize::from(bytes[L4 + 12] >> 4) * 4;
             let fits = header_len >= 20 && header_len + IPV6_LEN <= total_len;
-            (fits && VALID_FLAGS[usize::from(flags)])
+            (fits && PLAIN_FLAGS[usize::from(flags)])
                 .then_some((Payload::Transport(Protocol::Tcp), TcpFlags::from_octet(flags)))?
         }
         _ => return None,
@@ -70,9 +47,12 @@ fn parse_plain(bytes: &[u8], link: &LinkTraits) -> Option<Packet<FlowKey6>> {
     })
 }
 
-/// [`parse`] for every frame, whatever it is.
+/// Reads and checks any frame.
+///
+/// # Errors
+/// Why it is no packet for us.
 #[inline(never)]
-fn parse_any(bytes: &[u8], link: &LinkTraits) -> Result<Packet<FlowKey6>, Unfit> {
+pub(super) fn parse(bytes: &[u8], link: &LinkTraits) -> Result<Packet<FlowKey6>, Unfit> {
     let Some((ethernet, ip)) = bytes.split_first_chunk::<ETHERNET_LEN>() else {
         return Err(DropReason::EthernetShort.into());
     };

@@ -30,7 +30,7 @@ pub use family::Wire;
 pub use fragment::Fragment;
 pub use icmp::lower_told_mtu;
 pub use insert::{cut_payload, insert_payload};
-pub use packet::{LinkTraits, Packet, Payload, TcpFlags, Unfit};
+pub use packet::{LinkTraits, Packet, Payload, Station, TcpFlags, Unfit};
 pub use proxy::{Proxy, ProxyHeader, ProxyVersion};
 pub use reset::{ResetFrame, reset_frame};
 pub use rewrite::{Translation, differences, finish_partial_checksum};

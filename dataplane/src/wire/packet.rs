@@ -16,6 +16,28 @@ pub struct LinkTraits {
     pub kernel_peer: bool,
 }
 
+/// A station address, ready to be compared with those of frames.
+#[derive(Clone, Copy, Debug)]
+pub struct Station(u64);
+
+impl Station {
+    /// The station of `mac`.
+    pub fn new([a, b, c, d, e, f]: Mac) -> Self {
+        Self::of(&[a, b, c, d, e, f, 0, 0])
+    }
+
+    /// Whether a frame that begins with `head` is for the station.
+    #[inline(always)]
+    pub(super) fn is_asked_by<const N: usize>(self, head: &[u8; N]) -> bool {
+        head.first_chunk().is_some_and(|first| Self::of(first).0 == self.0)
+    }
+
+    #[inline(always)]
+    fn of(first: &[u8; 8]) -> Self {
+        Self(u64::from_le_bytes(*first) << 16)
+    }
+}
+
 /// One checked packet. Flat and small, because it waits between the director's stages.
 /// Offsets are from the frame's first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,15 +170,16 @@ impl TcpFlags {
     }
 }
 
-/// [`TcpFlags::is_valid`] of every octet.
-pub(super) const VALID_FLAGS: [bool; 256] = {
-    let mut valid = [false; 256];
+/// By the octet of a segment's flags, whether they are valid and open no connection.
+pub(super) const PLAIN_FLAGS: [bool; 256] = {
+    let mut plain = [false; 256];
     let mut octet = 0;
     while octet < 256 {
-        valid[octet] = TcpFlags(octet as u8).is_valid();
+        let flags = TcpFlags(octet as u8);
+        plain[octet] = flags.is_valid() && !flags.opens();
         octet += 1;
     }
-    valid
+    plain
 };
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Changing addresses and ports in place, checksums by difference.
 
-use super::{ETHERNET_LEN, IPV6_LEN, be16, be32, checksum, put16, put32};
+use super::{ETHERNET_LEN, IPV6_LEN, be16, be32, checksum, ipv4, put16, put32};
 use crate::flow::{FlowKey, FlowKey6, Key, Protocol};
 use crate::wire::Packet;
 
@@ -51,10 +51,8 @@ pub(super) fn translate4(
     let (ip, l4) = frame[ETHERNET_LEN..].split_at_mut(usize::from(packet.l4) - ETHERNET_LEN);
     let Some(header) = ip.first_chunk_mut::<20>() else { return };
 
-    // The TTL is the high octet of its 16-bit word, so one less is a difference of -0x0100.
-    const TTL_DIFFERENCE: u16 = !0x0100;
     let word = be32(header, 8);
-    let adjusted = checksum::adjust(word as u16, checksum::add(to.l3_difference, TTL_DIFFERENCE));
+    let adjusted = checksum::adjust(word as u16, checksum::add(to.l3_difference, ipv4::TTL_DIFFERENCE));
     put32(header, 8, ((word >> 16) - 0x0100) << 16 | u32::from(adjusted));
     header[12..20].copy_from_slice(&to.key.address_word().to_be_bytes());
 

@@ -1,7 +1,8 @@
 //! Putting a packet whole inside another: IP in IP (RFC 2003, 2473, 4213), GRE (RFC 2784) and GUE
 //! (draft-ietf-intarea-gue, variant 0, as Linux speaks it).
 
-use super::{ETHERNET_LEN, IPV4_LEN, IPV6_LEN, be16, checksum, put16, put32};
+use super::ipv4::TTL_DIFFERENCE;
+use super::{ETHERNET_LEN, IPV4_LEN, IPV6_LEN, be16, be32, checksum, put16, put32};
 use crate::flow::Family;
 use crate::frame::Frame;
 use std::net::IpAddr;
@@ -119,19 +120,10 @@ pub fn encapsulate(frame: &mut Frame<'_>, inner: Family, outer: &Outer) -> bool 
     let (header, rest) = match (outer.source, outer.destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
             let (header, rest) = ip.split_at_mut(IPV4_LEN);
-            let words = [
-                0x4500_0000 | u32::from(class) << 16 | total_len as u32,
-                if keep_whole { 0x4000 } else { 0 },
-                u32::from(ttl) << 24 | u32::from(protocol) << 16,
-                source.to_bits(),
-                destination.to_bits(),
-            ];
-            // Summed before they are stored: a load of what was just stored in pieces costs a dozen cycles.
-            let header_checksum = !checksum::fold(words.iter().map(|word| u64::from(*word)).sum());
-            for (at, word) in words.into_iter().enumerate() {
-                let word = if at == 2 { word | u32::from(header_checksum) } else { word };
-                put32(header, at * 4, word);
-            }
+            let first = 0x4500_0000 | u32::from(class) << 16 | total_len as u32;
+            let third = u32::from(ttl) << 24 | u32::from(protocol) << 16;
+            let addresses = [source.to_bits(), destination.to_bits()];
+            put_ipv4(header, [first, if keep_whole { DONT_FRAGMENT } else { 0 }, third], addresses);
             (&header[12..20], rest)
         }
         (source, destination) => {
@@ -168,5 +160,47 @@ pub fn encapsulate(frame: &mut Frame<'_>, inner: Family, outer: &Outer) -> bool 
             }
         }
     }
+    true
+}
+
+/// In the second word of an IPv4 header.
+const DONT_FRAGMENT: u32 = 0x4000;
+
+/// Writes an IPv4 header of these words, whose third lacks the checksum, and addresses.
+#[inline(always)]
+fn put_ipv4(header: &mut [u8], words: [u32; 3], [source, destination]: [u32; 2]) {
+    let [first, second, third] = words;
+    // Summed before they are stored: a load of what was just stored in pieces costs a dozen cycles.
+    let words = [first, second, third, source, destination].map(u64::from);
+    let header_checksum = !checksum::fold(words.iter().sum());
+    put32(header, 0, first);
+    put32(header, 4, second);
+    put32(header, 8, third | u32::from(header_checksum));
+    put32(header, 12, source);
+    put32(header, 16, destination);
+}
+
+/// [`encapsulate`] for the most common tunnel, IPv4 in IPv4 without anything between, after one was taken from
+/// the packet's TTL: 60 instructions less than both one by one. `addresses` are source and destination.
+///
+/// False, and the frame unchanged, when the headroom has no place for the header.
+///
+/// # Panics
+/// When the frame holds no IPv4 header.
+#[inline(always)]
+pub(super) fn encapsulate_ipip4(frame: &mut Frame<'_>, addresses: u64) -> bool {
+    const BOTH: usize = ETHERNET_LEN + 2 * IPV4_LEN;
+    if !frame.prepend(IPV4_LEN) {
+        return false;
+    }
+    let both: Option<&mut [u8; BOTH]> = frame.bytes_mut().first_chunk_mut();
+    let (outer, inner) = both.expect("two headers")[ETHERNET_LEN..].split_at_mut(IPV4_LEN);
+    let (first, second, third) = (be32(inner, 0), be32(inner, 4), be32(inner, 8));
+    let ttl = (third - 0x0100_0000) & 0xff00_0000;
+    let adjusted = checksum::adjust(third as u16, TTL_DIFFERENCE);
+    put32(inner, 8, ttl | third & 0x00ff_0000 | u32::from(adjusted));
+    let class_and_len = (first & 0x00ff_ffff) + IPV4_LEN as u32;
+    let words = [0x4500_0000 | class_and_len, second & DONT_FRAGMENT, ttl | 4 << 16];
+    put_ipv4(outer, words, [(addresses >> 32) as u32, addresses as u32]);
     true
 }

@@ -225,8 +225,13 @@ impl<P: Port> Worker<P> {
             let frames = burst.iter_mut().map(Buffer::frame).inspect(|frame| bytes += frame.window().len());
             let mut frames: ArrayVec<_, BURST_SIZE> = frames.collect();
             self.director.process(origin, &mut frames, &self.world, now, &mut verdicts);
-            let moved = frames.iter().enumerate().filter(|(_, frame)| frame.has_moved());
-            moved.map(|(at, frame)| (at, frame.window())).collect()
+            // Asked of all together first: mostly there is none.
+            if frames.iter().fold(false, |moved, frame| moved | frame.has_moved()) {
+                let moved = frames.iter().enumerate().filter(|(_, frame)| frame.has_moved());
+                moved.map(|(at, frame)| (at, frame.window())).collect()
+            } else {
+                ArrayVec::new()
+            }
         };
         for (at, window) in moved {
             burst[at].set_window(window);
