@@ -110,7 +110,11 @@ reasons! {
     IcmpQuote = "icmp_quote",
     /// An ICMP error about a packet of no session.
     IcmpNoSession = "icmp_no_session",
-    /// The transport protocol is neither TCP, UDP nor ICMP.
+    /// The SCTP header or its first chunk is cut off.
+    SctpShort = "sctp_short",
+    /// The first SCTP chunk does not fit, or is an INIT that is not alone or has a tag.
+    SctpChunk = "sctp_chunk",
+    /// The transport protocol is neither TCP, UDP, SCTP nor ICMP, or it is SCTP in fragments.
     ProtocolUnsupported = "protocol_unsupported",
     /// The destination is none of the appliance's addresses.
     NotForUs = "not_for_us",

@@ -12,14 +12,37 @@ pub enum Protocol {
     Tcp = 6,
     /// RFC 768.
     Udp = 17,
+    /// RFC 9260.
+    Sctp = 132,
 }
 
 impl Protocol {
+    /// Every protocol, TCP's and UDP's first.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+
+    /// The protocol of a number in an IP header.
+    #[inline]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            6 => Some(Self::Tcp),
+            17 => Some(Self::Udp),
+            132 => Some(Self::Sctp),
+            _ => None,
+        }
+    }
+
+    /// Whether flows begin and end with packets that say so.
+    #[inline]
+    pub const fn has_connections(self) -> bool {
+        matches!(self, Self::Tcp | Self::Sctp)
+    }
+
     /// The word used in configuration and JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Sctp => "sctp",
         }
     }
 }
@@ -399,7 +422,11 @@ fn sum_of_halves(word: u64) -> u64 {
 
 #[inline]
 fn protocol_of(ports: u64) -> Protocol {
-    if ports >> 32 == Protocol::Tcp as u64 { Protocol::Tcp } else { Protocol::Udp }
+    match (ports >> 32) as u8 {
+        6 => Protocol::Tcp,
+        132 => Protocol::Sctp,
+        _ => Protocol::Udp,
+    }
 }
 
 #[inline]

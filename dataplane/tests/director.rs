@@ -539,7 +539,7 @@ fn malformed() -> Vec<(&'static str, Vec<u8>, DropReason)> {
             DropReason::IcmpNoSession,
         ),
         ("protocol 253", raw(253, &[0; 8]), DropReason::ProtocolUnsupported),
-        ("SCTP", raw(132, &[0; 12]), DropReason::ProtocolUnsupported),
+        ("SCTP without a chunk", raw(132, &[0; 12]), DropReason::SctpShort),
         ("a stranger's address", to(Ipv4Addr::new(203, 0, 113, 9).into(), 8080), DropReason::NotForUs),
         ("our own address", to(Ipv4Addr::new(10, 0, 0, 1).into(), 22), DropReason::NotForUs),
         ("a port without service", to(VIP, 8081), DropReason::NoService),

@@ -55,6 +55,31 @@ pub fn udp_frame(route: &Route, payload: &[u8]) -> Vec<u8> {
     ip_frame(route, 17, 64, &datagram)
 }
 
+/// An SCTP packet with a right checksum.
+pub fn sctp_frame(route: &Route, tag: u32, chunks: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0; 12];
+    packet[..2].copy_from_slice(&route.source.1.to_be_bytes());
+    packet[2..4].copy_from_slice(&route.destination.1.to_be_bytes());
+    packet[4..8].copy_from_slice(&tag.to_be_bytes());
+    packet.extend_from_slice(chunks);
+    let sum = crc32c_bit_by_bit(&packet);
+    packet[8..12].copy_from_slice(&sum.to_le_bytes());
+    ip_frame(route, 132, 64, &packet)
+}
+
+/// CRC32c as RFC 9260 appendix A defines it, slow and obvious.
+pub fn crc32c_bit_by_bit(bytes: &[u8]) -> u32 {
+    const POLYNOMIAL: u32 = 0x82f6_3b78;
+    let mut sum = u32::MAX;
+    for byte in bytes {
+        sum ^= u32::from(*byte);
+        for _ in 0..8 {
+            sum = sum >> 1 ^ if sum & 1 == 1 { POLYNOMIAL } else { 0 };
+        }
+    }
+    !sum
+}
+
 /// An ICMP echo request.
 pub fn echo_request(route: &Route, payload: &[u8]) -> Vec<u8> {
     let (kind, protocol) = if route.source.0.is_ipv4() { (8, 1) } else { (128, 58) };

@@ -166,7 +166,7 @@ impl Director {
         world.addresses.check_source(packet.source())?;
         let options = &service.options;
         let counters = self.stats.service(service.id);
-        if protocol == Protocol::Tcp && !(packet.flags.opens() || options.sloppy && !packet.flags.rst()) {
+        if protocol.has_connections() && !(packet.flags.opens() || options.sloppy && !packet.flags.rst()) {
             counters.no_session.add(1);
             return Err(DropReason::NoSession.into());
         }
@@ -449,7 +449,7 @@ impl Director {
         now: Stamp,
     ) -> Result<SessionIndex, DropReason> {
         let state = match new.inbound.protocol() {
-            Protocol::Tcp => State::None,
+            Protocol::Tcp | Protocol::Sctp => State::None,
             Protocol::Udp => State::UdpOneWay,
         };
         let made = S::side_mut(self).sessions.insert(new, state, now);

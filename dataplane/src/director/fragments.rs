@@ -61,7 +61,7 @@ impl Director {
     /// The worker that follows a datagram.
     fn keeper(&self, key: &DatagramKey) -> WorkerId {
         let l4_port = (key.identification ^ key.identification >> 16) as u16;
-        let protocol = if key.protocol == 6 { Protocol::Tcp } else { Protocol::Udp };
+        let protocol = Protocol::from_number(key.protocol).unwrap_or(Protocol::Udp);
         let flow = FlowKey6::new(
             protocol,
             Endpoint::new(key.source, l4_port),

@@ -576,7 +576,8 @@ impl Director {
         match self.admit(stage, protocol, arrival) {
             Ok(Admitted { index, across, ports_before, port_again }) => {
                 let found = (index, Direction::Inbound);
-                let changes = ports_before >= CONNECTIONS_UNCHANGED && packet.flags.opens();
+                let opens = protocol == Protocol::Tcp && packet.flags.opens();
+                let changes = opens && ports_before >= CONNECTIONS_UNCHANGED;
                 if across {
                     if changes {
                         self.choose_sequence::<FlowKey6, K>(frame, packet, index, port_again, arrival.now);

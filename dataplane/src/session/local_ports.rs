@@ -166,7 +166,7 @@ impl<K: Key> LocalPorts<K> {
     /// Room for `pairs` pairs of local address and real server at a time, for the worker in `seat`.
     pub fn with_capacity(pairs: usize, hasher: FlowHasher, seat: Seat) -> Self {
         let spaces = seat.steering.ports.iter().flat_map(|port| {
-            [Protocol::Tcp, Protocol::Udp].map(|protocol| port.plan.space::<K>(protocol).len_max(seat.worker))
+            Protocol::ALL.map(|protocol| port.plan.space::<K>(protocol).len_max(seat.worker))
         });
         let words_per_pair = spaces.max().unwrap_or(0).div_ceil(64);
         Self {

@@ -42,8 +42,8 @@ pub enum Spread {
 pub struct Plan {
     /// The owner for each value that the low bits of the hash can have.
     table: Box<[WorkerId]>,
-    /// By family, TCP's and UDP's.
-    transports: [[Transport; 2]; 2],
+    /// By family, TCP's, UDP's and SCTP's.
+    transports: [[Transport; 3]; 2],
 }
 
 #[derive(Clone, Debug)]
@@ -54,6 +54,7 @@ struct Transport {
 
 impl Plan {
     /// The plan by which `table[hash % table.len()]` owns a packet; `spreads` are, by family, TCP's and UDP's.
+    /// Of SCTP devices are expected to know nothing.
     ///
     /// # Panics
     /// When the table's length is not a power of two up to [`TABLE_MAX`], or when it names a worker
@@ -70,7 +71,7 @@ impl Plan {
             let space = PortSpace::new(share, &table, workers);
             Transport { spread, space }
         };
-        let [v4, v6] = spreads;
+        let [v4, v6] = spreads.map(|[tcp, udp]| [tcp, udp, Spread::LocalPort]);
         let transports =
             [v4.map(|spread| transport(Family::V4, spread)), v6.map(|spread| transport(Family::V6, spread))];
         Self { table, transports }
@@ -129,7 +130,12 @@ impl Plan {
 
     #[inline]
     fn transport<K: Key>(&self, protocol: Protocol) -> &Transport {
-        &self.transports[K::FAMILY as usize][usize::from(protocol == Protocol::Udp)]
+        let at = match protocol {
+            Protocol::Tcp => 0,
+            Protocol::Udp => 1,
+            Protocol::Sctp => 2,
+        };
+        &self.transports[K::FAMILY as usize][at]
     }
 }
 

@@ -246,7 +246,7 @@ impl Wire for FlowKey6 {
     /// Also for what only might be one: stacks put nothing else between IPv6 and TCP or UDP.
     fn is_fragment(frame: &[u8]) -> bool {
         let next = frame[ETHERNET_LEN + 6];
-        next != Protocol::Tcp as u8 && next != Protocol::Udp as u8
+        Protocol::from_number(next).is_none()
     }
 
     fn first_fragment(frame: &[u8], packet: &Packet<Self>) -> Result<Packet<Self>, DropReason> {

@@ -143,6 +143,8 @@ pub(super) fn adjust_quoted(
     let field = match protocol {
         Protocol::Tcp => 16,
         Protocol::Udp => 6,
+        // A checksum over more than is quoted cannot be mended, and nobody looks at it.
+        Protocol::Sctp => return,
     };
     // A quote may end before the checksum, and UDP's may be none.
     if transport.len() >= field + 2 && (protocol == Protocol::Tcp || be16(transport, field) != 0) {

@@ -2,7 +2,7 @@
 
 use super::packet::{LinkTraits, PLAIN_FLAGS, Packet, Payload, Station, TcpFlags, Unfit};
 use super::rewrite::Translation;
-use super::{ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, transport};
+use super::{ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, sctp, transport};
 use super::{be16, be32, checksum, put16, put32};
 use crate::drop::DropReason;
 use crate::flow::{FlowKey, Key, Protocol};
@@ -91,6 +91,7 @@ pub(super) fn parse(bytes: &[u8], link: &LinkTraits) -> Result<Packet<FlowKey>, 
 
 const TCP: u8 = Protocol::Tcp as u8;
 const UDP: u8 = Protocol::Udp as u8;
+const SCTP: u8 = Protocol::Sctp as u8;
 const ICMP: u8 = 1;
 
 /// RFC 791 §3.1, and RFC 1812 §5.2.2 for what a router must check.
@@ -137,6 +138,7 @@ fn parse_ipv4(ip: &[u8], link: &LinkTraits) -> Result<Packet<FlowKey>, DropReaso
         _ if is_piece => return Err(DropReason::ProtocolUnsupported),
         TCP => outer(transport::tcp(body)?),
         UDP => outer(transport::udp(body)?),
+        SCTP => outer(sctp::sctp(body)?),
         ICMP => {
             check_icmp(body)?;
             match body[..2] {
@@ -211,11 +213,7 @@ fn check_icmp(body: &[u8]) -> Result<(), DropReason> {
 fn quoted(packet: &[u8], receiver: u32) -> Result<(Protocol, FlowKey), DropReason> {
     let Some(ip) = packet.first_chunk::<IPV4_LEN>() else { return Err(DropReason::IcmpQuote) };
     let header_len = usize::from(ip[0] & 0x0f) * 4;
-    let protocol = match ip[9] {
-        TCP => Protocol::Tcp,
-        UDP => Protocol::Udp,
-        _ => return Err(DropReason::IcmpQuote),
-    };
+    let protocol = Protocol::from_number(ip[9]).ok_or(DropReason::IcmpQuote)?;
     let first = be16(ip, 6) & 0x1fff == 0;
     if ip[0] >> 4 != 4 || header_len < IPV4_LEN || !first || be32(ip, 12) != receiver {
         return Err(DropReason::IcmpQuote);

@@ -1,7 +1,7 @@
 //! Reading IPv6 frames (RFC 8200): every check that a header needs, once.
 
 use super::packet::{LinkTraits, PLAIN_FLAGS, Packet, Payload, Station, TcpFlags, Unfit};
-use super::{ETHERNET_LEN, ETHERTYPE_IPV6, IPV6_LEN, be16, be32, checksum, transport};
+use super::{ETHERNET_LEN, ETHERTYPE_IPV6, IPV6_LEN, be16, be32, checksum, sctp, transport};
 use crate::drop::DropReason;
 use crate::flow::{FlowKey6, Key, Protocol};
 
@@ -105,6 +105,7 @@ fn parse_ipv6(
         _ if is_piece => outer((Payload::Fragment, TcpFlags::NONE, 0)),
         TCP => outer(transport::tcp(segment)?),
         UDP => outer(transport::udp(segment)?),
+        SCTP => outer(sctp::sctp(segment)?),
         ICMPV6 => {
             check_icmp(addresses, segment)?;
             match segment[..2] {
@@ -130,6 +131,7 @@ fn parse_ipv6(
 
 const TCP: u8 = Protocol::Tcp as u8;
 const UDP: u8 = Protocol::Udp as u8;
+const SCTP: u8 = Protocol::Sctp as u8;
 pub(super) const ICMPV6: u8 = 58;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
@@ -240,12 +242,10 @@ fn quoted(packet: &[u8], receiver: &[u8]) -> Result<(Protocol, FlowKey6), DropRe
     let quote = || DropReason::IcmpQuote;
     let header: &[u8; IPV6_LEN] = packet.first_chunk().ok_or_else(quote)?;
     let upper = upper(header[6], &packet[IPV6_LEN..]).map_err(|_| quote())?;
-    let protocol = match upper.protocol {
-        _ if upper.is_piece => return Err(quote()),
-        TCP => Protocol::Tcp,
-        UDP => Protocol::Udp,
-        _ => return Err(quote()),
-    };
+    if upper.is_piece {
+        return Err(quote());
+    }
+    let protocol = Protocol::from_number(upper.protocol).ok_or_else(quote)?;
     if header[0] >> 4 != 6 || header[8..24] != *receiver {
         return Err(quote());
     }

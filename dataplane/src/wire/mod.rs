@@ -19,6 +19,7 @@ mod packet;
 mod proxy;
 mod reset;
 mod rewrite;
+mod sctp;
 mod sequence;
 mod tag;
 mod toa;

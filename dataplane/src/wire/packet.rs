@@ -50,7 +50,7 @@ pub struct Packet<K> {
     pub total_len: u16,
     /// Time to live, or hop limit, as it came.
     pub ttl: u8,
-    /// TCP's flags, a valid combination; none for what is not TCP.
+    /// TCP's flags, a valid combination, or those that mean what an SCTP chunk does; none for datagrams.
     pub flags: TcpFlags,
     /// What the packet carries.
     pub payload: Payload,
@@ -59,7 +59,7 @@ pub struct Packet<K> {
 /// What a packet carries, as far as Sluice looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Payload {
-    /// A TCP segment or a UDP datagram.
+    /// A TCP segment, a UDP datagram or an SCTP packet.
     Transport(Protocol),
     /// An ICMP echo request with a right checksum.
     EchoRequest,
@@ -114,6 +114,11 @@ pub struct TcpFlags(u8);
 impl TcpFlags {
     /// No flag, which no segment has.
     pub const NONE: Self = Self(0);
+    pub(super) const SYN_ONLY: Self = Self(Self::SYN);
+    pub(super) const SYN_ACK: Self = Self(Self::SYN | Self::ACK);
+    pub(super) const ACK_ONLY: Self = Self(Self::ACK);
+    pub(super) const FIN_ACK: Self = Self(Self::FIN | Self::ACK);
+    pub(super) const RST_ONLY: Self = Self(Self::RST);
     const FIN: u8 = 0x01;
     const SYN: u8 = 0x02;
     const RST: u8 = 0x04;

@@ -1,6 +1,6 @@
 //! Changing addresses and ports in place, checksums by difference.
 
-use super::{ETHERNET_LEN, IPV6_LEN, be16, be32, checksum, ipv4, put16, put32};
+use super::{ETHERNET_LEN, IPV6_LEN, be16, be32, checksum, ipv4, put16, put32, sctp};
 use crate::flow::{FlowKey, FlowKey6, Key, Protocol};
 use crate::wire::Packet;
 
@@ -76,8 +76,12 @@ pub(super) fn translate6(
 /// New ports, and the checksum that follows from new addresses and ports.
 #[inline(always)]
 pub(super) fn translate_transport<K: Key>(l4: &mut [u8], protocol: Protocol, to: &Translation<K>) {
+    if protocol == Protocol::Sctp {
+        return sctp::translate(l4, to.key.port_word());
+    }
     put32(l4, 0, to.key.port_word());
     match protocol {
+        Protocol::Sctp => {}
         Protocol::Tcp => {
             let adjusted = checksum::adjust(be16(l4, 16), to.l4_difference);
             put16(l4, 16, adjusted);
@@ -102,14 +106,11 @@ pub(super) fn translate_transport<K: Key>(l4: &mut [u8], protocol: Protocol, to:
 /// # Panics
 /// When `packet` was not parsed from this frame.
 pub fn finish_partial_checksum<K: Key>(frame: &mut [u8], packet: &Packet<K>, protocol: Protocol) -> bool {
-    let field_at = match protocol {
-        Protocol::Tcp => 16,
-        Protocol::Udp => 6,
-    };
     let l4 = &mut frame[usize::from(packet.l4)..];
-    let l4_len = match protocol {
-        Protocol::Tcp => l4.len(),
-        Protocol::Udp => usize::from(be16(l4, 4)),
+    let (field_at, l4_len) = match protocol {
+        Protocol::Tcp => (16, l4.len()),
+        Protocol::Udp => (6, usize::from(be16(l4, 4))),
+        Protocol::Sctp => return sctp::finish_checksum(l4),
     };
     let pseudo = checksum::fold(packet.key.address_sum() + protocol as u64 + l4_len as u64);
     if be16(l4, field_at) != pseudo {

@@ -188,6 +188,9 @@ pub fn world(plan: &Plan) -> Snapshot {
     let mut world = Snapshot::empty(ports.clone());
     world.routes = Arc::new(routes);
     world.services = Arc::new(Services::new(vec![
+        // First, because servers are taken for those of the last service that has them.
+        service(4, Protocol::Sctp, VIP, behind4),
+        service(5, Protocol::Sctp, VIP6, behind6),
         service(0, Protocol::Tcp, VIP, behind4),
         service(1, Protocol::Udp, VIP, behind4),
         service(2, Protocol::Tcp, VIP6, behind6),

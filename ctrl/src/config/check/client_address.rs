@@ -35,6 +35,12 @@ impl Checker<'_> {
                 self.error(place, &format!("{key}.{option}"), format!("{option} is for {of}; remove it"));
             }
         }
+        if protocol == Some(Protocol::Sctp) {
+            let message =
+                "an sctp server cannot be told; remove this, or use nat, dr or tunnel, which show the client";
+            self.error(value.span(), key, message);
+            return None;
+        }
         match kind {
             "toa" => {
                 if protocol == Some(Protocol::Udp) {

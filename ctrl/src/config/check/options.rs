@@ -49,7 +49,9 @@ impl Checker<'_> {
         let one_packet = raw.one_packet.as_ref().is_some_and(|value| *value.get_ref());
         if let Some(value) = raw.one_packet.as_ref().filter(|value| *value.get_ref()) {
             let message = match (mode, protocol) {
-                (_, Some(Protocol::Tcp)) => Some("one_packet is for udp: a connection has many packets"),
+                (_, Some(Protocol::Tcp | Protocol::Sctp)) => {
+                    Some("one_packet is for udp: a connection has many packets")
+                }
                 (ForwardMode::DirectRoute | ForwardMode::Tunnel, _) => None,
                 _ => Some(
                     "answers that pass the appliance need a session; use dr or tunnel, or a short timeout",
@@ -75,6 +77,7 @@ impl Checker<'_> {
                 Some(Protocol::Udp) => {
                     Some("reset_on_expiry is for tcp: datagrams have no resets".to_owned())
                 }
+                Some(Protocol::Sctp) => Some("reset_on_expiry is for tcp; remove it".to_owned()),
                 _ if !mode.sees_answers() => Some(format!(
                     "a {} service does not see servers' answers, so it cannot know what a reset must say; remove it",
                     mode.name()

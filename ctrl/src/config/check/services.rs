@@ -501,15 +501,12 @@ impl Checker<'_> {
         match value.get_ref().as_str() {
             "tcp" => Some(Protocol::Tcp),
             "udp" => Some(Protocol::Udp),
-            "sctp" => {
-                self.error(value.span(), key, "sctp comes with a later version; use tcp or udp");
-                None
-            }
+            "sctp" => Some(Protocol::Sctp),
             other => {
                 self.error(
                     value.span(),
                     key,
-                    format!("`{other}` is unknown; {}", suggestion(other, &["tcp", "udp"])),
+                    format!("`{other}` is unknown; {}", suggestion(other, &["tcp", "udp", "sctp"])),
                 );
                 None
             }

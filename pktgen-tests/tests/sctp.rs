@@ -1,0 +1,103 @@
+//! SCTP between real stacks (usrsctp's, in user space), through every mode that changes addresses: ten
+//! thousand messages over IPv4 (its load generator speaks no other), and an echo in both families.
+
+use pktgen_tests::lab::{Lab, Plan, VIP, VIP6};
+use pktgen_tests::process::{run, wait_until};
+use std::time::Duration;
+
+const L4_PORT: u16 = 5001;
+const MESSAGES: usize = 10_000;
+const LEN: usize = 1_200;
+
+fn service(mode: &str, host: &str, server: &str) -> String {
+    let locals = match mode {
+        "nat" => "",
+        _ => "local_addresses = [\"10.0.0.200\", \"2001:db8:b::200\"]\n",
+    };
+    format!(
+        "\n[[service]]\nname = \"signalling\"\nprotocol = \"sctp\"\nforward = \"{mode}\"\nlisten = \"{host}:{L4_PORT}\"\n{locals}[[service.server]]\naddress = \"{server}\"\n"
+    )
+}
+
+fn lab(mode: &str, six: bool, server_six: bool, server_port: u16, workers: usize) -> Lab {
+    let mut lab = Lab::new(Plan { ipv6: true, servers: 1, workers, ..Plan::default() }).unwrap();
+    let host = if six { format!("[{VIP6}]") } else { VIP.to_owned() };
+    let server = if server_six { format!("[{}]", lab.server_ip6(0)) } else { lab.server_ip(0) };
+    if mode == "nat" {
+        lab.server(0).ip("route add 192.0.2.0/24 via 10.0.0.2").unwrap();
+        lab.server(0).ip("route add 2001:db8:a::/64 via 2001:db8:b::2").unwrap();
+    }
+    let service = service(mode, &host, &format!("{server}:{server_port}"));
+    lab.start_sluiced(&(lab.config_head() + &service)).unwrap();
+    lab
+}
+
+fn ends(lab: &Lab) {
+    let list = lab.json(&["session", "list"]).unwrap();
+    let session = &list.as_array().unwrap()[0];
+    assert_eq!((&session["protocol"], &session["state"]), (&"sctp".into(), &"CLOSE".into()), "{list}");
+}
+
+/// Sends messages and sees them all come out; then sees the association end.
+fn carries(mode: &str, workers: usize) {
+    let mut lab = lab(mode, false, false, L4_PORT, workers);
+    let mut server = lab.server(0).command("/usr/lib/usrsctp/tsctp");
+    server.args(["-p", &L4_PORT.to_string(), "-v"]);
+    lab.start("tsctp", &mut server).unwrap();
+
+    let mut client = lab.client().command("/usr/lib/usrsctp/tsctp");
+    client.args(["-p", &L4_PORT.to_string(), "-l", &LEN.to_string(), "-n", &MESSAGES.to_string(), VIP]);
+    run(&mut client).unwrap_or_else(|error| panic!("{mode}: {error}"));
+
+    // What the server got: length of a message, messages, calls, bytes.
+    let all = format!("{LEN}, {MESSAGES}, {MESSAGES}, {}", LEN * MESSAGES);
+    let log = lab.folder().join("tsctp.log");
+    let arrived = || std::fs::read_to_string(&log).unwrap_or_default().contains(&all);
+    assert!(wait_until(Duration::from_secs(10), arrived), "{mode}: not all of {MESSAGES} messages came");
+    ends(&lab);
+}
+
+/// Sends lines and gets them back, by another port of the server's.
+fn echoes(mode: &str, six: bool, server_six: bool) {
+    const ECHO: u16 = 7;
+    let mut lab = lab(mode, six, server_six, ECHO, 1);
+    let mut server = lab.server(0).command("/usr/lib/usrsctp/echo_server");
+    lab.start("echo", &mut server).unwrap();
+    let vip = if six { VIP6 } else { VIP };
+    // One by one, because usrsctp follows no path MTU, and an IPv6 header is longer.
+    let words = format!(
+        "(for n in $(seq 1000 1049); do echo $n; sleep 0.02; done; sleep 1) | /usr/lib/usrsctp/client {vip} {L4_PORT}"
+    );
+
+    let said = run(lab.client().command("timeout").args(["20", "sh", "-c", &words]))
+        .unwrap_or_else(|error| panic!("{mode}: {error}"));
+    let came_back =
+        said.lines().filter(|line| line.trim().parse().is_ok_and(|n: u32| (1000..1050).contains(&n)));
+    assert_eq!(came_back.count(), 50, "{said}");
+    // Both hosts have more addresses, of which the other must not hear.
+    assert!(said.contains(&format!("Peer addresses: {vip}.\n")), "{said}");
+    ends(&lab);
+}
+
+#[test]
+fn fullnat_carries_sctp() {
+    carries("fullnat", 1);
+    echoes("fullnat", true, true);
+}
+
+#[test]
+fn nat_carries_sctp() {
+    carries("nat", 1);
+    echoes("nat", true, true);
+}
+
+#[test]
+fn sctp_crosses_the_families() {
+    echoes("fullnat", false, true);
+    echoes("fullnat", true, false);
+}
+
+#[test]
+fn two_workers_hand_sctp_to_its_owner() {
+    carries("fullnat", 2);
+}
