@@ -108,7 +108,7 @@ reasons! {
     IcmpUnsupported = "icmp_unsupported",
     /// An ICMP error whose quoted packet is cut short, or cannot be one that Sluice sent.
     IcmpQuote = "icmp_quote",
-    /// An ICMP error about a packet of no session.
+    /// An ICMP error about a packet of no session, or an echo reply of none.
     IcmpNoSession = "icmp_no_session",
     /// The SCTP header or its first chunk is cut off.
     SctpShort = "sctp_short",

@@ -14,13 +14,15 @@ pub enum Protocol {
     Udp = 17,
     /// RFC 9260.
     Sctp = 132,
+    /// Echo requests and their replies, of either family (RFC 792, RFC 4443); the identifier is the client's port.
+    Icmp = 1,
 }
 
 impl Protocol {
     /// Every protocol, TCP's and UDP's first.
-    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
+    pub const ALL: [Self; 4] = [Self::Tcp, Self::Udp, Self::Sctp, Self::Icmp];
 
-    /// The protocol of a number in an IP header.
+    /// The protocol with ports of a number in an IP header.
     #[inline]
     pub const fn from_number(number: u8) -> Option<Self> {
         match number {
@@ -43,6 +45,7 @@ impl Protocol {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
             Self::Sctp => "sctp",
+            Self::Icmp => "icmp",
         }
     }
 }
@@ -425,6 +428,7 @@ fn protocol_of(ports: u64) -> Protocol {
     match (ports >> 32) as u8 {
         6 => Protocol::Tcp,
         132 => Protocol::Sctp,
+        1 => Protocol::Icmp,
         _ => Protocol::Udp,
     }
 }

@@ -526,7 +526,7 @@ fn malformed() -> Vec<(&'static str, Vec<u8>, DropReason)> {
             },
             DropReason::IcmpChecksum,
         ),
-        ("ICMP echo reply", raw(1, &[0, 0, 0, 0, 0, 0, 0, 0]), DropReason::IcmpUnsupported),
+        ("ICMP echo reply to nobody", raw(1, &[0, 0, 0, 0, 0, 0, 0, 0]), DropReason::IcmpNoSession),
         ("ICMP error that quotes nothing", raw(1, &[3, 4, 0, 0, 0, 0, 5, 0]), DropReason::IcmpQuote),
         (
             "ICMP error about another's packet",

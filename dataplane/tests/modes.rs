@@ -8,8 +8,8 @@ use dataplane::session::ForwardMode;
 use dataplane::snapshot::{ServiceOptions, Tunnel};
 use dataplane::wire::Encapsulation;
 use pktgen_tests::frames::{
-    ETHERNET, Route, be16, be32, checksum_field, echo_request, endpoints, ip_frame, ones_sum, pseudo_sum,
-    tcp, tcp_frame, udp_frame, upper_layer,
+    ETHERNET, Route, be16, be32, checksum_field, echo_request, endpoints, fill_checksums, ip_frame, ones_sum,
+    pseudo_sum, tcp, tcp_frame, udp_frame, upper_layer,
 };
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -217,6 +217,94 @@ fn a_hidden_host_hears_from_routers_outside_and_is_traced_through_the_appliance(
         let inner = [&heard[..ETHERNET], &heard[ETHERNET + header + 8..]].concat();
         assert_eq!(endpoints(&inner), Some(((client, 4000), (server, 8080))));
     }
+}
+
+/// An echo reply to a request that was sent.
+fn pong(seen: &[u8], payload: &[u8]) -> Vec<u8> {
+    let route = bare(answer_to(seen));
+    let mut reply = echo_request(&route, payload);
+    let (header, protocol) = upper_layer(&reply[ETHERNET..]).unwrap();
+    let icmp = ETHERNET + header;
+    reply[icmp] = if protocol == 1 { 0 } else { 129 };
+    reply[icmp + 4..icmp + 6].copy_from_slice(&identifier(seen).to_be_bytes());
+    fill_checksums(&mut reply);
+    reply
+}
+
+/// The same way between hosts: ICMP has no ports.
+fn bare(route: Route) -> Route {
+    Route { source: (route.source.0, 0), destination: (route.destination.0, 0), ..route }
+}
+
+fn identifier(frame: &[u8]) -> u16 {
+    let ip = &frame[ETHERNET..];
+    be16(ip, upper_layer(ip).unwrap().0 + 4)
+}
+
+/// Who sends to whom, whatever it carries.
+fn hosts(frame: &[u8]) -> (IpAddr, IpAddr) {
+    let ip = &frame[ETHERNET..];
+    if ip[0] >> 4 == 4 {
+        (be32(ip, 12).to_be_bytes().into(), be32(ip, 16).to_be_bytes().into())
+    } else {
+        let half = |at: usize| IpAddr::from(<[u8; 16]>::try_from(&ip[at..at + 16]).unwrap());
+        (half(8), half(24))
+    }
+}
+
+#[test]
+fn hidden_hosts_ping_what_is_outside() {
+    let sources = vec!["10.0.0.0/24".parse().unwrap(), "2001:db8:a::/64".parse().unwrap()];
+    let options = Arc::new(ServiceOptions { sources, ..ServiceOptions::default() });
+    let mut lab = Lab::new(&Plan { mode: ForwardMode::Snat, options, ..Plan::default() });
+    for Family { from_client, client, server, local, vip, .. } in FAMILIES {
+        let out = bare(Route { destination: (server, 0), ..from_client(0) });
+        let ping = echo_request(&out, b"are you there");
+        let seen = lab.send(A, &ping).frame().to_vec();
+        assert_whole(&seen);
+        assert_eq!((hosts(&seen), ttl(&seen)), ((local, server), 63));
+        assert_eq!(payload(&seen), payload(&ping));
+        assert_eq!(identifier(&seen), identifier(&ping), "kept while nobody else has it");
+        let got = lab.send(B, &pong(&seen, b"I am")).frame().to_vec();
+        assert_whole(&got);
+        assert_eq!((hosts(&got), identifier(&got)), ((server, client), identifier(&ping)));
+
+        // Another host with the same number gets answers of its own.
+        let other = support::nth(client, 1);
+        let twin = echo_request(&Route { source: (other, 0), ..out }, b"me too");
+        let twin_seen = lab.send(A, &twin).frame().to_vec();
+        assert_ne!(identifier(&twin_seen), identifier(&seen));
+        // Where such hosts are is known by routes; here nobody has told the director its station.
+        assert_eq!(
+            lab.send(B, &pong(&twin_seen, b"you too")),
+            Fate::Waits(dataplane::snapshot::NextHop { port: A, address: other })
+        );
+
+        // A router outside says that the ping went no further.
+        let four = client.is_ipv4();
+        let router: IpAddr = if four { "172.16.0.9" } else { "2001:db8:b::9" }.parse().unwrap();
+        let from_router = Route { source: (router, 0), destination: (local, 0), ..answer_to(&seen) };
+        let heard = lab.send(B, &error_about(&seen, &from_router, if four { 11 } else { 3 }, 0, 0));
+        let heard = heard.frame().to_vec();
+        assert_whole(&heard);
+        let header = if four { 20 } else { 40 };
+        let quoted = [&heard[..ETHERNET], &heard[ETHERNET + header + 8..]].concat();
+        assert_eq!((hosts(&heard), hosts(&quoted)), ((router, client), (client, server)));
+        assert_eq!(identifier(&quoted), identifier(&ping));
+        let message = ETHERNET + header;
+        let pseudo = if four { 0 } else { pseudo_sum(&quoted[ETHERNET..]) };
+        assert_eq!(ones_sum(&quoted[message..], pseudo), 0xffff, "the quoted ping's checksum");
+
+        // The appliance's own addresses answer themselves; a reply that nobody asked for goes nowhere.
+        let own = bare(Route { destination: (vip, 0), ..out });
+        assert_eq!(hosts(lab.send(A, &echo_request(&own, b"x")).frame()), (vip, client));
+        let mut stray = pong(&seen, b"x");
+        let at = ETHERNET + header + 4;
+        stray[at..at + 2].copy_from_slice(&9u16.to_be_bytes());
+        fill_checksums(&mut stray);
+        assert_eq!(lab.send(B, &stray), Fate::Dropped(DropReason::IcmpNoSession));
+    }
+    assert_eq!(lab.sessions() + lab.director.sessions6().len(), 4);
 }
 
 /// What a server takes out of a tunnel: the outer protocol, addresses and TTL, what stands between,

@@ -146,6 +146,18 @@ fn errors_name_file_line_key_and_remedy() {
         ),
         (
             "protocol = \"tcp\"",
+            "protocol = \"sctp\"\nclient_address = { type = \"proxy\" }",
+            "service[0].client_address: an sctp server cannot be told",
+        ),
+        ("protocol = \"tcp\"", "protocol = \"sctp\"\none_packet = true", "service[0].one_packet: one_packet is for udp"),
+        (
+            "protocol = \"tcp\"",
+            "protocol = \"sctp\"\nreset_on_expiry = true",
+            "service[0].reset_on_expiry: reset_on_expiry is for tcp",
+        ),
+        ("protocol = \"tcp\"", "protocol = \"icmp\"", "service[0].protocol: icmp is for snat"),
+        (
+            "protocol = \"tcp\"",
             "protocol = \"udp\"\nclient_address = { type = \"uoa\", encoding = \"optin\" }",
             "service[0].client_address.encoding: `optin` is unknown; did you mean `option`?",
         ),

@@ -23,7 +23,8 @@ use std::net::IpAddr;
 /// The service that a packet without session asks for; asks for its lines.
 #[inline(never)]
 pub(super) fn find_service<K: Key>(packet: &Packet<K>, world: &Snapshot) -> Option<ServiceIndex> {
-    let Payload::Transport(protocol) = packet.payload else { return None };
+    let (Payload::Transport(_) | Payload::EchoRequest) = packet.payload else { return None };
+    let protocol = packet.flow_protocol()?;
     let index = service_of(packet.key, protocol, world)?;
     prefetch_near(world.services.at(index));
     Some(index)
@@ -450,7 +451,7 @@ impl Director {
     ) -> Result<SessionIndex, DropReason> {
         let state = match new.inbound.protocol() {
             Protocol::Tcp | Protocol::Sctp => State::None,
-            Protocol::Udp => State::UdpOneWay,
+            Protocol::Udp | Protocol::Icmp => State::UdpOneWay,
         };
         let made = S::side_mut(self).sessions.insert(new, state, now);
         if new.changes_family() && made.is_ok() {
@@ -568,6 +569,7 @@ fn service_for<'w, K: Key>(
         service_of(stage.packet.key, protocol, world)
     };
     match found {
+        _ if stage.packet.payload == Payload::Transport(Protocol::Icmp) => Err(DropReason::IcmpNoSession),
         Some(index) => Ok(world.services.at(index)),
         None => Err(match world.role(destination.address) {
             Some(AddressRole::Vip) => DropReason::NoService,

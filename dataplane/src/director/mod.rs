@@ -459,6 +459,20 @@ impl Director {
         let Payload::Transport(protocol) = packet.payload else {
             return self.decide_aside(frame, stage, arrival, verdicts);
         };
+        self.forward_flow(frame, stage, protocol, arrival, verdicts)
+    }
+
+    /// Gives one verdict on a packet of a flow, or the reason to drop it.
+    #[inline(always)]
+    fn forward_flow<K: HasSide>(
+        &mut self,
+        frame: &mut Frame<'_>,
+        stage: &Staged<K>,
+        protocol: Protocol,
+        arrival: &Arrival<'_>,
+        verdicts: &mut Verdicts,
+    ) -> Result<(), DropReason> {
+        let packet = &stage.packet;
         if arrival.kernel_peer && wire::finish_partial_checksum(frame.bytes_mut(), packet, protocol) {
             self.stats.port(arrival.from).partial_checksums.add(1);
         }
@@ -481,12 +495,20 @@ impl Director {
         match packet.payload {
             Payload::Error(protocol) => self.relay_error(frame, stage, protocol, arrival, verdicts),
             Payload::Fragment => self.follow_fragment(frame, packet, arrival, verdicts),
+            Payload::EchoRequest if self.is_of_hidden_host(packet, arrival.world) => {
+                self.forward_flow(frame, stage, Protocol::Icmp, arrival, verdicts)
+            }
             Payload::EchoRequest => self.answer_echo(frame, packet, arrival.world, verdicts),
             Payload::Transport(_) | Payload::Neighbor => {
                 verdicts.push(Verdict::Punt(arrival.from));
                 Ok(())
             }
         }
+    }
+
+    /// Whether a packet goes to somebody outside, from hosts of which some are hidden.
+    fn is_of_hidden_host<K: HasSide>(&self, packet: &Packet<K>, world: &Snapshot) -> bool {
+        world.services.hides_sources() && world.role(packet.destination()).is_none()
     }
 
     /// Decides about a packet whose session stage two did not find.

@@ -21,9 +21,11 @@ impl Director {
         if steering.workers == 1 {
             return None;
         }
-        let (Payload::Transport(protocol) | Payload::Error(protocol)) = packet.payload else { return None };
+        let protocol = packet.flow_protocol()?;
         let key = packet.key;
         let owner = match arrival.world.role(packet.destination()) {
+            // Any worker answers a ping.
+            Some(_) if packet.payload == Payload::EchoRequest => return None,
             Some(AddressRole::Vip) => {
                 // Only what a service would take, or a session that outlived its service, is worth
                 // another worker's time.

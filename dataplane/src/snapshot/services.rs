@@ -365,7 +365,10 @@ impl Services {
         let hides = |(hidden, _): &&(Hidden, ServiceIndex)| {
             hidden.protocol == protocol
                 && hidden.sources.iter().any(|network| network.contains(source))
-                && hidden.destinations.iter().any(|listen| listen.has(destination))
+                && hidden.destinations.iter().any(|listen| match protocol {
+                    Protocol::Icmp => listen.network.contains(destination.address),
+                    _ => listen.has(destination),
+                })
         };
         if is_host { self.hiding.iter().find(hides).map(|(_, index)| *index) } else { None }
     }

@@ -42,7 +42,7 @@ pub enum Spread {
 pub struct Plan {
     /// The owner for each value that the low bits of the hash can have.
     table: Box<[WorkerId]>,
-    /// By family, TCP's, UDP's and SCTP's.
+    /// By family, TCP's, UDP's and the others'.
     transports: [[Transport; 3]; 2],
 }
 
@@ -54,7 +54,7 @@ struct Transport {
 
 impl Plan {
     /// The plan by which `table[hash % table.len()]` owns a packet; `spreads` are, by family, TCP's and UDP's.
-    /// Of SCTP devices are expected to know nothing.
+    /// Of other protocols devices are expected to know nothing.
     ///
     /// # Panics
     /// When the table's length is not a power of two up to [`TABLE_MAX`], or when it names a worker
@@ -133,7 +133,7 @@ impl Plan {
         let at = match protocol {
             Protocol::Tcp => 0,
             Protocol::Udp => 1,
-            Protocol::Sctp => 2,
+            Protocol::Sctp | Protocol::Icmp => 2,
         };
         &self.transports[K::FAMILY as usize][at]
     }

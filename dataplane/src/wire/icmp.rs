@@ -1,6 +1,6 @@
 //! ICMP messages that the director makes out of the frame it is looking at (RFC 792).
 
-use super::{ETHERNET_LEN, IPV4_LEN, Packet, Translation, be16, be32, checksum, put16, put32};
+use super::{ETHERNET_LEN, IPV4_LEN, Packet, Translation, be16, be32, checksum, echo, put16, put32};
 use crate::flow::{Family, FlowKey, Key, Protocol};
 use crate::frame::Frame;
 
@@ -118,7 +118,8 @@ pub(super) fn relay_error(
     inner[12..20].copy_from_slice(&original.address_word().to_be_bytes());
     let adjusted = checksum::adjust(be16(inner, 10), to.l3_difference);
     put16(inner, 10, adjusted);
-    adjust_quoted(transport, protocol, original.port_word(), to.l4_difference, moved);
+    let difference = if protocol == Protocol::Icmp { echo::difference(to) } else { to.l4_difference };
+    adjust_quoted(transport, protocol, original.port_word(), difference, moved);
     put16(icmp, 2, 0);
     let icmp_checksum = !checksum::sum(icmp);
     put16(icmp, 2, icmp_checksum);
@@ -133,6 +134,9 @@ pub(super) fn adjust_quoted(
     mut difference: u16,
     moved: u32,
 ) {
+    if protocol == Protocol::Icmp {
+        return echo::set_identifier(transport, ports, difference);
+    }
     put32(transport, 0, ports);
     if protocol == Protocol::Tcp && moved != 0 {
         let (old, new) = (be32(transport, 4), be32(transport, 4).wrapping_sub(moved));
@@ -144,7 +148,7 @@ pub(super) fn adjust_quoted(
         Protocol::Tcp => 16,
         Protocol::Udp => 6,
         // A checksum over more than is quoted cannot be mended, and nobody looks at it.
-        Protocol::Sctp => return,
+        Protocol::Sctp | Protocol::Icmp => return,
     };
     // A quote may end before the checksum, and UDP's may be none.
     if transport.len() >= field + 2 && (protocol == Protocol::Tcp || be16(transport, field) != 0) {

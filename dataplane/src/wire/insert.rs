@@ -15,7 +15,7 @@ const UDP_CHECKSUM: usize = 6;
 
 /// Puts `bytes` in front of the payload of a packet of `family` whose layer-4 header begins at `l4`; a
 /// TCP segment is pushed. Checksums and lengths follow; a wrong checksum stays wrong, and none stays none.
-/// False, and nothing changed, when the buffer's headroom has no place for it, and for SCTP.
+/// False, and nothing changed, when the buffer's headroom has no place for it, and for other protocols.
 pub fn insert_payload(
     frame: &mut Frame<'_>,
     family: Family,
@@ -27,8 +27,8 @@ pub fn insert_payload(
     let header_len = match protocol {
         Protocol::Tcp => usize::from(frame.bytes()[l4 + 12] >> 4) * 4,
         Protocol::Udp => 8,
-        // Its streams have no beginning to put anything before.
-        Protocol::Sctp => return false,
+        // Streams without a beginning, and no streams.
+        Protocol::Sctp | Protocol::Icmp => return false,
     };
     let payload = l4 + header_len;
     let old = checksum::sum(&frame.bytes()[payload..]);
@@ -69,7 +69,7 @@ pub fn insert_payload(
                 (_, adjusted) => put16(upper, UDP_CHECKSUM, adjusted),
             }
         }
-        Protocol::Sctp => {}
+        Protocol::Sctp | Protocol::Icmp => {}
     }
     lengthen(&mut all[ETHERNET_LEN..l4], family, len as u16);
     true

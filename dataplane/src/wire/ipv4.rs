@@ -3,7 +3,7 @@
 use super::packet::{LinkTraits, PLAIN_FLAGS, Packet, Payload, Station, TcpFlags, Unfit};
 use super::rewrite::Translation;
 use super::{ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, sctp, transport};
-use super::{be16, be32, checksum, put16, put32};
+use super::{be16, be32, checksum, echo, put16, put32};
 use crate::drop::DropReason;
 use crate::flow::{FlowKey, Key, Protocol};
 
@@ -142,7 +142,8 @@ fn parse_ipv4(ip: &[u8], link: &LinkTraits) -> Result<Packet<FlowKey>, DropReaso
         ICMP => {
             check_icmp(body)?;
             match body[..2] {
-                [ECHO_REQUEST, 0] => outer((Payload::EchoRequest, TcpFlags::NONE, 0)),
+                [ECHO_REQUEST, 0] => outer(echo::request(body)),
+                [ECHO_REPLY, 0] => outer(echo::reply(body)),
                 [UNREACHABLE | TIME_EXCEEDED | PARAMETER_PROBLEM, _] => {
                     let (protocol, key) = quoted(&body[ICMP_LEN..], be32(fixed, 16))?;
                     (Payload::Error(protocol), TcpFlags::NONE, key)
@@ -191,6 +192,7 @@ fn check_options(mut options: &[u8]) -> Result<(), DropReason> {
 }
 
 /// Types of RFC 792.
+const ECHO_REPLY: u8 = 0;
 const ECHO_REQUEST: u8 = 8;
 const UNREACHABLE: u8 = 3;
 const TIME_EXCEEDED: u8 = 11;
@@ -213,14 +215,17 @@ fn check_icmp(body: &[u8]) -> Result<(), DropReason> {
 fn quoted(packet: &[u8], receiver: u32) -> Result<(Protocol, FlowKey), DropReason> {
     let Some(ip) = packet.first_chunk::<IPV4_LEN>() else { return Err(DropReason::IcmpQuote) };
     let header_len = usize::from(ip[0] & 0x0f) * 4;
-    let protocol = Protocol::from_number(ip[9]).ok_or(DropReason::IcmpQuote)?;
     let first = be16(ip, 6) & 0x1fff == 0;
     if ip[0] >> 4 != 4 || header_len < IPV4_LEN || !first || be32(ip, 12) != receiver {
         return Err(DropReason::IcmpQuote);
     }
     let transport = packet.get(header_len..header_len + 8).ok_or(DropReason::IcmpQuote)?;
+    let (protocol, ports) = match ip[9] {
+        ICMP if transport[0] == ECHO_REQUEST => (Protocol::Icmp, echo::quoted(transport)),
+        number => (Protocol::from_number(number).ok_or(DropReason::IcmpQuote)?, be32(transport, 0)),
+    };
     let addresses = u64::from(be32(ip, 12)) << 32 | u64::from(be32(ip, 16));
-    Ok((protocol, FlowKey::from_words(addresses, ip[9], be32(transport, 0)).reversed()))
+    Ok((protocol, FlowKey::from_words(addresses, ip[9], ports).reversed()))
 }
 
 /// Takes one from the TTL of a packet.

@@ -1,7 +1,7 @@
 //! Reading IPv6 frames (RFC 8200): every check that a header needs, once.
 
 use super::packet::{LinkTraits, PLAIN_FLAGS, Packet, Payload, Station, TcpFlags, Unfit};
-use super::{ETHERNET_LEN, ETHERTYPE_IPV6, IPV6_LEN, be16, be32, checksum, sctp, transport};
+use super::{ETHERNET_LEN, ETHERTYPE_IPV6, IPV6_LEN, be16, be32, checksum, echo, sctp, transport};
 use crate::drop::DropReason;
 use crate::flow::{FlowKey6, Key, Protocol};
 
@@ -101,6 +101,9 @@ fn parse_ipv6(
     let Upper { protocol, offset, is_piece } = upper(header[6], body)?;
     let segment = &body[offset..];
     let outer = |(payload, flags, ports)| (payload, flags, FlowKey6::from_bytes(addresses, protocol, ports));
+    let ping = |(payload, flags, ports)| {
+        (payload, flags, FlowKey6::from_bytes(addresses, Protocol::Icmp as u8, ports))
+    };
     let (payload, flags, key) = match protocol {
         _ if is_piece => outer((Payload::Fragment, TcpFlags::NONE, 0)),
         TCP => outer(transport::tcp(segment)?),
@@ -109,7 +112,8 @@ fn parse_ipv6(
         ICMPV6 => {
             check_icmp(addresses, segment)?;
             match segment[..2] {
-                [ECHO_REQUEST, 0] => outer((Payload::EchoRequest, TcpFlags::NONE, 0)),
+                [ECHO_REQUEST, 0] => ping(echo::request(segment)),
+                [ECHO_REPLY, 0] => ping(echo::reply(segment)),
                 [UNREACHABLE..=PARAMETER_PROBLEM, _] => {
                     let (protocol, key) = quoted(&segment[ICMP_LEN..], &addresses[16..])?;
                     (Payload::Error(protocol), TcpFlags::NONE, key)
@@ -215,6 +219,7 @@ fn is_link_local_to(destination: &[u8]) -> bool {
 const UNREACHABLE: u8 = 1;
 const PARAMETER_PROBLEM: u8 = 4;
 const ECHO_REQUEST: u8 = 128;
+const ECHO_REPLY: u8 = 129;
 const ICMP_LEN: usize = 8;
 /// RFC 4861: a message that was forwarded has less.
 const HOP_LIMIT_OF_NEIGHBORS: u8 = 255;
@@ -245,14 +250,17 @@ fn quoted(packet: &[u8], receiver: &[u8]) -> Result<(Protocol, FlowKey6), DropRe
     if upper.is_piece {
         return Err(quote());
     }
-    let protocol = Protocol::from_number(upper.protocol).ok_or_else(quote)?;
     if header[0] >> 4 != 6 || header[8..24] != *receiver {
         return Err(quote());
     }
     let at = IPV6_LEN + upper.offset;
-    let ports = packet.get(at..at + 8).ok_or_else(quote)?;
+    let transport = packet.get(at..at + 8).ok_or_else(quote)?;
+    let (protocol, ports) = match upper.protocol {
+        ICMPV6 if transport[0] == ECHO_REQUEST => (Protocol::Icmp, echo::quoted(transport)),
+        number => (Protocol::from_number(number).ok_or_else(quote)?, be32(transport, 0)),
+    };
     let (addresses, _) = header[8..].as_chunks::<32>();
-    Ok((protocol, FlowKey6::from_bytes(&addresses[0], upper.protocol, be32(ports, 0)).reversed()))
+    Ok((protocol, FlowKey6::from_bytes(&addresses[0], protocol as u8, ports).reversed()))
 }
 
 #[cfg(test)]

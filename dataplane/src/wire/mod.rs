@@ -8,6 +8,7 @@
 pub mod checksum;
 mod cross;
 mod cross_error;
+mod echo;
 mod family;
 mod fragment;
 pub mod icmp;

@@ -42,7 +42,7 @@ impl Station {
 /// Offsets are from the frame's first byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet<K> {
-    /// Its flow; an echo request has zero ports.
+    /// Its flow.
     pub key: K,
     /// Where the layer-4 header begins.
     pub l4: u16,
@@ -59,9 +59,9 @@ pub struct Packet<K> {
 /// What a packet carries, as far as Sluice looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Payload {
-    /// A TCP segment, a UDP datagram or an SCTP packet.
+    /// A TCP segment, a UDP datagram, an SCTP packet or an echo reply.
     Transport(Protocol),
-    /// An ICMP echo request with a right checksum.
+    /// An ICMP echo request with a right checksum; its reply is of [`Protocol::Icmp`].
     EchoRequest,
     /// An ICMP error with a right checksum about a packet of this protocol that we sent. The
     /// packet's key is that of an answer to the quoted one: the session's own.
@@ -77,6 +77,16 @@ impl<K: Key> Packet<K> {
     /// Any frame about neighbours: control reads the rest.
     pub const NEIGHBOR: Self =
         Self { key: K::NONE, l4: 0, total_len: 0, ttl: 0, flags: TcpFlags::NONE, payload: Payload::Neighbor };
+
+    /// The protocol of the flow that the packet, or what it quotes, is of.
+    #[inline]
+    pub fn flow_protocol(&self) -> Option<Protocol> {
+        match self.payload {
+            Payload::Transport(protocol) | Payload::Error(protocol) => Some(protocol),
+            Payload::EchoRequest => Some(Protocol::Icmp),
+            Payload::Fragment | Payload::Neighbor => None,
+        }
+    }
 
     /// The sender's address.
     #[inline]

@@ -61,7 +61,7 @@ impl Proxy {
             Protocol::Tcp => 1,
             Protocol::Udp => 2,
             // None of its own: what follows the header is not said to be a stream or datagrams.
-            Protocol::Sctp => 0,
+            Protocol::Sctp | Protocol::Icmp => 0,
         };
         let family = if client.address.is_ipv4() { 0x10 } else { 0x20 };
         put(&SIGNATURE);

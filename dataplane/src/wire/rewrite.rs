@@ -1,6 +1,6 @@
 //! Changing addresses and ports in place, checksums by difference.
 
-use super::{ETHERNET_LEN, IPV6_LEN, be16, be32, checksum, ipv4, put16, put32, sctp};
+use super::{ETHERNET_LEN, IPV6_LEN, be16, be32, checksum, echo, ipv4, put16, put32, sctp};
 use crate::flow::{FlowKey, FlowKey6, Key, Protocol};
 use crate::wire::Packet;
 
@@ -79,9 +79,12 @@ pub(super) fn translate_transport<K: Key>(l4: &mut [u8], protocol: Protocol, to:
     if protocol == Protocol::Sctp {
         return sctp::translate(l4, to.key.port_word());
     }
+    if protocol == Protocol::Icmp {
+        return echo::translate(l4, to);
+    }
     put32(l4, 0, to.key.port_word());
     match protocol {
-        Protocol::Sctp => {}
+        Protocol::Sctp | Protocol::Icmp => {}
         Protocol::Tcp => {
             let adjusted = checksum::adjust(be16(l4, 16), to.l4_difference);
             put16(l4, 16, adjusted);
@@ -111,6 +114,8 @@ pub fn finish_partial_checksum<K: Key>(frame: &mut [u8], packet: &Packet<K>, pro
         Protocol::Tcp => (16, l4.len()),
         Protocol::Udp => (6, usize::from(be16(l4, 4))),
         Protocol::Sctp => return sctp::finish_checksum(l4),
+        // Nobody leaves it to a device, and it was checked.
+        Protocol::Icmp => return false,
     };
     let pseudo = checksum::fold(packet.key.address_sum() + protocol as u64 + l4_len as u64);
     if be16(l4, field_at) != pseudo {

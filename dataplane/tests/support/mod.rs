@@ -187,7 +187,7 @@ pub fn world(plan: &Plan) -> Snapshot {
     };
     let mut world = Snapshot::empty(ports.clone());
     world.routes = Arc::new(routes);
-    world.services = Arc::new(Services::new(vec![
+    let mut services = vec![
         // First, because servers are taken for those of the last service that has them.
         service(4, Protocol::Sctp, VIP, behind4),
         service(5, Protocol::Sctp, VIP6, behind6),
@@ -195,7 +195,11 @@ pub fn world(plan: &Plan) -> Snapshot {
         service(1, Protocol::Udp, VIP, behind4),
         service(2, Protocol::Tcp, VIP6, behind6),
         service(3, Protocol::Udp, VIP6, behind6),
-    ]));
+    ];
+    if plan.mode == ForwardMode::Snat {
+        services.push(service(6, Protocol::Icmp, VIP, behind4));
+    }
+    world.services = Arc::new(Services::new(services));
     world.neighbors = Arc::new(Neighbors::new(neighbors));
     world.addresses = Arc::new(addresses);
     world.timeouts = plan.timeouts;

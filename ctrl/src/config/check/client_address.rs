@@ -35,7 +35,7 @@ impl Checker<'_> {
                 self.error(place, &format!("{key}.{option}"), format!("{option} is for {of}; remove it"));
             }
         }
-        if protocol == Some(Protocol::Sctp) {
+        if let Some(Protocol::Sctp | Protocol::Icmp) = protocol {
             let message =
                 "an sctp server cannot be told; remove this, or use nat, dr or tunnel, which show the client";
             self.error(value.span(), key, message);

@@ -66,8 +66,10 @@ impl Checker<'_> {
                 self.error(persistence.span(), &key("persistence"), message);
             }
         }
-        if let Some(value) =
-            raw.sloppy.as_ref().filter(|value| *value.get_ref() && protocol == Some(Protocol::Udp))
+        if let Some(value) = raw
+            .sloppy
+            .as_ref()
+            .filter(|value| *value.get_ref() && protocol.is_some_and(|protocol| !protocol.has_connections()))
         {
             self.error(value.span(), &key("sloppy"), "sloppy is for tcp: every datagram opens a session");
         }
@@ -77,7 +79,9 @@ impl Checker<'_> {
                 Some(Protocol::Udp) => {
                     Some("reset_on_expiry is for tcp: datagrams have no resets".to_owned())
                 }
-                Some(Protocol::Sctp) => Some("reset_on_expiry is for tcp; remove it".to_owned()),
+                Some(Protocol::Sctp | Protocol::Icmp) => {
+                    Some("reset_on_expiry is for tcp; remove it".to_owned())
+                }
                 _ if !mode.sees_answers() => Some(format!(
                     "a {} service does not see servers' answers, so it cannot know what a reset must say; remove it",
                     mode.name()

@@ -207,6 +207,17 @@ impl Checker<'_> {
                 return None;
             }
         };
+        if let (Some(Protocol::Icmp), Some(value)) = (protocol, &raw.protocol) {
+            if mode != ForwardMode::Snat {
+                let message =
+                    "icmp is for snat: the appliance itself answers pings of its VIPs; remove the service";
+                self.error(value.span(), &key("protocol"), message);
+            }
+            let names_port = |listen: &Listen| listen.l4_ports != (1..=u16::MAX);
+            if let (Some(value), true) = (&raw.listen, listens.iter().any(names_port)) {
+                self.error(value.span(), &key("listen"), "pings have no ports; write ADDRESS:*");
+            }
+        }
         let sources = self.sources(&raw.sources, mode, entry, &key("sources"));
         let tunnel = self.tunnel(raw.tunnel.as_ref(), mode, &key("tunnel"), ports);
 
@@ -502,11 +513,12 @@ impl Checker<'_> {
             "tcp" => Some(Protocol::Tcp),
             "udp" => Some(Protocol::Udp),
             "sctp" => Some(Protocol::Sctp),
+            "icmp" => Some(Protocol::Icmp),
             other => {
                 self.error(
                     value.span(),
                     key,
-                    format!("`{other}` is unknown; {}", suggestion(other, &["tcp", "udp", "sctp"])),
+                    format!("`{other}` is unknown; {}", suggestion(other, &["tcp", "udp", "sctp", "icmp"])),
                 );
                 None
             }
