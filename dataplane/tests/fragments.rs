@@ -62,6 +62,23 @@ fn send(lab: &mut Lab, from: dataplane::ids::PortId, pieces: &[Vec<u8>], order: 
 const ROUTES: [fn(u16) -> Route; 2] = [inbound, inbound6];
 
 #[test]
+fn pieces_do_not_change_their_family() {
+    for route in ROUTES {
+        let mut lab = Lab::new(&Plan { across: true, ..Plan::default() });
+        let pieces = cut(&udp_frame(&route(4000), &[0x5a; 400]), 7, 200);
+        for piece in pieces.iter().chain(&pieces[1..]) {
+            assert_eq!(lab.send(A, piece), Fate::Dropped(DropReason::Fragment));
+        }
+        // A whole one does, before and after.
+        assert!(matches!(lab.send(A, &udp_frame(&route(4000), b"whole")), Fate::Sent(B, _)));
+        assert_eq!(
+            lab.send(A, &cut(&udp_frame(&route(4000), &[1; 400]), 8, 200)[0]),
+            Fate::Dropped(DropReason::Fragment)
+        );
+    }
+}
+
+#[test]
 fn datagrams_in_pieces_pass_every_mode_in_both_directions() {
     for mode in [ForwardMode::FullNat, ForwardMode::Nat, ForwardMode::DirectRoute] {
         let mut lab = Lab::new(&Plan { mode, ..Plan::default() });

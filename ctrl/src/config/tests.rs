@@ -149,7 +149,11 @@ fn errors_name_file_line_key_and_remedy() {
             "protocol = \"sctp\"\nclient_address = { type = \"proxy\" }",
             "service[0].client_address: an sctp server cannot be told",
         ),
-        ("protocol = \"tcp\"", "protocol = \"sctp\"\none_packet = true", "service[0].one_packet: one_packet is for udp"),
+        (
+            "protocol = \"tcp\"",
+            "protocol = \"sctp\"\none_packet = true",
+            "service[0].one_packet: one_packet is for udp",
+        ),
         (
             "protocol = \"tcp\"",
             "protocol = \"sctp\"\nreset_on_expiry = true",

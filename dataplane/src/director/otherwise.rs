@@ -70,6 +70,10 @@ impl Director {
         };
         let link_mtu = arrival.world.port(next.port()).link.mtu;
         let crosses = S::FAMILY == Family::V6 && session.changes_family();
+        // IPv6 keeps in a header of its own what IPv4 has in its first, and needs more room for it.
+        if crosses && K::is_fragment(frame.bytes()) {
+            return Err(DropReason::Fragment);
+        }
         let (server, client) = (session.server, session.client());
         let options = arrival.world.services.of_server(server).map(|service| &service.options);
         let how = options.and_then(|options| options.client_address);

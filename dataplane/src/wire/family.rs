@@ -243,10 +243,10 @@ impl Wire for FlowKey6 {
         fragment::of_ipv6(frame, usize::from(packet.l4))
     }
 
-    /// Also for what only might be one: stacks put nothing else between IPv6 and TCP or UDP.
     fn is_fragment(frame: &[u8]) -> bool {
         let next = frame[ETHERNET_LEN + 6];
-        Protocol::from_number(next).is_none()
+        let body = &frame[ETHERNET_LEN + super::IPV6_LEN..];
+        Protocol::from_number(next).is_none() && ipv6::upper(next, body).is_ok_and(|upper| upper.is_piece)
     }
 
     fn first_fragment(frame: &[u8], packet: &Packet<Self>) -> Result<Packet<Self>, DropReason> {
