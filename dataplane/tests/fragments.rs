@@ -61,21 +61,53 @@ fn send(lab: &mut Lab, from: dataplane::ids::PortId, pieces: &[Vec<u8>], order: 
 
 const ROUTES: [fn(u16) -> Route; 2] = [inbound, inbound6];
 
+/// IPv4 and IPv6 have different places for what a piece is, and IPv6's takes 28 bytes more.
 #[test]
-fn pieces_do_not_change_their_family() {
+fn pieces_change_their_family() {
     for route in ROUTES {
-        let mut lab = Lab::new(&Plan { across: true, ..Plan::default() });
-        let pieces = cut(&udp_frame(&route(4000), &[0x5a; 400]), 7, 200);
-        for piece in pieces.iter().chain(&pieces[1..]) {
-            assert_eq!(lab.send(A, piece), Fate::Dropped(DropReason::Fragment));
+        for (size, order) in [(1_400, [0, 1, 2, 3]), (1_480, [0, 1, 2, 3]), (1_480, [2, 0, 3, 1])] {
+            let mut lab = Lab::new(&Plan { across: true, ..Plan::default() });
+            let whole = udp_frame(&route(4000), &vec![0x5a; 5_000]);
+            // Pieces as long as their link carries; IPv6's header is longer.
+            let size = if whole[ETHERNET] >> 4 == 6 { size - 32 } else { size };
+            let out = send(&mut lab, A, &cut(&whole, 7, size), &order);
+            assert!(out.iter().all(|frame| frame.len() <= ETHERNET + 1_500));
+            let seen = assemble(&out);
+            assert_ne!(seen[ETHERNET] >> 4, whole[ETHERNET] >> 4);
+            assert_eq!(seen[seen.len() - 5_000..], whole[whole.len() - 5_000..]);
+
+            let answer = udp_frame(&answer_to(&seen), &vec![0xa5; 5_000]);
+            let sent = send(&mut lab, B, &cut(&answer, 9, size - size % 8), &order);
+            let heard = assemble(&sent);
+            let (from, to) = endpoints(&whole).unwrap();
+            assert_eq!(endpoints(&heard), Some((to, from)));
+            assert_eq!((lab.drops(DropReason::Fragment), lab.drops(DropReason::ExceedsMtu)), (0, 0));
         }
-        // A whole one does, before and after.
-        assert!(matches!(lab.send(A, &udp_frame(&route(4000), b"whole")), Fate::Sent(B, _)));
-        assert_eq!(
-            lab.send(A, &cut(&udp_frame(&route(4000), &[1; 400]), 8, 200)[0]),
-            Fate::Dropped(DropReason::Fragment)
-        );
     }
+}
+
+#[test]
+fn a_datagram_that_becomes_too_long_by_its_new_family_is_cut_in_two() {
+    let mut lab = Lab::new(&Plan { across: true, ..Plan::default() });
+    let mut whole = udp_frame(&inbound(4000), &vec![0x5a; 1_472]);
+    // It may be cut.
+    whole[ETHERNET + 6] = 0;
+    mend(&mut whole);
+    let out = send(&mut lab, A, &[whole.clone()], &[0]);
+    assert_eq!(out.len(), 2);
+    assert_eq!(assemble(&out)[62..], whole[42..]);
+
+    // It must not: its sender hears of it.
+    whole[ETHERNET + 6] = 0x40;
+    mend(&mut whole);
+    let Fate::Sent(A, told) = lab.send(A, &whole) else { panic!() };
+    assert_eq!((told[ETHERNET + 20], told[ETHERNET + 21], be16(&told, ETHERNET + 26)), (3, 4, 1_480));
+
+    // Without a checksum its pieces cannot get one.
+    whole[ETHERNET + 6] = 0;
+    whole[ETHERNET + 26..ETHERNET + 28].fill(0);
+    mend(&mut whole);
+    assert_eq!(lab.send(A, &whole), Fate::Dropped(DropReason::Fragment));
 }
 
 #[test]

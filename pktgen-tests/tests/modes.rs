@@ -370,4 +370,7 @@ fn datagrams_of_sixty_kilobytes_pass_every_mode_in_fragments() {
         carries_big_datagrams(case(mode, false));
         carries_big_datagrams(case(mode, true));
     }
+    for six in [false, true] {
+        carries_big_datagrams(Case { mode: "fullnat", six, server_six: !six, tunnel: "" });
+    }
 }

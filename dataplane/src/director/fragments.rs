@@ -97,7 +97,6 @@ impl Director {
                 is_plain: false,
             };
             match found {
-                _ if self.find_across(packet.key).is_some() => Err(DropReason::Fragment),
                 Some(found) => self.continue_session(frame, &stage, protocol, found, arrival, verdicts),
                 None => self.begin(frame, &stage, protocol, arrival, verdicts),
             }?;
@@ -117,6 +116,9 @@ impl Director {
         arrival: &Arrival<'_>,
         verdicts: &mut Verdicts,
     ) -> Result<(), DropReason> {
+        if let Some(found) = self.find_across(flow) {
+            return self.send_fragment_across(frame, packet, flow.protocol(), found, arrival, verdicts);
+        }
         let sessions = &K::side(self).sessions;
         let Some((index, direction)) = sessions.find(flow, sessions.hash(flow)) else {
             let of_flow = Packet { key: flow, payload: Payload::Transport(flow.protocol()), ..*packet };
@@ -124,7 +126,44 @@ impl Director {
                 if keeper == self.seat.worker { self.owner_elsewhere(&of_flow, arrival) } else { None };
             return self.hand_over(owner.ok_or(DropReason::Fragment)?, arrival, verdicts);
         };
+        if K::FAMILY == Family::V6 && sessions.get(index).changes_family() {
+            let found = (index, direction);
+            return self.send_fragment_across(frame, packet, flow.protocol(), found, arrival, verdicts);
+        }
         self.send_fragment(frame, packet, (index, direction), arrival, verdicts)
+    }
+
+    /// Sends a later piece on by a session between families.
+    fn send_fragment_across<K: HasSide>(
+        &mut self,
+        frame: &mut Frame<'_>,
+        packet: &Packet<K>,
+        protocol: Protocol,
+        (index, direction): (SessionIndex, Direction),
+        arrival: &Arrival<'_>,
+        verdicts: &mut Verdicts,
+    ) -> Result<(), DropReason> {
+        if packet.ttl <= 1 {
+            return Err(DropReason::TtlExceeded);
+        }
+        let session = self.wide.sessions.get_mut(index);
+        let next = match arrival.world.neighbors.egress(session.next_hop(direction)) {
+            Some(egress) => Next::Known(egress),
+            None => find_next_hop(session, direction, arrival.world)?,
+        };
+        session.last_seen = arrival.stamp;
+        count_traffic(packet, direction, self.stats.server(session.server));
+        let to = session.translation(direction);
+        let link_mtu = arrival.world.port(next.port()).link.mtu;
+        let fit = self.fit_across(frame, packet, true, link_mtu);
+        K::cross(frame, packet, protocol, &to, fit.piece)?;
+        if fit.cut {
+            self.cut_to_fit(frame, &next, link_mtu)?;
+        } else if frame.bytes().len() > wire::ETHERNET_LEN + usize::from(link_mtu) {
+            return Err(DropReason::ExceedsMtu);
+        }
+        verdicts.push(next.send(frame.bytes_mut()));
+        Ok(())
     }
 
     fn send_fragment<K: HasSide>(

@@ -35,10 +35,11 @@ use crate::session::{Candidate, DatagramId, Fragments, Needs, SessionIndex, Sess
 use crate::snapshot::{NextHop, ServiceIndex, Snapshot};
 use crate::stats::WorkerStats;
 use crate::steering::Seat;
-use crate::wire::{self, Packet, Payload, Station, Unfit};
+use crate::wire::{self, Packet, Payload, Station, Tail, Unfit};
 use admit::{Admitted, NotAdmitted, ServiceCursor, Towards, find_service};
 use answer::IcmpBudget;
 use arrayvec::ArrayVec;
+use otherwise::TAILS;
 use reset::{RESETS, Reset};
 use side::{HasSide, Side};
 use std::collections::VecDeque;
@@ -113,6 +114,8 @@ pub struct Director {
     icmp_budget: IcmpBudget,
     /// Resets to be sent.
     resets: VecDeque<Reset>,
+    /// Second parts of packets that had to be cut, to be sent.
+    tails: VecDeque<(Verdict, Tail)>,
     stats: Arc<WorkerStats>,
 }
 
@@ -219,6 +222,7 @@ impl Director {
             towards: hugepages::table(MAX_SERVERS, || Towards::UNKNOWN),
             icmp_budget: IcmpBudget::default(),
             resets: VecDeque::with_capacity(RESETS),
+            tails: VecDeque::with_capacity(TAILS),
             seat,
             stats,
         }

@@ -5,13 +5,15 @@ use super::admit::OnceOnly;
 use super::forward::{Next, account, count_traffic, find_next_hop, next_hop_to};
 use super::side::HasSide;
 use super::tell::{self, Told};
-use super::{Arrival, Director, Verdicts};
+use super::{Arrival, Director, Verdict, Verdicts};
 use crate::drop::DropReason;
 use crate::flow::{Direction, Family, FlowKey6, Key, Protocol};
 use crate::frame::Frame;
 use crate::ids::NeighborId;
 use crate::session::{ForwardMode, Needs, SessionIndex, SessionTable};
-use crate::wire::{self, ETHERNET_LEN, Encapsulation, IPV4_LEN, IPV6_LEN, Outer, Packet, Translation};
+use crate::wire::{
+    self, ETHERNET_LEN, Encapsulation, Fragment, IPV4_LEN, IPV6_LEN, Outer, Packet, Tail, Translation,
+};
 
 impl Director {
     /// The session between families that a packet without session of its own belongs to.
@@ -59,7 +61,7 @@ impl Director {
         arrival: &Arrival<'_>,
         verdicts: &mut Verdicts,
     ) -> Result<(), DropReason> {
-        let (sessions, stats) = S::parts(self);
+        let (sessions, _) = S::parts(self);
         if let Some(outer) = outer(sessions, index) {
             return self.forward_by_tunnel::<S, K>(frame, packet, (index, &outer), arrival, verdicts);
         }
@@ -70,10 +72,6 @@ impl Director {
         };
         let link_mtu = arrival.world.port(next.port()).link.mtu;
         let crosses = S::FAMILY == Family::V6 && session.changes_family();
-        // IPv6 keeps in a header of its own what IPv4 has in its first, and needs more room for it.
-        if crosses && K::is_fragment(frame.bytes()) {
-            return Err(DropReason::Fragment);
-        }
         let (server, client) = (session.server, session.client());
         let options = arrival.world.services.of_server(server).map(|service| &service.options);
         let how = options.and_then(|options| options.client_address);
@@ -85,9 +83,16 @@ impl Director {
         };
         let overhead = tell::datagram_overhead(how, client.address, protocol, direction);
         let most = mtu.saturating_sub(overhead);
-        if packet.total_len > most {
+        let fit = self.fit_across(frame, packet, crosses, link_mtu);
+        let most = match (fit.piece, K::FAMILY) {
+            (None, _) => most,
+            (Some(_), Family::V4) => most.saturating_sub(wire::FRAGMENT_LEN as u16),
+            (Some(_), Family::V6) => most.saturating_add(wire::FRAGMENT_LEN as u16),
+        };
+        if packet.total_len > most && !(fit.cut && how.is_none()) {
             return self.exceeds_mtu(frame, packet, most, arrival, verdicts);
         }
+        let (sessions, stats) = S::parts(self);
         let session = sessions.get_mut(index);
         account(session, packet, direction, arrival.stamp, stats.server(server));
         if session.needs.has(Needs::RESET) && packet.flags.ack() {
@@ -101,6 +106,8 @@ impl Director {
             }
             None => Told::Nothing,
         };
+        // The later pieces have their places already.
+        let told = if fit.piece.is_some() { Told::Nothing } else { told };
         // Telling may have changed the offset.
         let session = sessions.get(index);
         let to = session.translation(direction);
@@ -108,9 +115,9 @@ impl Director {
         if shift != 0 {
             wire::shift_sequence(frame.bytes_mut(), packet, direction, shift, bare);
         }
-        let (done, family) = if crosses {
-            let other = if K::FAMILY == Family::V4 { Family::V6 } else { Family::V4 };
-            (K::cross(frame, packet, protocol, &to.widen()), other)
+        let family = if crosses {
+            K::cross(frame, packet, protocol, &to.widen(), fit.piece)?;
+            if K::FAMILY == Family::V4 { Family::V6 } else { Family::V4 }
         } else {
             // The session is of the packet's family, and so is its key.
             let key = K::of_wide(to.key.widen()).ok_or(DropReason::NotForUs)?;
@@ -121,16 +128,70 @@ impl Director {
                 protocol,
                 &Translation { key, l3_difference, l4_difference },
             );
-            (true, K::FAMILY)
+            K::FAMILY
         };
-        if !done {
-            return Err(DropReason::NoHeadroom);
-        }
         let l4 = if crosses { ETHERNET_LEN + header_len(family) } else { usize::from(packet.l4) };
         tell::tell(&told, frame, (family, l4, protocol), client, link_mtu, stats)?;
+        if fit.cut {
+            self.cut_to_fit(frame, &next, link_mtu)?;
+        }
         verdicts.push(next.send(frame.bytes_mut()));
         Ok(())
     }
+
+    /// What becomes of a packet's pieces where packets change their family: IPv6 keeps in a header of its own
+    /// what IPv4 has in its first.
+    pub(super) fn fit_across<K: HasSide>(
+        &self,
+        frame: &Frame<'_>,
+        packet: &Packet<K>,
+        crosses: bool,
+        link_mtu: u16,
+    ) -> Fit {
+        let is_piece = crosses && K::is_fragment(frame.bytes());
+        let longer = IPV6_LEN - IPV4_LEN + if is_piece { wire::FRAGMENT_LEN } else { 0 };
+        let cut = crosses
+            && K::FAMILY == Family::V4
+            && usize::from(packet.total_len) + longer > usize::from(link_mtu)
+            && !K::dont_fragment(frame.bytes());
+        Fit { piece: (is_piece || cut).then(|| K::fragment(frame.bytes(), packet)), cut }
+    }
+
+    /// Cuts a packet if it became too long for its link, and keeps the second part to be sent.
+    pub(super) fn cut_to_fit(
+        &mut self,
+        frame: &mut Frame<'_>,
+        next: &Next<'_>,
+        link_mtu: u16,
+    ) -> Result<(), DropReason> {
+        if frame.bytes().len() <= ETHERNET_LEN + usize::from(link_mtu) {
+            return Ok(());
+        }
+        if self.tails.len() == TAILS {
+            return Err(DropReason::ExceedsMtu);
+        }
+        let mut tail = wire::cut_piece(frame, link_mtu)?;
+        let verdict = next.send(&mut tail);
+        self.tails.push_back((verdict, tail));
+        Ok(())
+    }
+
+    /// The second part of a packet that had to be cut, and what is to be done with it.
+    #[inline]
+    pub fn next_tail(&mut self) -> Option<(Verdict, Tail)> {
+        self.tails.pop_front()
+    }
+}
+
+/// Second parts that wait to be sent, at most: what a few bursts can make.
+pub(super) const TAILS: usize = 256;
+
+/// How a packet is to change its family.
+pub(super) struct Fit {
+    /// The piece that it is, or becomes.
+    pub(super) piece: Option<Fragment>,
+    /// Whether it must be cut.
+    pub(super) cut: bool,
 }
 
 impl Director {

@@ -37,14 +37,19 @@ pub trait Wire: Key {
     /// RFC 768) stays zero: Sluice never repairs what a sender got wrong.
     fn translate(frame: &mut [u8], packet: &Packet<Self>, protocol: Protocol, to: &Translation<Self>);
 
-    /// Turns the packet into one of the other family, with new addresses and ports and one less of TTL.
-    /// False, and the frame unchanged, when that cannot be. The Ethernet header is left to the caller.
+    /// Turns the packet, or a piece of one, into one of the other family, with new addresses and ports and one
+    /// less of TTL. An IPv4 packet becomes a piece if it is said to be one. The Ethernet header is left to the
+    /// caller.
+    ///
+    /// # Errors
+    /// Why it must be dropped; the frame is then unchanged.
     fn cross(
         frame: &mut Frame<'_>,
         packet: &Packet<Self>,
         protocol: Protocol,
         to: &Translation<FlowKey6>,
-    ) -> bool;
+        piece: Option<Fragment>,
+    ) -> Result<(), DropReason>;
 
     /// Where a piece stands in its datagram.
     fn fragment(frame: &[u8], packet: &Packet<Self>) -> Fragment;
@@ -138,8 +143,9 @@ impl Wire for FlowKey {
         packet: &Packet<Self>,
         protocol: Protocol,
         to: &Translation<FlowKey6>,
-    ) -> bool {
-        cross::four_to_six(frame, packet, protocol, to)
+        piece: Option<Fragment>,
+    ) -> Result<(), DropReason> {
+        cross::four_to_six(frame, packet, protocol, to, piece)
     }
 
     fn fragment(frame: &[u8], packet: &Packet<Self>) -> Fragment {
@@ -235,8 +241,9 @@ impl Wire for FlowKey6 {
         packet: &Packet<Self>,
         protocol: Protocol,
         to: &Translation<FlowKey6>,
-    ) -> bool {
-        cross::six_to_four(frame, packet, protocol, to)
+        piece: Option<Fragment>,
+    ) -> Result<(), DropReason> {
+        cross::six_to_four(frame, packet, protocol, to, piece)
     }
 
     fn fragment(frame: &[u8], packet: &Packet<Self>) -> Fragment {

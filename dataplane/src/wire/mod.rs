@@ -28,6 +28,7 @@ mod transport;
 mod tunnel;
 mod uoa;
 
+pub use cross::{FRAGMENT_LEN, Tail, cut_piece};
 pub use family::Wire;
 pub use fragment::Fragment;
 pub use icmp::lower_told_mtu;

@@ -118,6 +118,9 @@ impl<P: Port> Worker<P> {
         while let Some(settled) = self.director.next_settled() {
             self.settle(settled, now);
         }
+        while let Some((verdict, frame)) = self.director.next_tail() {
+            self.send_own(&frame, verdict, now);
+        }
         while let Some((verdict, frame)) = self.director.next_reset(&self.world) {
             self.send_own(&frame, verdict, now);
         }

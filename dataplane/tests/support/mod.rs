@@ -272,6 +272,10 @@ impl Lab {
 
     /// Lets fragments go on whose datagram is settled, as a worker does.
     fn settle(&mut self) {
+        while let Some((verdict, frame)) = self.director.next_tail() {
+            let Verdict::Transmit(port) = verdict else { panic!("{verdict:?}") };
+            self.released.push(Fate::Sent(port, frame.to_vec()));
+        }
         while let Some(settled) = self.director.next_settled() {
             let (Settled::Release(id) | Settled::Abandon(id)) = settled;
             let (these, others) =

@@ -28,7 +28,7 @@ fuzz_target!(|data: &[u8]| {
         });
         let plan = |mode, across, options: &Arc<ServiceOptions>| {
             let options = Arc::clone(options);
-            let plan = Plan { mode, across, options, weights: vec![2, 1], sessions: 16, sessions6: 16, kernel_peer: true, ..Plan::default() };
+            let plan = Plan { mode, across, options, weights: vec![2, 1], sessions: 16, sessions6: 16, kernel_peer: across, ..Plan::default() };
             let world = support::world(&plan);
             (plan, world)
         };
