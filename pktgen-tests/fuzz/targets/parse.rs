@@ -38,7 +38,7 @@ fn look<K: Wire>(room: &mut [u8], link: &LinkTraits) {
         assert_eq!(frame.len(), 14 + usize::from(packet.total_len));
         let least = match packet.payload {
             Payload::Transport(Protocol::Tcp) => 20,
-            Payload::Transport(Protocol::Udp) | Payload::EchoRequest => 8,
+            Payload::Transport(Protocol::Udp | Protocol::Icmp) | Payload::EchoRequest => 8,
             Payload::Transport(Protocol::Sctp) => 16,
             // Its own header, the quoted one, and eight bytes behind.
             Payload::Error(_) => 36,
