@@ -86,6 +86,18 @@ fn pieces_change_their_family() {
     }
 }
 
+/// Options behind the fragment header belong to the piece; without them all offsets would be wrong.
+#[test]
+fn a_first_piece_with_options_does_not_change_its_family() {
+    let mut lab = Lab::new(&Plan { across: true, ..Plan::default() });
+    let mut piece = cut(&udp_frame(&inbound6(4000), &[1; 400]), 7, 200).remove(0);
+    let udp = ETHERNET + 48;
+    piece.splice(udp..udp, [17, 0, 1, 4, 0, 0, 0, 0]);
+    piece[ETHERNET + 40] = 60;
+    piece[ETHERNET + 4..ETHERNET + 6].copy_from_slice(&216u16.to_be_bytes());
+    assert_eq!(lab.send(A, &piece), Fate::Dropped(DropReason::Fragment));
+}
+
 #[test]
 fn a_datagram_that_becomes_too_long_by_its_new_family_is_cut_in_two() {
     let mut lab = Lab::new(&Plan { across: true, ..Plan::default() });

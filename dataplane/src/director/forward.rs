@@ -27,7 +27,12 @@ impl Director {
         verdicts: &mut Verdicts,
     ) -> bool {
         let packet = &stage.packet;
-        let Payload::Transport(protocol) = packet.payload else { return false };
+        // By name, so that the compiler leaves the others out of all that follows.
+        let protocol = match packet.payload {
+            Payload::Transport(Protocol::Tcp) => Protocol::Tcp,
+            Payload::Transport(Protocol::Udp) => Protocol::Udp,
+            _ => return false,
+        };
         let (sessions, stats) = K::parts(self);
         let Some((session, direction)) = sessions.confirm_mut(packet.key, stage.candidate) else {
             return false;

@@ -1,6 +1,7 @@
 //! From one family to the other (RFC 7915), for sessions whose client and server differ in it.
 
 use super::fragment::Fragment;
+use super::ipv6::upper;
 use super::rewrite::{Translation, translate_transport};
 use super::{ETHERNET_LEN, IPV4_LEN, IPV6_LEN, Packet, be16, checksum, put16, put32};
 use crate::drop::DropReason;
@@ -38,8 +39,11 @@ pub(super) fn six_to_four(
     let new = to.key.narrow().ok_or(DropReason::NotForUs)?;
     let l4 = usize::from(packet.l4);
     let bytes = frame.bytes();
-    if piece.is_some_and(|piece| piece.offset == 0) && bytes[l4 - FRAGMENT_LEN] != protocol as u8 {
-        return Err(DropReason::Fragment);
+    if piece.is_some() {
+        let begin = upper(bytes[ETHERNET_LEN + 6], &bytes[ETHERNET_LEN + IPV6_LEN..])?.offset;
+        if ETHERNET_LEN + IPV6_LEN + begin != l4 {
+            return Err(DropReason::Fragment);
+        }
     }
     let class = (be16(bytes, ETHERNET_LEN) >> 4) as u8;
     frame.advance(l4 - ETHERNET_LEN - IPV4_LEN);
