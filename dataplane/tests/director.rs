@@ -189,6 +189,16 @@ fn wlc_prefers_the_server_with_fewer_sessions() {
 }
 
 #[test]
+fn connections_that_are_not_open_yet_count_for_lc_and_wlc_too() {
+    for scheduler in [Scheduler::LeastConnection, Scheduler::WeightedLeastConnection] {
+        let mut lab = Lab::new(&Plan { weights: vec![1, 1], scheduler, ..Plan::default() });
+        let servers: Vec<_> =
+            (0..6).map(|n| endpoints(lab.send(A, &syn(4000 + n)).frame()).unwrap().1).collect();
+        assert!(servers.windows(2).all(|pair| pair[0] != pair[1]), "{scheduler:?}: {servers:?}");
+    }
+}
+
+#[test]
 fn mh_keeps_a_client_on_its_server() {
     let mut lab = Lab::new(&Plan { weights: vec![1; 8], scheduler: Scheduler::Maglev, ..Plan::default() });
     let servers: std::collections::HashSet<_> =

@@ -372,6 +372,7 @@ mod tests {
     fn sequences_are_the_kernels() {
         assert_eq!(sequence(Scheduler::RoundRobin, &[5, 3, 1], 6), "321321");
         assert_eq!(sequence(Scheduler::WeightedRoundRobin, &[5, 3, 1], 18), "321112121321112121");
+        assert_eq!(sequence(Scheduler::WeightedRoundRobin, &[4, 2], 6), "211211");
         assert_eq!(sequence(Scheduler::WeightedLeastConnection, &[5, 3, 1], 9), "321121121");
         assert_eq!(sequence(Scheduler::LeastConnection, &[5, 3, 1], 6), "321321");
         assert_eq!(sequence(Scheduler::ShortestExpectedDelay, &[5, 3, 1], 9), "121121321");
@@ -382,6 +383,17 @@ mod tests {
     fn failover_and_overflow_take_the_heaviest_first() {
         assert_eq!(sequence(Scheduler::FailOver, &[1, 3, 2], 4), "2222");
         assert_eq!(sequence(Scheduler::Overflow, &[1, 3, 2], 8), "222331--");
+    }
+
+    #[test]
+    fn of_two_choices_the_less_loaded_is_taken() {
+        let servers = vec![Server { weight: 1, sessions: 10 }, Server { weight: 1, sessions: 0 }];
+        let kind = (Scheduler::TwoChoices, Flags::default());
+        let idle = (0..1_000)
+            .filter(|number| choose(kind, &servers, None, &mut Cursor::default(), &flow(*number)) == Some(1))
+            .count();
+        // Both draws meet the loaded one a quarter of the time.
+        assert!((650..850).contains(&idle), "{idle}");
     }
 
     /// How often each server is chosen for a thousand flows that leave again at once.

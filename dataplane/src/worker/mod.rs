@@ -16,7 +16,7 @@ pub use tags::SubInterface;
 use crate::clock::Instant;
 use crate::director::{Director, Origin, Verdict, Verdicts};
 use crate::drop::DropReason;
-use crate::frame::BURST_SIZE;
+use crate::frame::{BURST_SIZE, Frame};
 use crate::ids::{PortId, WorkerId};
 use crate::port::{Buffer, Burst, Port};
 use crate::session::Settled;
@@ -224,20 +224,18 @@ impl<P: Port> Worker<P> {
     fn process(&mut self, origin: Origin, mut burst: Burst<P::Buffer>, now: Instant) -> usize {
         let mut verdicts = Verdicts::new();
         let mut bytes = 0;
-        let moved: ArrayVec<(usize, Range<usize>), BURST_SIZE> = {
+        let mut windows: ArrayVec<Range<usize>, BURST_SIZE> = ArrayVec::new();
+        {
             let frames = burst.iter_mut().map(Buffer::frame).inspect(|frame| bytes += frame.window().len());
             let mut frames: ArrayVec<_, BURST_SIZE> = frames.collect();
             self.director.process(origin, &mut frames, &self.world, now, &mut verdicts);
             // Asked of all together first: mostly there is none.
             if frames.iter().fold(false, |moved, frame| moved | frame.has_moved()) {
-                let moved = frames.iter().enumerate().filter(|(_, frame)| frame.has_moved());
-                moved.map(|(at, frame)| (at, frame.window())).collect()
-            } else {
-                ArrayVec::new()
+                windows.extend(frames.iter().map(Frame::window));
             }
-        };
-        for (at, window) in moved {
-            burst[at].set_window(window);
+        }
+        for (buffer, window) in burst.iter_mut().zip(windows) {
+            buffer.set_window(window);
         }
         match whole_burst(&verdicts) {
             // The common case: nothing is moved.
