@@ -386,6 +386,23 @@ mod tests {
     }
 
     #[test]
+    fn on_a_ring_losing_a_server_moves_only_its_own_clients() {
+        let endpoints = |count: u8| -> Vec<_> {
+            (0..count).map(|at| (Endpoint::new(Ipv4Addr::new(10, 0, 0, at), 80), 1)).collect()
+        };
+        let [before, after] = [10, 9].map(|count| Scheduler::ConsistentHashing.table(&endpoints(count), 0));
+        let (before, after) = (before.unwrap(), after.unwrap());
+        let moved = (0..1_000)
+            .map(|number| flow(number).client.address)
+            .filter(|client| {
+                let old = before.lookup(*client, 0, 0);
+                old != 9 && old != after.lookup(*client, 0, 0)
+            })
+            .count();
+        assert!(moved < 20, "{moved} of 1,000 clients moved between servers that stayed");
+    }
+
+    #[test]
     fn of_two_choices_the_less_loaded_is_taken() {
         let servers = vec![Server { weight: 1, sessions: 10 }, Server { weight: 1, sessions: 0 }];
         let kind = (Scheduler::TwoChoices, Flags::default());

@@ -289,6 +289,12 @@ mod tests {
     fn chains_that_lead_nowhere_are_refused() {
         let endless = [extension(DESTINATION_OPTIONS, 0)].concat().repeat(HEADERS_MAX + 1);
         assert_eq!(upper(DESTINATION_OPTIONS, &endless), Err(DropReason::Ipv6Extension));
+        let twelve = [extension(DESTINATION_OPTIONS, 0).repeat(11), extension(TCP, 0), vec![0; 20]].concat();
+        assert_eq!(
+            upper(DESTINATION_OPTIONS, &twelve),
+            Err(DropReason::Ipv6Extension),
+            "nobody sends twelve"
+        );
         assert_eq!(upper(DESTINATION_OPTIONS, &extension(TCP, 1)[..8]), Err(DropReason::Ipv6Extension));
         assert_eq!(upper(DESTINATION_OPTIONS, &extension(HOP_BY_HOP, 0)), Err(DropReason::Ipv6Extension));
         assert_eq!(upper(NO_NEXT_HEADER, &[]), Err(DropReason::ProtocolUnsupported));
