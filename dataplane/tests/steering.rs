@@ -20,10 +20,11 @@ use dataplane::steering::{Seat, Steering};
 use dataplane::worker::{Link, Parts, RING_SIZE, Worker, link, peers};
 use pktgen_tests::conformance::{CLIENT_MAC, DIRECTOR_A, DIRECTOR_B, SERVER_MAC};
 use pktgen_tests::frames::{
-    ETHERNET, Route, endpoints, fill_checksums, ip_frame, tcp, tcp_frame, udp_frame, upper_layer,
+    ETHERNET, Route, echo_request, endpoints, fill_checksums, ip_frame, sctp_frame, tcp, tcp_frame,
+    udp_frame, upper_layer,
 };
 use pktgen_tests::softnic::{Hashing, Rule, SoftNic, symmetric_key};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use support::{A, B, LOCAL, Plan, SERVER, SERVER6, VIP, VIP6, answer_to, nth, octets, pieces};
@@ -368,6 +369,99 @@ fn in_every_mode_and_family_nothing_is_lost_on_the_other_rungs() {
 
                 assert_eq!(farm.choice.rung, rung);
                 assert!(farm.handed_over() > 0, "{traffic:?}, {workers} workers");
+            }
+        }
+    }
+}
+
+/// Devices hash no more than the addresses of SCTP; whose it is, workers tell each other.
+#[test]
+fn sctp_reaches_its_owner_in_every_mode_and_family_on_every_rung() {
+    const FLOWS: usize = 600;
+    for traffic in Traffic::all() {
+        for workers in [2, 4] {
+            let nic = SoftNic::new(key(42), 128, workers, Hashing::Ports);
+            let nics = || [nic.clone(), nic.clone()];
+            let rules = Facts { rules: Ok(()), ..silent() };
+            for facts in [says(&nic), silent(), rules] {
+                let mut farm = Farm::new(workers, &traffic.plan(4), nics(), &facts);
+                let mut at_server = HashMap::new();
+                for number in 0..3 {
+                    for flow in 0..FLOWS {
+                        farm.receive(A, sctp(&from_client(traffic, flow), number, [1, 0]));
+                    }
+                    let seen = farm.settle(B);
+                    assert_eq!(seen.len(), FLOWS, "{traffic:?} {:?}", farm.drops());
+                    for frame in &seen {
+                        let ends = endpoints(frame).unwrap();
+                        assert!(
+                            number != 0 || at_server.insert(ends, ()).is_none(),
+                            "two flows share {ends:?}"
+                        );
+                        assert!(at_server.contains_key(&ends), "a flow has moved to {ends:?}");
+                        farm.receive(B, sctp(&answer_to(frame), number, [2, 0]));
+                    }
+                    let heard = farm.settle(A);
+                    let clients: HashSet<_> = heard.iter().map(|frame| endpoints(frame).unwrap()).collect();
+                    assert_eq!(clients.len(), FLOWS, "{traffic:?} {:?}", farm.drops());
+                    assert!(clients.iter().all(|(source, _)| *source == (traffic.vip(), 8080)));
+                }
+                assert_eq!(farm.drops(), []);
+                // Of the twelve clients a worker may have none.
+                let busy = farm.stats.iter().filter(|stats| stats.sessions_live.value() > 0);
+                assert!(busy.count() > 1);
+            }
+        }
+    }
+}
+
+/// A packet whose chunk is the first kind in the first round, and the second later.
+fn sctp(route: &Route, number: u8, [first, then]: [u8; 2]) -> Vec<u8> {
+    let kind = if number == 0 { first } else { then };
+    let chunk = [&[kind, 0, 0, 20][..], &[1; 15], &[number]].concat();
+    sctp_frame(route, if kind == 1 { 0 } else { 7 }, &chunk)
+}
+
+#[test]
+fn pings_of_hidden_hosts_come_home_whichever_worker_gets_the_reply() {
+    const HOSTS: usize = 600;
+    for six in [false, true] {
+        let traffic = Traffic { mode: ForwardMode::Snat, six, across: false };
+        for workers in [2, 4] {
+            let nic = SoftNic::new(key(42), 128, workers, Hashing::Ports);
+            for facts in [says(&nic), silent(), Facts { rules: Ok(()), ..silent() }] {
+                let mut farm = Farm::new(workers, &traffic.plan(4), [nic.clone(), nic.clone()], &facts);
+                let icmp = ETHERNET + if six { 40 } else { 20 };
+                for round in 0..2 {
+                    for host in 0..HOSTS {
+                        let route = from_client(traffic, host * 50);
+                        farm.receive(A, echo_request(&route, &(host as u16).to_be_bytes()));
+                    }
+                    let seen = farm.settle(B);
+                    assert_eq!(seen.len(), HOSTS, "{:?}", farm.drops());
+                    let numbers: HashSet<_> = seen
+                        .iter()
+                        .map(|frame| (frame[ETHERNET..icmp].to_vec(), frame[icmp + 4..icmp + 6].to_vec()))
+                        .collect();
+                    assert_eq!(numbers.len(), HOSTS, "round {round}: two hosts share a number");
+                    for frame in &seen {
+                        let mut reply = echo_request(&answer_to(frame), &frame[icmp + 8..]);
+                        reply[icmp] = if six { 129 } else { 0 };
+                        reply[icmp + 4..icmp + 6].copy_from_slice(&frame[icmp + 4..icmp + 6]);
+                        fill_checksums(&mut reply);
+                        farm.receive(B, reply);
+                    }
+                    let heard = farm.settle(A);
+                    let to = icmp - if six { 16 } else { 4 }..icmp;
+                    for frame in &heard {
+                        let host = usize::from(u16::from_be_bytes([frame[icmp + 8], frame[icmp + 9]]));
+                        let (address, _) = from_client(traffic, host * 50).source;
+                        assert_eq!(frame[to.clone()], octets(address), "somebody else's answer");
+                        assert_eq!(frame[icmp + 4..icmp + 6], [0, 7]);
+                    }
+                    assert_eq!(heard.len(), HOSTS, "{:?}", farm.drops());
+                }
+                assert_eq!(farm.drops(), []);
             }
         }
     }
