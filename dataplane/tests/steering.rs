@@ -407,9 +407,6 @@ fn sctp_reaches_its_owner_in_every_mode_and_family_on_every_rung() {
                     assert!(clients.iter().all(|(source, _)| *source == (traffic.vip(), 8080)));
                 }
                 assert_eq!(farm.drops(), []);
-                // Of the twelve clients a worker may have none.
-                let busy = farm.stats.iter().filter(|stats| stats.sessions_live.value() > 0);
-                assert!(busy.count() > 1);
             }
         }
     }
