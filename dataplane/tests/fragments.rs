@@ -86,6 +86,42 @@ fn pieces_change_their_family() {
     }
 }
 
+/// A tunnel's header takes room; an IPv4 packet that may be cut is cut before it goes in.
+#[test]
+fn what_does_not_fit_into_a_tunnel_is_cut_before_it_goes_in() {
+    let inner = |frames: Vec<Vec<u8>>| -> Vec<Vec<u8>> {
+        let unpack = |frame: Vec<u8>| {
+            assert!(frame.len() <= ETHERNET + 1_500 && frame[ETHERNET + 9] == 4, "IPIP of {}", frame.len());
+            [&frame[..ETHERNET], &frame[ETHERNET + 20..]].concat()
+        };
+        frames.into_iter().map(unpack).collect()
+    };
+    let mut lab = Lab::new(&Plan { mode: ForwardMode::Tunnel, ..Plan::default() });
+    let whole = udp_frame(&inbound(4000), &vec![0x5a; 5_000]);
+    for order in [[0, 1, 2, 3], [2, 0, 3, 1]] {
+        let out = inner(send(&mut lab, A, &cut(&whole, 7, 1_480), &order));
+        assert_eq!(out.len(), 7, "three of four are cut");
+        assert_eq!(assemble(&out)[ETHERNET + 20..], whole[ETHERNET + 20..]);
+    }
+
+    let mut long = udp_frame(&inbound(4000), &vec![0x5a; 1_472]);
+    long[ETHERNET + 6] = 0;
+    mend(&mut long);
+    let out = inner(send(&mut lab, A, &[long.clone()], &[0]));
+    assert_eq!((out.len(), &assemble(&out)[ETHERNET + 20..]), (2, &long[ETHERNET + 20..]));
+    // Options cannot be repeated blindly.
+    long[ETHERNET] = 0x46;
+    long.truncate(long.len() - 4);
+    long.splice(ETHERNET + 20..ETHERNET + 20, [1; 4]);
+    let sum = !ones_sum(
+        &[&long[ETHERNET..ETHERNET + 10], &[0, 0], &long[ETHERNET + 12..ETHERNET + 24]].concat(),
+        0,
+    );
+    long[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&sum.to_be_bytes());
+    long[ETHERNET + 28..ETHERNET + 30].copy_from_slice(&1_476u16.to_be_bytes());
+    assert_eq!(lab.send(A, &long), Fate::Dropped(DropReason::ExceedsMtu));
+}
+
 /// Options behind the fragment header belong to the piece; without them all offsets would be wrong.
 #[test]
 fn a_first_piece_with_options_does_not_change_its_family() {

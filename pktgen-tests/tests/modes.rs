@@ -373,4 +373,5 @@ fn datagrams_of_sixty_kilobytes_pass_every_mode_in_fragments() {
     for six in [false, true] {
         carries_big_datagrams(Case { mode: "fullnat", six, server_six: !six, tunnel: "" });
     }
+    carries_big_datagrams(tunnel("ipip", false, false));
 }

@@ -185,7 +185,9 @@ impl Director {
             None => find_next_hop(session, direction, arrival.world)?,
         };
         let overhead = tunnel.map_or(0, |outer| outer.overhead());
-        if packet.total_len + overhead > arrival.world.port(next.port()).link.mtu {
+        let mtu = arrival.world.port(next.port()).link.mtu.saturating_sub(overhead);
+        let is_too_long = packet.total_len > mtu;
+        if is_too_long && (tunnel.is_none() || K::dont_fragment(frame.bytes())) {
             return Err(DropReason::ExceedsMtu);
         }
         session.last_seen = arrival.stamp;
@@ -194,7 +196,12 @@ impl Director {
             K::translate_fragment(frame.bytes_mut(), &session.translation(direction));
         } else {
             K::hop(frame.bytes_mut());
-            if tunnel.is_some_and(|outer| !wire::encapsulate(frame, K::FAMILY, &outer)) {
+        }
+        if let Some(outer) = tunnel {
+            if is_too_long {
+                self.cut_for_tunnel(frame, &next, &outer, mtu)?;
+            }
+            if !wire::encapsulate(frame, K::FAMILY, &outer) {
                 return Err(DropReason::NoHeadroom);
             }
         }

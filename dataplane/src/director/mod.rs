@@ -10,10 +10,12 @@
 //! index lines; ask for the session lines; decide. [`forward`] sends packets of sessions on their way, [`otherwise`]
 //! those that need more than new addresses, [`tell`] says to servers where their clients are. [`admit`] makes new
 //! sessions, [`expire`] ends old ones, [`reset`] tells their ends. [`answer`] writes what the appliance itself has
-//! to say, [`relay`] passes on what others say about its packets, [`owner`] gives packets to other workers.
+//! to say, [`relay`] passes on what others say about its packets, [`owner`] gives packets to other workers, [`cut`]
+//! makes two of one that became too long.
 
 mod admit;
 mod answer;
+mod cut;
 mod expire;
 mod forward;
 mod fragments;
@@ -39,7 +41,7 @@ use crate::wire::{self, Packet, Payload, Station, Tail, Unfit};
 use admit::{Admitted, NotAdmitted, ServiceCursor, Towards, find_service};
 use answer::IcmpBudget;
 use arrayvec::ArrayVec;
-use otherwise::TAILS;
+use cut::TAILS;
 use reset::{RESETS, Reset};
 use side::{HasSide, Side};
 use std::collections::VecDeque;

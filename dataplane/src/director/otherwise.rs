@@ -5,14 +5,14 @@ use super::admit::OnceOnly;
 use super::forward::{Next, account, count_traffic, find_next_hop, next_hop_to};
 use super::side::HasSide;
 use super::tell::{self, Told};
-use super::{Arrival, Director, Verdict, Verdicts};
+use super::{Arrival, Director, Verdicts};
 use crate::drop::DropReason;
 use crate::flow::{Direction, Family, FlowKey6, Key, Protocol};
 use crate::frame::Frame;
 use crate::ids::NeighborId;
 use crate::session::{ForwardMode, Needs, SessionIndex, SessionTable};
 use crate::wire::{
-    self, ETHERNET_LEN, Encapsulation, Fragment, IPV4_LEN, IPV6_LEN, Outer, Packet, Tail, Translation,
+    self, ETHERNET_LEN, Encapsulation, Fragment, IPV4_LEN, IPV6_LEN, Outer, Packet, Translation,
 };
 
 impl Director {
@@ -156,35 +156,7 @@ impl Director {
             && !K::dont_fragment(frame.bytes());
         Fit { piece: (is_piece || cut).then(|| K::fragment(frame.bytes(), packet)), cut }
     }
-
-    /// Cuts a packet if it became too long for its link, and keeps the second part to be sent.
-    pub(super) fn cut_to_fit(
-        &mut self,
-        frame: &mut Frame<'_>,
-        next: &Next<'_>,
-        link_mtu: u16,
-    ) -> Result<(), DropReason> {
-        if frame.bytes().len() <= ETHERNET_LEN + usize::from(link_mtu) {
-            return Ok(());
-        }
-        if self.tails.len() == TAILS {
-            return Err(DropReason::ExceedsMtu);
-        }
-        let mut tail = wire::cut_piece(frame, link_mtu)?;
-        let verdict = next.send(&mut tail);
-        self.tails.push_back((verdict, tail));
-        Ok(())
-    }
-
-    /// The second part of a packet that had to be cut, and what is to be done with it.
-    #[inline]
-    pub fn next_tail(&mut self) -> Option<(Verdict, Tail)> {
-        self.tails.pop_front()
-    }
 }
-
-/// Second parts that wait to be sent, at most: what a few bursts can make.
-pub(super) const TAILS: usize = 256;
 
 /// How a packet is to change its family.
 pub(super) struct Fit {
@@ -213,11 +185,15 @@ impl Director {
         };
         // What the sender must not exceed, so that the packet fits after what is done to it.
         let mtu = arrival.world.port(next.port()).link.mtu.saturating_sub(outer.overhead());
-        if packet.total_len > mtu {
+        let is_too_long = packet.total_len > mtu;
+        if is_too_long && K::dont_fragment(frame.bytes()) {
             return self.exceeds_mtu(frame, packet, mtu, arrival, verdicts);
         }
         account(session, packet, Direction::Inbound, arrival.stamp, stats.server(session.server));
         K::hop(frame.bytes_mut());
+        if is_too_long {
+            self.cut_for_tunnel(frame, &next, outer, mtu)?;
+        }
         if !wire::encapsulate(frame, K::FAMILY, outer) {
             return Err(DropReason::NoHeadroom);
         }

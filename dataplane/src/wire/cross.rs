@@ -7,7 +7,6 @@ use super::{ETHERNET_LEN, IPV4_LEN, IPV6_LEN, Packet, be16, checksum, put16, put
 use crate::drop::DropReason;
 use crate::flow::{FlowKey, FlowKey6, Key, Protocol};
 use crate::frame::Frame;
-use arrayvec::ArrayVec;
 
 /// RFC 7915 §5.1: what is larger than this after translation is not to be fragmented any more.
 const FRAGMENTABLE_MAX: usize = 1_260;
@@ -15,13 +14,8 @@ const FRAGMENTABLE_MAX: usize = 1_260;
 pub const FRAGMENT_LEN: usize = 8;
 /// Its number.
 const FRAGMENT: u8 = 44;
-const MORE: u16 = 1;
-/// Where it stands in a frame that [`four_to_six`] made.
-const FRAGMENT_AT: usize = ETHERNET_LEN + IPV6_LEN;
-const PIECE_AT: usize = FRAGMENT_AT + FRAGMENT_LEN;
-
-/// The second part of a packet that was cut in two, as long as what an Ethernet frame carries.
-pub type Tail = ArrayVec<u8, { ETHERNET_LEN + 1_500 }>;
+/// In its third and fourth byte: others follow.
+pub(super) const MORE: u16 = 1;
 
 /// Turns an IPv6 packet, or a piece of one, into an IPv4 one with the addresses and ports of `to`. Takes
 /// one from its TTL. The Ethernet header is left to the caller.
@@ -123,27 +117,4 @@ pub(super) fn four_to_six(
         put16(l4, 6, if sum == 0xffff { 0xffff } else { !sum });
     }
     Ok(())
-}
-
-/// Cuts a piece that [`four_to_six`] made to what a link of `mtu` carries; gives the rest, a frame of its own.
-///
-/// # Errors
-/// When one more frame is not enough; the piece is then as it was.
-pub fn cut_piece(frame: &mut Frame<'_>, mtu: u16) -> Result<Tail, DropReason> {
-    let room = usize::from(mtu).saturating_sub(IPV6_LEN + FRAGMENT_LEN) & !7;
-    let bytes = frame.bytes_mut();
-    let (head, payload) = bytes.split_at_mut(PIECE_AT);
-    let Some(rest) = payload.get(room..) else { return Err(DropReason::ExceedsMtu) };
-    let mut tail = Tail::new();
-    if rest.len() > room || tail.try_extend_from_slice(head).is_err() {
-        return Err(DropReason::ExceedsMtu);
-    }
-    tail.try_extend_from_slice(rest).map_err(|_| DropReason::ExceedsMtu)?;
-    put16(&mut tail, ETHERNET_LEN + 4, (FRAGMENT_LEN + rest.len()) as u16);
-    let place = be16(head, FRAGMENT_AT + 2);
-    put16(&mut tail, FRAGMENT_AT + 2, place + room as u16);
-    put16(head, FRAGMENT_AT + 2, place | MORE);
-    put16(head, ETHERNET_LEN + 4, (FRAGMENT_LEN + room) as u16);
-    frame.truncate(PIECE_AT + room);
-    Ok(tail)
 }

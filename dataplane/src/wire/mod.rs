@@ -8,6 +8,7 @@
 pub mod checksum;
 mod cross;
 mod cross_error;
+mod cut;
 mod echo;
 mod family;
 mod fragment;
@@ -28,7 +29,8 @@ mod transport;
 mod tunnel;
 mod uoa;
 
-pub use cross::{FRAGMENT_LEN, Tail, cut_piece};
+pub use cross::FRAGMENT_LEN;
+pub use cut::{TAIL_MAX, Tail, cut_ipv4, cut_ipv6};
 pub use family::Wire;
 pub use fragment::Fragment;
 pub use icmp::lower_told_mtu;
