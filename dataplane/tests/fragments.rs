@@ -30,6 +30,8 @@ fn assemble(pieces: &[Vec<u8>]) -> Vec<u8> {
             assert_eq!(ones_sum(&piece[ETHERNET..ETHERNET + 20], 0), 0xffff);
         }
         assert_eq!(offset(piece), body.len(), "a hole");
+        let more = if six { piece[ETHERNET + 43] & 1 } else { piece[ETHERNET + 6] >> 5 & 1 };
+        assert_eq!(more == 0, std::ptr::eq(piece, &sorted[sorted.len() - 1]), "only the last is the last");
         body.extend_from_slice(&piece[ETHERNET + header + if six { 8 } else { 0 }..]);
     }
     let mut whole = sorted[0][..ETHERNET + header].to_vec();
