@@ -124,6 +124,24 @@ fn what_does_not_fit_into_a_tunnel_is_cut_before_it_goes_in() {
     assert_eq!(lab.send(A, &long), Fate::Dropped(DropReason::ExceedsMtu));
 }
 
+#[test]
+fn pieces_go_through_tunnels_of_the_other_family_as_they_are() {
+    for (route, outer_header, inner_protocol) in [(inbound as fn(u16) -> Route, 40, 4), (inbound6, 20, 41)] {
+        let mut lab = Lab::new(&Plan { mode: ForwardMode::Tunnel, across: true, ..Plan::default() });
+        let whole = udp_frame(&route(4000), &vec![0x5a; 5_000]);
+        let pieces = cut(&whole, 7, 1_400);
+        let out = send(&mut lab, A, &pieces, &[2, 0, 3, 1]);
+        let unpack = |frame: &Vec<u8>| {
+            let next = if outer_header == 40 { frame[ETHERNET + 6] } else { frame[ETHERNET + 9] };
+            assert_eq!(next, inner_protocol);
+            [&frame[..ETHERNET], &frame[ETHERNET + outer_header..]].concat()
+        };
+        let inner: Vec<_> = out.iter().map(unpack).collect();
+        assert_eq!(inner.len(), pieces.len());
+        assert_eq!(endpoints(&assemble(&inner)), endpoints(&whole));
+    }
+}
+
 /// Options behind the fragment header belong to the piece; without them all offsets would be wrong.
 #[test]
 fn a_first_piece_with_options_does_not_change_its_family() {

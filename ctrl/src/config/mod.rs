@@ -153,7 +153,7 @@ pub struct ServiceSpec {
     pub name: String,
     /// What clients connect to; there is at least one. For mode `snat`, where hidden hosts may go.
     pub listens: Vec<Listen>,
-    /// TCP or UDP.
+    /// Its transport protocol, or that of pings.
     pub protocol: Protocol,
     /// How packets reach the servers.
     pub forward: ForwardMode,

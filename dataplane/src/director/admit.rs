@@ -34,7 +34,7 @@ pub(super) fn find_service<K: Key>(packet: &Packet<K>, world: &Snapshot) -> Opti
 fn service_of<K: Key>(key: K, protocol: Protocol, world: &Snapshot) -> Option<ServiceIndex> {
     let (source, destination) = (key.source(), key.destination());
     world.services.index_of(protocol, destination).or_else(|| {
-        let is_outside = world.services.hides_sources() && world.role(destination.address).is_none();
+        let is_outside = world.hides_sources_from(destination.address);
         is_outside.then(|| world.services.hiding(protocol, source.address, destination)).flatten()
     })
 }

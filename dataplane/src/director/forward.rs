@@ -9,7 +9,7 @@ use crate::frame::Frame;
 use crate::ids::{NeighborId, PortId};
 use crate::session::{ForwardMode, Needs, Seen, Session, SessionIndex, State};
 use crate::snapshot::{Egress, NextHop, Snapshot};
-use crate::stats::{Counter, ServerCounters};
+use crate::stats::{Counter, ServerCounters, WorkerStats};
 use crate::wire::{self, Encapsulation, IPV4_LEN, Packet, Payload, Wire};
 use std::net::IpAddr;
 
@@ -41,7 +41,8 @@ impl Director {
             return false;
         }
         if session.needs.has(Needs::MORE) {
-            return session.mode == ForwardMode::Tunnel && self.pass_tunnel(frame, stage, arrival, verdicts);
+            return session.mode == ForwardMode::Tunnel
+                && pass_tunnel(frame, packet, session, arrival, stats, verdicts);
         }
         let Some(egress) = arrival.world.neighbors.egress(session.next_hop(direction)) else { return false };
         let sees_answers = session.mode != ForwardMode::DirectRoute;
@@ -53,39 +54,6 @@ impl Director {
         let bytes = frame.bytes_mut();
         rewrite(bytes, packet, protocol, session, direction);
         wire::set_ethernet(bytes, &egress.header);
-        verdicts.push(Verdict::Transmit(egress.port));
-        true
-    }
-
-    /// [`pass`](Self::pass) for packets that go through a tunnel without anything between the headers.
-    #[inline(never)]
-    fn pass_tunnel<K: HasSide>(
-        &mut self,
-        frame: &mut Frame<'_>,
-        stage: &Staged<K>,
-        arrival: &Arrival<'_>,
-        verdicts: &mut Verdicts,
-    ) -> bool {
-        let packet = &stage.packet;
-        let (sessions, stats) = K::parts(self);
-        let Some((session, Direction::Inbound)) = sessions.confirm_mut(packet.key, stage.candidate) else {
-            return false;
-        };
-        let outer = session.key(Direction::Outbound).reversed();
-        let between = (outer.port_word() >> 16) as u16;
-        let next_hop = session.next_hop(Direction::Inbound);
-        let Some(egress) = arrival.world.neighbors.egress(next_hop) else { return false };
-        let room = arrival.world.port(egress.port).link.mtu.saturating_sub(packet.total_len);
-        if between != Encapsulation::Ipip.number()
-            || room < IPV4_LEN as u16
-            || session.state.after(packet.flags, Seen::InboundOnly) != session.state
-            || !K::enter_tunnel(frame, outer)
-        {
-            return false;
-        }
-        session.last_seen = arrival.stamp;
-        count_traffic(packet, Direction::Inbound, stats.server(session.server));
-        wire::set_ethernet(frame.bytes_mut(), &egress.header);
         verdicts.push(Verdict::Transmit(egress.port));
         true
     }
@@ -142,6 +110,35 @@ impl Director {
         }
         Ok(())
     }
+}
+
+/// [`Director::pass`] for packets that go through a tunnel without anything between the headers.
+#[inline(never)]
+fn pass_tunnel<K: Wire>(
+    frame: &mut Frame<'_>,
+    packet: &Packet<K>,
+    session: &mut Session<K>,
+    arrival: &Arrival<'_>,
+    stats: &WorkerStats,
+    verdicts: &mut Verdicts,
+) -> bool {
+    let outer = session.key(Direction::Outbound).reversed();
+    let between = (outer.port_word() >> 16) as u16;
+    let next_hop = session.next_hop(Direction::Inbound);
+    let Some(egress) = arrival.world.neighbors.egress(next_hop) else { return false };
+    let room = arrival.world.port(egress.port).link.mtu.saturating_sub(packet.total_len);
+    if between != Encapsulation::Ipip.number()
+        || room < IPV4_LEN as u16
+        || session.state.after(packet.flags, Seen::InboundOnly) != session.state
+        || !K::enter_tunnel(frame, outer)
+    {
+        return false;
+    }
+    session.last_seen = arrival.stamp;
+    count_traffic(packet, Direction::Inbound, stats.server(session.server));
+    wire::set_ethernet(frame.bytes_mut(), &egress.header);
+    verdicts.push(Verdict::Transmit(egress.port));
+    true
 }
 
 /// Keeps a session's state, its time and its server's counters up with a packet.

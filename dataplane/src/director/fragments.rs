@@ -117,56 +117,20 @@ impl Director {
         verdicts: &mut Verdicts,
     ) -> Result<(), DropReason> {
         if let Some(found) = self.find_across(flow) {
-            return self.send_fragment_across(frame, packet, flow.protocol(), found, arrival, verdicts);
+            return self.send_fragment::<FlowKey6, K>(frame, packet, found, arrival, verdicts);
         }
         let sessions = &K::side(self).sessions;
-        let Some((index, direction)) = sessions.find(flow, sessions.hash(flow)) else {
+        let Some(found) = sessions.find(flow, sessions.hash(flow)) else {
             let of_flow = Packet { key: flow, payload: Payload::Transport(flow.protocol()), ..*packet };
             let owner =
                 if keeper == self.seat.worker { self.owner_elsewhere(&of_flow, arrival) } else { None };
             return self.hand_over(owner.ok_or(DropReason::Fragment)?, arrival, verdicts);
         };
-        if K::FAMILY == Family::V6 && sessions.get(index).changes_family() {
-            let found = (index, direction);
-            return self.send_fragment_across(frame, packet, flow.protocol(), found, arrival, verdicts);
-        }
-        self.send_fragment(frame, packet, (index, direction), arrival, verdicts)
+        self.send_fragment::<K, K>(frame, packet, found, arrival, verdicts)
     }
 
-    /// Sends a later piece on by a session between families.
-    fn send_fragment_across<K: HasSide>(
-        &mut self,
-        frame: &mut Frame<'_>,
-        packet: &Packet<K>,
-        protocol: Protocol,
-        (index, direction): (SessionIndex, Direction),
-        arrival: &Arrival<'_>,
-        verdicts: &mut Verdicts,
-    ) -> Result<(), DropReason> {
-        if packet.ttl <= 1 {
-            return Err(DropReason::TtlExceeded);
-        }
-        let session = self.wide.sessions.get_mut(index);
-        let next = match arrival.world.neighbors.egress(session.next_hop(direction)) {
-            Some(egress) => Next::Known(egress),
-            None => find_next_hop(session, direction, arrival.world)?,
-        };
-        session.last_seen = arrival.stamp;
-        count_traffic(packet, direction, self.stats.server(session.server));
-        let to = session.translation(direction);
-        let link_mtu = arrival.world.port(next.port()).link.mtu;
-        let fit = self.fit_across(frame, packet, true, link_mtu);
-        K::cross(frame, packet, protocol, &to, fit.piece)?;
-        if fit.cut {
-            self.cut_to_fit(frame, &next, link_mtu)?;
-        } else if frame.bytes().len() > wire::ETHERNET_LEN + usize::from(link_mtu) {
-            return Err(DropReason::ExceedsMtu);
-        }
-        verdicts.push(next.send(frame.bytes_mut()));
-        Ok(())
-    }
-
-    fn send_fragment<K: HasSide>(
+    /// Sends a later piece of family `K` on by a session of table `S`.
+    fn send_fragment<S: HasSide, K: HasSide>(
         &mut self,
         frame: &mut Frame<'_>,
         packet: &Packet<K>,
@@ -177,34 +141,44 @@ impl Director {
         if packet.ttl <= 1 {
             return Err(DropReason::TtlExceeded);
         }
-        let (sessions, stats) = K::parts(self);
+        let sessions = &mut S::side_mut(self).sessions;
         let tunnel = outer(sessions, index);
         let session = sessions.get_mut(index);
         let next = match arrival.world.neighbors.egress(session.next_hop(direction)) {
             Some(egress) => Next::Known(egress),
             None => find_next_hop(session, direction, arrival.world)?,
         };
-        let overhead = tunnel.map_or(0, |outer| outer.overhead());
-        let mtu = arrival.world.port(next.port()).link.mtu.saturating_sub(overhead);
-        let is_too_long = packet.total_len > mtu;
-        if is_too_long && (tunnel.is_none() || K::dont_fragment(frame.bytes())) {
-            return Err(DropReason::ExceedsMtu);
-        }
-        session.last_seen = arrival.stamp;
-        count_traffic(packet, direction, stats.server(session.server));
-        if session.mode.sees_answers() {
-            K::translate_fragment(frame.bytes_mut(), &session.translation(direction));
+        let link_mtu = arrival.world.port(next.port()).link.mtu;
+        let crosses = tunnel.is_none() && session.changes_family();
+        let (protocol, to) = (session.protocol(), session.translation(direction).widen());
+        let sees_answers = session.mode.sees_answers();
+        if let Some(outer) = tunnel {
+            let mtu = link_mtu.saturating_sub(outer.overhead());
+            let is_too_long = packet.total_len > mtu;
+            if is_too_long && K::dont_fragment(frame.bytes()) {
+                return Err(DropReason::ExceedsMtu);
+            }
+            self.enter_tunnel::<K>(frame, &next, &outer, is_too_long.then_some(mtu))?;
+        } else if crosses {
+            let fit = self.fit_across(frame, packet, true, link_mtu);
+            K::cross(frame, packet, protocol, &to, fit.piece)?;
+            if fit.cut {
+                self.cut_to_fit(frame, &next, link_mtu)?;
+            }
+        } else if sees_answers {
+            // The session is of the packet's family, and so is its key.
+            let Some(key) = K::of_wide(to.key) else { return Err(DropReason::NotForUs) };
+            K::translate_fragment(frame.bytes_mut(), key, to.l3_difference);
         } else {
             K::hop(frame.bytes_mut());
         }
-        if let Some(outer) = tunnel {
-            if is_too_long {
-                self.cut_for_tunnel(frame, &next, &outer, mtu)?;
-            }
-            if !wire::encapsulate(frame, K::FAMILY, &outer) {
-                return Err(DropReason::NoHeadroom);
-            }
+        if tunnel.is_none() && frame.bytes().len() > wire::ETHERNET_LEN + usize::from(link_mtu) {
+            return Err(DropReason::ExceedsMtu);
         }
+        let (sessions, stats) = S::parts(self);
+        let session = sessions.get_mut(index);
+        session.last_seen = arrival.stamp;
+        count_traffic(packet, direction, stats.server(session.server));
         verdicts.push(next.send(frame.bytes_mut()));
         Ok(())
     }

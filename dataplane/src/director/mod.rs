@@ -462,10 +462,19 @@ impl Director {
         verdicts: &mut Verdicts,
     ) -> Result<(), DropReason> {
         let packet = &stage.packet;
-        let Payload::Transport(protocol) = packet.payload else {
-            return self.decide_aside(frame, stage, arrival, verdicts);
-        };
-        self.forward_flow(frame, stage, protocol, arrival, verdicts)
+        match packet.payload {
+            Payload::Transport(protocol) => self.forward_flow(frame, stage, protocol, arrival, verdicts),
+            Payload::Error(protocol) => self.relay_error(frame, stage, protocol, arrival, verdicts),
+            Payload::Fragment => self.follow_fragment(frame, packet, arrival, verdicts),
+            Payload::EchoRequest if arrival.world.hides_sources_from(packet.destination()) => {
+                self.forward_flow(frame, stage, Protocol::Icmp, arrival, verdicts)
+            }
+            Payload::EchoRequest => self.answer_echo(frame, packet, arrival.world, verdicts),
+            Payload::Neighbor => {
+                verdicts.push(Verdict::Punt(arrival.from));
+                Ok(())
+            }
+        }
     }
 
     /// Gives one verdict on a packet of a flow, or the reason to drop it.
@@ -486,35 +495,6 @@ impl Director {
             Some(found) => self.continue_session(frame, stage, protocol, found, arrival, verdicts),
             None => self.search(frame, stage, protocol, arrival, verdicts),
         }
-    }
-
-    /// Decides about a packet that is neither a segment nor a datagram.
-    #[cold]
-    fn decide_aside<K: HasSide>(
-        &mut self,
-        frame: &mut Frame<'_>,
-        stage: &Staged<K>,
-        arrival: &Arrival<'_>,
-        verdicts: &mut Verdicts,
-    ) -> Result<(), DropReason> {
-        let packet = &stage.packet;
-        match packet.payload {
-            Payload::Error(protocol) => self.relay_error(frame, stage, protocol, arrival, verdicts),
-            Payload::Fragment => self.follow_fragment(frame, packet, arrival, verdicts),
-            Payload::EchoRequest if self.is_of_hidden_host(packet, arrival.world) => {
-                self.forward_flow(frame, stage, Protocol::Icmp, arrival, verdicts)
-            }
-            Payload::EchoRequest => self.answer_echo(frame, packet, arrival.world, verdicts),
-            Payload::Transport(_) | Payload::Neighbor => {
-                verdicts.push(Verdict::Punt(arrival.from));
-                Ok(())
-            }
-        }
-    }
-
-    /// Whether a packet goes to somebody outside, from hosts of which some are hidden.
-    fn is_of_hidden_host<K: HasSide>(&self, packet: &Packet<K>, world: &Snapshot) -> bool {
-        world.services.hides_sources() && world.role(packet.destination()).is_none()
     }
 
     /// Decides about a packet whose session stage two did not find.

@@ -190,15 +190,25 @@ impl Director {
             return self.exceeds_mtu(frame, packet, mtu, arrival, verdicts);
         }
         account(session, packet, Direction::Inbound, arrival.stamp, stats.server(session.server));
-        K::hop(frame.bytes_mut());
-        if is_too_long {
-            self.cut_for_tunnel(frame, &next, outer, mtu)?;
-        }
-        if !wire::encapsulate(frame, K::FAMILY, outer) {
-            return Err(DropReason::NoHeadroom);
-        }
+        self.enter_tunnel::<K>(frame, &next, outer, is_too_long.then_some(mtu))?;
         verdicts.push(next.send(frame.bytes_mut()));
         Ok(())
+    }
+
+    /// Takes one from a packet's TTL and puts it inside another; before that cuts it to `mtu`, if that is given.
+    #[inline(always)]
+    pub(super) fn enter_tunnel<K: HasSide>(
+        &mut self,
+        frame: &mut Frame<'_>,
+        next: &Next<'_>,
+        outer: &Outer,
+        mtu: Option<u16>,
+    ) -> Result<(), DropReason> {
+        K::hop(frame.bytes_mut());
+        if let Some(mtu) = mtu {
+            self.cut_for_tunnel(frame, next, outer, mtu)?;
+        }
+        if wire::encapsulate(frame, K::FAMILY, outer) { Ok(()) } else { Err(DropReason::NoHeadroom) }
     }
 }
 

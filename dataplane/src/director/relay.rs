@@ -141,9 +141,9 @@ impl Director {
         if packet.total_len + overhead > arrival.world.port(next.port()).link.mtu {
             return Err(DropReason::ExceedsMtu);
         }
-        K::hop(frame.bytes_mut());
-        if tunnel.is_some_and(|outer| !wire::encapsulate(frame, K::FAMILY, &outer)) {
-            return Err(DropReason::NoHeadroom);
+        match tunnel {
+            Some(outer) => self.enter_tunnel::<K>(frame, &next, &outer, None)?,
+            None => K::hop(frame.bytes_mut()),
         }
         self.stats.icmp_relayed.add(1);
         verdicts.push(next.send(frame.bytes_mut()));

@@ -29,7 +29,7 @@ pub struct Pair {
     pub local: IpAddr,
     /// The real server; two services that share it share its ports.
     pub real: Endpoint,
-    /// TCP and UDP ports are apart.
+    /// Each protocol's ports are apart.
     pub protocol: Protocol,
 }
 

@@ -203,7 +203,7 @@ impl<K: Key> Session<K> {
         }
     }
 
-    /// TCP or UDP.
+    /// Its transport protocol, or that of pings.
     pub fn protocol(&self) -> Protocol {
         self.inbound.protocol()
     }

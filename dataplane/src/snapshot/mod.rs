@@ -85,6 +85,13 @@ impl Snapshot {
         }
     }
 
+    /// Whether hosts' sources may be hidden from an address: some service hides, and the address is none of the
+    /// appliance's.
+    #[inline]
+    pub fn hides_sources_from(&self, destination: IpAddr) -> bool {
+        self.services.hides_sources() && self.role(destination).is_none()
+    }
+
     /// The port's configuration.
     ///
     /// # Panics

@@ -143,7 +143,7 @@ impl FromStr for Listen {
 pub struct Service {
     /// The counters' slot.
     pub id: ServiceId,
-    /// TCP or UDP.
+    /// Its transport protocol, or that of pings.
     pub protocol: Protocol,
     /// What becomes of its packets.
     pub mode: ForwardMode,

@@ -63,8 +63,9 @@ pub trait Wire: Key {
     /// Why it must be dropped, and the others with it.
     fn first_fragment(frame: &[u8], packet: &Packet<Self>) -> Result<Packet<Self>, DropReason>;
 
-    /// Gives a piece new addresses, and takes one from its TTL.
-    fn translate_fragment(frame: &mut [u8], to: &Translation<Self>);
+    /// Gives a piece the addresses of `new`, by which the sum of IPv4's header changes by `l3_difference`, and takes
+    /// one from its TTL.
+    fn translate_fragment(frame: &mut [u8], new: Self, l3_difference: u16);
 
     /// Takes one from a packet's TTL, and leaves all else as it is.
     fn hop(frame: &mut [u8]);
@@ -162,8 +163,8 @@ impl Wire for FlowKey {
         fragment::first(frame, packet, protocol, usize::from(packet.l4), key)
     }
 
-    fn translate_fragment(frame: &mut [u8], to: &Translation<Self>) {
-        ipv4::translate_fragment(frame, to);
+    fn translate_fragment(frame: &mut [u8], new: Self, l3_difference: u16) {
+        ipv4::translate_fragment(frame, new, l3_difference);
     }
 
     #[inline]
@@ -264,9 +265,9 @@ impl Wire for FlowKey6 {
         fragment::first(frame, packet, upper.protocol, l4 + upper.offset, key)
     }
 
-    fn translate_fragment(frame: &mut [u8], to: &Translation<Self>) {
+    fn translate_fragment(frame: &mut [u8], new: Self, _: u16) {
         Self::hop(frame);
-        frame[ETHERNET_LEN..][8..super::IPV6_LEN].copy_from_slice(&to.key.address_bytes());
+        frame[ETHERNET_LEN..][8..super::IPV6_LEN].copy_from_slice(&new.address_bytes());
     }
 
     #[inline]

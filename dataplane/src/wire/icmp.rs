@@ -134,9 +134,13 @@ pub(super) fn adjust_quoted(
     mut difference: u16,
     moved: u32,
 ) {
-    if protocol == Protocol::Icmp {
-        return echo::set_identifier(transport, ports, difference);
-    }
+    let field = match protocol {
+        Protocol::Tcp => 16,
+        Protocol::Udp => 6,
+        // A checksum over more than is quoted cannot be mended, and nobody looks at it.
+        Protocol::Sctp => return put32(transport, 0, ports),
+        Protocol::Icmp => return echo::set_identifier(transport, ports, difference),
+    };
     put32(transport, 0, ports);
     if protocol == Protocol::Tcp && moved != 0 {
         let (old, new) = (be32(transport, 4), be32(transport, 4).wrapping_sub(moved));
@@ -144,12 +148,6 @@ pub(super) fn adjust_quoted(
         let [old, new] = [old, new].map(|word| checksum::fold(u64::from(word)));
         difference = checksum::add(difference, checksum::difference(old, new));
     }
-    let field = match protocol {
-        Protocol::Tcp => 16,
-        Protocol::Udp => 6,
-        // A checksum over more than is quoted cannot be mended, and nobody looks at it.
-        Protocol::Sctp | Protocol::Icmp => return,
-    };
     // A quote may end before the checksum, and UDP's may be none.
     if transport.len() >= field + 2 && (protocol == Protocol::Tcp || be16(transport, field) != 0) {
         let adjusted = checksum::adjust(be16(transport, field), difference);

@@ -24,12 +24,13 @@ pub fn insert_payload(
     bytes: &[u8],
 ) -> bool {
     let len = bytes.len();
-    let header_len = match protocol {
-        Protocol::Tcp => usize::from(frame.bytes()[l4 + 12] >> 4) * 4,
-        Protocol::Udp => 8,
+    let is_tcp = match protocol {
+        Protocol::Tcp => true,
+        Protocol::Udp => false,
         // Streams without a beginning, and no streams.
         Protocol::Sctp | Protocol::Icmp => return false,
     };
+    let header_len = if is_tcp { usize::from(frame.bytes()[l4 + 12] >> 4) * 4 } else { 8 };
     let payload = l4 + header_len;
     let old = checksum::sum(&frame.bytes()[payload..]);
     if !frame.prepend(len) {
@@ -43,33 +44,29 @@ pub fn insert_payload(
     let inserted = checksum::add(checksum::sum(bytes), len as u16);
     let mut difference = checksum::add(checksum::difference(old, new), inserted);
     let upper = &mut all[l4..];
-    match protocol {
-        Protocol::Tcp => {
-            if upper[TCP_FLAGS] & PUSH == 0 {
-                upper[TCP_FLAGS] |= PUSH;
-                difference = checksum::add(difference, u16::from(PUSH));
-            }
-            if upper[TCP_FLAGS] & URGENT != 0 {
-                let further = be16(upper, TCP_URGENT_POINTER);
-                put16(upper, TCP_URGENT_POINTER, further.wrapping_add(len as u16));
-                let change = checksum::difference(further, be16(upper, TCP_URGENT_POINTER));
-                difference = checksum::add(difference, change);
-            }
-            let adjusted = checksum::adjust(be16(upper, TCP_CHECKSUM), difference);
-            put16(upper, TCP_CHECKSUM, adjusted);
+    if is_tcp {
+        if upper[TCP_FLAGS] & PUSH == 0 {
+            upper[TCP_FLAGS] |= PUSH;
+            difference = checksum::add(difference, u16::from(PUSH));
         }
-        Protocol::Udp => {
-            let longer = be16(upper, UDP_LEN) + len as u16;
-            put16(upper, UDP_LEN, longer);
-            // The length is in the pseudo-header too.
-            let adjusted = checksum::adjust(be16(upper, UDP_CHECKSUM), checksum::add(difference, len as u16));
-            match (be16(upper, UDP_CHECKSUM), adjusted) {
-                (0, _) => {}
-                (_, 0) => put16(upper, UDP_CHECKSUM, 0xffff),
-                (_, adjusted) => put16(upper, UDP_CHECKSUM, adjusted),
-            }
+        if upper[TCP_FLAGS] & URGENT != 0 {
+            let further = be16(upper, TCP_URGENT_POINTER);
+            put16(upper, TCP_URGENT_POINTER, further.wrapping_add(len as u16));
+            let change = checksum::difference(further, be16(upper, TCP_URGENT_POINTER));
+            difference = checksum::add(difference, change);
         }
-        Protocol::Sctp | Protocol::Icmp => {}
+        let adjusted = checksum::adjust(be16(upper, TCP_CHECKSUM), difference);
+        put16(upper, TCP_CHECKSUM, adjusted);
+    } else {
+        let longer = be16(upper, UDP_LEN) + len as u16;
+        put16(upper, UDP_LEN, longer);
+        // The length is in the pseudo-header too.
+        let adjusted = checksum::adjust(be16(upper, UDP_CHECKSUM), checksum::add(difference, len as u16));
+        match (be16(upper, UDP_CHECKSUM), adjusted) {
+            (0, _) => {}
+            (_, 0) => put16(upper, UDP_CHECKSUM, 0xffff),
+            (_, adjusted) => put16(upper, UDP_CHECKSUM, adjusted),
+        }
     }
     lengthen(&mut all[ETHERNET_LEN..l4], family, len as u16);
     true

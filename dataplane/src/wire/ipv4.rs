@@ -1,7 +1,6 @@
 //! Reading IPv4 frames: every check that a header needs, once.
 
 use super::packet::{LinkTraits, PLAIN_FLAGS, Packet, Payload, Station, TcpFlags, Unfit};
-use super::rewrite::Translation;
 use super::{ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, sctp, transport};
 use super::{be16, be32, checksum, echo, put16, put32};
 use crate::drop::DropReason;
@@ -20,7 +19,7 @@ pub(super) fn parse_plain(bytes: &[u8], station: Station, longest: u16) -> Optio
     let total_len = be16(ip, 2);
     // EtherType, version and header length; no fragment; a source that RFC 1812 lets pass.
     let plain = be32(head, 12) & 0xffff_ff00 == 0x0800_4500
-        && station.is_asked_by(head)
+        && station.is_receiver_of(head)
         && be16(ip, 6) & 0x3fff == 0
         && MAY_BE_SOURCE[usize::from(ip[12])]
         && checksum::header_is_right(ip)
@@ -247,12 +246,12 @@ pub(super) const TTL_DIFFERENCE: u16 = !0x0100;
 ///
 /// # Panics
 /// When the frame holds no IPv4 header.
-pub(super) fn translate_fragment(frame: &mut [u8], to: &Translation<FlowKey>) {
+pub(super) fn translate_fragment(frame: &mut [u8], new: FlowKey, l3_difference: u16) {
     hop(frame);
     let header = &mut frame[ETHERNET_LEN..];
-    let adjusted = checksum::adjust(be16(header, 10), to.l3_difference);
+    let adjusted = checksum::adjust(be16(header, 10), l3_difference);
     put16(header, 10, adjusted);
-    header[12..20].copy_from_slice(&to.key.address_word().to_be_bytes());
+    header[12..20].copy_from_slice(&new.address_word().to_be_bytes());
 }
 
 /// Whether the packet forbids fragmentation.

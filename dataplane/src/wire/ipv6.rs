@@ -13,7 +13,7 @@ pub(super) fn parse_plain(bytes: &[u8], station: Station, longest: u16) -> Optio
     let ip: &[u8; IPV6_LEN] = head[ETHERNET_LEN..].first_chunk()?;
     let total_len = usize::from(be16(ip, 4)) + IPV6_LEN;
     let plain = be32(head, 12) & 0xffff_f000 == 0x86dd_6000
-        && station.is_asked_by(head)
+        && station.is_receiver_of(head)
         && total_len + ETHERNET_LEN <= bytes.len()
         && total_len <= usize::from(longest)
         && ip[7] > 1;

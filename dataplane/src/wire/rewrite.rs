@@ -76,20 +76,15 @@ pub(super) fn translate6(
 /// New ports, and the checksum that follows from new addresses and ports.
 #[inline(always)]
 pub(super) fn translate_transport<K: Key>(l4: &mut [u8], protocol: Protocol, to: &Translation<K>) {
-    if protocol == Protocol::Sctp {
-        return sctp::translate(l4, to.key.port_word());
-    }
-    if protocol == Protocol::Icmp {
-        return echo::translate(l4, to);
-    }
-    put32(l4, 0, to.key.port_word());
+    let ports = to.key.port_word();
     match protocol {
-        Protocol::Sctp | Protocol::Icmp => {}
         Protocol::Tcp => {
+            put32(l4, 0, ports);
             let adjusted = checksum::adjust(be16(l4, 16), to.l4_difference);
             put16(l4, 16, adjusted);
         }
         Protocol::Udp => {
+            put32(l4, 0, ports);
             let field = be16(l4, 6);
             if field != 0 {
                 let adjusted = checksum::adjust(field, to.l4_difference);
@@ -97,6 +92,8 @@ pub(super) fn translate_transport<K: Key>(l4: &mut [u8], protocol: Protocol, to:
                 put16(l4, 6, if adjusted == 0 { 0xffff } else { adjusted });
             }
         }
+        Protocol::Sctp => sctp::translate(l4, ports),
+        Protocol::Icmp => echo::translate(l4, to),
     }
 }
 

@@ -68,7 +68,7 @@ pub enum Command {
 /// One session, as lists show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionRecord {
-    /// TCP or UDP.
+    /// Its transport protocol, or that of pings.
     pub protocol: Protocol,
     /// What becomes of its packets.
     pub mode: ForwardMode,

@@ -35,7 +35,8 @@ impl Checker<'_> {
                 self.error(place, &format!("{key}.{option}"), format!("{option} is for {of}; remove it"));
             }
         }
-        if let Some(Protocol::Sctp | Protocol::Icmp) = protocol {
+        // Pings are for snat, where this was refused already.
+        if protocol == Some(Protocol::Sctp) {
             let message =
                 "an sctp server cannot be told; remove this, or use nat, dr or tunnel, which show the client";
             self.error(value.span(), key, message);

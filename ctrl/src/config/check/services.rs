@@ -509,20 +509,13 @@ impl Checker<'_> {
 
     fn protocol(&mut self, value: Option<&Spanned<String>>, key: &str) -> Option<Protocol> {
         let Some(value) = value else { return Some(Protocol::Tcp) };
-        match value.get_ref().as_str() {
-            "tcp" => Some(Protocol::Tcp),
-            "udp" => Some(Protocol::Udp),
-            "sctp" => Some(Protocol::Sctp),
-            "icmp" => Some(Protocol::Icmp),
-            other => {
-                self.error(
-                    value.span(),
-                    key,
-                    format!("`{other}` is unknown; {}", suggestion(other, &["tcp", "udp", "sctp", "icmp"])),
-                );
-                None
-            }
+        let name = value.get_ref().as_str();
+        let found = Protocol::ALL.into_iter().find(|protocol| protocol.name() == name);
+        if found.is_none() {
+            let known = Protocol::ALL.map(Protocol::name);
+            self.error(value.span(), key, format!("`{name}` is unknown; {}", suggestion(name, &known)));
         }
+        found
     }
 
     fn forward(&mut self, value: Option<&Spanned<String>>, key: &str) -> Option<ForwardMode> {
