@@ -17,19 +17,42 @@ pub trait Wire: Key {
     /// The EtherType of its frames.
     const ETHERTYPE: u16;
 
-    /// Reads a frame of the plain kind, which almost all are, and cuts off its padding: a datagram or a segment that
-    /// opens nothing, for `station`, of at most `longest` bytes, which may be forwarded and has nothing unusual or
-    /// wrong. Of other frames it says no more than false, and leaves `packet` as it was.
+    /// The packet of a frame of the plain kind, which almost all are: a datagram or a segment that opens nothing, for
+    /// `station`, of at most `longest` bytes, which may be forwarded and has nothing unusual or wrong. Of other
+    /// frames it says no more than `None`.
+    fn read_plain(frame: &[u8], station: Station, longest: u16) -> Option<Packet<Self>>;
+
+    /// Reads and checks any frame.
+    ///
+    /// # Errors
+    /// Why the frame is no packet of this family for us.
+    fn read(frame: &[u8], link: &LinkTraits) -> Result<Packet<Self>, Unfit>;
+
+    /// Reads a [plain](Self::read_plain) frame and cuts off its padding; false, and nothing changed, for others.
     ///
     /// What it finds is written to its place between the stages: packets that are returned are taken apart
     /// and put together.
-    fn parse_plain(frame: &mut Frame<'_>, station: Station, longest: u16, packet: &mut Packet<Self>) -> bool;
+    #[inline(always)]
+    fn parse_plain(frame: &mut Frame<'_>, station: Station, longest: u16, packet: &mut Packet<Self>) -> bool {
+        Self::read_plain(frame.bytes(), station, longest).is_some_and(|plain| {
+            *packet = plain;
+            frame.truncate(ETHERNET_LEN + usize::from(packet.total_len));
+            true
+        })
+    }
 
     /// Reads and checks any frame, and cuts off its Ethernet padding. What it finds is written to `packet`.
     ///
     /// # Errors
     /// Why the frame is no packet of this family for us; `packet` is left as it was.
-    fn parse(frame: &mut Frame<'_>, link: &LinkTraits, packet: &mut Packet<Self>) -> Result<(), Unfit>;
+    #[inline(never)]
+    fn parse(frame: &mut Frame<'_>, link: &LinkTraits, packet: &mut Packet<Self>) -> Result<(), Unfit> {
+        *packet = Self::read(frame.bytes(), link)?;
+        if packet.payload != Payload::Neighbor {
+            frame.truncate(ETHERNET_LEN + usize::from(packet.total_len));
+        }
+        Ok(())
+    }
 
     /// Gives the packet in `frame` new addresses and ports and takes one from its TTL.
     ///
@@ -117,21 +140,12 @@ impl Wire for FlowKey {
     const ETHERTYPE: u16 = ETHERTYPE_IPV4;
 
     #[inline(always)]
-    fn parse_plain(frame: &mut Frame<'_>, station: Station, longest: u16, packet: &mut Packet<Self>) -> bool {
-        ipv4::parse_plain(frame.bytes(), station, longest).is_some_and(|plain| {
-            *packet = plain;
-            frame.truncate(ETHERNET_LEN + usize::from(packet.total_len));
-            true
-        })
+    fn read_plain(frame: &[u8], station: Station, longest: u16) -> Option<Packet<Self>> {
+        ipv4::parse_plain(frame, station, longest)
     }
 
-    #[inline(never)]
-    fn parse(frame: &mut Frame<'_>, link: &LinkTraits, packet: &mut Packet<Self>) -> Result<(), Unfit> {
-        *packet = ipv4::parse(frame.bytes(), link)?;
-        if packet.payload != Payload::Neighbor {
-            frame.truncate(ETHERNET_LEN + usize::from(packet.total_len));
-        }
-        Ok(())
+    fn read(frame: &[u8], link: &LinkTraits) -> Result<Packet<Self>, Unfit> {
+        ipv4::parse(frame, link)
     }
 
     #[inline(always)]
@@ -215,21 +229,12 @@ impl Wire for FlowKey6 {
     const ETHERTYPE: u16 = ETHERTYPE_IPV6;
 
     #[inline(always)]
-    fn parse_plain(frame: &mut Frame<'_>, station: Station, longest: u16, packet: &mut Packet<Self>) -> bool {
-        ipv6::parse_plain(frame.bytes(), station, longest).is_some_and(|plain| {
-            *packet = plain;
-            frame.truncate(ETHERNET_LEN + usize::from(packet.total_len));
-            true
-        })
+    fn read_plain(frame: &[u8], station: Station, longest: u16) -> Option<Packet<Self>> {
+        ipv6::parse_plain(frame, station, longest)
     }
 
-    #[inline(never)]
-    fn parse(frame: &mut Frame<'_>, link: &LinkTraits, packet: &mut Packet<Self>) -> Result<(), Unfit> {
-        *packet = ipv6::parse(frame.bytes(), link)?;
-        if packet.payload != Payload::Neighbor {
-            frame.truncate(ETHERNET_LEN + usize::from(packet.total_len));
-        }
-        Ok(())
+    fn read(frame: &[u8], link: &LinkTraits) -> Result<Packet<Self>, Unfit> {
+        ipv6::parse(frame, link)
     }
 
     #[inline(always)]
