@@ -3,6 +3,9 @@
 
 use pktgen_tests::lab::{Lab, Plan, VIP, VIP6};
 use pktgen_tests::process::{run, wait_until};
+use std::fs::{self, File};
+use std::io::Write;
+use std::process::Stdio;
 use std::time::Duration;
 
 const L4_PORT: u16 = 5001;
@@ -64,16 +67,27 @@ fn echoes(mode: &str, six: bool, server_six: bool) {
     let mut server = lab.server(0).command("/usr/lib/usrsctp/echo_server");
     lab.start("echo", &mut server).unwrap();
     let vip = if six { VIP6 } else { VIP };
-    // One by one, because usrsctp follows no path MTU, and an IPv6 header is longer.
-    let words = format!(
-        "(for n in $(seq 1000 1049); do echo $n; sleep 0.02; done; sleep 1) | /usr/lib/usrsctp/client {vip} {L4_PORT}"
-    );
-
-    let said = run(lab.client().command("timeout").args(["20", "sh", "-c", &words]))
-        .unwrap_or_else(|error| panic!("{mode}: {error}"));
-    let came_back =
-        said.lines().filter(|line| line.trim().parse().is_ok_and(|n: u32| (1000..1050).contains(&n)));
-    assert_eq!(came_back.count(), 50, "{said}");
+    let said_path = lab.folder().join("said");
+    let said = || String::from_utf8_lossy(&fs::read(&said_path).unwrap_or_default()).into_owned();
+    let mut client = lab.client().command("timeout");
+    client.args(["30", "/usr/lib/usrsctp/client", vip, &L4_PORT.to_string()]);
+    client.stdin(Stdio::piped()).stdout(File::create(&said_path).unwrap()).stderr(Stdio::null());
+    let mut client = client.spawn().unwrap();
+    let mut words = client.stdin.take().unwrap();
+    // Each when the one before is back, because usrsctp follows no path MTU, and an IPv6 header is longer.
+    for number in 1_000..1_050 {
+        writeln!(words, "{number}").unwrap();
+        let is_back = || said().lines().any(|line| line.trim() == number.to_string());
+        assert!(
+            wait_until(Duration::from_secs(5), is_back),
+            "{mode}: {number} did not come back: {}",
+            said()
+        );
+    }
+    // At the end of its input the client ends the association.
+    drop(words);
+    assert!(client.wait().unwrap().success(), "{mode}: {}", said());
+    let said = said();
     // Both hosts have more addresses, of which the other must not hear.
     assert!(said.contains(&format!("Peer addresses: {vip}.\n")), "{said}");
     ends(&lab);
