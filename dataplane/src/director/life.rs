@@ -1,0 +1,168 @@
+//! A session's beginning, its new beginning, and its end.
+
+use super::admit::{Admitted, NotAdmitted};
+use super::side::HasSide;
+use super::{Arrival, Director, Staged, Verdicts};
+use crate::clock::Instant;
+use crate::drop::DropReason;
+use crate::flow::{Direction, Endpoint, Family, FlowKey6, Protocol};
+use crate::frame::Frame;
+use crate::ids::{LocalId, NeighborId, ServerId};
+use crate::session::{Needs, SessionIndex};
+use crate::snapshot::Snapshot;
+use crate::wire::{self, Packet};
+
+impl Director {
+    /// Makes a session for a packet that has none, and sends the packet on its way.
+    #[inline(never)]
+    pub(super) fn begin<K: HasSide>(
+        &mut self,
+        frame: &mut Frame<'_>,
+        stage: &Staged<K>,
+        protocol: Protocol,
+        arrival: &Arrival<'_>,
+        verdicts: &mut Verdicts,
+    ) -> Result<(), DropReason> {
+        let packet = &stage.packet;
+        if let Some((index, direction)) = self.find_across(packet.key) {
+            let is_over = self.wide.sessions.get(index).state.is_closed();
+            if !(is_over && packet.flags.opens() && direction == Direction::Inbound) {
+                return self.forward_across(frame, packet, protocol, (index, direction), arrival, verdicts);
+            }
+            // As in `reconsider`.
+            self.stats.sessions_recycled.add(1);
+            self.end::<FlowKey6>(index, arrival.world);
+        }
+        if let Some(owner) = self.owner_of(stage, arrival) {
+            return self.hand_over(owner, arrival, verdicts);
+        }
+        match self.admit(stage, protocol, arrival) {
+            Ok(Admitted { index, across, ports_before, port_again }) => {
+                let found = (index, Direction::Inbound);
+                let opens = protocol == Protocol::Tcp && packet.flags.opens();
+                let changes = opens && ports_before >= CONNECTIONS_UNCHANGED;
+                if across {
+                    if changes {
+                        self.choose_sequence::<FlowKey6, K>(frame, packet, index, port_again, arrival.now);
+                    }
+                    return self.forward_across(frame, packet, protocol, found, arrival, verdicts);
+                }
+                if changes {
+                    self.choose_sequence::<K, K>(frame, packet, index, port_again, arrival.now);
+                }
+                self.forward(frame, packet, protocol, found, arrival, verdicts)
+            }
+            Err(NotAdmitted::Once(way)) => self.forward_once(frame, packet, &way, arrival, verdicts),
+            Err(NotAdmitted::Refused(DropReason::TtlExceeded)) => {
+                self.ttl_exceeded(frame, packet, arrival, verdicts)
+            }
+            Err(NotAdmitted::Refused(reason)) => Err(reason),
+        }
+    }
+
+    /// Gives a connection a sequence number that is later than any of an older connection from the
+    /// same local port: a clock of 64 ns and a keyed hash of the endpoints (RFC 6528 §3).
+    ///
+    /// The clock comes round to half its range in 137 s; servers forget in 60 to 120 s.
+    pub(super) fn choose_sequence<S: HasSide, K: HasSide>(
+        &mut self,
+        frame: &Frame<'_>,
+        packet: &Packet<K>,
+        index: SessionIndex,
+        port_again: bool,
+        now: Instant,
+    ) {
+        let sessions = &mut S::side_mut(self).sessions;
+        let fixed = sessions.hash(sessions.get(index).key(Direction::Outbound)) as u32;
+        let initial = fixed.wrapping_add((now.nanos() >> 6) as u32);
+        let offset = initial.wrapping_sub(wire::sequence_number(frame.bytes(), packet));
+        let session = sessions.get_mut(index);
+        session.sequence_offset = offset;
+        if port_again {
+            session.needs.add(Needs::WITHOUT_TIMESTAMP);
+        }
+    }
+
+    /// Forwards by a session that the world or the client may have left behind, or begins anew.
+    #[inline(never)]
+    pub(super) fn reconsider<K: HasSide>(
+        &mut self,
+        frame: &mut Frame<'_>,
+        stage: &Staged<K>,
+        protocol: Protocol,
+        (index, direction): (SessionIndex, Direction),
+        arrival: &Arrival<'_>,
+        verdicts: &mut Verdicts,
+    ) -> Result<(), DropReason> {
+        let (packet, world) = (&stage.packet, arrival.world);
+        let session = K::side_mut(self).sessions.get_mut(index);
+        // The client uses its port again: schedule anew instead of waiting for a timeout.
+        if packet.flags.opens() && direction == Direction::Inbound && session.state.is_closed() {
+            self.stats.sessions_recycled.add(1);
+            self.end::<K>(index, world);
+            return self.begin(frame, stage, protocol, arrival, verdicts);
+        }
+        if session.routing_epoch != world.routing_epoch {
+            session.routing_epoch = world.routing_epoch;
+            session.remember_next_hop(Direction::Inbound, NeighborId::NONE);
+            session.remember_next_hop(Direction::Outbound, NeighborId::NONE);
+            let (server, vip) = (session.server, session.vip());
+            if !may_go_on(server, protocol, vip, world) {
+                self.note_resets::<K>(index);
+                self.end::<K>(index, world);
+                return self.begin(frame, stage, protocol, arrival, verdicts);
+            }
+        }
+        self.forward(frame, packet, protocol, (index, direction), arrival, verdicts)
+    }
+
+    /// Takes a session out of the table and gives back what it held.
+    pub(super) fn end<K: HasSide>(&mut self, index: SessionIndex, world: &Snapshot) {
+        let session = K::side_mut(self).sessions.remove(index);
+        if session.local_id != LocalId::NONE {
+            self.release_port(session.pair(), session.key(Direction::Outbound).port_word() as u16);
+            self.stats.local_ports_used(session.local_id).decrement();
+        }
+        if K::FAMILY == Family::V6 && session.changes_family() {
+            K::side_mut(self).across -= 1;
+        }
+        self.stats.sessions_live.decrement();
+        let counters = self.stats.server(session.server);
+        if session.state.is_active() {
+            counters.sessions_active.decrement();
+        } else {
+            counters.sessions_inactive.decrement();
+        }
+        self.note_end(&session, world);
+    }
+
+    /// Gives back a local port. Sessions between families have theirs from the servers' family.
+    pub(super) fn release_port<K: HasSide>(&mut self, pair: K, l4_port: u16) {
+        match K::FAMILY {
+            Family::V4 => K::side_mut(self).local_ports.release(pair, l4_port),
+            Family::V6 => match pair.widen().narrow() {
+                Some(pair) => self.narrow.local_ports.release(pair, l4_port),
+                None => K::side_mut(self).local_ports.release(pair, l4_port),
+            },
+        }
+    }
+}
+
+/// Whether a session may go on in a new world. Datagrams must not follow a server that was removed;
+/// connections go on, unless the service wants them to end, then also when its weight is 0.
+fn may_go_on(server: ServerId, protocol: Protocol, vip: Endpoint, world: &Snapshot) -> bool {
+    match world.services.of_server(server) {
+        Some(service) => {
+            let weight =
+                service.servers.iter().find(|other| other.id == server).map_or(0, |server| server.weight);
+            weight > 0 || !service.options.expire_quiescent
+        }
+        None if protocol == Protocol::Udp => false,
+        None => !world.services.find(protocol, vip).is_some_and(|service| service.options.expire_quiescent),
+    }
+}
+
+/// First connections between a local address and a server that keep the client's sequence
+/// numbers. Where there is little traffic nothing needs to be changed, and captures of both
+/// sides agree; these few ports come again after 64,448 others.
+const CONNECTIONS_UNCHANGED: u32 = 64;
