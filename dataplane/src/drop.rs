@@ -140,6 +140,10 @@ reasons! {
     NeighborQueueFull = "neighbor_queue_full",
     /// ARP or neighbour discovery came faster than the control thread takes it.
     ControlQueueFull = "control_queue_full",
+    /// Packets for the appliance's own kernel came faster than the kernel path lets through.
+    KernelLimit = "kernel_limit",
+    /// The ring to the kernel path was full.
+    KernelQueueFull = "kernel_queue_full",
     /// The buffer has no room in front for a tunnel's headers.
     NoHeadroom = "no_headroom",
     /// A datagram in which the server could not be told where its client is: a fragment, or no room for the header.

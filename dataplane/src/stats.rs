@@ -138,6 +138,10 @@ pub struct WorkerStats {
     pub address_stripped: Counter,
     /// Packets now waiting for a neighbour.
     pub parked: Counter,
+    /// Packets given to the host's kernel.
+    pub to_kernel: Counter,
+    /// Packets of the host's kernel that were sent.
+    pub from_kernel: Counter,
     drops: [Counter; DropReason::COUNT],
     ports: Table<PortCounters>,
     servers: Table<ServerCounters>,
@@ -171,6 +175,8 @@ impl WorkerStats {
             address_exceeds_mtu: Counter::default(),
             address_stripped: Counter::default(),
             parked: Counter::default(),
+            to_kernel: Counter::default(),
+            from_kernel: Counter::default(),
             drops: std::array::from_fn(|_| Counter::default()),
             ports: hugepages::table(ports, PortCounters::default),
             servers: hugepages::table(servers, ServerCounters::default),

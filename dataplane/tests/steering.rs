@@ -145,6 +145,7 @@ impl Farm {
                 mailbox,
                 peers,
                 link: worker_link,
+                kernel: None,
                 stats: Arc::clone(&counters),
             }));
             stats.push(counters);

@@ -12,9 +12,10 @@ use dataplane::snapshot::{NextHop, Publisher, Snapshot, mailboxes};
 use dataplane::stats::WorkerStats;
 use dataplane::steering::Seat;
 use dataplane::worker::{
-    Command, ControlFrame, Event, Link, Parts, SessionQuery, SubInterface, Worker, link, peers,
+    Command, ControlFrame, Event, KernelLane, Link, Parts, SessionQuery, SubInterface, Worker, kernel_lane,
+    link, peers,
 };
-use pktgen_tests::frames::{endpoints, tcp, tcp_frame, udp_frame};
+use pktgen_tests::frames::{Route, endpoints, tcp, tcp_frame, udp_frame};
 use std::sync::Arc;
 use support::{A, B, LOCAL, Plan, SERVER, answer_to, inbound};
 
@@ -23,6 +24,7 @@ struct Bench {
     publisher: Publisher,
     link: Link,
     stats: Arc<WorkerStats>,
+    kernel: KernelLane,
     now: Instant,
 }
 
@@ -35,6 +37,7 @@ impl Bench {
         let (mut publisher, mut mailboxes) = mailboxes(1);
         let (link, worker_link) = link();
         let stats = Arc::new(WorkerStats::new(2));
+        let (kernel_end, kernel) = kernel_lane();
         let world = publisher.publish(support::world(plan));
         let limits = Limits { sessions: plan.sessions, sessions6: 64, local_port_pairs: 8 };
         let director =
@@ -48,9 +51,10 @@ impl Bench {
             mailbox: mailboxes.remove(0),
             peers: peers(1, 2).remove(0),
             link: worker_link,
+            kernel: Some(kernel_end),
             stats: Arc::clone(&stats),
         });
-        Self { worker, publisher, link, stats, now: Instant::from_millis(1_000) }
+        Self { worker, publisher, link, stats, kernel, now: Instant::from_millis(1_000) }
     }
 
     fn publish(&mut self, world: Snapshot) {
@@ -269,4 +273,31 @@ fn ports_on_one_link_are_told_apart_by_their_tags() {
     bench.link.ask(Command::Transmit { port: B, frame: ControlFrame::copy_of(&syn(4004)) }).unwrap();
     bench.turn();
     assert_eq!(bench.sent(0)[0][12..16], [0x81, 0, 0, VLAN as u8]);
+}
+
+#[test]
+fn frames_go_to_the_kernel_and_come_back() {
+    let mut bench = Bench::new(&Plan { kernel: true, ..Plan::default() });
+    let to_own = Route { destination: ("10.0.0.1".parse().unwrap(), 22), ..inbound(4_000) };
+    let ssh = tcp_frame(&to_own, tcp::SYN, &[]);
+    bench.receive(0, ssh.clone());
+    let mut arp = vec![0x02; 12];
+    arp.extend([0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 2]);
+    arp.resize(60, 0);
+    bench.receive(1, arp.clone());
+    bench.turn();
+
+    let mut seen = Vec::new();
+    let mut room = Vec::new();
+    while bench.kernel.pop(&mut room, |port, frame| seen.push((port, frame.to_vec()))) {}
+    assert_eq!(seen, [(A, ssh), (B, arp)], "also the answer that the kernel waits for");
+
+    for number in 0..100 {
+        assert!(bench.kernel.push(B, &udp_frame(&inbound(number), b"from the kernel")));
+    }
+    bench.turn();
+    assert_eq!(bench.sent(1).len(), 32, "a turn stays short");
+    (0..3).for_each(|_| bench.turn());
+    assert_eq!(bench.sent(1).len(), 68);
+    assert_eq!(bench.stats.from_kernel.value(), 100);
 }

@@ -43,6 +43,7 @@ pub(crate) fn worker<P: Port>(
         mailbox: mailboxes.remove(0),
         peers,
         link: worker_link,
+        kernel: None,
         stats: Arc::clone(&stats),
     });
     (worker, Assembly { stats, _publisher: publisher, _link: link })

@@ -10,6 +10,7 @@ use crate::flow::{Direction, Endpoint, Family, FlowKey6, Key, Protocol};
 use crate::frame::Frame;
 use crate::ids::WorkerId;
 use crate::session::{Candidate, DatagramId, DatagramKey, SessionIndex, Settled, Step};
+use crate::snapshot::AddressRole;
 use crate::wire::{self, Packet, Payload};
 
 impl Director {
@@ -22,7 +23,11 @@ impl Director {
         arrival: &Arrival<'_>,
         verdicts: &mut Verdicts,
     ) -> Result<(), DropReason> {
-        if arrival.world.role(packet.destination()).is_none()
+        let role = arrival.world.role(packet.destination());
+        if role == Some(AddressRole::Own) {
+            return Err(DropReason::Fragment);
+        }
+        if role.is_none()
             && !arrival.world.services.hides_sources()
             && !arrival.world.services.answers_from(packet.source())
         {

@@ -13,7 +13,7 @@
 //! [`fragments`] those in pieces; [`tell`] says to servers where their clients are, [`cut`] makes two of one that
 //! became too long. [`admit`] says who may have a session, [`life`] begins and ends it, [`expire`] finds old
 //! ones, [`reset`] tells their ends. [`answer`] writes what the appliance itself has to say, [`relay`] passes
-//! on what others say about its packets, [`owner`] gives packets to other workers.
+//! on what others say about its packets, [`owner`] gives packets to other workers, [`kernel`] to the host's kernel.
 
 mod admit;
 mod answer;
@@ -21,6 +21,7 @@ mod cut;
 mod expire;
 mod forward;
 mod fragments;
+mod kernel;
 mod life;
 mod locals;
 mod otherwise;
@@ -45,6 +46,7 @@ use admit::{ServiceCursor, Towards, find_service};
 use answer::IcmpBudget;
 use arrayvec::ArrayVec;
 use cut::TAILS;
+use kernel::KernelBudget;
 use reset::{RESETS, Reset};
 use side::{HasSide, Side};
 use std::collections::VecDeque;
@@ -64,6 +66,8 @@ pub enum Verdict {
     Hold(DatagramId),
     /// Give it to the control thread: ARP or neighbour discovery, from this port.
     Punt(PortId),
+    /// Give it to the host's kernel, as what came by this port.
+    Kernel(PortId),
     /// Free it and count the reason.
     Drop(DropReason),
 }
@@ -117,6 +121,7 @@ pub struct Director {
     /// By server.
     towards: Table<Towards>,
     icmp_budget: IcmpBudget,
+    kernel_budget: KernelBudget,
     /// Resets to be sent.
     resets: VecDeque<Reset>,
     /// Second parts of packets that had to be cut, to be sent.
@@ -226,6 +231,7 @@ impl Director {
             full: hugepages::table(MAX_SERVERS / 64, || 0),
             towards: hugepages::table(MAX_SERVERS, || Towards::UNKNOWN),
             icmp_budget: IcmpBudget::default(),
+            kernel_budget: KernelBudget::default(),
             resets: VecDeque::with_capacity(RESETS),
             tails: VecDeque::with_capacity(TAILS),
             seat,
@@ -450,8 +456,7 @@ impl Director {
             }
         };
         if let Err(reason) = decided {
-            self.refuse(arrival.from, reason);
-            verdicts.push(Verdict::Drop(reason));
+            verdicts.push(self.refuse(frame.bytes(), reason, arrival));
         }
     }
 
@@ -552,13 +557,17 @@ impl Director {
         &self.wide.sessions
     }
 
-    /// Counts a packet that is dropped.
+    /// What becomes of a packet that nobody here wants; counts it if it is dropped.
     #[cold]
-    fn refuse(&self, from: PortId, reason: DropReason) {
+    fn refuse(&mut self, frame: &[u8], reason: DropReason, arrival: &Arrival<'_>) -> Verdict {
+        let Some(reason) = self.offer_kernel(frame, reason, arrival) else {
+            return Verdict::Kernel(arrival.from);
+        };
         self.stats.drops(reason).add(1);
         if reason == DropReason::SuperFrame {
-            self.stats.port(from).super_frames.add(1);
+            self.stats.port(arrival.from).super_frames.add(1);
         }
+        Verdict::Drop(reason)
     }
 }
 

@@ -59,6 +59,8 @@ pub struct PortConfig {
     pub link: LinkTraits,
     /// The appliance's own addresses on this link.
     pub networks: Vec<Network>,
+    /// Whether the host's kernel gets what comes for it by this port.
+    pub kernel: bool,
 }
 
 impl Snapshot {

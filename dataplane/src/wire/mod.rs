@@ -10,6 +10,7 @@ mod cross;
 mod cross_error;
 mod cut;
 mod echo;
+mod exception;
 mod family;
 mod fragment;
 pub mod icmp;
@@ -31,6 +32,7 @@ mod uoa;
 
 pub use cross::FRAGMENT_LEN;
 pub use cut::{TAIL_MAX, Tail, cut_ipv4, cut_ipv6};
+pub use exception::{Unclaimed, concerns_kernel};
 pub use family::Wire;
 pub use fragment::Fragment;
 pub use icmp::lower_told_mtu;

@@ -5,11 +5,13 @@
 
 mod handover;
 mod held;
+mod kernel;
 mod parked;
 mod requests;
 mod tags;
 
 pub use handover::{Peers, RING_SIZE, peers};
+pub use kernel::{KernelLane, kernel_lane};
 pub use requests::{Command, ControlFrame, Event, Link, SessionQuery, SessionRecord, WorkerLink, link};
 pub use tags::SubInterface;
 
@@ -47,6 +49,9 @@ pub struct Worker<P: Port> {
     held: Held<P::Buffer>,
     peers: Peers<P::Buffer>,
     link: WorkerLink,
+    kernel: Option<KernelLane>,
+    /// Where a frame from the kernel is put together.
+    kernel_frame: Vec<u8>,
     stats: Arc<WorkerStats>,
 }
 
@@ -69,6 +74,8 @@ pub struct Parts<P: Port> {
     pub peers: Peers<P::Buffer>,
     /// Commands from control and events to it.
     pub link: WorkerLink,
+    /// Rings to and from the host's kernel, if it has a part in this.
+    pub kernel: Option<KernelLane>,
     /// What it counts into; the director's too.
     pub stats: Arc<WorkerStats>,
 }
@@ -96,6 +103,8 @@ impl<P: Port> Worker<P> {
             held: Held::default(),
             peers: parts.peers,
             link: parts.link,
+            kernel: parts.kernel,
+            kernel_frame: Vec::with_capacity(usize::from(u16::MAX)),
             stats: parts.stats,
         }
     }
@@ -126,6 +135,9 @@ impl<P: Port> Worker<P> {
         }
         self.drop_overdue(now);
         self.obey(now);
+        if self.kernel.as_ref().is_some_and(KernelLane::has_frames) {
+            self.send_for_kernel();
+        }
         for at in 0..self.ports.len() {
             self.flush(at);
         }
@@ -278,7 +290,16 @@ impl<P: Port> Worker<P> {
                     self.free(buffer);
                 }
             },
+            Verdict::Kernel(from) => {
+                if !self.give_to_kernel(from, &mut buffer) {
+                    self.stats.drops(DropReason::KernelQueueFull).add(1);
+                }
+                self.free(buffer);
+            }
             Verdict::Punt(from) => {
+                if wire::concerns_kernel(buffer.frame().bytes()) {
+                    let _ = self.give_to_kernel(from, &mut buffer);
+                }
                 let frame = ControlFrame::copy_of(buffer.frame().bytes());
                 if self.link.report(Event::Neighbor { port: from, frame }).is_err() {
                     self.stats.drops(DropReason::ControlQueueFull).add(1);
@@ -286,6 +307,37 @@ impl<P: Port> Worker<P> {
                 self.free(buffer);
             }
         }
+    }
+
+    /// Copies a packet for the kernel; false when there is no room.
+    fn give_to_kernel(&mut self, from: PortId, buffer: &mut P::Buffer) -> bool {
+        let Some(kernel) = &mut self.kernel else { return true };
+        let taken = kernel.push(from, buffer.frame().bytes());
+        if taken {
+            self.stats.to_kernel.add(1);
+        }
+        taken
+    }
+
+    /// Sends what the kernel wants to be sent.
+    #[cold]
+    fn send_for_kernel(&mut self) {
+        let Some(mut kernel) = self.kernel.take() else { return };
+        for _ in 0..kernel::FRAMES_PER_TURN {
+            let mut room = std::mem::take(&mut self.kernel_frame);
+            let sent = kernel.pop(&mut room, |port, frame| match self.buffer_from(port, frame) {
+                Some(buffer) => {
+                    self.stats.from_kernel.add(1);
+                    self.send(port, buffer);
+                }
+                None => self.stats.drops(DropReason::NoBuffer).add(1),
+            });
+            self.kernel_frame = room;
+            if !sent {
+                break;
+            }
+        }
+        self.kernel = Some(kernel);
     }
 
     /// Lets fragments go on that waited for the first of their datagram, or gives them up.

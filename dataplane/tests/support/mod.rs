@@ -57,6 +57,8 @@ pub struct Plan {
     pub kernel_peer: bool,
     pub server_mtu: u16,
     pub neighbors_known: bool,
+    /// Whether the kernel of the host gets what nobody else claims.
+    pub kernel: bool,
 }
 
 impl Default for Plan {
@@ -76,6 +78,7 @@ impl Default for Plan {
             kernel_peer: false,
             server_mtu: 1500,
             neighbors_known: true,
+            kernel: false,
         }
     }
 }
@@ -99,10 +102,12 @@ pub fn world(plan: &Plan) -> Snapshot {
         PortConfig {
             link: link(DIRECTOR_A, 1500),
             networks: vec![network("10.0.0.1/24"), network("2001:db8:a::1/64")],
+            kernel: plan.kernel,
         },
         PortConfig {
             link: link(DIRECTOR_B, plan.server_mtu),
             networks: vec![network("172.16.0.1/24"), network("2001:db8:b::1/64")],
+            kernel: plan.kernel,
         },
     ];
     let mut routes = Routes::default();
@@ -223,6 +228,8 @@ pub enum Fate {
     Sent(PortId, Vec<u8>),
     Waits(NextHop),
     Punted,
+    /// It goes to the host's kernel.
+    Kernel,
     /// A fragment before the first.
     Held,
     Dropped(DropReason),
@@ -317,6 +324,7 @@ impl Lab {
                 Verdict::Transmit(port) => Fate::Sent(port, room[window].to_vec()),
                 Verdict::Await(hop) => Fate::Waits(hop),
                 Verdict::Punt(_) => Fate::Punted,
+                Verdict::Kernel(_) => Fate::Kernel,
                 Verdict::Hold(id) => {
                     self.held.push((id, origin.port, room[window].to_vec()));
                     Fate::Held

@@ -1,0 +1,122 @@
+//! The kernel path: what nobody here claims, and the kernel of the appliance's host may want.
+//!
+//! Asked only of packets that would be dropped otherwise. Traffic to VIPs never goes this way, and what does has
+//! limits by kind, so that a flood of one kind leaves room for the others: answers to health checks, connections
+//! that the host has (BGP, ssh), and all that anybody can send.
+
+use super::{Arrival, Director};
+use crate::clock::Instant;
+use crate::drop::DropReason;
+use crate::snapshot::{AddressRole, Snapshot};
+use crate::steering::FIRST_PORT;
+use crate::wire::Unclaimed;
+use std::net::IpAddr;
+
+/// Packets of one kind that one worker gives to the kernel per second: a few percent of a core.
+const PER_SECOND: u64 = 20_000;
+/// Packets that may come at once after silence.
+const BURST: u64 = 2_000;
+const NANOS_PER_PACKET: u64 = 1_000_000_000 / PER_SECOND;
+
+/// What limits are kept apart for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Answers to what health checks ask from local addresses.
+    Check,
+    /// Connections that the host has.
+    Connection,
+    /// What opens connections, datagrams, groups, errors.
+    Other,
+}
+
+/// For each kind, the moment up to which its packets are paid for.
+#[derive(Debug, Default)]
+pub(super) struct KernelBudget([u64; 3]);
+
+impl KernelBudget {
+    fn take(&mut self, kind: Kind, now: Instant) -> bool {
+        let paid_until = &mut self.0[kind as usize];
+        let next = (*paid_until).max(now.nanos().saturating_sub(BURST * NANOS_PER_PACKET)) + NANOS_PER_PACKET;
+        let is_within = next <= now.nanos();
+        if is_within {
+            *paid_until = next;
+        }
+        is_within
+    }
+}
+
+impl Director {
+    /// What becomes of a packet that is refused for `reason`: the kernel's, if the error is `None`.
+    #[cold]
+    pub(super) fn offer_kernel(
+        &mut self,
+        frame: &[u8],
+        reason: DropReason,
+        arrival: &Arrival<'_>,
+    ) -> Option<DropReason> {
+        let port = arrival.world.port(arrival.from);
+        if !port.kernel || !means_unclaimed(reason) {
+            return Some(reason);
+        }
+        let kind = Unclaimed::read(frame, port.link.mac).and_then(|packet| kind(&packet, arrival.world));
+        match kind {
+            None => Some(reason),
+            Some(kind) if self.kernel_budget.take(kind, arrival.now) => None,
+            Some(_) => Some(DropReason::KernelLimit),
+        }
+    }
+}
+
+/// Whether a packet that is refused for `reason` is well formed, as far as anybody looked.
+fn means_unclaimed(reason: DropReason) -> bool {
+    matches!(
+        reason,
+        DropReason::NotForUs
+            | DropReason::LocalNoSession
+            | DropReason::ProtocolUnsupported
+            | DropReason::IcmpNoSession
+            | DropReason::IcmpUnsupported
+            | DropReason::IcmpQuote
+            | DropReason::Fragment
+            | DropReason::EthernetNotOurs
+            | DropReason::EthertypeUnsupported
+    )
+}
+
+/// The kind of a packet that the kernel may want.
+fn kind(packet: &Unclaimed, world: &Snapshot) -> Option<Kind> {
+    if !packet.unicast {
+        return packet.is_for_link().then_some(Kind::Other);
+    }
+    let destination = packet.destination?;
+    let is_link_local = matches!(destination, IpAddr::V6(address) if address.is_unicast_link_local());
+    let of_host = if packet.continues { Kind::Connection } else { Kind::Other };
+    match world.role(destination) {
+        Some(AddressRole::Own) => Some(of_host),
+        // Sessions never have ports below: these are the checks'. Echo replies have none.
+        Some(AddressRole::Local(_)) => (packet.l4_port < FIRST_PORT).then_some(Kind::Check),
+        Some(AddressRole::Vip) => None,
+        None => is_link_local.then_some(of_host),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_flood_of_one_kind_leaves_the_others_their_share() {
+        let mut budget = KernelBudget::default();
+        let mut now = Instant::from_millis(10_000);
+        let taken = (0..100_000).filter(|_| budget.take(Kind::Other, now)).count() as u64;
+        assert_eq!(taken, BURST);
+        assert!(budget.take(Kind::Connection, now) && budget.take(Kind::Check, now));
+        let mut later = 0;
+        for _ in 0..1_000 {
+            now = now + Duration::from_millis(1);
+            later += (0..100).filter(|_| budget.take(Kind::Other, now)).count() as u64;
+        }
+        assert_eq!(later, PER_SECOND);
+    }
+}
