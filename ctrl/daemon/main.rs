@@ -12,6 +12,7 @@ use ctrl::admin::Server;
 use ctrl::compile::{self, DeviceFacts};
 use ctrl::config::{self, Config, Loaded};
 use ctrl::control::{Control, Identity, Parts, Request};
+use ctrl::kernel::KernelPath;
 use ctrl::log;
 use ctrl::steering::Ladder;
 use dataplane::director::{Director, Limits};
@@ -226,11 +227,14 @@ fn serve(
     let (stats, directors) = prepare(eal, config, &steering)?;
     let mut links = Vec::new();
     let mut workers = Vec::new();
+    let mut kernel_lanes = Vec::new();
     let empty = Arc::new(Snapshot::empty(compile::ports(config, &facts).to_vec()));
     let peers = worker::peers(count, facts.len());
     for (at, ((mailbox, director), peers)) in mailboxes.into_iter().zip(directors).zip(peers).enumerate() {
         let (link, worker_link) = worker::link();
         links.push(link);
+        let (kernel, kernel_lane) = worker::kernel_lane();
+        kernel_lanes.push(kernel_lane);
         let ports = hardware.devices.iter_mut().filter_map(Device::take_queue).collect();
         workers.push(Worker::new(worker::Parts {
             id: WorkerId(at as u16),
@@ -241,6 +245,7 @@ fn serve(
             mailbox,
             peers,
             link: worker_link,
+            kernel: Some(kernel),
             stats: Arc::clone(&stats[at]),
         }));
     }
@@ -251,9 +256,21 @@ fn serve(
         memory: preflight::describe(memory),
         config_path: path,
     };
+    // Without it packets are forwarded all the same.
+    let kernel = KernelPath::start(config, &facts, kernel_lanes).map_err(log::say).ok();
     let ladder = Ladder::new(steering, choices);
-    let parts =
-        Parts { identity, loaded, facts, devices: hardware, publisher, links, ladder, stats, requests };
+    let parts = Parts {
+        identity,
+        loaded,
+        facts,
+        devices: hardware,
+        publisher,
+        links,
+        kernel,
+        ladder,
+        stats,
+        requests,
+    };
     let mut control = Control::new(parts, clock.now())?;
 
     let stop = Arc::new(AtomicBool::new(false));

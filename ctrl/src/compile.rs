@@ -63,6 +63,7 @@ pub fn ports(config: &Config, devices: &[DeviceFacts]) -> Arc<[PortConfig]> {
                 kernel_peer: Device::has_kernel_peer(&spec.device),
             },
             networks: spec.addresses.clone(),
+            kernel: spec.kernel,
         })
         .collect()
 }

@@ -3,7 +3,7 @@
 //!
 //! [`config`] reads and checks the file. [`control`] is the one thread that owns the
 //! desired state; [`compile`] turns it into a snapshot, [`registry`] gives out stable
-//! ids, [`neighbors`], [`arp`] and [`nd`] find stations. [`admin`] serves the Unix socket,
+//! ids, [`neighbors`], [`arp`] and [`nd`] find stations, [`kernel`] is the host's part in it. [`admin`] serves the Unix socket,
 //! [`view`] is what it says, [`cli`] is the command's side of it. [`log`] is the journal,
 //! [`steering`] says how replies find their workers.
 
@@ -13,6 +13,7 @@ pub mod cli;
 pub mod compile;
 pub mod config;
 pub mod control;
+pub mod kernel;
 pub mod log;
 pub mod nd;
 pub mod neighbors;

@@ -164,6 +164,8 @@ pub struct PortView {
     pub speed_mbps: u32,
     /// The appliance's own addresses.
     pub addresses: Vec<String>,
+    /// The kernel's interface for it.
+    pub interface: Option<String>,
     /// How replies that come by this port find their worker.
     pub steering: String,
     /// Why better ways were not taken.
@@ -232,6 +234,10 @@ pub struct WorkerView {
     pub dropped: u64,
     /// Packets that wait for a neighbour now.
     pub parked: u64,
+    /// Packets given to the host's kernel.
+    pub to_kernel: u64,
+    /// Packets of the host's kernel that were sent.
+    pub from_kernel: u64,
     /// ICMP echo requests answered.
     pub echo_replies: u64,
     /// ICMP errors sent.

@@ -139,17 +139,17 @@ impl Lab {
             self.tag_switch = Some(TagSwitch::new(number, (&self.director, "trunk"), &links, folder)?);
             switch.ip("link set sluice master br0")?;
         } else {
-            plug(&self.director, "lan", "sluice")?;
+            plug(&self.director, "nic-lan", "sluice")?;
         }
         if self.plan.vlans {
         } else if self.plan.one_arm {
             plug(&self.client, "eth0", "client")?;
         } else {
-            cable_of(mtu, (&self.director, "wan"), (&self.client, "eth0"))?;
-            self.director.set_offloads("wan", "off")?;
+            cable_of(mtu, (&self.director, "nic-wan"), (&self.client, "eth0"))?;
+            self.director.set_offloads("nic-wan", "off")?;
         }
         if !self.plan.vlans {
-            self.director.set_offloads("lan", "off")?;
+            self.director.set_offloads("nic-lan", "off")?;
         }
         self.client_address()?;
         for (at, server) in self.servers.iter().enumerate() {
@@ -237,7 +237,7 @@ impl Lab {
             let link = if self.plan.vlans {
                 format!("parent = \"trunk\"\nvlan = {}", 100 * (n + 1))
             } else {
-                format!("device = \"{}\"", device(n, name))
+                format!("device = \"{}\"", device(n, &format!("nic-{name}")))
             };
             let mtu =
                 if self.plan.mtu > 1_500 { format!("mtu = {}\n", self.plan.mtu) } else { String::new() };
@@ -331,13 +331,13 @@ impl Lab {
 
     /// Gives the taps' kernel sides to the client and the first server.
     fn connect_taps(&self) -> Result<(), String> {
-        for (tap, host) in [("wan", &self.client), ("lan", &self.servers[0])] {
+        for (tap, host) in [("nic-wan", &self.client), ("nic-lan", &self.servers[0])] {
             self.director.ip(&format!("link set {tap} netns {}", host.name()))?;
             host.ip(&format!("link set {tap} down"))?;
             // The tap's own address is the DPDK side's; the kernel's side gets another.
             host.ip(&format!(
                 "link set {tap} name eth0 address 02:00:00:00:00:{}",
-                if tap == "wan" { "01" } else { "02" }
+                if tap == "nic-wan" { "01" } else { "02" }
             ))?;
         }
         self.client_address()?;
@@ -382,18 +382,49 @@ impl Lab {
         options: &str,
         words: &str,
     ) -> Result<(), String> {
-        let folder = self.folder.path().join(format!("nginx-{}", at + 1));
+        let name = format!("nginx-{}", at + 1);
+        let mut command = self.servers[at].command("nginx");
+        self.start_nginx_as(
+            &name,
+            &mut command,
+            &format!("listen {l4_port} {options}; listen [::]:{l4_port} {options};"),
+            words,
+        )?;
+        self.wait_for_listener(at, l4_port)
+    }
+
+    /// Starts nginx on the appliance's host, on every address: `/` says `host`.
+    ///
+    /// # Errors
+    /// When nginx cannot be started or does not listen.
+    pub fn start_host_nginx(&mut self, l4_port: u16) -> Result<(), String> {
+        let mut command = self.director.command("nginx");
+        self.start_nginx_as(
+            "nginx-host",
+            &mut command,
+            &format!("listen {l4_port}; listen [::]:{l4_port};"),
+            "host\\n",
+        )?;
+        self.wait_for_listener_in(&self.director, l4_port)
+    }
+
+    fn start_nginx_as(
+        &mut self,
+        name: &str,
+        command: &mut Command,
+        listen: &str,
+        words: &str,
+    ) -> Result<(), String> {
+        let folder = self.folder.path().join(name);
         fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         let config = format!(
-            "daemon off;\nmaster_process off;\nuser root;\nworker_rlimit_nofile 20000;\nerror_log stderr error;\npid {dir}/nginx.pid;\nevents {{ worker_connections 8192; }}\nhttp {{\n access_log off;\n client_body_temp_path {dir}/body;\n proxy_temp_path {dir}/proxy;\n fastcgi_temp_path {dir}/fastcgi;\n uwsgi_temp_path {dir}/uwsgi;\n scgi_temp_path {dir}/scgi;\n keepalive_requests 1000000;\n server {{\n  listen {l4_port} {options}; listen [::]:{l4_port} {options};\n  root {dir};\n  location = / {{ default_type text/plain; return 200 \"{words}\"; }}\n }}\n}}\n",
+            "daemon off;\nmaster_process off;\nuser root;\nworker_rlimit_nofile 20000;\nerror_log stderr error;\npid {dir}/nginx.pid;\nevents {{ worker_connections 8192; }}\nhttp {{\n access_log off;\n client_body_temp_path {dir}/body;\n proxy_temp_path {dir}/proxy;\n fastcgi_temp_path {dir}/fastcgi;\n uwsgi_temp_path {dir}/uwsgi;\n scgi_temp_path {dir}/scgi;\n keepalive_requests 1000000;\n server {{\n  {listen}\n  root {dir};\n  location = / {{ default_type text/plain; return 200 \"{words}\"; }}\n }}\n}}\n",
             dir = folder.display()
         );
         let path = folder.join("nginx.conf");
         fs::write(&path, config).map_err(|error| format!("{}: {error}", path.display()))?;
-        let mut command = self.servers[at].command("nginx");
         command.arg("-p").arg(&folder).arg("-c").arg(&path);
-        self.start(&format!("nginx-{}", at + 1), &mut command)?;
-        self.wait_for_listener(at, l4_port)
+        self.start(name, command)
     }
 
     /// Waits until something listens on a server's TCP port.
@@ -401,9 +432,13 @@ impl Lab {
     /// # Errors
     /// When nothing does in time.
     pub fn wait_for_listener(&self, at: usize, l4_port: u16) -> Result<(), String> {
+        self.wait_for_listener_in(&self.servers[at], l4_port)
+    }
+
+    fn wait_for_listener_in(&self, host: &Namespace, l4_port: u16) -> Result<(), String> {
         let wanted = format!(":{l4_port}");
         let listens = || {
-            let list = run(self.servers[at].command("ss").args(["-Hltn"])).unwrap_or_default();
+            let list = run(host.command("ss").args(["-Hltn"])).unwrap_or_default();
             list.lines()
                 .any(|line| line.split_whitespace().nth(3).is_some_and(|local| local.ends_with(&wanted)))
         };
@@ -411,7 +446,7 @@ impl Lab {
             return Ok(());
         }
         let logs: Vec<_> = self.programs.iter().map(Daemon::output).collect();
-        Err(format!("nothing listens on rs{} port {l4_port}: {}", at + 1, logs.join("\n")))
+        Err(format!("nothing listens in {} on port {l4_port}: {}", host.name(), logs.join("\n")))
     }
 
     /// What the `sluice` command prints.

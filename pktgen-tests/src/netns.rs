@@ -2,6 +2,7 @@
 
 use crate::process::run;
 use rustix::process::{Pid, Signal, kill_process};
+use std::os::fd::AsFd;
 use std::process::Command;
 
 /// A network namespace of this process's own. Dropping it removes it with its interfaces.
@@ -38,6 +39,23 @@ impl Namespace {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name, program]);
         command
+    }
+
+    /// Runs `work` on a thread inside; sockets that it makes stay inside.
+    ///
+    /// # Panics
+    /// When the namespace cannot be entered, or `work` panics.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let file =
+            std::fs::File::open(format!("/run/netns/{}", self.name)).expect("the namespace has a file");
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+                rustix::thread::move_into_link_name_space(file.as_fd(), kind).expect("root may enter");
+                work()
+            });
+            thread.join().expect("the work is done")
+        })
     }
 
     /// Runs `ip ARGUMENTS` inside.

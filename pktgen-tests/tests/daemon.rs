@@ -45,8 +45,8 @@ const KEY: &str = "6d5a56da255b0ec24167253d43a38fb0d0ca2bcbae7b30b477cb2da38030f
 fn two_workers(config: &str) -> String {
     config
         .replace("workers = [1]", "workers = [1, 0]")
-        .replace("iface=wan", "iface=wan,qpairs=2")
-        .replace("iface=lan", "iface=lan,qpairs=2")
+        .replace("iface=nic-wan", "iface=nic-wan,qpairs=2")
+        .replace("iface=nic-lan", "iface=nic-lan,qpairs=2")
 }
 
 #[test]
@@ -56,14 +56,14 @@ fn what_cannot_start_says_why_in_one_line_within_two_seconds() {
     let good = config(&lab);
     let cases = [
         (
-            good.replace("iface=lan", "iface=nolan"),
-            "port lan: there is no interface nolan; `ip link` lists those there are",
+            good.replace("iface=nic-lan", "iface=nonic"),
+            "port lan: there is no interface nonic; `ip link` lists those there are",
         ),
         (
-            good.replace("net_af_packet1,iface=lan", "0000:ff:1f.7"),
+            good.replace("net_af_packet1,iface=nic-lan", "0000:ff:1f.7"),
             "port lan: there is no PCI device 0000:ff:1f.7",
         ),
-        (good.replace("net_af_packet1,iface=lan", "net_nodriver0"), "DPDK does not start"),
+        (good.replace("net_af_packet1,iface=nic-lan", "net_nodriver0"), "DPDK does not start"),
         (good.replace("workers = [1]", "workers = [99]"), "dataplane.workers[0]: core 99 is not there"),
         (
             good.replace("200_000", "1_000_000_000"),
@@ -173,7 +173,7 @@ fn a_bad_reload_changes_nothing_and_says_why() {
             good.replace("session_capacity = 200_000", "session_capacity = 100"),
             "[dataplane] cannot change while sluiced runs",
         ),
-        (good.replace("iface=lan", "iface=wan2"), "cannot change while sluiced runs"),
+        (good.replace("iface=nic-lan", "iface=nic-other"), "cannot change while sluiced runs"),
         ("[".into(), "not valid TOML"),
     ] {
         lab.write_config(&bad).unwrap();

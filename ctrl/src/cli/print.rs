@@ -228,6 +228,7 @@ pub(super) fn ports(out: Out<'_>, page: (&[Value], bool)) -> io::Result<()> {
             ("LINK", "link", Left),
             ("MBPS", "speed_mbps", Right),
             ("ADDRESSES", "addresses", Left),
+            ("KERNEL", "interface", Left),
             ("RX-PKTS", "rx_packets", Right),
             ("TX-PKTS", "tx_packets", Right),
             ("MISSED", "rx_missed", Right),

@@ -77,6 +77,8 @@ pub struct PortSpec {
     pub addresses: Vec<Network>,
     /// How the device spreads packets over its queues, where it cannot say so itself.
     pub rss: Option<RssSpec>,
+    /// Whether the host's kernel has an interface for it.
+    pub kernel: bool,
 }
 
 /// How a device spreads packets over its queues, as the operator says.
@@ -124,6 +126,15 @@ impl Device {
     pub fn argument(&self, key: &str) -> Option<&str> {
         let Self::Vdev(text) = self else { return None };
         text.split(',').skip(1).find_map(|argument| argument.strip_prefix(key)?.strip_prefix('='))
+    }
+
+    /// The kernel's interface that the device reads, if the kernel sees the same frames.
+    pub fn interface(&self) -> Option<&str> {
+        let reads = ["net_af_packet", "eth_af_packet", "net_pcap"]
+            .iter()
+            .any(|driver| self.name().starts_with(driver));
+        let keys = ["iface", "rx_iface_in", "rx_iface"];
+        if reads { keys.iter().find_map(|key| self.argument(key)) } else { None }
     }
 
     /// Whether a kernel is on the other side of the link and may hand over super-frames

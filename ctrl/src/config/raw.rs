@@ -48,6 +48,7 @@ pub(super) struct Port {
     pub(super) vlan: Option<Spanned<i64>>,
     pub(super) mtu: Option<Spanned<i64>>,
     pub(super) accept_ra: Option<Spanned<bool>>,
+    pub(super) kernel: Option<bool>,
     #[serde(default)]
     pub(super) addresses: Vec<Spanned<String>>,
     pub(super) rss: Option<Rss>,

@@ -14,6 +14,7 @@ pub use requests::{Refusal, Reply, Request};
 
 use crate::compile::{self, DeviceFacts};
 use crate::config::{self, Config, LoadError, PortSpec, Problem};
+use crate::kernel::KernelPath;
 use crate::log;
 use crate::neighbors::NeighborTable;
 use crate::registry::Registry;
@@ -40,8 +41,10 @@ use std::time::Duration;
 /// How long the thread sleeps when nothing comes; a packet that waits for ARP waits that
 /// much longer.
 const NAP: Duration = Duration::from_millis(1);
-/// How often links and busy shares are looked at.
+/// How often busy shares and slots are looked at.
 const POLL: Duration = Duration::from_secs(1);
+/// How often links are looked at.
+const LINK_POLL: Duration = Duration::from_millis(250);
 /// How often neighbours age.
 const AGE: Duration = Duration::from_millis(100);
 
@@ -100,6 +103,8 @@ pub struct Parts<D> {
     pub publisher: Publisher,
     /// Queues to each worker.
     pub links: Vec<Link>,
+    /// The host's kernel, where it has a part in this.
+    pub kernel: Option<KernelPath>,
     /// How replies find their workers.
     pub ladder: Ladder,
     /// Counters of each worker.
@@ -118,6 +123,7 @@ pub struct Control<D> {
     devices: D,
     publisher: Publisher,
     links: Vec<Link>,
+    kernel: Option<KernelPath>,
     ladder: Ladder,
     stats: Vec<Arc<WorkerStats>>,
     requests: Receiver<Request>,
@@ -135,6 +141,7 @@ pub struct Control<D> {
     busy: Vec<f64>,
     busy_samples: Vec<(u64, u64)>,
     next_poll: Instant,
+    next_link_poll: Instant,
     next_age: Instant,
     now: Instant,
     stopping: bool,
@@ -146,7 +153,8 @@ impl<D: Devices> Control<D> {
     /// # Errors
     /// When the configuration has more services or servers than fit.
     pub fn new(parts: Parts<D>, now: Instant) -> Result<Self, String> {
-        let Parts { identity, loaded, facts, devices, publisher, links, ladder, stats, requests } = parts;
+        let Parts { identity, loaded, facts, devices, publisher, links, kernel, ladder, stats, requests } =
+            parts;
         let workers = stats.len();
         let device_links = (0..facts.len()).map(|at| devices.link(PortId(at as u16))).collect();
         let mut control = Self {
@@ -159,6 +167,7 @@ impl<D: Devices> Control<D> {
             devices,
             publisher,
             links,
+            kernel,
             ladder,
             stats,
             requests,
@@ -173,6 +182,7 @@ impl<D: Devices> Control<D> {
             busy: vec![0.0; workers],
             busy_samples: vec![(0, 0); workers],
             next_poll: now,
+            next_link_poll: now,
             next_age: now,
             now,
             stopping: false,
@@ -218,9 +228,13 @@ impl<D: Devices> Control<D> {
         self.publish_neighbors();
         self.announce(now);
         self.collect_answers(now);
+        if now >= self.next_link_poll {
+            self.next_link_poll = now + LINK_POLL;
+            self.poll_links(now);
+        }
         if now >= self.next_poll {
             self.next_poll = now + POLL;
-            self.poll(now);
+            self.poll();
         }
     }
 
@@ -279,6 +293,9 @@ impl<D: Devices> Control<D> {
         self.announcements.schedule(&self.config, &config, self.world.generation == Generation(0), now);
         self.config = config;
         self.world = self.publisher.publish(snapshot);
+        if let Some(kernel) = &mut self.kernel {
+            kernel.follow(&self.config, &self.facts).into_iter().for_each(log::say);
+        }
         self.collect_after = Some(self.world.generation);
         self.neighbors.want(wanted, now);
         self.publish_neighbors();
@@ -345,16 +362,34 @@ impl<D: Devices> Control<D> {
         self.world = self.publisher.publish(snapshot);
     }
 
-    /// Once a second: links, busy shares, slots of removed servers.
-    fn poll(&mut self, now: Instant) {
+    /// Notices links that went down or came up.
+    fn poll_links(&mut self, now: Instant) {
         for at in 0..self.facts.len() {
-            let link = self.devices.link(PortId(at as u16));
+            let (port, spec) = (PortId(at as u16), &self.config.ports[at]);
+            let mut link = self.devices.link(port);
+            // Devices that read a kernel's interface do not see its carrier.
+            if let (Some(kernel), Some(interface)) = (&mut self.kernel, spec.device.interface())
+                && let Some(up) = kernel.carrier(interface)
+            {
+                link = Some((up, link.map_or(0, |(_, speed)| speed)));
+            }
             let is_up = |link: Option<(bool, u32)>| link.is_some_and(|(up, _)| up);
-            if is_up(link) && !is_up(self.device_links[at]) {
-                self.announcements.schedule_port(&self.config, PortId(at as u16), now);
+            if is_up(link) != is_up(self.device_links[at]) {
+                let what = if is_up(link) { "up" } else { "down" };
+                log::say(format_args!("port {}: the link is {what}", spec.name));
+                if let Some(kernel) = &mut self.kernel {
+                    kernel.set_carrier(port, is_up(link));
+                }
+                if is_up(link) {
+                    self.announcements.schedule_port(&self.config, port, now);
+                }
             }
             self.device_links[at] = link;
         }
+    }
+
+    /// Once a second: busy shares, slots of removed servers.
+    fn poll(&mut self) {
         for (at, stats) in self.stats.iter().enumerate() {
             let sample = (stats.busy_ns.value(), stats.total_ns.value());
             let (busy, total) = (sample.0 - self.busy_samples[at].0, sample.1 - self.busy_samples[at].1);
@@ -386,6 +421,7 @@ impl<D: Devices> Control<D> {
             publisher: &self.publisher,
             busy: &self.busy,
             links: &self.device_links,
+            kernel: self.kernel.as_ref(),
             now: self.now,
         }
     }
@@ -409,12 +445,13 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         keys.push("admin.socket");
     }
     let devices = |config: &Config| {
-        let fixed =
-            |port: &PortSpec| (port.name.clone(), port.device.clone(), port.vlan, port.mtu, port.rss.clone());
+        let fixed = |port: &PortSpec| {
+            (port.name.clone(), port.device.clone(), port.vlan, port.mtu, port.rss.clone(), port.kernel)
+        };
         config.ports.iter().map(fixed).collect::<Vec<_>>()
     };
     if devices(old) != devices(new) {
-        keys.push("a [[port]]'s name, device, vlan, mtu or rss, or the number of ports");
+        keys.push("a [[port]]'s name, device, vlan, mtu, rss or kernel, or the number of ports");
     }
     keys
 }

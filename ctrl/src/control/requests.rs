@@ -2,6 +2,7 @@
 
 use super::{Control, Devices};
 use crate::config::Severity;
+use crate::kernel::KernelPath;
 use crate::log;
 use crate::view::{SessionView, StatusView};
 use dataplane::clock::Instant;
@@ -135,6 +136,7 @@ impl<D: Devices> Control<D> {
         let mut warnings: Vec<_> = self.warnings.iter().filter(is_warning).map(ToString::to_string).collect();
         warnings.extend(observer.port_warnings());
         warnings.extend(observer.gateway_warnings());
+        warnings.extend(self.kernel.iter().flat_map(KernelPath::warnings));
         let draining = self.registry.draining().into_iter();
         StatusView {
             version: self.identity.version.clone(),

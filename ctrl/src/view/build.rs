@@ -7,6 +7,7 @@ use super::{
 use crate::compile::DeviceFacts;
 use crate::config::{Config, ServerSpec, ServiceSpec};
 use crate::control::{DeviceCounters, Devices};
+use crate::kernel::KernelPath;
 use crate::neighbors::{NeighborTable, Standing};
 use crate::registry::{Registry, Totals};
 use crate::steering::Ladder;
@@ -45,6 +46,8 @@ pub struct Observer<'a> {
     pub busy: &'a [f64],
     /// Each port's link, as last polled.
     pub links: &'a [Option<(bool, u32)>],
+    /// The host's kernel.
+    pub kernel: Option<&'a KernelPath>,
     /// Now.
     pub now: Instant,
 }
@@ -262,6 +265,7 @@ impl Observer<'_> {
                     link: self.link_text(at),
                     speed_mbps: self.links[at].map_or(0, |(_, speed)| speed),
                     addresses: spec.addresses.iter().map(ToString::to_string).collect(),
+                    interface: self.kernel.and_then(|kernel| Some(kernel.interface(id)?.name.clone())),
                     steering: self.ladder.choice(id).rung.name().into(),
                     steering_refused: self
                         .ladder
@@ -330,6 +334,8 @@ impl Observer<'_> {
                     tx_packets: ports(|port| port.tx_packets.value()),
                     dropped: DropReason::ALL.iter().map(|reason| stats.drops(*reason).value()).sum(),
                     parked: stats.parked.value(),
+                    to_kernel: stats.to_kernel.value(),
+                    from_kernel: stats.from_kernel.value(),
                     echo_replies: stats.echo_replies.value(),
                     icmp_errors: stats.icmp_errors.value(),
                     icmp_relayed: stats.icmp_relayed.value(),

@@ -245,7 +245,8 @@ impl Checker<'_> {
                 self.error(value.span(), &key("accept_ra"), message);
             }
             let accept_ra = accept_ra.is_some();
-            ports.push(PortSpec { name, device, vlan, mtu, accept_ra, addresses, rss });
+            let kernel = raw.kernel.unwrap_or(true);
+            ports.push(PortSpec { name, device, vlan, mtu, accept_ra, addresses, rss, kernel });
         }
         ports
     }

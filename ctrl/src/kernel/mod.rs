@@ -1,0 +1,138 @@
+//! The kernel path: the appliance's own addresses, as the kernel of its host sees them.
+//!
+//! Each port has a TAP interface that carries its name, its station address, its addresses and routes. What comes
+//! for the appliance itself goes there, and what the kernel sends by it leaves by the port; so ssh, ping, BIRD
+//! and health checks use ordinary sockets. [`plan`] says what the kernel is to have, [`net`] makes it so, [`pump`] moves
+//! the frames. Neighbours are answered by Sluice, and the kernel asks for its own.
+
+mod net;
+mod plan;
+mod pump;
+
+pub use plan::{Gateways, Interface, Plan};
+
+use crate::compile::DeviceFacts;
+use crate::config::Config;
+use crate::log;
+use dataplane::ids::PortId;
+use dataplane::worker::KernelLane;
+use net::Netlink;
+use pump::Pump;
+use tun_rs::{DeviceBuilder, Layer, SyncDevice};
+
+/// The TAP interfaces and what the kernel was told. Dropping it takes all of it back.
+#[derive(Debug)]
+pub struct KernelPath {
+    netlink: Netlink,
+    plan: Plan,
+    pump: Option<Pump>,
+    /// By port, why it has no interface.
+    missing: Vec<(PortId, String)>,
+}
+
+impl KernelPath {
+    /// Makes the interfaces of `config` and begins to move frames between them and the workers. What cannot be
+    /// made is said by [`warnings`](Self::warnings): packets are forwarded without it.
+    ///
+    /// # Errors
+    /// When the system gives no netlink socket or no thread.
+    pub fn start(config: &Config, facts: &[DeviceFacts], lanes: Vec<KernelLane>) -> Result<Self, String> {
+        let mut netlink = Netlink::open()?;
+        let taken = |name: &str| netlink.index(name).is_some();
+        let names: Vec<_> =
+            config.ports.iter().enumerate().map(|(at, port)| plan::name(at, port, &taken)).collect();
+        let mut plan = Plan::of(config, facts, &names);
+        let mut missing = Vec::new();
+        let mut taps = Vec::new();
+        plan.interfaces.retain(|interface| match tap(interface) {
+            Ok(tap) => {
+                taps.push((interface.port, tap));
+                true
+            }
+            Err(error) => {
+                missing.push((interface.port, error));
+                false
+            }
+        });
+        // First nobody else answers for the addresses, then somebody has them.
+        for (port, _) in &taps {
+            let device = &config.ports[usize::from(port.0)].device;
+            if let Some(interface) = device.interface() {
+                netlink.shield(interface, &config.ports[usize::from(port.0)].addresses);
+            }
+        }
+        netlink.forget_rules();
+        netlink.follow(&Plan::default(), &plan).into_iter().for_each(log::say);
+        let pump = if taps.is_empty() { None } else { Some(Pump::start(taps, lanes)?) };
+        Ok(Self { netlink, plan, pump, missing })
+    }
+
+    /// Makes the kernel follow a new configuration; says what it refused.
+    pub fn follow(&mut self, config: &Config, facts: &[DeviceFacts]) -> Vec<String> {
+        let names: Vec<_> = (0..config.ports.len())
+            .map(|at| self.interface(PortId(at as u16)).map(|interface| interface.name.clone()))
+            .collect();
+        let plan = Plan::of(config, facts, &names);
+        if plan == self.plan {
+            return Vec::new();
+        }
+        let complaints = self.netlink.follow(&self.plan, &plan);
+        self.plan = plan;
+        complaints
+    }
+
+    /// The interface of a port, if it has one.
+    pub fn interface(&self, port: PortId) -> Option<&Interface> {
+        self.plan.interfaces.iter().find(|interface| interface.port == port)
+    }
+
+    /// Whether the interface that a device uses has a carrier; `None` when the kernel does not say.
+    pub fn carrier(&mut self, interface: &str) -> Option<bool> {
+        self.netlink.carrier(interface)
+    }
+
+    /// Gives a port's interface the state of its link, so that routing daemons notice.
+    pub fn set_carrier(&mut self, port: PortId, up: bool) {
+        if let Some(interface) = self.plan.interfaces.iter().find(|interface| interface.port == port) {
+            self.netlink.set_carrier(&interface.name, up);
+        }
+    }
+
+    /// What an operator should know.
+    pub fn warnings(&self) -> Vec<String> {
+        let missing = self.missing.iter().map(|(port, error)| {
+            format!("port {}: no TAP interface for the kernel path: {error}; ssh, ping and health checks by it do not work (kernel = false in its [[port]] says that this is meant)", port.0)
+        });
+        missing.collect()
+    }
+}
+
+impl Drop for KernelPath {
+    fn drop(&mut self) {
+        self.netlink.forget_rules();
+        self.netlink.unshield();
+        // The interfaces vanish with their files.
+        self.pump = None;
+    }
+}
+
+/// A port's interface, up and without addresses.
+fn tap(interface: &Interface) -> Result<SyncDevice, String> {
+    let says = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => "/dev/net/tun is missing (modprobe tun)".to_owned(),
+        std::io::ErrorKind::PermissionDenied => format!("{error}; it takes CAP_NET_ADMIN"),
+        _ => error.to_string(),
+    };
+    let device = DeviceBuilder::new()
+        .name(&interface.name)
+        .layer(Layer::L2)
+        .mac_addr(interface.mac)
+        .mtu(interface.mtu)
+        .enable(false)
+        .build_sync()
+        .map_err(says)?;
+    net::configure(&interface.name, interface.has_ipv6());
+    device.set_nonblocking(true).map_err(says)?;
+    device.enabled(true).map_err(says)?;
+    Ok(device)
+}
