@@ -12,6 +12,7 @@ use ctrl::admin::Server;
 use ctrl::compile::{self, DeviceFacts};
 use ctrl::config::{self, Config, Loaded};
 use ctrl::control::{Control, Identity, Parts, Request};
+use ctrl::health::Engine;
 use ctrl::kernel::KernelPath;
 use ctrl::log;
 use ctrl::steering::Ladder;
@@ -258,6 +259,10 @@ fn serve(
     };
     // Without it packets are forwarded all the same.
     let kernel = KernelPath::start(config, &facts, kernel_lanes).map_err(log::say).ok();
+    let found = sender.clone();
+    // A control thread that ends wants to know nothing more.
+    let engine = Engine::start(move |finding| found.send(Request::Found(finding)).unwrap_or_default());
+    let engine = engine.map_err(log::say).ok();
     let ladder = Ladder::new(steering, choices);
     let parts = Parts {
         identity,
@@ -267,6 +272,7 @@ fn serve(
         publisher,
         links,
         kernel,
+        engine,
         ladder,
         stats,
         requests,

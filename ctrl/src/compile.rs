@@ -1,8 +1,9 @@
 //! From what the operator wants to what workers follow: `(config, devices,
-//! neighbours) -> Snapshot`, a pure function but for the ids that the registry keeps.
+//! neighbours, what is known of servers) -> Snapshot`, a pure function but for the ids that the registry keeps.
 
 use crate::config::{Config, Device, ServerSpec, ServiceSpec};
 use crate::registry::{Exhausted, ReadSlot, Registry};
+use crate::standing::Standings;
 use dataplane::ids::{Generation, PortId};
 use dataplane::session::ForwardMode;
 use dataplane::snapshot::{
@@ -13,7 +14,7 @@ use dataplane::wire::{LinkTraits, Mac};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 /// What a started device says of itself.
 #[derive(Clone, Debug)]
@@ -31,21 +32,21 @@ pub struct DeviceFacts {
 /// # Errors
 /// When the registry has no slot left for a service, server or local address.
 pub fn compile(
-    config: &Config,
+    sources: &Sources<'_>,
+    old: Option<(&Config, &Services)>,
     devices: &[DeviceFacts],
     routers: &[NextHop],
     neighbors: Arc<Neighbors>,
     routing_epoch: u16,
     registry: &mut Registry,
-    read: ReadSlot<'_>,
 ) -> Result<Snapshot, Exhausted> {
-    registry.begin();
+    let config = sources.config;
     Ok(Snapshot {
         generation: Generation(0),
         routing_epoch,
         ports: ports(config, devices),
         addresses: Arc::new(addresses(config)),
-        services: Arc::new(services(config, registry, read)?),
+        services: Arc::new(services(sources, old, registry)?),
         routes: Arc::new(routes(config, routers)),
         neighbors,
         timeouts: config.timeouts,
@@ -137,48 +138,121 @@ fn thresholds(servers: &[ServerSpec], workers: u32) -> Box<[(u32, u32)]> {
         .collect()
 }
 
-fn services(config: &Config, registry: &mut Registry, read: ReadSlot<'_>) -> Result<Services, Exhausted> {
+/// What a service's compilation takes from elsewhere.
+pub struct Sources<'a> {
+    /// What the operator wants.
+    pub config: &'a Config,
+    /// What is known of servers; it must follow `config`.
+    pub standings: &'a Standings,
+    /// Reads a slot's counters.
+    pub read: ReadSlot<'a>,
+}
+
+/// Lists of local addresses that several services share.
+type LocalLists<'a> = HashMap<&'a [IpAddr], Arc<[LocalAddress]>>;
+
+/// All services. Those that are as they were in `old`, a configuration and what was compiled from it, are taken
+/// over.
+fn services(
+    sources: &Sources<'_>,
+    old: Option<(&Config, &Services)>,
+    registry: &mut Registry,
+) -> Result<Services, Exhausted> {
+    let Sources { config, .. } = sources;
+    let mut lists: LocalLists<'_> = HashMap::new();
+    // With other ports local addresses may be elsewhere.
+    let old = old.filter(|(before, _)| before.ports == config.ports && before.routes == config.routes);
+    let mut known: HashMap<&str, (&Arc<ServiceSpec>, &Service)> = HashMap::new();
+    if let Some((before, services)) = old {
+        let pairs = before.services.iter().zip(services.iter());
+        known.extend(pairs.map(|(spec, service)| (spec.name.as_str(), (spec, service))));
+    }
     let mut list = Vec::with_capacity(config.services.len());
-    let mut lists_of_locals: HashMap<&[IpAddr], Arc<[LocalAddress]>> = HashMap::new();
-    let usual = Arc::<ServiceOptions>::default();
-    // Each worker keeps account of its own sessions: limits are shared out evenly.
-    let workers = config.dataplane.workers.len() as u64;
-    for spec in &config.services {
-        let id = registry.service(&spec.name)?;
-        let locals = match lists_of_locals.entry(&spec.local_addresses) {
-            Entry::Occupied(known) => Arc::clone(known.get()),
-            Entry::Vacant(new) => {
-                let id = |address| {
-                    let port = reply_port(config, spec, address);
-                    Ok(LocalAddress { id: registry.local(address)?, address, port })
-                };
-                let locals: Result<Arc<[_]>, _> = spec.local_addresses.iter().copied().map(id).collect();
-                Arc::clone(new.insert(locals?))
-            }
+    for (at, spec) in config.services.iter().enumerate() {
+        let same = known.get(spec.name.as_str()).filter(|(before, service)| {
+            (Arc::ptr_eq(before, spec) || *before == spec) && is_current(service, at, sources)
+        });
+        let service = match same {
+            Some((_, service)) => Service::clone(service),
+            None => service(at, sources, &mut lists, registry)?,
         };
-        let mut servers = Vec::with_capacity(spec.servers.len());
-        for server in &spec.servers {
-            let id = registry.server(&spec.name, spec.protocol, server.endpoint, read)?;
-            servers.push(RealServer { id, endpoint: server.endpoint, weight: server.weight });
-        }
-        let weights: Vec<_> = servers.iter().map(|server| (server.endpoint, server.weight)).collect();
-        let table = spec.scheduler.table(&weights, spec.hash_seed).map(Box::new);
-        let limit = spec.options.session_limit.div_ceil(workers);
-        let thresholds = thresholds(&spec.servers, workers as u32);
-        let options = ServiceOptions { session_limit: limit, thresholds, ..spec.options.clone() };
-        let options = if options == *usual { Arc::clone(&usual) } else { Arc::new(options) };
-        let service = Service {
-            id,
-            protocol: spec.protocol,
-            mode: spec.forward,
-            scheduler: spec.scheduler,
-            locals,
-            servers: servers.into(),
-            flags: spec.scheduler_flags,
-            table,
-            options,
-        };
-        list.push((spec.listens.clone(), service));
+        list.push((&spec.listens[..], service));
     }
     Ok(Services::new(list))
 }
+
+/// Whether a compiled service has the weights that its servers are to have now.
+pub fn is_current(service: &Service, at: usize, sources: &Sources<'_>) -> bool {
+    let spec = &sources.config.services[at];
+    let weights = &sources.standings.picture(at).weights;
+    service.servers.len() == spec.servers.len()
+        && service.servers.iter().enumerate().all(|(place, server)| {
+            let spec = &spec.servers[place];
+            server.endpoint == spec.endpoint
+                && weights.get(place) == Some(&server.weight)
+                && server.standing == sources.standings.standing(at, place, spec)
+        })
+}
+
+/// The service in place `at`, compiled anew.
+///
+/// # Errors
+/// When the registry has no slot left.
+pub fn one_service(at: usize, sources: &Sources<'_>, registry: &mut Registry) -> Result<Service, Exhausted> {
+    service(at, sources, &mut HashMap::new(), registry)
+}
+
+fn service<'a>(
+    at: usize,
+    sources: &Sources<'a>,
+    lists: &mut LocalLists<'a>,
+    registry: &mut Registry,
+) -> Result<Service, Exhausted> {
+    let Sources { config, standings, read } = sources;
+    let spec = &config.services[at];
+    registry.retire(&spec.name);
+    let id = registry.service(&spec.name)?;
+    // Each worker keeps account of its own sessions: limits are shared out evenly.
+    let workers = config.dataplane.workers.len() as u64;
+    let locals = match lists.entry(&spec.local_addresses) {
+        Entry::Occupied(known) => Arc::clone(known.get()),
+        Entry::Vacant(new) => {
+            let id = |address| {
+                let port = reply_port(config, spec, address);
+                Ok(LocalAddress { id: registry.local(address)?, address, port })
+            };
+            let locals: Result<Arc<[_]>, _> = spec.local_addresses.iter().copied().map(id).collect();
+            Arc::clone(new.insert(locals?))
+        }
+    };
+    let mut servers = Vec::with_capacity(spec.servers.len());
+    for (place, server) in spec.servers.iter().enumerate() {
+        let id = registry.server(&spec.name, spec.protocol, server.endpoint, read)?;
+        let weight = standings.picture(at).weights.get(place).copied().unwrap_or(0);
+        let standing = standings.standing(at, place, server);
+        servers.push(RealServer { id, endpoint: server.endpoint, weight, standing });
+    }
+    let weights: Vec<_> = servers.iter().map(|server| (server.endpoint, server.weight)).collect();
+    let table = spec.scheduler.table(&weights, spec.hash_seed).map(Arc::new);
+    let limit = spec.options.session_limit.div_ceil(workers);
+    let thresholds = thresholds(&spec.servers, workers as u32);
+    let is_usual = limit == 0 && thresholds.is_empty() && spec.options == **USUAL;
+    let options = match is_usual {
+        true => Arc::clone(&USUAL),
+        false => Arc::new(ServiceOptions { session_limit: limit, thresholds, ..spec.options.clone() }),
+    };
+    Ok(Service {
+        id,
+        protocol: spec.protocol,
+        mode: spec.forward,
+        scheduler: spec.scheduler,
+        locals,
+        servers: servers.into(),
+        flags: spec.scheduler_flags,
+        table,
+        options,
+    })
+}
+
+/// What most services have alike.
+static USUAL: LazyLock<Arc<ServiceOptions>> = LazyLock::new(Arc::default);

@@ -9,14 +9,17 @@
 
 pub mod admin;
 pub mod arp;
+pub mod balance;
 pub mod cli;
 pub mod compile;
 pub mod config;
 pub mod control;
+pub mod health;
 pub mod kernel;
 pub mod log;
 pub mod nd;
 pub mod neighbors;
 pub mod registry;
+pub mod standing;
 pub mod steering;
 pub mod view;

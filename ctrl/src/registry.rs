@@ -154,9 +154,9 @@ impl Registry {
         self.locals.get(&address).copied()
     }
 
-    /// Marks every service and server as not configured, before a new configuration is compiled.
-    pub fn begin(&mut self) {
-        for entry in self.services.values_mut() {
+    /// Marks a service and its servers as not configured: before it is compiled anew, or because it was removed.
+    pub fn retire(&mut self, service: &str) {
+        if let Some(entry) = self.services.get_mut(service) {
             entry.present = false;
             entry.servers.values_mut().for_each(|server| server.present = false);
         }
@@ -249,7 +249,7 @@ mod tests {
         registry.service("web").unwrap();
         let removed = registry.server("web", Protocol::Tcp, endpoint(1), read).unwrap();
         meanwhile();
-        registry.begin();
+        registry.retire("web");
         registry.service("web").unwrap();
         registry.collect(read);
         (registry, removed)

@@ -134,7 +134,7 @@ impl Ladder {
         }
         let services = config.services.iter().zip(world.services.iter());
         for (spec, service) in services.filter(|(_, service)| service.mode == ForwardMode::FullNat) {
-            for server in &service.servers {
+            for server in service.servers.iter() {
                 let without = (0..workers).map(WorkerId).find(|worker| {
                     let has_ports = |local: &&LocalAddress| {
                         self.capacity(*worker, **local, service.protocol, server.endpoint) > 0

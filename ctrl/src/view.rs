@@ -6,6 +6,7 @@ mod build;
 pub use build::Observer;
 pub(crate) use build::read_slot;
 
+use crate::balance::Weight;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -42,8 +43,53 @@ pub struct ServiceView {
     pub local_addresses: Vec<String>,
     /// New sessions and packets that the service refused, by reason.
     pub refused: BTreeMap<String, u64>,
+    /// Whether so many servers are down that health is not believed and all are used.
+    pub protected: bool,
+    /// Whether the sorry server serves.
+    pub sorry: bool,
+    /// What the operator decided for a while.
+    pub switch: Option<SwitchView>,
+    /// Where servers are, and how much goes there.
+    pub tiers: Vec<TierView>,
     /// The servers.
     pub servers: Vec<ServerView>,
+}
+
+/// One tier of a service.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TierView {
+    /// `zone`, `region` or `rest`.
+    pub name: String,
+    /// Servers with a weight.
+    pub servers: usize,
+    /// Those that are up.
+    pub healthy: usize,
+    /// The share of new sessions that goes there, 0 to 1.
+    pub share: f64,
+}
+
+/// The operator's switch of a service.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SwitchView {
+    /// `zone`, `region`, `rest`, `all`, or servers.
+    pub to: String,
+    /// For how long still.
+    pub seconds: u64,
+}
+
+/// The last answer to a health check.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CheckView {
+    /// How often the server was asked.
+    pub asked: u64,
+    /// How often the answer was bad.
+    pub failed: u64,
+    /// How long the last answer took, in microseconds.
+    pub took_us: u64,
+    /// What was wrong with it.
+    pub error: Option<String>,
+    /// The load that it told.
+    pub load: Option<f64>,
 }
 
 /// `server list`.
@@ -53,10 +99,26 @@ pub struct ServerView {
     pub service: String,
     /// Address and port.
     pub address: String,
-    /// Its share.
-    pub weight: u32,
-    /// `up`, `unchecked`, `draining` or `unreachable`.
+    /// Its share, as the operator gave it.
+    pub weight: Weight,
+    /// The weight that the scheduler uses, by health, tiers, slow start and load.
+    pub effective_weight: u32,
+    /// `up`, `down`, `checking`, `draining`, `unreachable`, `inhibited` or `sorry`.
     pub state: String,
+    /// `zone`, `region` or `rest`: where it is, seen from the director.
+    pub tier: String,
+    /// Where it is.
+    pub zone: Option<String>,
+    /// Where it is.
+    pub region: Option<String>,
+    /// How much of its weight it has after it came up, 0 to 1.
+    pub slow_start: f64,
+    /// How much of its weight its load leaves it, 0 to 1.
+    pub relief: f64,
+    /// For how long its traffic keeps it out.
+    pub inhibited_ms: u64,
+    /// The last answer to its check.
+    pub check: Option<CheckView>,
     /// Live sessions that are ESTABLISHED or have seen a reply.
     pub sessions_active: u64,
     /// Other live sessions.
@@ -300,6 +362,12 @@ pub struct StatusView {
     pub services: usize,
     /// Services that cannot forward now, with the reason.
     pub unready: BTreeMap<String, String>,
+    /// Servers by state.
+    pub servers: BTreeMap<String, usize>,
+    /// How many health checks run.
+    pub checks: usize,
+    /// Services of which so many servers are down that all are used.
+    pub protected: Vec<String>,
     /// Servers that were removed but still have sessions.
     pub draining: Vec<String>,
     /// Per port: how replies find their workers, in a sentence.

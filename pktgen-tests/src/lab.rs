@@ -408,6 +408,26 @@ impl Lab {
         self.wait_for_listener_in(&self.director, l4_port)
     }
 
+    /// Starts nginx on a server on several ports; `/` says who it is, and 500 for the listener on a port of which
+    /// there is a file `PORT.broken` in the folder that is returned.
+    ///
+    /// # Errors
+    /// When nginx cannot be started or does not listen.
+    pub fn start_nginx_on(&mut self, at: usize, l4_ports: &[u16]) -> Result<PathBuf, String> {
+        let name = format!("nginx-{}", at + 1);
+        let mut command = self.servers[at].command("nginx");
+        let mut listen: String = l4_ports.iter().map(|port| format!("listen {port}; ")).collect();
+        listen.push_str("if (-f $document_root/$server_port.broken) { return 500; }");
+        self.start_nginx_as(&name, &mut command, &listen, &format!("rs{}:$server_port\\n", at + 1))?;
+        self.wait_for_listener(at, l4_ports[0])?;
+        Ok(self.folder.path().join(name))
+    }
+
+    /// The n-th program that was started.
+    pub fn program(&mut self, at: usize) -> &mut Daemon {
+        &mut self.programs[at]
+    }
+
     fn start_nginx_as(
         &mut self,
         name: &str,

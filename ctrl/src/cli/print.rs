@@ -60,6 +60,14 @@ pub(super) fn status(out: Out<'_>, status: &Value) -> io::Result<()> {
     let unready = status["unready"].as_object().map_or(0, serde_json::Map::len);
     let services = status["services"].as_u64().unwrap_or(0);
     writeln!(out, "services  {} of {services} ready", services.saturating_sub(unready as u64))?;
+    let healths = status["servers"].as_object().into_iter().flatten();
+    let healths: Vec<_> = healths.map(|(state, count)| format!("{} {state}", word(count))).collect();
+    if !healths.is_empty() {
+        writeln!(out, "servers   {}; {} checks", healths.join(", "), get("checks"))?;
+    }
+    for name in array(&status["protected"]) {
+        writeln!(out, "  {} is protected: too few servers are healthy, all are used", word(name))?;
+    }
     for (name, reason) in status["unready"].as_object().into_iter().flatten() {
         writeln!(out, "  {name} is unready: {}", word(reason))?;
     }
@@ -80,6 +88,7 @@ pub(super) fn services(out: Out<'_>, (items, is_first): (&[Value], bool)) -> io:
         ("FORWARD", Left),
         ("STATE", Left),
         ("WEIGHT", Right),
+        ("NOW", Right),
         ("ACTIVE", Right),
         ("INACT", Right),
         ("CREATED", Right),
@@ -95,7 +104,7 @@ pub(super) fn services(out: Out<'_>, (items, is_first): (&[Value], bool)) -> io:
         let mut row = fields(service, &["name"]);
         row.push(format!("{}/{}", word(&service["listen"]), word(&service["protocol"])));
         row.extend(fields(service, &["scheduler", "forward", "state"]));
-        row.push(String::new());
+        row.extend([String::new(), String::new()]);
         row.extend([sum("sessions_active"), sum("sessions_inactive")]);
         row.extend(fields(
             service,
@@ -109,6 +118,7 @@ pub(super) fn services(out: Out<'_>, (items, is_first): (&[Value], bool)) -> io:
             let names = [
                 "state",
                 "weight",
+                "effective_weight",
                 "sessions_active",
                 "sessions_inactive",
                 "sessions_created",
@@ -129,6 +139,22 @@ pub(super) fn service(out: Out<'_>, service: &Value) -> io::Result<()> {
     writeln!(out, "local addresses  {}", word(&service["local_addresses"]).replace(',', ", "))?;
     if let Some(reason) = service["reason"].as_str() {
         writeln!(out, "unready          {reason}")?;
+    }
+    if service["protected"] == true {
+        writeln!(out, "protected        too few servers are healthy: checks are not believed, all are used")?;
+    }
+    if let Some(to) = service["switch"]["to"].as_str() {
+        writeln!(out, "switch           {to}, for {} s more", word(&service["switch"]["seconds"]))?;
+    }
+    for tier in array(&service["tiers"]) {
+        let [name, servers, healthy] = ["name", "servers", "healthy"].map(|key| word(&tier[key]));
+        let share = tier["share"].as_f64().unwrap_or(0.0) * 100.0;
+        writeln!(out, "tier {name:<11} {healthy} of {servers} healthy, {share:.0} % of new sessions")?;
+    }
+    for server in array(&service["servers"]) {
+        if let Some(error) = server["check"]["error"].as_str() {
+            writeln!(out, "check            {}: {error}", word(&server["address"]))?;
+        }
     }
     for (reason, count) in service["refused"].as_object().into_iter().flatten() {
         if count.as_u64() != Some(0) {
@@ -158,6 +184,8 @@ pub(super) fn servers(out: Out<'_>, page: (&[Value], bool)) -> io::Result<()> {
             ("SERVER", "address", Left),
             ("STATE", "state", Left),
             ("WEIGHT", "weight", Right),
+            ("NOW", "effective_weight", Right),
+            ("TIER", "tier", Left),
             ("ACTIVE", "sessions_active", Right),
             ("INACT", "sessions_inactive", Right),
             ("CREATED", "sessions_created", Right),

@@ -5,10 +5,14 @@
 //! file, line, key, what is wrong and what to do.
 
 mod check;
+mod health;
 mod problem;
 mod raw;
 
+pub use health::{HealthSpec, Http, LoadSpec, Probe, Tls};
 pub use problem::{Problem, Severity};
+
+use crate::balance::{Policy, Weight};
 
 use dataplane::flow::{Endpoint, Protocol};
 use dataplane::scheduler::{Flags, Scheduler};
@@ -18,6 +22,8 @@ use dataplane::steering::ladder::Fields;
 use dataplane::worker::SubInterface;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 /// A configuration that passed every check.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,9 +37,33 @@ pub struct Config {
     /// Static routes.
     pub routes: Vec<RouteSpec>,
     /// The services.
-    pub services: Vec<ServiceSpec>,
+    pub services: Vec<Arc<ServiceSpec>>,
+    /// Where the director is.
+    pub location: Location,
     /// How long sessions may be silent.
     pub timeouts: Timeouts,
+}
+
+/// Where the director, or a server, is; what is not said is unknown.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Location {
+    /// The datacenter, or part of one.
+    pub zone: Option<String>,
+    /// Zones that are near each other.
+    pub region: Option<String>,
+}
+
+impl Location {
+    /// The tier of a server that is `there`: 0 in the same zone, 1 in the same region, 2 elsewhere. A director that
+    /// does not know where it is has one tier.
+    pub fn tier_of(&self, there: &Self) -> usize {
+        let same = |one: &Option<String>, other: &Option<String>| one.is_some() && one == other;
+        match (same(&self.zone, &there.zone), same(&self.region, &there.region)) {
+            (true, _) => 0,
+            (false, true) => 1,
+            (false, false) => 2,
+        }
+    }
 }
 
 /// How the dataplane is laid out. None of it can change without a restart.
@@ -180,8 +210,14 @@ pub struct ServiceSpec {
     pub options: ServiceOptions,
     /// The servers.
     pub servers: Vec<ServerSpec>,
-    /// How servers are to be checked.
-    pub health: Option<HealthSpec>,
+    /// How servers are checked.
+    pub health: Option<Arc<HealthSpec>>,
+    /// Whether servers that are near come first.
+    pub locality: bool,
+    /// What is done when servers are down.
+    pub policy: Policy,
+    /// How long a server that came up takes to get its whole weight; zero: at once.
+    pub slow_start: Duration,
 }
 
 impl ServiceSpec {
@@ -213,25 +249,14 @@ pub struct ServerSpec {
     /// Where it listens; port 0: where the client addressed the service.
     pub endpoint: Endpoint,
     /// Its share; 0 takes no new sessions.
-    pub weight: u32,
+    pub weight: Weight,
+    /// Where it is.
+    pub location: Location,
+    /// Whether it serves only when no other does.
+    pub is_sorry: bool,
     /// Sessions from which on it takes no more, and below which it takes some again, over all workers;
     /// 0: no limit.
     pub thresholds: (u32, u32),
-}
-
-/// A health check. This version reads and shows it but does not run it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct HealthSpec {
-    /// `http`, `tcp` and so on.
-    pub kind: String,
-    /// What an HTTP check asks for.
-    pub path: Option<String>,
-    /// Time between two checks.
-    pub interval: std::time::Duration,
-    /// Good answers until a server is up.
-    pub rise: u32,
-    /// Bad answers until a server is down.
-    pub fall: u32,
 }
 
 /// What reading a file gave.

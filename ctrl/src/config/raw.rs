@@ -21,6 +21,15 @@ pub(super) struct File {
     pub(super) service: Vec<Spanned<Service>>,
     #[serde(default)]
     pub(super) timeouts: Timeouts,
+    pub(super) location: Option<Location>,
+}
+
+/// Where the director, or a server, is.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Location {
+    pub(super) zone: Option<Spanned<String>>,
+    pub(super) region: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -97,6 +106,12 @@ pub(super) struct Service {
     pub(super) reset_on_expiry: Option<Spanned<bool>>,
     pub(super) session_limit: Option<Spanned<i64>>,
     pub(super) client_address: Option<Spanned<ClientAddress>>,
+    pub(super) locality: Option<bool>,
+    pub(super) spill_below: Option<Spanned<Number>>,
+    pub(super) protect_threshold: Option<Spanned<Number>>,
+    pub(super) protect_hysteresis: Option<Spanned<Number>>,
+    pub(super) slow_start: Option<Spanned<String>>,
+    pub(super) sorry_server: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -133,6 +148,39 @@ pub(super) struct Tunnel {
     pub(super) port: Option<Spanned<i64>>,
     #[serde(default)]
     pub(super) sources: Vec<Spanned<String>>,
+}
+
+/// A number, whole or not; or `off`, which is none.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Number(pub(super) Option<f64>);
+
+impl<'de> Deserialize<'de> for Number {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct One;
+        impl serde::de::Visitor<'_> for One {
+            type Value = Number;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a number")
+            }
+
+            fn visit_i64<E>(self, number: i64) -> Result<Number, E> {
+                Ok(Number(Some(number as f64)))
+            }
+
+            fn visit_f64<E>(self, number: f64) -> Result<Number, E> {
+                Ok(Number(Some(number)))
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Number, E> {
+                if text == "off" {
+                    return Ok(Number(None));
+                }
+                Err(E::invalid_type(serde::de::Unexpected::Str(text), &self))
+            }
+        }
+        deserializer.deserialize_any(One)
+    }
 }
 
 /// One text, or a list of them.
@@ -175,9 +223,18 @@ impl<'de> Deserialize<'de> for OneOrMany {
 #[serde(deny_unknown_fields)]
 pub(super) struct Server {
     pub(super) address: Spanned<String>,
-    pub(super) weight: Option<Spanned<i64>>,
+    pub(super) weight: Option<Spanned<Number>>,
+    pub(super) zone: Option<Spanned<String>>,
+    pub(super) region: Option<Spanned<String>>,
     pub(super) max_sessions: Option<Spanned<i64>>,
     pub(super) min_sessions: Option<Spanned<i64>>,
+}
+
+impl Server {
+    /// A server of which nothing but its address is said.
+    pub(super) fn at(address: Spanned<String>) -> Self {
+        Self { address, weight: None, zone: None, region: None, max_sessions: None, min_sessions: None }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -185,10 +242,32 @@ pub(super) struct Server {
 pub(super) struct Health {
     #[serde(rename = "type")]
     pub(super) kind: Spanned<String>,
-    pub(super) path: Option<Spanned<String>>,
+    pub(super) port: Option<Spanned<i64>>,
     pub(super) interval: Option<Spanned<String>>,
+    pub(super) timeout: Option<Spanned<String>>,
     pub(super) rise: Option<Spanned<i64>>,
     pub(super) fall: Option<Spanned<i64>>,
+    pub(super) jitter: Option<Spanned<Number>>,
+    pub(super) initial: Option<Spanned<String>>,
+    // HTTP and HTTPS.
+    pub(super) path: Option<Spanned<String>>,
+    pub(super) method: Option<Spanned<String>>,
+    pub(super) host: Option<Spanned<String>>,
+    pub(super) expect_status: Option<Spanned<OneOrMany>>,
+    pub(super) expect_body: Option<Spanned<String>>,
+    pub(super) load_header: Option<Spanned<String>>,
+    pub(super) load_limit: Option<Spanned<Number>>,
+    pub(super) server_name: Option<Spanned<String>>,
+    pub(super) verify: Option<Spanned<bool>>,
+    pub(super) ca_file: Option<Spanned<String>>,
+    // TCP and UDP.
+    pub(super) send: Option<Spanned<String>>,
+    pub(super) expect: Option<Spanned<String>>,
+    // DNS.
+    pub(super) query: Option<Spanned<String>>,
+    pub(super) query_type: Option<Spanned<String>>,
+    // Scripts.
+    pub(super) command: Option<Spanned<OneOrMany>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

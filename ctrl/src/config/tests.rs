@@ -54,7 +54,7 @@ fn the_good_file_is_good() {
     assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
     let service = &loaded.config.services[0];
     assert_eq!(service.listen_text(), "192.0.2.10:80");
-    assert_eq!(service.servers[0].weight, 100);
+    assert_eq!(service.servers[0].weight.value(), 100.0);
     assert_eq!(loaded.config.ports[1].device.argument("iface"), Some("veth1"));
     assert_eq!(loaded.config.routes[0].hops[0].port, dataplane::ids::PortId(0));
 }
@@ -411,15 +411,69 @@ fn timeouts_are_durations() {
     }
 }
 
-#[test]
-fn a_health_check_is_read_and_said_not_to_run() {
-    let text = format!(
-        "{GOOD}\n[service.health]\ntype = \"http\"\npath = \"/healthz\"\ninterval = \"2s\"\nrise = 2\nfall = 3\n"
-    );
-    let loaded = read(&text).unwrap();
+/// The good file with a health check of these lines.
+fn with_health(lines: &str) -> Result<Loaded, LoadError> {
+    read(&format!("{GOOD}\n[service.health]\n{lines}\n"))
+}
 
-    assert_eq!(loaded.config.services[0].health.as_ref().unwrap().kind, "http");
-    assert!(loaded.warnings[0].message.contains("do not run in this version"));
+#[test]
+fn health_checks_are_read_with_what_they_do_not_say() {
+    let health =
+        |lines: &str| (*with_health(lines).unwrap().config.services[0].health.clone().unwrap()).clone();
+    let http =
+        health("type = \"http\"\npath = \"/healthz\"\ninterval = \"3s\"\nexpect_status = [\"2xx\", \"404\"]");
+    assert_eq!((http.interval.as_secs(), http.timeout.as_secs(), http.rise, http.fall), (3, 3, 2, 3));
+    let Probe::Http(request) = http.probe else { panic!("{http:?}") };
+    assert_eq!((request.path.as_str(), request.method.as_str()), ("/healthz", "GET"));
+    assert_eq!(request.status, [200..=299, 404..=404]);
+    assert!(request.tls.is_none());
+    let https = health("type = \"https\"\nhost = \"example.com\"\nverify = false");
+    let Probe::Http(request) = https.probe else { panic!("{https:?}") };
+    assert_eq!(request.tls.unwrap().server_name.as_deref(), Some("example.com"));
+    assert_eq!(health("type = \"icmp\"").probe, Probe::Icmp);
+    let load = health("type = \"http\"\nload_header = \"X-Load\"\nload_limit = 0.8").load.unwrap();
+    assert_eq!((load.header.as_str(), load.limit), ("x-load", 800));
+}
+
+#[test]
+fn bad_health_checks_are_told_what_to_do() {
+    let cases = [
+        ("type = \"htpp\"", "did you mean `http`?"),
+        ("type = \"tcp\"\npath = \"/\"", "a check of type tcp has no path (http, https); remove it"),
+        ("type = \"http\"\npath = \"x\"", "write /x"),
+        ("type = \"http\"\nexpect_status = \"999\"", "is no status code"),
+        ("type = \"https\"\nca_file = \"/nowhere.pem\"", "/nowhere.pem cannot be read"),
+        ("type = \"dns\"", "say which name is asked for"),
+        ("type = \"script\"\ncommand = \"check\"", "name the program by its whole path"),
+        ("type = \"tcp\"\njitter = 3", "write a number from 0 to 1"),
+        ("type = \"tcp\"\ninitial = \"upp\"", "did you mean `up`?"),
+        ("type = \"udp\"", "say what is sent"),
+        ("type = \"tcp\"\ninterval = \"1ms\"", "out of range"),
+    ];
+    for (lines, expected) in cases {
+        let error = with_health(lines).unwrap_err();
+        let said: Vec<_> = error.problems().iter().map(ToString::to_string).collect();
+        assert!(said.iter().any(|line| line.contains(expected)), "{lines}: {said:?}");
+    }
+}
+
+#[test]
+fn places_thresholds_and_fractions_are_read() {
+    let text = GOOD.replace("weight = 100", "weight = 0.5\nzone = \"z1\"\nregion = \"r\"").replace(
+        "scheduler = \"wlc\"",
+        "scheduler = \"wlc\"\nprotect_threshold = 0.3\nslow_start = \"30s\"\nsorry_server = \"10.0.0.99:80\"",
+    ) + "\n[location]\nzone = \"z2\"\nregion = \"r\"\n";
+    let config = read(&text).unwrap().config;
+    let service = &config.services[0];
+    assert_eq!(service.servers[0].weight.value(), 0.5);
+    assert_eq!(config.location.tier_of(&service.servers[0].location), 1);
+    assert_eq!(service.policy.protect_threshold, Some(0.3));
+    assert_eq!(service.slow_start.as_secs(), 30);
+    assert!(service.servers[1].is_sorry && !service.servers[0].is_sorry);
+    let off = GOOD.replace("scheduler = \"wlc\"", "scheduler = \"wlc\"\nprotect_threshold = \"off\"");
+    assert_eq!(read(&off).unwrap().config.services[0].policy.protect_threshold, None);
+    assert!(complaint("scheduler = \"wlc\"", "protect_threshold = 30").contains("from 0 to 1"));
+    assert!(complaint("weight = 100", "weight = 70000").contains("70000 is above 65535"));
 }
 
 #[test]

@@ -12,12 +12,14 @@ mod routers;
 
 pub use requests::{Refusal, Reply, Request};
 
-use crate::compile::{self, DeviceFacts};
-use crate::config::{self, Config, LoadError, PortSpec, Problem};
+use crate::compile::{self, DeviceFacts, Sources};
+use crate::config::{self, Config, LoadError, PortSpec, Problem, ServiceSpec};
+use crate::health::{Engine, Order};
 use crate::kernel::KernelPath;
 use crate::log;
 use crate::neighbors::NeighborTable;
 use crate::registry::Registry;
+use crate::standing::Standings;
 use crate::steering::Ladder;
 use crate::view::Observer;
 use announce::Announcements;
@@ -31,7 +33,7 @@ use dataplane::wire::Mac;
 use dataplane::worker::{Event, Link};
 use requests::Pending;
 use routers::Routers;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,6 +47,9 @@ const NAP: Duration = Duration::from_millis(1);
 const POLL: Duration = Duration::from_secs(1);
 /// How often links are looked at.
 const LINK_POLL: Duration = Duration::from_millis(250);
+/// What health checks find is published so often at most.
+const WEIGHING_PAUSE: Duration = Duration::from_millis(10);
+const EXHAUSTED: &str = "there are more services, servers or local addresses than fit, those that drain included; wait until removed servers have no sessions, or remove more";
 /// How often neighbours age.
 const AGE: Duration = Duration::from_millis(100);
 
@@ -105,6 +110,8 @@ pub struct Parts<D> {
     pub links: Vec<Link>,
     /// The host's kernel, where it has a part in this.
     pub kernel: Option<KernelPath>,
+    /// The health checks; without it every server that is to be checked counts as not yet known.
+    pub engine: Option<Engine>,
     /// How replies find their workers.
     pub ladder: Ladder,
     /// Counters of each worker.
@@ -124,6 +131,9 @@ pub struct Control<D> {
     publisher: Publisher,
     links: Vec<Link>,
     kernel: Option<KernelPath>,
+    engine: Option<Engine>,
+    standings: Standings,
+    next_weighing: Instant,
     ladder: Ladder,
     stats: Vec<Arc<WorkerStats>>,
     requests: Receiver<Request>,
@@ -153,8 +163,19 @@ impl<D: Devices> Control<D> {
     /// # Errors
     /// When the configuration has more services or servers than fit.
     pub fn new(parts: Parts<D>, now: Instant) -> Result<Self, String> {
-        let Parts { identity, loaded, facts, devices, publisher, links, kernel, ladder, stats, requests } =
-            parts;
+        let Parts {
+            identity,
+            loaded,
+            facts,
+            devices,
+            publisher,
+            links,
+            kernel,
+            engine,
+            ladder,
+            stats,
+            requests,
+        } = parts;
         let workers = stats.len();
         let device_links = (0..facts.len()).map(|at| devices.link(PortId(at as u16))).collect();
         let mut control = Self {
@@ -168,6 +189,9 @@ impl<D: Devices> Control<D> {
             publisher,
             links,
             kernel,
+            engine,
+            standings: Standings::default(),
+            next_weighing: now,
             ladder,
             stats,
             requests,
@@ -225,6 +249,7 @@ impl<D: Devices> Control<D> {
             self.ask_neighbors(now);
         }
         self.look_after_routers(now);
+        self.follow_findings(now);
         self.publish_neighbors();
         self.announce(now);
         self.collect_answers(now);
@@ -257,36 +282,33 @@ impl<D: Devices> Control<D> {
     }
 
     /// Makes `config` the desired state and publishes it as one snapshot.
-    fn apply(&mut self, config: Config, now: Instant) -> Result<(), String> {
+    fn apply(&mut self, mut config: Config, now: Instant) -> Result<(), String> {
+        share_unchanged(&mut config, &self.config);
         let networks_changed =
             config.ports.iter().zip(&self.config.ports).any(|(new, old)| new.addresses != old.addresses);
         if networks_changed {
             self.neighbors.clear();
         }
-        let stats = &self.stats;
-        let read = |id| crate::view::read_slot(stats, id);
-        let epoch = self.world.routing_epoch.wrapping_add(1);
-        let neighbors = Arc::clone(&self.world.neighbors);
         let accepts = |hop: &NextHop| config.ports[usize::from(hop.port.0)].accept_ra;
         let routers: Vec<_> = self.routers.hops().into_iter().filter(accepts).collect();
-        let snapshot = compile::compile(&config, &self.facts, &routers, neighbors, epoch, &mut self.registry, &read)
-            .map_err(|_| "there are more services, servers or local addresses than fit, those that drain included; wait until removed servers have no sessions, or remove more".to_owned());
-        let snapshot = snapshot.and_then(|snapshot| {
-            self.ladder.check_ports(&self.world, &snapshot)?;
-            self.ladder.check_capacity(&config, &snapshot)?;
-            self.devices.steer(&local_addresses(&snapshot), self.ladder.steering())?;
-            Ok(snapshot)
-        });
-        let mut snapshot = match snapshot {
+        self.standings
+            .set_sources(self.kernel.as_ref().map(|kernel| kernel.sources(&config)).unwrap_or_default());
+        let orders = self.standings.follow(&config, now);
+        self.order(orders);
+        let says = self.weigh(now);
+        let mut snapshot = match self.compile(&config, &routers) {
             Ok(snapshot) => snapshot,
             Err(error) => {
-                // Give the old configuration its slots back.
-                let old = self.config.clone();
-                let _ =
-                    compile::compile(&old, &self.facts, &[], Arc::default(), 0, &mut self.registry, &read);
+                self.restore(&config, now);
                 return Err(error);
             }
         };
+        for spec in &self.config.services {
+            if !config.services.iter().any(|other| other.name == spec.name) {
+                self.registry.retire(&spec.name);
+            }
+        }
+        says.into_iter().for_each(log::say);
         self.keep_used_locals(&mut snapshot);
         self.routers.keep(|hop| routers.contains(hop));
         let wanted = self.wanted_hops(&config, &snapshot);
@@ -299,6 +321,99 @@ impl<D: Devices> Control<D> {
         self.collect_after = Some(self.world.generation);
         self.neighbors.want(wanted, now);
         self.publish_neighbors();
+        Ok(())
+    }
+
+    fn compile(&mut self, config: &Config, routers: &[NextHop]) -> Result<Snapshot, String> {
+        let stats = &self.stats;
+        let read = |id| crate::view::read_slot(stats, id);
+        let epoch = self.world.routing_epoch.wrapping_add(1);
+        let neighbors = Arc::clone(&self.world.neighbors);
+        let sources = Sources { config, standings: &self.standings, read: &read };
+        let is_first = self.world.generation == Generation(0);
+        let old = (!is_first).then(|| (&self.config, &*self.world.services));
+        let snapshot =
+            compile::compile(&sources, old, &self.facts, routers, neighbors, epoch, &mut self.registry)
+                .map_err(|_| EXHAUSTED.to_owned())?;
+        self.ladder.check_ports(&self.world, &snapshot)?;
+        self.ladder.check_capacity(config, &snapshot)?;
+        self.devices.steer(&local_addresses(&snapshot), self.ladder.steering())?;
+        Ok(snapshot)
+    }
+
+    /// Takes back what a configuration changed that cannot be followed.
+    fn restore(&mut self, refused: &Config, now: Instant) {
+        for spec in &refused.services {
+            self.registry.retire(&spec.name);
+        }
+        let old = self.config.clone();
+        let orders = self.standings.follow(&old, now);
+        self.order(orders);
+        self.weigh(now);
+        let stats = &self.stats;
+        let read = |id| crate::view::read_slot(stats, id);
+        let sources = Sources { config: &old, standings: &self.standings, read: &read };
+        // Its slots are there: it had them a moment ago.
+        for at in 0..old.services.len() {
+            let _ = compile::one_service(at, &sources, &mut self.registry);
+        }
+    }
+
+    /// Works out the weights of services of which something changed. Returns what to say.
+    fn weigh(&mut self, now: Instant) -> Vec<String> {
+        let dirty = self.standings.take_dirty(now);
+        dirty.into_iter().flat_map(|at| self.standings.weigh(at, now)).collect()
+    }
+
+    /// Tells the checks what to do.
+    fn order(&self, orders: Vec<Order>) {
+        if let Some(engine) = &self.engine {
+            orders.into_iter().for_each(|order| engine.order(order));
+        }
+    }
+
+    /// Publishes what became of servers since the last time: their weights.
+    fn follow_findings(&mut self, now: Instant) {
+        if now < self.next_weighing {
+            return;
+        }
+        let dirty = self.standings.take_dirty(now);
+        if dirty.is_empty() {
+            return;
+        }
+        self.next_weighing = now + WEIGHING_PAUSE;
+        for at in &dirty {
+            self.standings.weigh(*at, now).into_iter().for_each(log::say);
+        }
+        let _ = self.refresh(&dirty);
+    }
+
+    /// Publishes these services anew, as far as they are not what is published.
+    fn refresh(&mut self, services: &[usize]) -> Result<(), String> {
+        let stats = &self.stats;
+        let read = |id| crate::view::read_slot(stats, id);
+        let sources = Sources { config: &self.config, standings: &self.standings, read: &read };
+        let mut changes = Vec::new();
+        for at in services {
+            let is_current = self
+                .world
+                .services
+                .iter()
+                .nth(*at)
+                .is_some_and(|old| compile::is_current(old, *at, &sources));
+            if !is_current {
+                let service = compile::one_service(*at, &sources, &mut self.registry);
+                changes.push((*at, service.map_err(|_| EXHAUSTED.to_owned())?));
+            }
+        }
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let mut snapshot = Snapshot::clone(&self.world);
+        snapshot.services = Arc::new(self.world.services.replace(changes));
+        // Sessions look once whether their server still serves.
+        snapshot.routing_epoch = snapshot.routing_epoch.wrapping_add(1);
+        self.world = self.publisher.publish(snapshot);
         Ok(())
     }
 
@@ -422,7 +537,19 @@ impl<D: Devices> Control<D> {
             busy: &self.busy,
             links: &self.device_links,
             kernel: self.kernel.as_ref(),
+            standings: &self.standings,
             now: self.now,
+        }
+    }
+}
+
+/// Makes services that are as before the very same, so that later comparisons are quick.
+fn share_unchanged(new: &mut Config, old: &Config) {
+    let known: HashMap<&str, &Arc<ServiceSpec>> =
+        old.services.iter().map(|spec| (spec.name.as_str(), spec)).collect();
+    for spec in &mut new.services {
+        if let Some(same) = known.get(spec.name.as_str()).filter(|same| ***same == *spec) {
+            *spec = Arc::clone(same);
         }
     }
 }

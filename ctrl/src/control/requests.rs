@@ -2,6 +2,7 @@
 
 use super::{Control, Devices};
 use crate::config::Severity;
+use crate::health::Finding;
 use crate::kernel::KernelPath;
 use crate::log;
 use crate::view::{SessionView, StatusView};
@@ -32,6 +33,8 @@ pub enum Request {
         /// Where the answer goes. A client that went away is no error.
         reply: Sender<Reply>,
     },
+    /// A health check found something out.
+    Found(Finding),
     /// Read the configuration file again (SIGHUP).
     Reload,
     /// End the thread (SIGTERM).
@@ -73,6 +76,9 @@ impl<D: Devices> Control<D> {
         self.now = now;
         match request {
             Request::Stop => self.stopping = true,
+            Request::Found(finding) => {
+                self.standings.note(finding, now).into_iter().for_each(log::say);
+            }
             Request::Reload => match self.reload(now) {
                 Ok(generation) => log::say(format_args!("reloaded as generation {}", generation.0)),
                 Err(problems) => {
@@ -101,19 +107,18 @@ impl<D: Devices> Control<D> {
         let observer = self.observer();
         match method {
             "status" => to_value(&self.status()),
-            "service.list" => page(&observer.services(), params),
+            "service.list" => page_of_places(self.config.services.len(), params, |at| observer.service(at)),
             "service.show" => {
                 let name = params["name"].as_str().ok_or_else(|| Refusal::parameters("name the service"))?;
-                let spec = self.config.services.iter().find(|spec| spec.name == name);
-                let spec = spec.ok_or_else(|| {
+                let spec = self.config.services.iter().position(|spec| spec.name == name);
+                let at = spec.ok_or_else(|| {
                     Refusal::no(format!("there is no service `{name}`; `sluice service list` names all"))
                 })?;
-                to_value(&observer.service(spec))
+                to_value(&observer.service(at))
             }
             "server.list" => {
-                let servers: Vec<_> =
-                    observer.services().into_iter().flat_map(|service| service.servers).collect();
-                page(&servers, params)
+                let places = observer.server_places();
+                page_of_places(places.len(), params, |at| observer.server(places[at].0, places[at].1))
             }
             "session.count" => to_value(&observer.session_count()),
             "local.list" => page(&observer.locals(), params),
@@ -153,6 +158,9 @@ impl<D: Devices> Control<D> {
             session_capacity: count.capacity,
             services: self.config.services.len(),
             unready: unready.collect(),
+            servers: observer.server_states(),
+            checks: self.standings.checks(),
+            protected: observer.protected(),
             draining: draining.map(|(service, endpoint)| format!("{service} {endpoint}")).collect(),
             steering: self
                 .config
@@ -261,8 +269,13 @@ fn page_of(params: &Value) -> Result<(usize, usize), Refusal> {
 
 /// One page of a list that is at hand.
 fn page<T: Serialize>(list: &[T], params: &Value) -> Reply {
+    page_of_places(list.len(), params, |at| &list[at])
+}
+
+/// One page of a list of `len` items, of which only the page's are made.
+fn page_of_places<T: Serialize>(len: usize, params: &Value, item: impl Fn(usize) -> T) -> Reply {
     let (cursor, limit) = page_of(params)?;
-    let end = cursor.saturating_add(limit).min(list.len());
-    let items = list.get(cursor..end).unwrap_or_default();
-    Ok(json!({ "items": to_value(&items)?, "next": (end < list.len()).then_some(end) }))
+    let end = cursor.saturating_add(limit).min(len);
+    let items: Vec<_> = (cursor.min(end)..end).map(item).collect();
+    Ok(json!({ "items": to_value(&items)?, "next": (end < len).then_some(end) }))
 }

@@ -11,13 +11,16 @@ mod pump;
 
 pub use plan::{Gateways, Interface, Plan};
 
-use crate::compile::DeviceFacts;
+use crate::compile::{self, DeviceFacts};
 use crate::config::Config;
 use crate::log;
 use dataplane::ids::PortId;
+use dataplane::snapshot::AddressRole;
 use dataplane::worker::KernelLane;
 use net::Netlink;
 use pump::Pump;
+use std::collections::HashSet;
+use std::net::IpAddr;
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 
 /// The TAP interfaces and what the kernel was told. Dropping it takes all of it back.
@@ -79,6 +82,16 @@ impl KernelPath {
         let complaints = self.netlink.follow(&self.plan, &plan);
         self.plan = plan;
         complaints
+    }
+
+    /// The local addresses of `config` by which the kernel can ask, or will when it follows.
+    pub fn sources(&self, config: &Config) -> HashSet<IpAddr> {
+        let roles = compile::addresses(config);
+        let usable = roles.iter().filter(|(_, role)| match role {
+            AddressRole::Local(port) => self.interface(*port).is_some(),
+            AddressRole::Own | AddressRole::Vip => false,
+        });
+        usable.map(|(address, _)| address).collect()
     }
 
     /// The interface of a port, if it has one.

@@ -1,15 +1,17 @@
 //! Making views from the control thread's state.
 
 use super::{
-    LocalShareView, LocalView, NeighborView, PortView, ServerView, ServiceView, SessionCount, SessionView,
-    StatsView, WorkerView,
+    CheckView, LocalShareView, LocalView, NeighborView, PortView, ServerView, ServiceView, SessionCount,
+    SessionView, StatsView, SwitchView, TierView, WorkerView,
 };
+use crate::balance::{Health, Switch, TIER_NAMES, TierPicture, Weight};
 use crate::compile::DeviceFacts;
 use crate::config::{Config, ServerSpec, ServiceSpec};
 use crate::control::{DeviceCounters, Devices};
 use crate::kernel::KernelPath;
 use crate::neighbors::{NeighborTable, Standing};
 use crate::registry::{Registry, Totals};
+use crate::standing::Standings;
 use crate::steering::Ladder;
 use dataplane::clock::Instant;
 use dataplane::drop::DropReason;
@@ -46,6 +48,8 @@ pub struct Observer<'a> {
     pub busy: &'a [f64],
     /// Each port's link, as last polled.
     pub links: &'a [Option<(bool, u32)>],
+    /// What is known of servers.
+    pub standings: &'a Standings,
     /// The host's kernel.
     pub kernel: Option<&'a KernelPath>,
     /// Now.
@@ -79,13 +83,26 @@ impl Observer<'_> {
         |id| read_slot(self.stats, id)
     }
 
-    /// Every service.
-    pub fn services(&self) -> Vec<ServiceView> {
-        self.config.services.iter().map(|spec| self.service(spec)).collect()
+    /// The servers of all services: whose each is.
+    pub fn server_places(&self) -> Vec<(usize, usize)> {
+        let services = self.config.services.iter().enumerate();
+        services.flat_map(|(at, spec)| (0..spec.servers.len()).map(move |place| (at, place))).collect()
     }
 
-    /// One service.
-    pub fn service(&self, spec: &ServiceSpec) -> ServiceView {
+    /// The service in place `at`.
+    pub fn service(&self, at: usize) -> ServiceView {
+        let spec = &self.config.services[at];
+        let picture = self.standings.picture(at);
+        let tier = |(name, tier): (&&str, &TierPicture)| TierView {
+            name: (*name).to_owned(),
+            servers: tier.servers,
+            healthy: tier.healthy,
+            share: tier.share,
+        };
+        let switch = self.standings.switch(at).map(|(switch, until)| SwitchView {
+            to: self.switch_text(spec, switch),
+            seconds: until.since(self.now).as_secs(),
+        });
         let totals = self.registry.service_totals(&spec.name, &self.read());
         let reason = self.unready(spec);
         let mut refused = BTreeMap::new();
@@ -120,27 +137,56 @@ impl Observer<'_> {
             sessions_created: totals.sessions_created,
             local_addresses: spec.local_addresses.iter().map(ToString::to_string).collect(),
             refused,
-            servers: spec.servers.iter().map(|server| self.server(spec, server)).collect(),
+            protected: picture.protected,
+            sorry: picture.sorry,
+            switch,
+            tiers: TIER_NAMES
+                .iter()
+                .zip(&picture.tiers)
+                .filter(|(_, tier)| tier.servers > 0)
+                .map(tier)
+                .collect(),
+            servers: (0..spec.servers.len()).map(|place| self.server(at, place)).collect(),
         }
     }
 
-    fn server(&self, service: &ServiceSpec, spec: &ServerSpec) -> ServerView {
+    fn switch_text(&self, spec: &ServiceSpec, switch: &Switch) -> String {
+        match switch {
+            Switch::All => "all".into(),
+            Switch::Tier(tier) => TIER_NAMES[*tier].into(),
+            Switch::Servers(places) => {
+                let texts: Vec<_> = places.iter().map(|at| server_text(spec.servers[*at].endpoint)).collect();
+                texts.join(",")
+            }
+        }
+    }
+
+    /// A server, in place `place` of the service in place `at`.
+    pub fn server(&self, at: usize, place: usize) -> ServerView {
+        let service = &self.config.services[at];
+        let spec = &service.servers[place];
         let totals =
             self.registry.server_totals(&service.name, service.protocol, spec.endpoint, &self.read());
-        let state = if spec.weight == 0 {
-            "draining"
-        } else if self.unreachable(spec).is_some() {
-            "unreachable"
-        } else if service.health.is_some() {
-            "unchecked"
-        } else {
-            "up"
-        };
+        let standing = self.standings.server(at, place, self.now);
         ServerView {
             service: service.name.clone(),
             address: server_text(spec.endpoint),
             weight: spec.weight,
-            state: state.into(),
+            effective_weight: standing.effective,
+            state: self.state(at, place).into(),
+            tier: TIER_NAMES[standing.tier].into(),
+            zone: spec.location.zone.clone(),
+            region: spec.location.region.clone(),
+            slow_start: standing.ramp,
+            relief: standing.relief,
+            inhibited_ms: standing.inhibited.as_millis() as u64,
+            check: standing.last.map(|last| CheckView {
+                asked: last.asked,
+                failed: last.failed,
+                took_us: last.took.as_micros() as u64,
+                error: last.error,
+                load: last.load,
+            }),
             sessions_active: totals.sessions_active,
             sessions_inactive: totals.sessions_inactive,
             sessions_created: totals.sessions_created,
@@ -151,9 +197,42 @@ impl Observer<'_> {
         }
     }
 
+    /// A server's state in one word.
+    fn state(&self, at: usize, place: usize) -> &'static str {
+        let spec = &self.config.services[at].servers[place];
+        let standing = self.standings.condition(at, place, self.now);
+        match standing {
+            _ if spec.weight == Weight::ZERO => "draining",
+            _ if self.unreachable(spec).is_some() => "unreachable",
+            (Health::Down, _) => "down",
+            (Health::Checking, _) => "checking",
+            (Health::Up, true) => "inhibited",
+            (Health::Up, false) if spec.is_sorry => "sorry",
+            (Health::Up, false) => "up",
+        }
+    }
+
+    /// How many servers are in which state.
+    pub fn server_states(&self) -> BTreeMap<String, usize> {
+        let mut states = BTreeMap::new();
+        for (at, place) in self.server_places() {
+            *states.entry(self.state(at, place).to_owned()).or_insert(0) += 1;
+        }
+        states
+    }
+
+    /// The services whose health is not believed.
+    pub fn protected(&self) -> Vec<String> {
+        let services = self.config.services.iter().enumerate();
+        services
+            .filter(|(at, _)| self.standings.picture(*at).protected)
+            .map(|(_, spec)| spec.name.clone())
+            .collect()
+    }
+
     /// Why a service cannot forward now.
     pub fn unready(&self, spec: &ServiceSpec) -> Option<String> {
-        let weighted: Vec<_> = spec.servers.iter().filter(|server| server.weight > 0).collect();
+        let weighted: Vec<_> = spec.servers.iter().filter(|server| server.weight > Weight::ZERO).collect();
         if weighted.is_empty() {
             let reason =
                 if spec.servers.is_empty() { "it has no server" } else { "every server has weight 0" };

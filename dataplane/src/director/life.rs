@@ -9,7 +9,7 @@ use crate::flow::{Direction, Endpoint, Family, FlowKey6, Protocol};
 use crate::frame::Frame;
 use crate::ids::{LocalId, NeighborId, ServerId};
 use crate::session::{Needs, SessionIndex};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, Standing};
 use crate::wire::{self, Packet};
 
 impl Director {
@@ -148,14 +148,17 @@ impl Director {
     }
 }
 
-/// Whether a session may go on in a new world. Datagrams must not follow a server that was removed;
-/// connections go on, unless the service wants them to end, then also when its weight is 0.
+/// Whether a session may go on in a new world. Datagrams must not follow a server that was removed, or does not
+/// answer; connections go on, unless the service wants them to end.
 fn may_go_on(server: ServerId, protocol: Protocol, vip: Endpoint, world: &Snapshot) -> bool {
     match world.services.of_server(server) {
         Some(service) => {
-            let weight =
-                service.servers.iter().find(|other| other.id == server).map_or(0, |server| server.weight);
-            weight > 0 || !service.options.expire_quiescent
+            let known = service.servers.iter().find(|other| other.id == server);
+            match known.map_or(Standing::Quiescent, |server| server.standing) {
+                Standing::Serving => true,
+                Standing::Down if protocol == Protocol::Udp => false,
+                Standing::Quiescent | Standing::Down => !service.options.expire_quiescent,
+            }
         }
         None if protocol == Protocol::Udp => false,
         None => !world.services.find(protocol, vip).is_some_and(|service| service.options.expire_quiescent),

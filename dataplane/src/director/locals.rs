@@ -117,7 +117,7 @@ impl Director {
         arrival: &Arrival<'_>,
     ) -> Result<Admitted, DropReason> {
         let pool = || {
-            let all = service.locals.iter().zip(&service.servers);
+            let all = service.locals.iter().zip(service.servers.iter());
             all.filter(|(local, _)| Family::of(local.address) == K::FAMILY)
         };
         let count = pool().count();

@@ -12,7 +12,8 @@ pub use mailbox::{Mailbox, Publisher, mailboxes};
 pub use neighbors::{Egress, Neighbor, Neighbors};
 pub use routes::{NextHop, Routes};
 pub use services::{
-    ClientAddress, Listen, LocalAddress, RealServer, Service, ServiceIndex, ServiceOptions, Services, Tunnel,
+    ClientAddress, Listen, LocalAddress, RealServer, Service, ServiceIndex, ServiceOptions, Services,
+    Standing, Tunnel,
 };
 
 use crate::ids::{Generation, PortId};

@@ -15,7 +15,7 @@ use dataplane::scheduler::Scheduler;
 use dataplane::session::{DatagramId, ForwardMode, Settled, State, Timeouts};
 use dataplane::snapshot::{
     AddressRole, Addresses, Listen, LocalAddress, Neighbor, Neighbors, Network, NextHop, PortConfig,
-    RealServer, Routes, Service, ServiceOptions, Services, Snapshot,
+    RealServer, Routes, Service, ServiceOptions, Services, Snapshot, Standing,
 };
 use dataplane::stats::WorkerStats;
 use dataplane::steering::Seat;
@@ -129,7 +129,8 @@ pub fn world(plan: &Plan) -> Snapshot {
             let address = address(at);
             neighbors.push(known(B, address, SERVER_MAC, DIRECTOR_B));
             let id = ServerId((first + at) as u32);
-            RealServer { id, endpoint: Endpoint::new(address, 8080), weight: *weight }
+            let standing = if *weight == 0 { Standing::Quiescent } else { Standing::Serving };
+            RealServer { id, endpoint: Endpoint::new(address, 8080), weight: *weight, standing }
         };
         plan.weights.iter().enumerate().map(server).collect()
     };
@@ -158,7 +159,7 @@ pub fn world(plan: &Plan) -> Snapshot {
             locals: locals.into(),
             servers: servers.into(),
             flags: Default::default(),
-            table: plan.scheduler.table(&weights, 0).map(Box::new),
+            table: plan.scheduler.table(&weights, 0).map(Arc::new),
             options: Arc::new(ServiceOptions {
                 thresholds: match plan.thresholds {
                     (0, _) => Box::default(),
@@ -182,6 +183,7 @@ pub fn world(plan: &Plan) -> Snapshot {
         id: ServerId(at as u32),
         endpoint: Endpoint::new(local.address, 0),
         weight: 1,
+        standing: Standing::Serving,
     };
     let hiding: Vec<_> = pool.iter().enumerate().map(counted).collect();
     let all = (&hiding[..], &pool[..]);

@@ -5,9 +5,10 @@
 //! suffer most from; so what cannot forward is refused here, with the reason.
 //!
 //! This file has the order and the tables about the machine; `services` has what clients and
-//! servers see, `values` reads single values, `topology` knows which way leads where.
+//! servers see, `health` how they are checked, `values` reads single values, `topology` knows which way leads where.
 
 mod client_address;
+mod health;
 mod options;
 mod services;
 mod topology;
@@ -16,7 +17,8 @@ mod values;
 use super::problem::line_of;
 use super::raw::{self, suggestion};
 use super::{
-    Config, Dataplane, Device, Hugepages, LoadError, Loaded, PortSpec, Problem, RouteSpec, RssSpec, Severity,
+    Config, Dataplane, Device, Hugepages, LoadError, Loaded, Location, PortSpec, Problem, RouteSpec, RssSpec,
+    Severity,
 };
 use dataplane::ids::PortId;
 use dataplane::session::{State, Timeouts};
@@ -27,6 +29,7 @@ use dataplane::worker::SubInterface;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use toml::Spanned;
 use topology::{connected_port, is_link_local, is_own, is_unicast, networks, overlaps};
@@ -53,12 +56,15 @@ pub(super) fn check(file: &raw::File, text: &str, path: &Path) -> Result<Loaded,
     let routes = checker.routes(&file.route, &ports);
     let timeouts = checker.timeouts(&file.timeouts, Timeouts::default(), "timeouts");
     let services = checker.services(&file.service, &ports, &routes, &timeouts);
+    let location = checker.location(file);
     let (errors, warnings): (Vec<_>, Vec<_>) =
         checker.problems.into_iter().partition(|problem| problem.severity == Severity::Error);
     if !errors.is_empty() {
         return Err(LoadError::Wrong(errors));
     }
-    Ok(Loaded { config: Config { dataplane, admin_socket, ports, routes, services, timeouts }, warnings })
+    let services = services.into_iter().map(Arc::new).collect();
+    let config = Config { dataplane, admin_socket, ports, routes, services, location, timeouts };
+    Ok(Loaded { config, warnings })
 }
 
 struct Checker<'a> {
@@ -151,6 +157,13 @@ impl Checker<'_> {
             session_capacity_ipv6: session_capacity_ipv6.map(|number| number as usize),
             hugepages,
         }
+    }
+
+    /// Where the director is.
+    fn location(&mut self, file: &raw::File) -> Location {
+        let Some(raw) = &file.location else { return Location::default() };
+        let text = |value: &Option<Spanned<String>>| value.as_ref().map(|value| value.get_ref().clone());
+        Location { zone: text(&raw.zone), region: text(&raw.region) }
     }
 
     fn socket(&mut self, raw: &raw::Admin) -> PathBuf {

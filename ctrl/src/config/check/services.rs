@@ -4,7 +4,8 @@ use super::topology::{
     connected_port, is_broadcast, is_link_local, is_own, is_unicast, networks, port_towards,
 };
 use super::{Checker, raw, suggestion};
-use crate::config::{HealthSpec, PortSpec, RouteSpec, ServerSpec, ServiceSpec, Severity};
+use crate::balance::Weight;
+use crate::config::{Location, PortSpec, RouteSpec, ServerSpec, ServiceSpec, Severity};
 use dataplane::flow::{Endpoint, Family, Protocol};
 use dataplane::ids::{MAX_LOCALS, MAX_SERVERS, MAX_SERVICES};
 use dataplane::scheduler::{Flags, Scheduler};
@@ -12,11 +13,9 @@ use dataplane::session::{ForwardMode, Timeouts};
 use dataplane::snapshot::{Listen, Network, ServiceOptions};
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use toml::Spanned;
-
-/// ipvsadm's range.
-const MAX_WEIGHT: i64 = 65_535;
 
 /// What a service asks of its servers.
 struct Wanted<'a> {
@@ -293,7 +292,9 @@ impl Checker<'_> {
                 .iter()
                 .map(|address| ServerSpec {
                     endpoint: Endpoint { address: *address, l4_port: 0 },
-                    weight: 1,
+                    weight: Weight::ONE,
+                    location: Location::default(),
+                    is_sorry: false,
                     thresholds: (0, 0),
                 })
                 .collect();
@@ -303,7 +304,7 @@ impl Checker<'_> {
                 &key("server"),
                 "the service has no server and refuses every session until one is added",
             );
-        } else if servers.iter().all(|server| server.weight == 0) && !servers.is_empty() {
+        } else if servers.iter().all(|server| server.weight == Weight::ZERO) && !servers.is_empty() {
             self.warn(
                 entry.span(),
                 &key("server"),
@@ -313,7 +314,17 @@ impl Checker<'_> {
         if let Some(value) = &raw.client_address {
             self.check_client_address(value, &key("client_address"), options.client_address, &servers);
         }
-        let health = raw.health.as_ref().and_then(|health| self.health(health, at));
+        if let (Some(text), true) = (&raw.sorry_server, mode != ForwardMode::Snat) {
+            let sorry = raw::Server::at(text.clone());
+            let wanted = Wanted { mode, listens: &listens, locals: &local_addresses };
+            let found = self.server(&sorry, &key("sorry_server"), &wanted, ports, routes);
+            servers.extend(found.map(|server| ServerSpec { is_sorry: true, ..server }));
+        }
+        let policy = self.policy(raw, &key);
+        let slow_start = raw.slow_start.as_ref().map_or(Some(Duration::ZERO), |value| {
+            self.duration(value, &key("slow_start"), Duration::ZERO..Duration::from_secs(86_400))
+        });
+        let health = raw.health.as_ref().and_then(|health| self.health(health, at, &servers));
         Some(ServiceSpec {
             name: raw.name.get_ref().clone(),
             listens,
@@ -325,7 +336,10 @@ impl Checker<'_> {
             local_addresses,
             options: ServiceOptions { tunnel, sources, ..options },
             servers,
-            health,
+            health: health.map(Arc::new),
+            locality: raw.locality.unwrap_or(true),
+            policy,
+            slow_start: slow_start?,
         })
     }
 
@@ -479,14 +493,10 @@ impl Checker<'_> {
                 }
             }
         }
-        let weight = match &raw.weight {
-            None => Some(1),
-            Some(weight) => self.number(
-                weight,
-                &format!("{prefix}.weight"),
-                0..MAX_WEIGHT + 1,
-                "use 0 to take no new sessions",
-            ),
+        let weight = self.weight(raw.weight.as_ref(), &format!("{prefix}.weight"));
+        let location = Location {
+            zone: raw.zone.as_ref().map(|zone| zone.get_ref().clone()),
+            region: raw.region.as_ref().map(|region| region.get_ref().clone()),
         };
         let mut limit = |value: Option<&Spanned<i64>>, field: &str| match value {
             None => Some(0),
@@ -504,7 +514,13 @@ impl Checker<'_> {
         }
         // As in IPVS: three quarters, if it is not said.
         let lower = if lower == 0 { upper - upper / 4 } else { lower };
-        Some(ServerSpec { endpoint: endpoint?, weight: weight? as u32, thresholds: (upper, lower) })
+        Some(ServerSpec {
+            endpoint: endpoint?,
+            weight: weight?,
+            location,
+            is_sorry: false,
+            thresholds: (upper, lower),
+        })
     }
 
     fn protocol(&mut self, value: Option<&Spanned<String>>, key: &str) -> Option<Protocol> {
@@ -570,40 +586,5 @@ impl Checker<'_> {
             }
         }
         flags
-    }
-
-    fn health(&mut self, entry: &Spanned<raw::Health>, at: usize) -> Option<HealthSpec> {
-        let raw = entry.get_ref();
-        let key = |field: &str| format!("service[{at}].health.{field}");
-        let kind = raw.kind.get_ref().clone();
-        let known = ["tcp", "http", "https", "udp", "dns", "icmp", "script"];
-        if !known.contains(&kind.as_str()) {
-            self.error(
-                raw.kind.span(),
-                &key("type"),
-                format!("`{kind}` is unknown; {}", suggestion(&kind, &known)),
-            );
-        }
-        let path = raw.path.as_ref().map(|path| path.get_ref().clone());
-        if let Some(path) = raw.path.as_ref().filter(|path| !path.get_ref().starts_with('/')) {
-            self.error(
-                path.span(),
-                &key("path"),
-                format!("`{}` does not begin with /; write /{}", path.get_ref(), path.get_ref()),
-            );
-        }
-        let interval = raw.interval.as_ref().map_or(Some(Duration::from_secs(2)), |value| {
-            self.duration(value, &key("interval"), Duration::from_millis(100)..Duration::from_secs(86_400))
-        });
-        let count = |this: &mut Self, value: Option<&Spanned<i64>>, field: &str, default: i64| match value {
-            None => Some(default),
-            Some(value) => this.number(value, &key(field), 1..1001, "it counts answers in a row"),
-        };
-        let rise = count(self, raw.rise.as_ref(), "rise", 2);
-        let fall = count(self, raw.fall.as_ref(), "fall", 3);
-        let message =
-            "health checks do not run in this version: every server counts as up, and its weight decides";
-        self.warn(entry.span(), &format!("service[{at}].health"), message);
-        Some(HealthSpec { kind, path, interval: interval?, rise: rise? as u32, fall: fall? as u32 })
     }
 }

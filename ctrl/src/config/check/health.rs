@@ -1,0 +1,316 @@
+//! Health checks, and what is done when servers are down.
+
+use super::{Checker, raw, suggestion};
+use crate::balance::{Policy, Weight};
+use crate::config::{HealthSpec, Http, LoadSpec, Probe, ServerSpec, Tls};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+use toml::Spanned;
+
+const TYPES: [&str; 7] = ["tcp", "http", "https", "udp", "dns", "icmp", "script"];
+const INTERVALS: std::ops::Range<Duration> = Duration::from_millis(100)..Duration::from_secs(86_400);
+
+/// The keys of some types, and the types that have them.
+const KEYS_OF: [(&str, &[&str]); 14] = [
+    ("path", &["http", "https"]),
+    ("method", &["http", "https"]),
+    ("host", &["http", "https"]),
+    ("expect_status", &["http", "https"]),
+    ("expect_body", &["http", "https"]),
+    ("load_header", &["http", "https"]),
+    ("load_limit", &["http", "https"]),
+    ("server_name", &["https"]),
+    ("verify", &["https"]),
+    ("ca_file", &["https"]),
+    ("send", &["tcp", "udp"]),
+    ("expect", &["tcp", "udp", "dns"]),
+    ("query", &["dns"]),
+    ("command", &["script"]),
+];
+
+impl Checker<'_> {
+    /// A server's share.
+    pub(super) fn weight(&mut self, value: Option<&Spanned<raw::Number>>, key: &str) -> Option<Weight> {
+        let Some(value) = value else { return Some(Weight::ONE) };
+        let number = value.get_ref().0.unwrap_or(f64::NAN);
+        let weight = Weight::new(number);
+        if weight.is_none() {
+            let message = match number {
+                _ if number < 0.0 => format!("{number} is below 0; use 0 to take no new sessions"),
+                _ if number > f64::from(Weight::MAX) => {
+                    format!("{number} is above {}; use 0 to take no new sessions", Weight::MAX)
+                }
+                _ => "it is no number; use 0 to take no new sessions".to_owned(),
+            };
+            self.error(value.span(), key, message);
+        }
+        weight
+    }
+
+    /// A number from 0 to 1.
+    fn share(&mut self, value: Option<&Spanned<raw::Number>>, key: &str, usual: f64) -> f64 {
+        let Some(value) = value else { return usual };
+        match value.get_ref().0 {
+            Some(number) if (0.0..=1.0).contains(&number) => number,
+            _ => {
+                self.error(value.span(), key, "it is a share; write a number from 0 to 1, as 0.3");
+                usual
+            }
+        }
+    }
+
+    /// What is done when servers are down.
+    pub(super) fn policy(&mut self, raw: &raw::Service, key: &impl Fn(&str) -> String) -> Policy {
+        let usual = Policy::default();
+        let is_off = raw.protect_threshold.as_ref().is_some_and(|value| value.get_ref().0.is_none());
+        let threshold = match is_off {
+            true => None,
+            false => Some(self.share(raw.protect_threshold.as_ref(), &key("protect_threshold"), 0.0)),
+        };
+        let hysteresis = raw.protect_hysteresis.as_ref();
+        let spill = self.share(raw.spill_below.as_ref(), &key("spill_below"), usual.spill_below);
+        Policy {
+            protect_threshold: threshold,
+            protect_hysteresis: self.share(hysteresis, &key("protect_hysteresis"), usual.protect_hysteresis),
+            // A tier that never passes anything on keeps all with its last server.
+            spill_below: spill.max(0.001),
+        }
+    }
+
+    /// A service's check.
+    pub(super) fn health(
+        &mut self,
+        entry: &Spanned<raw::Health>,
+        at: usize,
+        servers: &[ServerSpec],
+    ) -> Option<HealthSpec> {
+        let raw = entry.get_ref();
+        let key = |field: &str| format!("service[{at}].health.{field}");
+        let kind = raw.kind.get_ref().as_str();
+        if !TYPES.contains(&kind) {
+            let message = format!("`{kind}` is unknown; {}", suggestion(kind, &TYPES));
+            self.error(raw.kind.span(), &key("type"), message);
+            return None;
+        }
+        self.refuse_strangers(entry, kind, &key);
+        let interval = self.time(raw.interval.as_ref(), &key("interval"), Duration::from_secs(2));
+        let timeout = self.time(raw.timeout.as_ref(), &key("timeout"), interval.min(Duration::from_secs(5)));
+        let mut count = |value: Option<&Spanned<i64>>, field: &str, default: i64| match value {
+            None => Some(default),
+            Some(value) => self.number(value, &key(field), 1..1001, "it counts answers in a row"),
+        };
+        let rise = count(raw.rise.as_ref(), "rise", 2);
+        let fall = count(raw.fall.as_ref(), "fall", 3);
+        let jitter = self.share(raw.jitter.as_ref(), &key("jitter"), 0.1);
+        let initially_up = match raw.initial.as_ref().map(|value| (value, value.get_ref().as_str())) {
+            None | Some((_, "down")) => false,
+            Some((_, "up")) => true,
+            Some((value, other)) => {
+                let message = format!("`{other}` is unknown; {}", suggestion(other, &["up", "down"]));
+                self.error(value.span(), &key("initial"), message);
+                false
+            }
+        };
+        let l4_port = match &raw.port {
+            None => None,
+            Some(value) => Some(self.number(value, &key("port"), 1..65_536, "it is a port")? as u16),
+        };
+        let needs_port = !matches!(kind, "icmp" | "script");
+        if needs_port && l4_port.is_none() && servers.iter().any(|server| server.endpoint.l4_port == 0) {
+            let message =
+                "servers of this service have no port of their own; say which is checked: port = 80";
+            self.error(entry.span(), &key("port"), message);
+        }
+        let load = raw.load_header.as_ref().map(|header| LoadSpec {
+            header: header.get_ref().to_ascii_lowercase(),
+            limit: match &raw.load_limit {
+                None => 1_000,
+                Some(value) => match value.get_ref().0 {
+                    Some(number) if number > 0.0 && number < 1e6 => (number * 1_000.0) as u32,
+                    _ => {
+                        self.error(
+                            value.span(),
+                            &key("load_limit"),
+                            "it is the load that is still good; write a number above 0, as 0.8",
+                        );
+                        1_000
+                    }
+                },
+            },
+        });
+        let probe = self.probe(entry, kind, &key)?;
+        Some(HealthSpec {
+            probe,
+            l4_port,
+            interval,
+            timeout,
+            rise: rise? as u32,
+            fall: fall? as u32,
+            jitter: (jitter * 1_000.0) as u32,
+            initially_up,
+            load,
+        })
+    }
+
+    fn time(&mut self, value: Option<&Spanned<String>>, key: &str, usual: Duration) -> Duration {
+        value.and_then(|value| self.duration(value, key, INTERVALS)).unwrap_or(usual)
+    }
+
+    /// Keys that another type of check has.
+    fn refuse_strangers(&mut self, entry: &Spanned<raw::Health>, kind: &str, key: &impl Fn(&str) -> String) {
+        let raw = entry.get_ref();
+        let texts = [
+            ("path", raw.path.as_ref().map(Spanned::span)),
+            ("method", raw.method.as_ref().map(Spanned::span)),
+            ("host", raw.host.as_ref().map(Spanned::span)),
+            ("expect_status", raw.expect_status.as_ref().map(Spanned::span)),
+            ("expect_body", raw.expect_body.as_ref().map(Spanned::span)),
+            ("load_header", raw.load_header.as_ref().map(Spanned::span)),
+            ("load_limit", raw.load_limit.as_ref().map(Spanned::span)),
+            ("server_name", raw.server_name.as_ref().map(Spanned::span)),
+            ("verify", raw.verify.as_ref().map(Spanned::span)),
+            ("ca_file", raw.ca_file.as_ref().map(Spanned::span)),
+            ("send", raw.send.as_ref().map(Spanned::span)),
+            ("expect", raw.expect.as_ref().map(Spanned::span)),
+            ("query", raw.query.as_ref().map(Spanned::span)),
+            ("command", raw.command.as_ref().map(Spanned::span)),
+        ];
+        for (field, place) in texts {
+            let of = KEYS_OF.iter().find(|(name, _)| *name == field).map_or(&[][..], |(_, types)| types);
+            if let Some(place) = place.filter(|_| !of.contains(&kind)) {
+                let message = format!("a check of type {kind} has no {field} ({}); remove it", of.join(", "));
+                self.error(place, &key(field), message);
+            }
+        }
+    }
+
+    fn probe(
+        &mut self,
+        entry: &Spanned<raw::Health>,
+        kind: &str,
+        key: &impl Fn(&str) -> String,
+    ) -> Option<Probe> {
+        let raw = entry.get_ref();
+        let text = |value: Option<&Spanned<String>>| value.map(|value| value.get_ref().clone());
+        let bytes = |value: Option<&Spanned<String>>| text(value).unwrap_or_default().into_bytes();
+        match kind {
+            "tcp" => Some(Probe::Tcp { send: bytes(raw.send.as_ref()), expect: bytes(raw.expect.as_ref()) }),
+            "udp" => {
+                if raw.send.is_none() {
+                    let message =
+                        "a datagram that nobody answers tells little; say what is sent: send = \"ping\"";
+                    self.error(entry.span(), &key("send"), message);
+                }
+                Some(Probe::Udp { send: bytes(raw.send.as_ref()), expect: bytes(raw.expect.as_ref()) })
+            }
+            "http" | "https" => self.http(entry, kind == "https", key),
+            "dns" => {
+                let Some(query) = &raw.query else {
+                    self.error(
+                        entry.span(),
+                        &key("query"),
+                        "say which name is asked for: query = \"example.com\"",
+                    );
+                    return None;
+                };
+                let wants_ipv6 = match raw.query_type.as_ref().map(|value| value.get_ref().as_str()) {
+                    None | Some("A") => false,
+                    Some("AAAA") => true,
+                    Some(other) => {
+                        let message = format!("`{other}` is unknown; {}", suggestion(other, &["A", "AAAA"]));
+                        self.error(entry.span(), &key("query_type"), message);
+                        false
+                    }
+                };
+                let expect = match &raw.expect {
+                    None => None,
+                    Some(value) => Some(self.address(value, &key("expect"))?),
+                };
+                Some(Probe::Dns { query: query.get_ref().clone(), wants_ipv6, expect })
+            }
+            "icmp" => Some(Probe::Icmp),
+            _ => {
+                let command: Vec<_> =
+                    raw.command.iter().flat_map(|list| list.get_ref().iter().cloned()).collect();
+                let absolute = command.first().is_some_and(|program| program.starts_with('/'));
+                if !absolute {
+                    let message =
+                        "name the program by its whole path: command = [\"/usr/lib/check\", \"--fast\"]";
+                    let place = raw.command.as_ref().map_or(entry.span(), Spanned::span);
+                    self.error(place, &key("command"), message);
+                    return None;
+                }
+                Some(Probe::Script { command })
+            }
+        }
+    }
+
+    fn http(
+        &mut self,
+        entry: &Spanned<raw::Health>,
+        with_tls: bool,
+        key: &impl Fn(&str) -> String,
+    ) -> Option<Probe> {
+        let raw = entry.get_ref();
+        let text = |value: Option<&Spanned<String>>| value.map(|value| value.get_ref().clone());
+        if let Some(path) = raw.path.as_ref().filter(|path| !path.get_ref().starts_with('/')) {
+            let message = format!("`{}` does not begin with /; write /{}", path.get_ref(), path.get_ref());
+            self.error(path.span(), &key("path"), message);
+        }
+        let method = text(raw.method.as_ref()).unwrap_or_else(|| "GET".into());
+        if let Some(value) =
+            raw.method.as_ref().filter(|value| hyper::Method::from_bytes(value.get_ref().as_bytes()).is_err())
+        {
+            self.error(value.span(), &key("method"), format!("`{method}` is no method; use GET or HEAD"));
+        }
+        let mut status = Vec::new();
+        for text in raw.expect_status.iter().flat_map(|list| list.get_ref().iter()) {
+            match statuses(text) {
+                Some(range) => status.push(range),
+                None => {
+                    let place = raw.expect_status.as_ref().map_or(entry.span(), Spanned::span);
+                    let message =
+                        format!("`{text}` is no status code; write \"200\", \"200-299\" or \"2xx\"");
+                    self.error(place, &key("expect_status"), message);
+                }
+            }
+        }
+        if status.is_empty() {
+            // What keepalived and Nacos take as good.
+            status.push(200..=399);
+        }
+        let tls = with_tls.then(|| Tls {
+            server_name: text(raw.server_name.as_ref()).or_else(|| text(raw.host.as_ref())),
+            verify: raw.verify.as_ref().is_none_or(|value| *value.get_ref()),
+            ca_file: text(raw.ca_file.as_ref()).map(PathBuf::from),
+        });
+        if let Some(value) = &raw.ca_file {
+            match crate::health::tls::authorities(std::path::Path::new(value.get_ref())) {
+                Ok(_) => {}
+                Err(error) => self.error(value.span(), &key("ca_file"), error),
+            }
+        }
+        Some(Probe::Http(Box::new(Http {
+            method,
+            path: text(raw.path.as_ref()).unwrap_or_else(|| "/".into()),
+            host: text(raw.host.as_ref()),
+            status,
+            body: text(raw.expect_body.as_ref()),
+            tls,
+        })))
+    }
+}
+
+/// Status codes as `200`, `200-299` or `2xx`.
+fn statuses(text: &str) -> Option<RangeInclusive<u16>> {
+    let code = |text: &str| text.parse::<u16>().ok().filter(|code| (100..=599).contains(code));
+    if let Some(hundreds) = text.strip_suffix("xx") {
+        let first = code(&format!("{hundreds}00"))?;
+        return Some(first..=first + 99);
+    }
+    match text.split_once('-') {
+        None => code(text).map(|code| code..=code),
+        Some((first, last)) => Some(code(first)?..=code(last)?),
+    }
+}

@@ -1,0 +1,119 @@
+//! A health check, as the operator wants it. Two servers' checks that are equal are one check.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How and how often servers are asked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HealthSpec {
+    /// What is asked.
+    pub probe: Probe,
+    /// The port that is asked, if it is not the server's own.
+    pub l4_port: Option<u16>,
+    /// Time between two checks.
+    pub interval: Duration,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// Good answers in a row until a server is up.
+    pub rise: u32,
+    /// Bad answers in a row until a server is down.
+    pub fall: u32,
+    /// By how much of the interval each pause may differ, in thousandths.
+    pub jitter: u32,
+    /// Whether a server counts as up before the first answers.
+    pub initially_up: bool,
+    /// How a server tells its load, if it does.
+    pub load: Option<LoadSpec>,
+}
+
+/// What is asked of a server.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Probe {
+    /// A TCP connection; then perhaps a few bytes there and back.
+    Tcp {
+        /// What is sent; nothing if empty.
+        send: Vec<u8>,
+        /// What the answer must have in it; none is awaited if empty.
+        expect: Vec<u8>,
+    },
+    /// A request over HTTP/1.1, perhaps over TLS.
+    Http(Box<Http>),
+    /// A datagram. Without an answer that is expected, silence is good and an ICMP error bad.
+    Udp {
+        /// What is sent.
+        send: Vec<u8>,
+        /// What the answer must have in it; none is awaited if empty.
+        expect: Vec<u8>,
+    },
+    /// A question for a name, over UDP.
+    Dns {
+        /// The name.
+        query: String,
+        /// Whether its IPv6 address is asked for.
+        wants_ipv6: bool,
+        /// The address that must be among the answers.
+        expect: Option<IpAddr>,
+    },
+    /// A ping.
+    Icmp,
+    /// A program that ends with status 0 when the server is well. It finds SLUICE_ADDRESS, SLUICE_PORT and
+    /// SLUICE_SOURCE in its environment.
+    Script {
+        /// The program and its arguments.
+        command: Vec<String>,
+    },
+}
+
+impl Probe {
+    /// The name of its type in the file.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Tcp { .. } => "tcp",
+            Self::Http(http) if http.tls.is_some() => "https",
+            Self::Http(_) => "http",
+            Self::Udp { .. } => "udp",
+            Self::Dns { .. } => "dns",
+            Self::Icmp => "icmp",
+            Self::Script { .. } => "script",
+        }
+    }
+}
+
+/// An HTTP request and the answer that is good.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Http {
+    /// GET, HEAD and so on.
+    pub method: String,
+    /// What is asked for.
+    pub path: String,
+    /// The Host header; the server's address if it is not said.
+    pub host: Option<String>,
+    /// The status codes that are good.
+    pub status: Vec<RangeInclusive<u16>>,
+    /// What the body must have in it, within its first 64 KiB.
+    pub body: Option<String>,
+    /// TLS, for HTTPS.
+    pub tls: Option<Tls>,
+}
+
+/// The TLS side of an HTTPS check.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Tls {
+    /// The name that is asked for (SNI) and that the certificate must have; the server's address if it is not said.
+    pub server_name: Option<String>,
+    /// Whether the certificate is looked at.
+    pub verify: bool,
+    /// The authorities that are believed, in PEM; those of the system if it is not said.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Overload protection by what servers say of their load.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LoadSpec {
+    /// The header of the check's answer that has the load, a number.
+    pub header: String,
+    /// The load up to which a server keeps its whole weight, in thousandths.
+    pub limit: u32,
+}

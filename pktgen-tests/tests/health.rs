@@ -1,0 +1,310 @@
+//! Health checks, tiers and protection with real servers that die, hang, refuse, answer wrongly and come back.
+
+use pktgen_tests::lab::{Lab, Plan, VIP};
+use pktgen_tests::process::{run, wait_until};
+use rustix::process::Signal;
+use std::fmt::Write as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const SOON: Duration = Duration::from_secs(6);
+
+/// A service on the VIP's port 80; `servers` have lines of their own.
+fn service(rules: &str, servers: &[(String, &str)], health: &str) -> String {
+    let mut text = format!(
+        "\n[[service]]\nname = \"web\"\nlisten = \"{VIP}:80\"\nprotocol = \"tcp\"\nforward = \"fullnat\"\nscheduler = \"rr\"\nlocal_addresses = [\"10.0.0.200\"]\n{rules}\n"
+    );
+    for (address, more) in servers {
+        let _ = write!(text, "\n[[service.server]]\naddress = \"{address}\"\n{more}\n");
+    }
+    if !health.is_empty() {
+        let _ = write!(
+            text,
+            "\n[service.health]\n{health}\ninterval = \"200ms\"\ntimeout = \"500ms\"\nrise = 2\nfall = 2\n"
+        );
+    }
+    text
+}
+
+fn servers(lab: &Lab, count: usize, l4_port: u16) -> Vec<(String, &'static str)> {
+    (0..count).map(|at| (format!("{}:{l4_port}", lab.server_ip(at)), "")).collect()
+}
+
+/// The states of the first service's servers.
+fn states(lab: &Lab) -> Vec<String> {
+    let services = lab.json(&["service", "list"]).unwrap();
+    let servers = services[0]["servers"].as_array().unwrap().clone();
+    servers.iter().map(|server| server["state"].as_str().unwrap().to_owned()).collect()
+}
+
+fn await_states(lab: &Lab, wanted: &[&str]) {
+    let came = wait_until(SOON, || states(lab) == wanted);
+    assert!(came, "wanted {wanted:?}: {}", lab.sluice(&["service", "show", "web"]).unwrap());
+}
+
+/// Who answers so many requests.
+fn answers(lab: &Lab, requests: usize) -> Vec<String> {
+    let mut all = lab.http(requests, 4).unwrap();
+    all.sort();
+    all.dedup();
+    all
+}
+
+fn nft(lab: &Lab, server: usize, line: &str) {
+    run(lab.server(server).command("nft").args(line.split_whitespace())).unwrap();
+}
+
+#[test]
+fn servers_that_die_hang_refuse_or_answer_wrongly_are_left_out_and_come_back() {
+    let mut lab = Lab::new(Plan { servers: 4, ..Plan::default() }).unwrap();
+    let folders: Vec<_> = (0..4).map(|at| lab.start_nginx_on(at, &[80]).unwrap()).collect();
+    let config = lab.config_head() + &service("", &servers(&lab, 4, 80), "type = \"http\"\npath = \"/\"");
+    lab.start_sluiced(&config).unwrap();
+    await_states(&lab, &["up"; 4]);
+    assert_eq!(answers(&lab, 40), ["rs1:80", "rs2:80", "rs3:80", "rs4:80"]);
+
+    // One hangs, one answers 500, one is refused by resets.
+    lab.program(0).signal(Signal::STOP);
+    std::fs::write(folders[1].join("80.broken"), "").unwrap();
+    nft(&lab, 2, "add table inet f");
+    nft(&lab, 2, "add chain inet f i { type filter hook input priority 0 ; }");
+    nft(&lab, 2, "add rule inet f i tcp dport 80 reject with tcp reset");
+    await_states(&lab, &["down", "down", "down", "up"]);
+    assert_eq!(answers(&lab, 20), ["rs4:80"]);
+    let show = lab.sluice(&["service", "show", "web"]).unwrap();
+    for what in ["no answer within 500 ms", "it answered 500", "Connection refused"] {
+        assert!(show.contains(what), "{what}: {show}");
+    }
+
+    // They come back, and the fourth dies.
+    lab.program(0).signal(Signal::CONT);
+    std::fs::remove_file(folders[1].join("80.broken")).unwrap();
+    nft(&lab, 2, "delete table inet f");
+    lab.program(3).stop();
+    await_states(&lab, &["up", "up", "up", "down"]);
+    assert_eq!(answers(&lab, 30), ["rs1:80", "rs2:80", "rs3:80"]);
+    let log = lab.sluiced().unwrap().output();
+    assert!(
+        log.contains("server 10.0.0.11:80 is down (http)") && log.contains("10.0.0.11:80 is up"),
+        "{log}"
+    );
+}
+
+#[test]
+fn checks_ask_from_the_local_address_and_each_server_once() {
+    let mut lab = Lab::new(Plan { servers: 1, ..Plan::default() }).unwrap();
+    lab.start_nginx(0, 80).unwrap();
+    // Who else connects to port 80 is counted and refused.
+    nft(&lab, 0, "add table inet f");
+    nft(&lab, 0, "add chain inet f i { type filter hook input priority 0 ; }");
+    nft(&lab, 0, "add rule inet f i tcp dport 80 ip saddr != 10.0.0.200 counter reject");
+    nft(&lab, 0, "add rule inet f i tcp dport 80 tcp flags syn counter");
+    let health = "type = \"tcp\"";
+    let web = service("", &servers(&lab, 1, 80), health);
+    // Twenty services with the same server and check.
+    let more: String = (0..19)
+        .map(|n| {
+            web.replace("\"web\"", &format!("\"web{n}\""))
+                .replace(":80\"\nprotocol", &format!(":{}\"\nprotocol", 8000 + n))
+        })
+        .collect();
+    let config = lab.config_head() + &web + &more;
+    lab.start_sluiced(&config).unwrap();
+    await_states(&lab, &["up"]);
+    let status = lab.json(&["status"]).unwrap();
+    assert_eq!((status["services"].as_u64(), status["checks"].as_u64()), (Some(20), Some(1)));
+
+    let asked = || lab.json(&["server", "list"]).unwrap()[0]["check"]["asked"].as_u64().unwrap();
+    let (before, began) = (asked(), Instant::now());
+    assert!(wait_until(SOON, || asked() >= before + 10));
+    assert!(began.elapsed() > Duration::from_millis(1_500), "10 answers, 200 ms apart: one check");
+    let counters = run(lab.server(0).command("nft").args(["list", "ruleset"])).unwrap();
+    assert!(counters.contains("saddr != 10.0.0.200 counter packets 0"), "{counters}");
+
+    // A change of another service's check restarts nothing here.
+    let changed = config.replacen("type = \"tcp\"", "type = \"http\"", 1);
+    lab.write_config(&changed).unwrap();
+    let before = asked();
+    lab.sluice(&["config", "reload"]).unwrap();
+    assert_eq!(lab.json(&["status"]).unwrap()["checks"], 2);
+    let second = || lab.json(&["server", "list"]).unwrap()[1]["check"]["asked"].as_u64().unwrap();
+    assert!(second() >= before, "its count went on");
+}
+
+#[test]
+fn other_kinds_of_checks_tell_good_from_bad() {
+    let mut lab = Lab::new(Plan { servers: 2, ..Plan::default() }).unwrap();
+    let folder = lab.folder().to_owned();
+    // A certificate of an authority of its own.
+    let openssl =
+        |line: &str| run(Command::new("openssl").args(line.split_whitespace()).current_dir(&folder)).unwrap();
+    openssl("req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=lab-ca");
+    openssl("req -newkey rsa:2048 -nodes -keyout key.pem -out request.pem -subj /CN=www.example.com");
+    std::fs::write(folder.join("names"), "subjectAltName=DNS:www.example.com").unwrap();
+    openssl(
+        "x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -out cert.pem -days 2 -extfile names",
+    );
+    let tls = format!("ssl; ssl_certificate {0}/cert.pem; ssl_certificate_key {0}/key.pem", folder.display());
+    lab.start_nginx_saying(0, 443, "", "").unwrap_or_default();
+    drop(tls);
+
+    // (type and keys; whether 10.0.0.11 is well)
+    let script = format!("{}/check", folder.display());
+    std::fs::write(&script, "#!/bin/sh\nexec ping -c 1 -W 1 -q $SLUICE_ADDRESS\n").unwrap();
+    run(Command::new("chmod").args(["+x", &script])).unwrap();
+    let cases = [
+        ("type = \"icmp\"".to_owned(), ["up", "down"]),
+        (format!("type = \"script\"\ncommand = \"{script}\""), ["up", "down"]),
+        ("type = \"udp\"\nsend = \"x\"\nport = 9".to_owned(), ["down", "down"]),
+        ("type = \"dns\"\nquery = \"example.com\"\nport = 53".to_owned(), ["down", "down"]),
+        ("type = \"https\"\nport = 443".to_owned(), ["down", "down"]),
+    ];
+    // Nobody is there at 10.0.0.13.
+    let list = [(format!("{}:80", lab.server_ip(0)), ""), ("10.0.0.13:80".to_owned(), "")];
+    let config = |health: &str| lab.config_head() + &service("", &list, health);
+    let configs: Vec<_> = cases.iter().map(|(health, _)| config(health)).collect();
+    lab.start_sluiced(&configs[0]).unwrap();
+    for (config, (health, wanted)) in configs.iter().zip(&cases) {
+        lab.write_config(config).unwrap();
+        lab.sluice(&["config", "reload"]).unwrap();
+        let reached = wait_until(SOON * 2, || {
+            // A host that nobody is at is unreachable first.
+            states(&lab)
+                .iter()
+                .zip(wanted)
+                .all(|(state, wanted)| state == wanted || *wanted == "down" && state == "unreachable")
+        });
+        assert!(
+            reached,
+            "{health}: {:?}\n{}",
+            states(&lab),
+            lab.sluice(&["service", "show", "web"]).unwrap()
+        );
+    }
+}
+
+#[test]
+fn too_many_down_at_once_and_all_are_used_until_they_are_back() {
+    let mut lab = Lab::new(Plan { servers: 1, ..Plan::default() }).unwrap();
+    let ports: Vec<u16> = (8001..8011).collect();
+    let folder = lab.start_nginx_on(0, &ports).unwrap();
+    let list: Vec<_> = ports.iter().map(|port| (format!("10.0.0.11:{port}"), "")).collect();
+    let config =
+        lab.config_head() + &service("protect_threshold = 0.4", &list, "type = \"http\"\npath = \"/\"");
+    lab.start_sluiced(&config).unwrap();
+    await_states(&lab, &["up"; 10]);
+    let protected = || lab.json(&["service", "show", "web"]).unwrap()["protected"] == true;
+    assert!(!protected());
+    // The checks' path breaks for six of ten, as by a bad deployment of the check itself.
+    for port in &ports[..6] {
+        std::fs::write(folder.join(format!("{port}.broken")), "").unwrap();
+    }
+    assert!(wait_until(SOON, protected), "{:?}", states(&lab));
+    let count = |lab: &Lab| answers(lab, 100).len();
+    // All ten get sessions; nginx answers 500 with a page of its own on six.
+    let weights = lab.json(&["service", "show", "web"]).unwrap();
+    let used = weights["servers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|server| server["effective_weight"] == 1)
+        .count();
+    assert_eq!(used, 10);
+    assert!(lab.json(&["status"]).unwrap()["protected"][0] == "web");
+    // One back: half are healthy, which is threshold and hysteresis.
+    std::fs::remove_file(folder.join("8001.broken")).unwrap();
+    assert!(wait_until(SOON, || !protected()));
+    await_states(&lab, &["up", "down", "down", "down", "down", "down", "up", "up", "up", "up"]);
+    assert_eq!(count(&lab), 5);
+}
+
+#[test]
+fn a_zone_that_is_lost_spills_to_the_region_and_comes_back() {
+    let mut lab = Lab::new(Plan { servers: 3, ..Plan::default() }).unwrap();
+    for at in 0..3 {
+        lab.start_nginx_on(at, &[80, 81]).unwrap();
+    }
+    let places =
+        ["zone = \"a\"\nregion = \"r\"", "zone = \"b\"\nregion = \"r\"", "zone = \"x\"\nregion = \"y\""];
+    let list: Vec<_> = (0..3)
+        .flat_map(|at| [80, 81].map(|port| (format!("{}:{port}", lab.server_ip(at)), places[at])))
+        .collect();
+    let config = lab.config_head()
+        + "\n[location]\nzone = \"a\"\nregion = \"r\"\n"
+        + &service("", &list, "type = \"http\"\npath = \"/\"");
+    lab.start_sluiced(&config).unwrap();
+    await_states(&lab, &["up"; 6]);
+    assert_eq!(answers(&lab, 40), ["rs1:80", "rs1:81"]);
+
+    lab.program(0).signal(Signal::STOP);
+    await_states(&lab, &["down", "down", "up", "up", "up", "up"]);
+    assert_eq!(answers(&lab, 40), ["rs2:80", "rs2:81"]);
+    lab.program(1).signal(Signal::STOP);
+    await_states(&lab, &["down", "down", "down", "down", "up", "up"]);
+    assert_eq!(answers(&lab, 40), ["rs3:80", "rs3:81"]);
+    lab.program(0).signal(Signal::CONT);
+    await_states(&lab, &["up", "up", "down", "down", "up", "up"]);
+    assert_eq!(answers(&lab, 40), ["rs1:80", "rs1:81"]);
+    let tiers = lab.json(&["service", "show", "web"]).unwrap()["tiers"].clone();
+    assert_eq!(tiers[0]["share"], 1.0, "{tiers}");
+    // Awake, so that it can end.
+    lab.program(1).signal(Signal::CONT);
+}
+
+#[test]
+fn flapping_servers_leave_sessions_on_healthy_ones_alone() {
+    let mut lab = Lab::new(Plan { servers: 2, ..Plan::default() }).unwrap();
+    let ports: Vec<u16> = (8001..8021).collect();
+    lab.start_nginx_on(0, &ports).unwrap();
+    lab.start_nginx_on(1, &[80]).unwrap();
+    let mut list: Vec<_> = ports.iter().map(|port| (format!("10.0.0.11:{port}"), "weight = 1")).collect();
+    list.push(("10.0.0.12:80".to_owned(), "weight = 40"));
+    let config = lab.config_head()
+        + &service("protect_threshold = \"off\"", &list, "type = \"tcp\"")
+            .replace("interval = \"200ms\"", "interval = \"500ms\"");
+    lab.start_sluiced(&config).unwrap();
+    assert!(wait_until(SOON, || states(&lab).iter().all(|state| state == "up")));
+    nft(&lab, 0, "add table inet f");
+    nft(&lab, 0, "add chain inet f i { type filter hook input priority 0 ; }");
+
+    // A download from the healthy server that lasts as long as the flapping.
+    let data = lab.folder().join("nginx-2").join("data");
+    std::fs::write(&data, vec![b'x'; 4 << 20]).unwrap();
+    let download = |lab: &Lab| {
+        let mut curl = lab.client().command("curl");
+        curl.args(["--silent", "--show-error", "--fail", "--max-time", "90", "--limit-rate", "64k"]);
+        curl.args(["--output", "/dev/null", "--write-out", "%{size_download}"]);
+        curl.arg(format!("http://{VIP}/data"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        curl.spawn().unwrap()
+    };
+    // Round robin: some of these meet the healthy server, the others have no such file.
+    let downloads: Vec<_> = (0..21).map(|_| download(&lab)).collect();
+    let began = Instant::now();
+    let mut down = false;
+    while began.elapsed() < Duration::from_secs(60) {
+        down = !down;
+        let line = if down {
+            "add rule inet f i tcp dport 8001-8020 reject with tcp reset"
+        } else {
+            "flush chain inet f i"
+        };
+        nft(&lab, 0, line);
+        let wanted = if down { "down" } else { "up" };
+        let came =
+            wait_until(Duration::from_secs(5), || states(&lab)[..20].iter().all(|state| state == wanted));
+        assert!(came, "{wanted}: {:?}", states(&lab));
+        if down {
+            assert_eq!(answers(&lab, 20), ["rs2:80"], "nobody meets a server that is down");
+        }
+    }
+    let finished = downloads
+        .into_iter()
+        .map(|child| child.wait_with_output().unwrap())
+        .filter(|output| output.status.success())
+        .map(|output| assert_eq!(String::from_utf8_lossy(&output.stdout), (4 << 20).to_string()))
+        .count();
+    assert!(finished >= 1, "the downloads from the healthy server must end well");
+}
