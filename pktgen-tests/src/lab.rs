@@ -423,6 +423,16 @@ impl Lab {
         Ok(self.folder.path().join(name))
     }
 
+    /// Starts nginx on a server with these lines in its `server`; `/` says who it is.
+    ///
+    /// # Errors
+    /// When nginx cannot be started or does not listen on `l4_port`.
+    pub fn start_nginx_with(&mut self, at: usize, lines: &str, l4_port: u16) -> Result<(), String> {
+        let mut command = self.servers[at].command("nginx");
+        self.start_nginx_as(&format!("nginx-{}", at + 1), &mut command, lines, &format!("rs{}\\n", at + 1))?;
+        self.wait_for_listener(at, l4_port)
+    }
+
     /// The n-th program that was started.
     pub fn program(&mut self, at: usize) -> &mut Daemon {
         &mut self.programs[at]

@@ -4,7 +4,11 @@ use pktgen_tests::lab::{Lab, Plan, VIP};
 use pktgen_tests::process::{run, wait_until};
 use rustix::process::Signal;
 use std::fmt::Write as _;
+use std::net::UdpSocket;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(6);
@@ -131,10 +135,51 @@ fn checks_ask_from_the_local_address_and_each_server_once() {
     assert!(second() >= before, "its count went on");
 }
 
+/// Answers datagrams on a port of a server until it is dropped.
+struct UdpServer {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl UdpServer {
+    fn start(lab: &Lab, server: usize, l4_port: u16, answer: fn(&[u8]) -> Vec<u8>) -> Self {
+        let socket = lab.server(server).inside(|| UdpSocket::bind(("0.0.0.0", l4_port)).unwrap());
+        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut room = [0; 2_048];
+            while !stopped.load(Ordering::Relaxed) {
+                if let Ok((len, from)) = socket.recv_from(&mut room) {
+                    socket.send_to(&answer(&room[..len]), from).unwrap();
+                }
+            }
+        });
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for UdpServer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+/// A name server for which every name is 192.0.2.77.
+fn name_server(question: &[u8]) -> Vec<u8> {
+    let mut answer = question.to_vec();
+    answer[2..4].copy_from_slice(&[0x81, 0x80]);
+    answer[6..8].copy_from_slice(&[0, 1]);
+    answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 77]);
+    answer
+}
+
 #[test]
-fn other_kinds_of_checks_tell_good_from_bad() {
+fn every_kind_of_check_tells_good_from_bad() {
     let mut lab = Lab::new(Plan { servers: 2, ..Plan::default() }).unwrap();
     let folder = lab.folder().to_owned();
+    let dir = folder.display().to_string();
     // A certificate of an authority of its own.
     let openssl =
         |line: &str| run(Command::new("openssl").args(line.split_whitespace()).current_dir(&folder)).unwrap();
@@ -144,42 +189,53 @@ fn other_kinds_of_checks_tell_good_from_bad() {
     openssl(
         "x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -out cert.pem -days 2 -extfile names",
     );
-    let tls = format!("ssl; ssl_certificate {0}/cert.pem; ssl_certificate_key {0}/key.pem", folder.display());
-    lab.start_nginx_saying(0, 443, "", "").unwrap_or_default();
-    drop(tls);
-
-    // (type and keys; whether 10.0.0.11 is well)
-    let script = format!("{}/check", folder.display());
+    let tls = format!(
+        "listen 443 ssl; server_name www.example.com; ssl_certificate {dir}/cert.pem; ssl_certificate_key {dir}/key.pem;"
+    );
+    lab.start_nginx_with(0, &tls, 443).unwrap();
+    let _echo = UdpServer::start(&lab, 0, 7, <[u8]>::to_vec);
+    let _names = UdpServer::start(&lab, 0, 53, name_server);
+    let script = format!("{dir}/check");
     std::fs::write(&script, "#!/bin/sh\nexec ping -c 1 -W 1 -q $SLUICE_ADDRESS\n").unwrap();
     run(Command::new("chmod").args(["+x", &script])).unwrap();
+
+    let https = |more: &str| format!("type = \"https\"\nport = 443\nca_file = \"{dir}/ca.pem\"\n{more}");
+    // (type and keys; whether 10.0.0.11 is well; what is said of it if not)
     let cases = [
-        ("type = \"icmp\"".to_owned(), ["up", "down"]),
-        (format!("type = \"script\"\ncommand = \"{script}\""), ["up", "down"]),
-        ("type = \"udp\"\nsend = \"x\"\nport = 9".to_owned(), ["down", "down"]),
-        ("type = \"dns\"\nquery = \"example.com\"\nport = 53".to_owned(), ["down", "down"]),
-        ("type = \"https\"\nport = 443".to_owned(), ["down", "down"]),
+        ("type = \"icmp\"".to_owned(), None),
+        (format!("type = \"script\"\ncommand = \"{script}\""), None),
+        ("type = \"udp\"\nport = 7\nsend = \"ping\"\nexpect = \"ping\"".to_owned(), None),
+        ("type = \"udp\"\nport = 7\nsend = \"ping\"\nexpect = \"pong\"".to_owned(), Some("no answer")),
+        ("type = \"udp\"\nport = 9\nsend = \"x\"".to_owned(), Some("refused")),
+        ("type = \"dns\"\nport = 53\nquery = \"example.com\"\nexpect = \"192.0.2.77\"".to_owned(), None),
+        (
+            "type = \"dns\"\nport = 53\nquery = \"example.com\"\nexpect = \"192.0.2.78\"".to_owned(),
+            Some("192.0.2.78 is not among its answers"),
+        ),
+        (https("host = \"www.example.com\"\nexpect_body = \"rs1\""), None),
+        (https("host = \"www.example.com\"\nexpect_body = \"rs2\""), Some("`rs2` is not in its answer")),
+        (https("host = \"other.example.com\""), Some("TLS")),
+        ("type = \"https\"\nport = 443\nhost = \"www.example.com\"".to_owned(), Some("TLS")),
+        ("type = \"https\"\nport = 443\nverify = false".to_owned(), None),
+        ("type = \"tcp\"\nport = 443".to_owned(), None),
+        ("type = \"tcp\"\nport = 444".to_owned(), Some("refused")),
     ];
     // Nobody is there at 10.0.0.13.
     let list = [(format!("{}:80", lab.server_ip(0)), ""), ("10.0.0.13:80".to_owned(), "")];
-    let config = |health: &str| lab.config_head() + &service("", &list, health);
-    let configs: Vec<_> = cases.iter().map(|(health, _)| config(health)).collect();
+    let configs: Vec<_> =
+        cases.iter().map(|(health, _)| lab.config_head() + &service("", &list, health)).collect();
     lab.start_sluiced(&configs[0]).unwrap();
     for (config, (health, wanted)) in configs.iter().zip(&cases) {
         lab.write_config(config).unwrap();
         lab.sluice(&["config", "reload"]).unwrap();
-        let reached = wait_until(SOON * 2, || {
-            // A host that nobody is at is unreachable first.
-            states(&lab)
-                .iter()
-                .zip(wanted)
-                .all(|(state, wanted)| state == wanted || *wanted == "down" && state == "unreachable")
-        });
-        assert!(
-            reached,
-            "{health}: {:?}\n{}",
-            states(&lab),
-            lab.sluice(&["service", "show", "web"]).unwrap()
-        );
+        let first = if wanted.is_none() { "up" } else { "down" };
+        // A host that nobody is at is unreachable as soon as ARP says so.
+        let is_gone = |state: &str| state == "down" || state == "unreachable";
+        let came =
+            wait_until(SOON, || matches!(&states(&lab)[..], [one, two] if one == first && is_gone(two)));
+        let show = lab.sluice(&["service", "show", "web"]).unwrap();
+        assert!(came, "{health}: {show}");
+        assert!(wanted.is_none_or(|wanted| show.contains(wanted)), "{health}: {show}");
     }
 }
 
