@@ -14,8 +14,8 @@ use ctrl::config::{self, Config, Loaded};
 use ctrl::control::{Control, Identity, Parts, Request};
 use ctrl::health::Engine;
 use ctrl::kernel::KernelPath;
-use ctrl::log;
 use ctrl::steering::Ladder;
+use ctrl::{last_good, log};
 use dataplane::director::{Director, Limits};
 use dataplane::dpdk::{self, Clock, Device, DeviceSettings, Eal, EalSettings, Memory, Pool};
 use dataplane::flow::FlowHasher;
@@ -39,6 +39,9 @@ struct Arguments {
     /// The configuration to run.
     #[arg(long, value_name = "FILE", default_value = "/etc/sluice/sluice.toml")]
     config: PathBuf,
+    /// Where the last good state is kept; /var/lib/sluice for files in /etc, else `state` beside the file.
+    #[arg(long, value_name = "FOLDER")]
+    state: Option<PathBuf>,
     /// Only check a configuration: exit 0 good, 1 cannot be read or parsed, 2 wrong.
     #[arg(long, value_name = "FILE", conflicts_with = "config")]
     check: Option<PathBuf>,
@@ -49,7 +52,7 @@ fn main() -> ExitCode {
     if let Some(file) = &arguments.check {
         return ExitCode::from(ctrl::cli::check(file, false));
     }
-    match run(&arguments.config) {
+    match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
             log::say(message);
@@ -58,20 +61,19 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(path: &Path) -> Result<(), String> {
+fn run(arguments: &Arguments) -> Result<(), String> {
     // A reload reads the same file, wherever the process stands then.
+    let path = &arguments.config;
     let path = std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let loaded = config::load(&path).map_err(|error| {
-        let lines: Vec<_> = error.problems().iter().map(ToString::to_string).collect();
-        lines.join("\nsluiced: ")
-    })?;
+    let state = arguments.state.clone().unwrap_or_else(|| last_good::usual_folder(&path));
+    let (loaded, fallback) = load(&path, &state)?;
     loaded.warnings.iter().for_each(log::say);
     let config = &loaded.config;
 
     // Everything that can be found wrong without touching a device.
     let (sender, requests) = channel();
-    let admin = Server::bind(&config.admin_socket)
-        .map_err(|error| format!("admin.socket {}: {error}", config.admin_socket.display()))?;
+    let admin = Server::bind(&config.admin)
+        .map_err(|error| format!("admin.socket {}: {error}", config.admin.socket.display()))?;
     let control_cores = preflight::control_cores(&config.dataplane.workers)?;
     let _held = preflight::claim_devices(&config.ports)?;
     let buffers = buffers_needed(config);
@@ -88,7 +90,34 @@ fn run(path: &Path) -> Result<(), String> {
     .map_err(|error| format!("DPDK does not start: {error}; {}", preflight::remedy(config)))?;
     let clock = Clock::start(&eal);
     let hardware = start_hardware(&mut eal, config, buffers)?;
-    serve(&eal, clock, hardware, loaded, path, memory, &admin, (sender, requests))
+    let files = Files { config: path, state, fallback };
+    serve(&eal, clock, hardware, loaded, files, memory, &admin, (sender, requests))
+}
+
+/// Where things stand, and why another file than the operator's runs, if it does.
+struct Files {
+    config: PathBuf,
+    state: PathBuf,
+    fallback: Option<String>,
+}
+
+/// The configuration; when it is bad, the last good one.
+fn load(path: &Path, state: &Path) -> Result<(Loaded, Option<String>), String> {
+    let error = match config::load(path) {
+        Ok(loaded) => return Ok((loaded, None)),
+        Err(error) => error,
+    };
+    let lines: Vec<_> = error.problems().iter().map(ToString::to_string).collect();
+    let problems = lines.join("\nsluiced: ");
+    let Some((loaded, kept)) = last_good::load(state) else { return Err(problems) };
+    log::say(problems);
+    let fallback = format!(
+        "{} is bad: the last good state runs, {}; mend the file, then `sluice config reload`",
+        path.display(),
+        kept.display()
+    );
+    log::say(&fallback);
+    Ok((loaded, Some(fallback)))
 }
 
 fn devices(config: &Config, wanted: impl Fn(&config::Device) -> bool) -> Vec<String> {
@@ -203,7 +232,7 @@ fn serve(
     clock: Clock,
     mut hardware: Hardware,
     loaded: Loaded,
-    path: PathBuf,
+    files: Files,
     memory: Memory,
     admin: &Server,
     (sender, requests): (Sender<Request>, std::sync::mpsc::Receiver<Request>),
@@ -255,7 +284,9 @@ fn serve(
         version: env!("SLUICE_VERSION").to_owned(),
         dpdk: dpdk::version(),
         memory: preflight::describe(memory),
-        config_path: path,
+        config_path: files.config,
+        state_folder: Some(files.state),
+        fallback: files.fallback,
     };
     // Without it packets are forwarded all the same.
     let kernel = KernelPath::start(config, &facts, kernel_lanes).map_err(log::say).ok();

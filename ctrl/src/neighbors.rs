@@ -90,6 +90,14 @@ impl NeighborTable {
         self.wanted = hops;
     }
 
+    /// Adds to the neighbours that are always to be known.
+    pub fn want_more(&mut self, hops: impl IntoIterator<Item = NextHop>, now: Instant) {
+        for hop in hops {
+            self.resolve(hop, now);
+            self.wanted.insert(hop);
+        }
+    }
+
     /// Starts to ask for a neighbour if it is not known yet. A failed one is left to its pause.
     pub fn resolve(&mut self, hop: NextHop, now: Instant) {
         if self.by_hop.contains_key(&hop) {

@@ -5,7 +5,7 @@ use crate::config::Config;
 use dataplane::flow::{Endpoint, FlowKey, FlowKey6, Protocol};
 use dataplane::ids::{PortId, WorkerId};
 use dataplane::session::{ForwardMode, Pair};
-use dataplane::snapshot::{AddressRole, LocalAddress, Snapshot};
+use dataplane::snapshot::{AddressRole, LocalAddress, Service, Snapshot};
 use dataplane::stats::WorkerStats;
 use dataplane::steering::Steering;
 use dataplane::steering::ladder::{Choice, Rung};
@@ -128,31 +128,37 @@ impl Ladder {
     /// # Errors
     /// With the service, the server and the worker that has none, and what helps.
     pub fn check_capacity(&self, config: &Config, world: &Snapshot) -> Result<(), String> {
+        let mut services = world.services.iter().enumerate();
+        services.try_for_each(|(at, service)| self.check_service(config, at, service))
+    }
+
+    /// [`check_capacity`](Self::check_capacity) of the one service in place `at`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check_service(&self, config: &Config, at: usize, service: &Service) -> Result<(), String> {
         let workers = self.steering.workers;
-        if workers == 1 {
+        if workers == 1 || service.mode != ForwardMode::FullNat {
             return Ok(());
         }
-        let services = config.services.iter().zip(world.services.iter());
-        for (spec, service) in services.filter(|(_, service)| service.mode == ForwardMode::FullNat) {
-            for server in service.servers.iter() {
-                let without = (0..workers).map(WorkerId).find(|worker| {
-                    let has_ports = |local: &&LocalAddress| {
-                        self.capacity(*worker, **local, service.protocol, server.endpoint) > 0
-                    };
-                    service.locals.iter().find(has_ports).is_none()
-                });
-                let Some(worker) = without else { continue };
-                let port = usize::from(service.locals[0].port.0);
-                return Err(format!(
-                    "service {}: worker {} has no local port towards {}: the device of port {} spreads replies by addresses alone, and none of the {} local addresses leads them to that worker; add local addresses (some {} serve {workers} workers), or use fewer workers",
-                    spec.name,
-                    worker.0,
-                    server.endpoint,
-                    config.ports[port].name,
-                    service.locals.len(),
-                    usize::from(workers) * 4,
-                ));
-            }
+        for server in service.servers.iter() {
+            let without = (0..workers).map(WorkerId).find(|worker| {
+                let has_ports = |local: &&LocalAddress| {
+                    self.capacity(*worker, **local, service.protocol, server.endpoint) > 0
+                };
+                service.locals.iter().find(has_ports).is_none()
+            });
+            let Some(worker) = without else { continue };
+            let port = usize::from(service.locals[0].port.0);
+            return Err(format!(
+                "service {}: worker {} has no local port towards {}: the device of port {} spreads replies by addresses alone, and none of the {} local addresses leads them to that worker; add local addresses (some {} serve {workers} workers), or use fewer workers",
+                config.services[at].name,
+                worker.0,
+                server.endpoint,
+                config.ports[port].name,
+                service.locals.len(),
+                usize::from(workers) * 4,
+            ));
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! null at the end.
 
 mod client;
+pub mod peers;
 mod server;
 
 pub use client::{CallError, Client};

@@ -1,13 +1,15 @@
 //! The daemon's side of the socket: a thread that accepts, and one per client.
 
+use super::peers::{Access, Peer, group};
 use super::{LINE_MAX, PROTOCOL};
+use crate::config::Admin;
 use crate::control::{Refusal, Reply, Request};
 use serde_json::{Value, json};
 use std::fmt;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -24,6 +26,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Server {
     path: PathBuf,
+    access: Access,
     listener: UnixListener,
 }
 
@@ -56,11 +59,12 @@ impl fmt::Display for BindError {
 }
 
 impl Server {
-    /// Binds the socket at `path`, mode 0660. A file that a dead daemon left is replaced.
+    /// Binds the socket, mode 0660. A file that a dead daemon left is replaced.
     ///
     /// # Errors
     /// When another daemon lives there, or the path cannot be used.
-    pub fn bind(path: &Path) -> Result<Self, BindError> {
+    pub fn bind(admin: &Admin) -> Result<Self, BindError> {
+        let path = &*admin.socket;
         if let Ok(stream) = UnixStream::connect(path) {
             let pid = rustix::net::sockopt::socket_peercred(&stream).ok();
             return Err(BindError::InUse { pid: pid.map(|peer| peer.pid.as_raw_nonzero().get()) });
@@ -75,7 +79,10 @@ impl Server {
             Ok(_) | Err(_) => {}
         }
         let listener = UnixListener::bind(path).map_err(BindError::Path)?;
-        let server = Self { path: path.to_owned(), listener };
+        let server = Self { path: path.to_owned(), access: Access::of(admin), listener };
+        if let Some(Ok(group)) = admin.group.as_deref().map(group) {
+            std::os::unix::fs::chown(path, None, Some(group)).map_err(BindError::Path)?;
+        }
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(BindError::Path)?;
         Ok(server)
     }
@@ -85,7 +92,7 @@ impl Server {
     /// # Errors
     /// When no thread can be started.
     pub fn serve(&self, version: &str, requests: Sender<Request>) -> std::io::Result<()> {
-        let listener = self.listener.try_clone()?;
+        let (listener, access) = (self.listener.try_clone()?, self.access.clone());
         let version = version.to_owned();
         let clients = Arc::new(AtomicUsize::new(0));
         std::thread::Builder::new().name("admin".into()).spawn(move || {
@@ -101,11 +108,12 @@ impl Server {
                     continue;
                 }
                 let (requests, clients, version) = (requests.clone(), Arc::clone(&clients), version.clone());
+                let peer = access.peer(&stream);
                 let client = std::thread::Builder::new().name("admin-client".into());
                 let counter = Arc::clone(&clients);
                 let spawned = client.spawn(move || {
                     // A client that goes away in mid-sentence is no event.
-                    let _ = converse(stream, &version, &requests);
+                    let _ = converse(stream, &version, &peer, &requests);
                     clients.fetch_sub(1, Ordering::Relaxed);
                 });
                 if spawned.is_err() {
@@ -123,7 +131,12 @@ impl Drop for Server {
     }
 }
 
-fn converse(stream: UnixStream, version: &str, requests: &Sender<Request>) -> std::io::Result<()> {
+fn converse(
+    stream: UnixStream,
+    version: &str,
+    peer: &Peer,
+    requests: &Sender<Request>,
+) -> std::io::Result<()> {
     stream.set_read_timeout(Some(IDLE_MAX))?;
     stream.set_write_timeout(Some(IDLE_MAX))?;
     let mut writer = stream.try_clone()?;
@@ -142,14 +155,14 @@ fn converse(stream: UnixStream, version: &str, requests: &Sender<Request>) -> st
             writeln!(writer, "{}", response(&Value::Null, Err(refusal)))?;
             return Ok(());
         }
-        if let Some(answer) = handle(&line, requests) {
+        if let Some(answer) = handle(&line, peer, requests) {
             writeln!(writer, "{answer}")?;
         }
     }
 }
 
 /// The answer to one line; `None` for a notification.
-fn handle(line: &[u8], requests: &Sender<Request>) -> Option<Value> {
+fn handle(line: &[u8], peer: &Peer, requests: &Sender<Request>) -> Option<Value> {
     let refuse = |id: &Value, code: i32, message: &str| {
         Some(response(id, Err(Refusal { code, message: message.to_owned() })))
     };
@@ -161,7 +174,8 @@ fn handle(line: &[u8], requests: &Sender<Request>) -> Option<Value> {
         return refuse(&id.unwrap_or(Value::Null), -32600, "the object is no JSON-RPC 2.0 request");
     };
     let (reply, answer) = channel();
-    let request = Request::Call { method: method.to_owned(), params: call["params"].clone(), reply };
+    let (method, params) = (method.to_owned(), call["params"].clone());
+    let request = Request::Call { method, params, peer: peer.clone(), reply };
     if requests.send(request).is_err() {
         return refuse(&id?, 1, "sluiced is stopping");
     }
@@ -191,6 +205,10 @@ mod tests {
         fn new(name: &str) -> Self {
             Self(std::env::temp_dir().join(format!("sluice-admin-{name}-{}.sock", std::process::id())))
         }
+
+        fn admin(&self) -> Admin {
+            Admin { socket: self.0.clone(), group: None, operators: Vec::new() }
+        }
     }
 
     impl Drop for TestSocket {
@@ -201,12 +219,12 @@ mod tests {
 
     /// A server whose control thread answers `echo` with its parameters.
     fn echo(socket: &TestSocket) -> Server {
-        let server = Server::bind(&socket.0).unwrap();
+        let server = Server::bind(&socket.admin()).unwrap();
         let (sender, requests) = channel();
         server.serve("test", sender).unwrap();
         std::thread::spawn(move || {
             for request in requests {
-                let Request::Call { method, params, reply } = request else { return };
+                let Request::Call { method, params, reply, .. } = request else { return };
                 let answer = if method == "echo" {
                     Ok(params)
                 } else {
@@ -244,7 +262,7 @@ mod tests {
     fn a_second_server_is_refused_and_a_dead_ones_file_is_replaced() {
         let socket = TestSocket::new("second");
         let server = echo(&socket);
-        let refused = Server::bind(&socket.0).map(|_| ());
+        let refused = Server::bind(&socket.admin()).map(|_| ());
         assert!(
             matches!(refused, Err(BindError::InUse { pid: Some(pid) }) if pid == std::process::id() as i32)
         );
@@ -252,7 +270,7 @@ mod tests {
         std::mem::forget(server);
         let stale = TestSocket::new("stale");
         drop(UnixListener::bind(&stale.0).unwrap());
-        assert!(Server::bind(&stale.0).is_ok());
+        assert!(Server::bind(&stale.admin()).is_ok());
     }
 
     #[test]

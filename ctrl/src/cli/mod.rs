@@ -8,7 +8,7 @@ mod table;
 
 use crate::admin::{CallError, Client};
 use crate::config;
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use serde_json::{Value, json};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ enum Noun {
     Service(ServiceVerb),
     /// Who answers.
     #[command(subcommand)]
-    Server(ListVerb),
+    Server(ServerVerb),
     /// Flows between clients and servers.
     #[command(subcommand)]
     Session(SessionVerb),
@@ -77,6 +77,84 @@ enum ServiceVerb {
         /// The service's name.
         name: String,
     },
+    /// Add a service: `listen=192.0.2.10:80 local_addresses=["10.0.0.200"] server=[{address="10.0.0.11:80"}]`.
+    Add {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        keys: Keys,
+    },
+    /// Change a service, as `scheduler=wrr`.
+    Set {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        keys: Keys,
+    },
+    /// Remove a service.
+    Remove {
+        /// Its name.
+        name: String,
+    },
+    /// Overrule tiers and checks for a while: `zone`, `region`, `rest`, `all`, servers with commas between, or `off`.
+    Switch {
+        /// Its name.
+        name: String,
+        /// Where new sessions go.
+        to: String,
+        /// How long: 30s, 10m, 2h.
+        #[arg(long = "for", value_name = "TIME")]
+        lasting: Option<String>,
+    },
+}
+
+/// Keys as in the file: `weight=10`, `health.type=http`, `local_addresses=["10.0.0.200"]`; `key=` takes one away.
+#[derive(Debug, Args)]
+struct Keys {
+    /// KEY=VALUE, as in the file; `KEY=` takes a key away.
+    #[arg(value_name = "KEY=VALUE")]
+    keys: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum ServerVerb {
+    /// List all.
+    List,
+    /// Add a server to a service.
+    Add {
+        /// The service.
+        service: String,
+        /// ADDRESS:PORT.
+        address: String,
+        #[command(flatten)]
+        keys: Keys,
+    },
+    /// Change a server, as `weight=5`.
+    Set {
+        /// The service.
+        service: String,
+        /// ADDRESS:PORT.
+        address: String,
+        #[command(flatten)]
+        keys: Keys,
+    },
+    /// Give a server no new sessions; with --for remove it then.
+    Drain {
+        /// The service.
+        service: String,
+        /// ADDRESS:PORT.
+        address: String,
+        /// How long until it is removed: 30s, 10m, 2h.
+        #[arg(long = "for", value_name = "TIME")]
+        lasting: Option<String>,
+    },
+    /// Remove a server.
+    Remove {
+        /// The service.
+        service: String,
+        /// ADDRESS:PORT.
+        address: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -100,8 +178,18 @@ enum ConfigVerb {
         /// The file.
         file: PathBuf,
     },
-    /// Have the daemon read its file again.
+    /// Have the daemon read its files again.
     Reload,
+    /// What a reload would change.
+    Diff,
+    /// The running state, changes by command included, as text.
+    Export {
+        /// Write it back into the files that it came from, with their comments and order.
+        #[arg(long)]
+        write: bool,
+    },
+    /// Go back to what ran before the last change.
+    Rollback,
 }
 
 /// Runs the command and returns its exit status.
@@ -152,11 +240,8 @@ fn ask(arguments: &Arguments) -> Result<(), CallError> {
     let json = arguments.json;
     match &arguments.noun {
         Noun::Status => one(&mut client, "status", Value::Null, json, print::status),
-        Noun::Service(ServiceVerb::List) => list(&mut client, "service.list", json, print::services),
-        Noun::Service(ServiceVerb::Show { name }) => {
-            one(&mut client, "service.show", json!({ "name": name }), json, print::service)
-        }
-        Noun::Server(ListVerb::List) => list(&mut client, "server.list", json, print::servers),
+        Noun::Service(verb) => service(&mut client, verb, json),
+        Noun::Server(verb) => server(&mut client, verb, json),
         Noun::Session(SessionVerb::List) => list(&mut client, "session.list", json, print::sessions),
         Noun::Session(SessionVerb::Count) => {
             one(&mut client, "session.count", Value::Null, json, print::session_count)
@@ -172,7 +257,84 @@ fn ask(arguments: &Arguments) -> Result<(), CallError> {
         Noun::Config(ConfigVerb::Reload) => {
             one(&mut client, "config.reload", Value::Null, json, print::reloaded)
         }
+        Noun::Config(ConfigVerb::Diff) => one(&mut client, "config.diff", Value::Null, json, print::diff),
+        Noun::Config(ConfigVerb::Export { write }) => {
+            one(&mut client, "config.export", json!({ "write": write }), json, print::export)
+        }
+        Noun::Config(ConfigVerb::Rollback) => {
+            one(&mut client, "config.rollback", Value::Null, json, print::changed)
+        }
         Noun::Config(ConfigVerb::Check { .. }) => Ok(()),
+    }
+}
+
+fn service(client: &mut Client, verb: &ServiceVerb, json: bool) -> Result<(), CallError> {
+    let (method, params) = match verb {
+        ServiceVerb::List => return list(client, "service.list", json, print::services),
+        ServiceVerb::Show { name } => {
+            return one(client, "service.show", json!({ "name": name }), json, print::service);
+        }
+        ServiceVerb::Add { name, keys } => ("service.add", json!({ "name": name, "keys": keys.object()? })),
+        ServiceVerb::Set { name, keys } => ("service.set", json!({ "name": name, "keys": keys.object()? })),
+        ServiceVerb::Remove { name } => ("service.remove", json!({ "name": name })),
+        ServiceVerb::Switch { name, to, lasting } => {
+            let seconds = seconds(lasting.as_deref())?;
+            ("service.switch", json!({ "name": name, "to": to, "seconds": seconds }))
+        }
+    };
+    one(client, method, params, json, print::changed)
+}
+
+fn server(client: &mut Client, verb: &ServerVerb, json: bool) -> Result<(), CallError> {
+    let of = |service: &str, address: &str| json!({ "service": service, "address": address });
+    let (method, params) = match verb {
+        ServerVerb::List => return list(client, "server.list", json, print::servers),
+        ServerVerb::Add { service, address, keys } => {
+            let mut params = of(service, address);
+            params["keys"] = keys.object()?;
+            ("server.add", params)
+        }
+        ServerVerb::Set { service, address, keys } => {
+            let mut params = of(service, address);
+            params["keys"] = keys.object()?;
+            ("server.set", params)
+        }
+        ServerVerb::Drain { service, address, lasting } => {
+            let mut params = of(service, address);
+            params["seconds"] = json!(seconds(lasting.as_deref())?);
+            ("server.drain", params)
+        }
+        ServerVerb::Remove { service, address } => ("server.remove", of(service, address)),
+    };
+    one(client, method, params, json, print::changed)
+}
+
+impl Keys {
+    /// The keys as an object. A value is TOML, or else a text.
+    fn object(&self) -> Result<Value, CallError> {
+        let mut object = serde_json::Map::new();
+        for text in &self.keys {
+            let Some((key, value)) = text.split_once('=') else {
+                return Err(CallError::Refused(format!("`{text}` is not KEY=VALUE; write as weight=10")));
+            };
+            let parsed = format!("x = {value}").parse::<toml::Table>().ok();
+            let parsed = parsed.and_then(|mut table| serde_json::to_value(table.remove("x")?).ok());
+            let value = match parsed {
+                _ if value.is_empty() => Value::Null,
+                Some(value) => value,
+                None => Value::String(value.to_owned()),
+            };
+            object.insert(key.to_owned(), value);
+        }
+        Ok(Value::Object(object))
+    }
+}
+
+fn seconds(text: Option<&str>) -> Result<Option<u64>, CallError> {
+    let Some(text) = text else { return Ok(None) };
+    match config::parse_duration(text) {
+        Some(duration) => Ok(Some(duration.as_secs())),
+        None => Err(CallError::Refused(format!("`{text}` is no time; write 30s, 10m or 2h"))),
     }
 }
 

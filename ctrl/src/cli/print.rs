@@ -326,3 +326,39 @@ pub(super) fn drops(out: Out<'_>, counts: &Value) -> io::Result<()> {
 pub(super) fn reloaded(out: Out<'_>, answer: &Value) -> io::Result<()> {
     writeln!(out, "reloaded: every worker follows generation {}", word(&answer["generation"]))
 }
+
+pub(super) fn changed(out: Out<'_>, answer: &Value) -> io::Result<()> {
+    array(&answer["changes"]).iter().try_for_each(|line| writeln!(out, "{}", word(line)))?;
+    writeln!(out, "done, generation {}", word(&answer["generation"]))
+}
+
+pub(super) fn diff(out: Out<'_>, answer: &Value) -> io::Result<()> {
+    let changes = array(&answer["changes"]);
+    changes.iter().try_for_each(|line| writeln!(out, "{}", word(line)))?;
+    if changes.is_empty() {
+        writeln!(out, "the files say what runs")?;
+    }
+    if answer["by_command"] != 0 {
+        writeln!(
+            out,
+            "{} changes by command are not in the files; `sluice config export --write` puts them there",
+            word(&answer["by_command"])
+        )?;
+    }
+    Ok(())
+}
+
+pub(super) fn export(out: Out<'_>, answer: &Value) -> io::Result<()> {
+    let written = array(&answer["written"]);
+    if !written.is_empty() {
+        return written.iter().try_for_each(|path| writeln!(out, "{}: written", word(path)));
+    }
+    let files = array(&answer["files"]);
+    for file in files {
+        if files.len() > 1 {
+            writeln!(out, "# {}", word(&file["path"]))?;
+        }
+        write!(out, "{}", file["text"].as_str().unwrap_or_default())?;
+    }
+    Ok(())
+}

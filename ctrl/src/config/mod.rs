@@ -8,9 +8,12 @@ mod check;
 mod health;
 mod problem;
 mod raw;
+mod text;
 
+pub(crate) use check::parse_duration;
 pub use health::{HealthSpec, Http, LoadSpec, Probe, Tls};
 pub use problem::{Problem, Severity};
+pub use text::Text;
 
 use crate::balance::{Policy, Weight};
 
@@ -30,8 +33,8 @@ use std::time::Duration;
 pub struct Config {
     /// Cores, memory, capacity.
     pub dataplane: Dataplane,
-    /// Where the admin socket is.
-    pub admin_socket: PathBuf,
+    /// Who may ask and change, and where.
+    pub admin: Admin,
     /// The devices.
     pub ports: Vec<PortSpec>,
     /// Static routes.
@@ -42,6 +45,18 @@ pub struct Config {
     pub location: Location,
     /// How long sessions may be silent.
     pub timeouts: Timeouts,
+}
+
+/// Who may ask and change, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// The socket.
+    pub socket: PathBuf,
+    /// The group that may use the socket, by name or number; root's if it is not said.
+    pub group: Option<String>,
+    /// Who may change things, by name or number, groups with `@`; everybody else who may use the socket only looks.
+    /// Root and the daemon's own user always may.
+    pub operators: Vec<String>,
 }
 
 /// Where the director, or a server, is; what is not said is unknown.
@@ -266,6 +281,8 @@ pub struct Loaded {
     pub config: Config,
     /// What is allowed but probably not meant.
     pub warnings: Vec<Problem>,
+    /// Where it stands.
+    pub text: Text,
 }
 
 /// Why a file cannot be used.
@@ -295,14 +312,12 @@ impl LoadError {
     }
 }
 
-/// Reads and checks the file at `path`.
+/// Reads and checks the file at `path`, with its fragments.
 ///
 /// # Errors
 /// With every problem found.
 pub fn load(path: &Path) -> Result<Loaded, LoadError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| LoadError::Unreadable(Problem::of_file(path, format!("cannot be read: {error}"))))?;
-    parse(&text, path)
+    parse_text(Text::read(path)?)
 }
 
 /// Checks `text`, which stands in the file at `path`.
@@ -310,8 +325,37 @@ pub fn load(path: &Path) -> Result<Loaded, LoadError> {
 /// # Errors
 /// With every problem found.
 pub fn parse(text: &str, path: &Path) -> Result<Loaded, LoadError> {
-    let raw = raw::read(text, path)?;
-    check::check(&raw, text, path)
+    parse_text(Text::of(path, text))
+}
+
+/// Checks a text.
+///
+/// # Errors
+/// With every problem found.
+pub fn parse_text(text: Text) -> Result<Loaded, LoadError> {
+    let raw = raw::read(&text)?;
+    check::check(&raw, text)
+}
+
+/// A service of its own, which must fit into `config`; `lines` begin with `[[service]]`.
+///
+/// # Errors
+/// With every problem found.
+pub fn parse_service(lines: &str, config: &Config) -> Result<ServiceSpec, LoadError> {
+    let text = Text::of(Path::new("command"), lines);
+    let raw = raw::read(&text)?;
+    check::check_service(&raw, text, config)
+}
+
+/// A server that must fit into `service`; `lines` are those of its table.
+///
+/// # Errors
+/// With every problem found.
+pub fn parse_server(lines: &str, service: &ServiceSpec, config: &Config) -> Result<ServerSpec, LoadError> {
+    let text =
+        Text::of(Path::new("command"), &format!("[[service]]\nname = \"x\"\n[[service.server]]\n{lines}"));
+    let raw = raw::read(&text)?;
+    check::check_server(&raw, text, service, config)
 }
 
 #[cfg(test)]

@@ -1,9 +1,7 @@
 //! The file as it is written: one structure per table, every value with its place.
 
-use super::problem::line_of;
-use super::{LoadError, Problem, Severity};
+use super::{LoadError, Problem, Severity, Text};
 use serde::Deserialize;
-use std::path::Path;
 use toml::Spanned;
 
 #[derive(Debug, Deserialize)]
@@ -45,6 +43,9 @@ pub(super) struct Dataplane {
 #[serde(deny_unknown_fields)]
 pub(super) struct Admin {
     pub(super) socket: Option<Spanned<String>>,
+    pub(super) group: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) operators: Vec<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -286,26 +287,25 @@ pub(super) struct Timeouts {
 }
 
 /// Parses `text`.
-pub(super) fn read(text: &str, path: &Path) -> Result<File, LoadError> {
-    let problem = |line: Option<usize>, key: String, message: String| Problem {
-        file: path.to_owned(),
-        line,
-        key,
-        message,
-        severity: Severity::Error,
+pub(super) fn read(text: &Text) -> Result<File, LoadError> {
+    let problem = |error: &toml::de::Error, key: String, message: String| {
+        let place = error.span().map(|span| text.place(span.start));
+        Problem {
+            file: place.map_or(text.path(), |(path, _)| path).to_owned(),
+            line: place.map(|(_, line)| line),
+            key,
+            message,
+            severity: Severity::Error,
+        }
     };
-    let place = |error: &toml::de::Error| error.span().map(|span| line_of(text, span.start));
-    let deserializer = toml::de::Deserializer::parse(text).map_err(|error| {
-        LoadError::Unreadable(problem(
-            place(&error),
-            String::new(),
-            format!("not valid TOML: {}", one_line(error.message())),
-        ))
+    let deserializer = toml::de::Deserializer::parse(text.whole()).map_err(|error| {
+        let message = format!("not valid TOML: {}", one_line(error.message()));
+        LoadError::Unreadable(problem(&error, String::new(), message))
     })?;
     serde_path_to_error::deserialize(deserializer).map_err(|error| {
         let key = key_of(error.path());
         let inner = error.into_inner();
-        LoadError::Wrong(vec![problem(place(&inner), key, explain(inner.message()))])
+        LoadError::Wrong(vec![problem(&inner, key, explain(inner.message()))])
     })
 }
 

@@ -6,6 +6,7 @@
 //! [`requests`](self) answers the admin socket.
 
 mod announce;
+mod changes;
 mod neighbors;
 mod requests;
 mod routers;
@@ -14,8 +15,10 @@ pub use requests::{Refusal, Reply, Request};
 
 use crate::compile::{self, DeviceFacts, Sources};
 use crate::config::{self, Config, LoadError, PortSpec, Problem, ServiceSpec};
+use crate::desired::Desired;
 use crate::health::{Engine, Order};
 use crate::kernel::KernelPath;
+use crate::last_good;
 use crate::log;
 use crate::neighbors::NeighborTable;
 use crate::registry::Registry;
@@ -23,6 +26,7 @@ use crate::standing::Standings;
 use crate::steering::Ladder;
 use crate::view::Observer;
 use announce::Announcements;
+use changes::History;
 use dataplane::clock::Instant;
 use dataplane::ids::{Generation, PortId};
 use dataplane::session::ForwardMode;
@@ -92,6 +96,10 @@ pub struct Identity {
     pub memory: String,
     /// The configuration file.
     pub config_path: PathBuf,
+    /// Where the last good state is kept, if anywhere.
+    pub state_folder: Option<PathBuf>,
+    /// Why the last good state runs, and not the file.
+    pub fallback: Option<String>,
 }
 
 /// What the control thread is made of.
@@ -124,6 +132,7 @@ pub struct Parts<D> {
 pub struct Control<D> {
     identity: Identity,
     config: Config,
+    history: History,
     warnings: Vec<Problem>,
     facts: Vec<DeviceFacts>,
     macs: Vec<Mac>,
@@ -181,6 +190,7 @@ impl<D: Devices> Control<D> {
         let mut control = Self {
             identity,
             config: loaded.config,
+            history: History::of(Desired::of(loaded.text)),
             warnings: loaded.warnings,
             macs: facts.iter().map(|facts| facts.mac).collect(),
             world: Arc::new(Snapshot::empty(Vec::new())),
@@ -213,6 +223,9 @@ impl<D: Devices> Control<D> {
         };
         let config = control.config.clone();
         control.apply(config, now)?;
+        if control.identity.fallback.is_none() {
+            control.keep_last_good();
+        }
         Ok(control)
     }
 
@@ -257,6 +270,7 @@ impl<D: Devices> Control<D> {
             self.next_link_poll = now + LINK_POLL;
             self.poll_links(now);
         }
+        self.end_drains(now);
         if now >= self.next_poll {
             self.next_poll = now + POLL;
             self.poll();
@@ -276,9 +290,29 @@ impl<D: Devices> Control<D> {
                 path.display()
             )]);
         }
+        let before = self.config.clone();
         self.apply(loaded.config, now).map_err(|error| vec![error])?;
         self.warnings = loaded.warnings;
+        self.identity.fallback = None;
+        let desired = std::mem::replace(&mut self.history.desired, Desired::of(loaded.text));
+        if !desired.changes().is_empty() {
+            log::say(format_args!(
+                "{} changes by command are not in the files and were given up; `sluice config rollback` brings them back",
+                desired.changes().len()
+            ));
+        }
+        self.history.keep(before, desired);
+        self.keep_last_good();
         Ok(self.world.generation)
+    }
+
+    /// Writes down what runs, for a start with files that are bad.
+    fn keep_last_good(&self) {
+        if let Some(folder) = &self.identity.state_folder
+            && let Err(error) = last_good::save(folder, self.history.desired.text())
+        {
+            log::say(format_args!("{}: the last good state is not kept: {error}", folder.display()));
+        }
     }
 
     /// Makes `config` the desired state and publishes it as one snapshot.
@@ -461,9 +495,14 @@ impl<D: Devices> Control<D> {
     fn wanted_hops(&self, config: &Config, world: &Snapshot) -> HashSet<NextHop> {
         let gateways = config.routes.iter().flat_map(|route| route.hops.iter().copied());
         let gateways = gateways.chain(self.routers.hops());
-        let serving = config.services.iter().filter(|service| service.forward != ForwardMode::Snat);
-        let servers = serving.flat_map(|service| &service.servers);
-        gateways.chain(servers.filter_map(|server| world.routes.lookup(server.endpoint.address, 0))).collect()
+        let servers = config.services.iter().flat_map(|service| self.server_hops(service, world));
+        gateways.chain(servers).collect()
+    }
+
+    /// The ways to a service's servers.
+    fn server_hops(&self, service: &ServiceSpec, world: &Snapshot) -> Vec<NextHop> {
+        let serving = service.servers.iter().filter(|_| service.forward != ForwardMode::Snat);
+        serving.filter_map(|server| world.routes.lookup(server.endpoint.address, 0)).collect()
     }
 
     /// Publishes the neighbours if they changed.
@@ -568,8 +607,8 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     if old.dataplane != new.dataplane {
         keys.push("[dataplane]");
     }
-    if old.admin_socket != new.admin_socket {
-        keys.push("admin.socket");
+    if old.admin != new.admin {
+        keys.push("[admin]");
     }
     let devices = |config: &Config| {
         let fixed = |port: &PortSpec| {

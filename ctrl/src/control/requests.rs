@@ -1,6 +1,7 @@
 //! What the admin socket and signals ask of the control thread, and its answers.
 
 use super::{Control, Devices};
+use crate::admin::peers::Peer;
 use crate::config::Severity;
 use crate::health::Finding;
 use crate::kernel::KernelPath;
@@ -30,6 +31,8 @@ pub enum Request {
         method: String,
         /// Its parameters; `null` when there are none.
         params: Value,
+        /// Who asks.
+        peer: Peer,
         /// Where the answer goes. A client that went away is no error.
         reply: Sender<Reply>,
     },
@@ -54,11 +57,11 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn no(message: impl Into<String>) -> Self {
+    pub(super) fn no(message: impl Into<String>) -> Self {
         Self { code: 1, message: message.into() }
     }
 
-    fn parameters(message: impl Into<String>) -> Self {
+    pub(super) fn parameters(message: impl Into<String>) -> Self {
         Self { code: -32602, message: message.into() }
     }
 }
@@ -66,7 +69,7 @@ impl Refusal {
 /// Answers that wait for workers.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    reloads: Vec<(Generation, Instant, Sender<Reply>)>,
+    changes: Vec<(Generation, Instant, Value, Sender<Reply>)>,
     lists: Vec<(u64, usize, Instant, Sender<Reply>)>,
     next_query: u64,
 }
@@ -86,18 +89,37 @@ impl<D: Devices> Control<D> {
                     problems.iter().for_each(log::say);
                 }
             },
-            Request::Call { method, params, reply } => match method.as_str() {
+            Request::Call { method, params, peer, reply }
+                if changes(&method, &params) && !peer.may_change =>
+            {
+                let message = format!(
+                    "{} may look and not change anything; admin.operators in the configuration names those who may",
+                    peer.name
+                );
+                let _ = reply.send(Err(Refusal::no(message)));
+            }
+            Request::Call { method, params, peer, reply } => match method.as_str() {
                 "config.reload" => match self.reload(now) {
-                    Ok(generation) => self.pending.reloads.push((generation, now + PATIENCE, reply)),
+                    Ok(generation) => {
+                        log::say(format_args!("config.reload by {}: generation {}", peer.name, generation.0));
+                        let answer = json!({ "generation": generation.0 });
+                        self.pending.changes.push((generation, now + PATIENCE, answer, reply));
+                    }
                     Err(problems) => {
                         let message = format!("not reloaded, nothing changed:\n{}", problems.join("\n"));
                         let _ = reply.send(Err(Refusal::no(message)));
                     }
                 },
                 "session.list" => self.begin_list(&params, reply, now),
-                _ => {
-                    let _ = reply.send(self.call(&method, &params));
-                }
+                _ => match self.change(&method, &params, &peer.name, now) {
+                    // Who changed something waits until every worker follows.
+                    Some(Ok(answer)) => {
+                        let generation = self.world.generation;
+                        self.pending.changes.push((generation, now + PATIENCE, answer, reply));
+                    }
+                    Some(Err(refusal)) => drop(reply.send(Err(refusal))),
+                    None => drop(reply.send(self.call(&method, &params))),
+                },
             },
         }
     }
@@ -127,6 +149,8 @@ impl<D: Devices> Control<D> {
             "worker.list" => page(&observer.workers(), params),
             "stats" => to_value(&observer.stats()),
             "stats.drops" => to_value(&observer.drops()),
+            "config.diff" => self.differences(),
+            "config.export" => self.export(params),
             _ => Err(Refusal { code: -32601, message: format!("there is no method `{method}`") }),
         }
     }
@@ -139,6 +163,7 @@ impl<D: Devices> Control<D> {
             self.config.services.iter().filter_map(|spec| Some((spec.name.clone(), observer.unready(spec)?)));
         let is_warning = |problem: &&crate::config::Problem| problem.severity == Severity::Warning;
         let mut warnings: Vec<_> = self.warnings.iter().filter(is_warning).map(ToString::to_string).collect();
+        warnings.extend(self.identity.fallback.clone());
         warnings.extend(observer.port_warnings());
         warnings.extend(observer.gateway_warnings());
         warnings.extend(self.kernel.iter().flat_map(KernelPath::warnings));
@@ -226,9 +251,9 @@ impl<D: Devices> Control<D> {
             }
         }
         let applied = self.publisher.applied();
-        self.pending.reloads.retain(|(generation, deadline, reply)| {
+        self.pending.changes.retain(|(generation, deadline, answer, reply)| {
             if applied >= *generation {
-                let _ = reply.send(Ok(json!({ "generation": generation.0 })));
+                let _ = reply.send(Ok(answer.clone()));
             } else if now >= *deadline {
                 let message = format!("generation {} was published, but not every worker follows it yet; see `sluice worker list`", generation.0);
                 let _ = reply.send(Err(Refusal::no(message)));
@@ -246,6 +271,13 @@ impl<D: Devices> Control<D> {
             false
         });
     }
+}
+
+/// Whether a method changes anything.
+fn changes(method: &str, params: &Value) -> bool {
+    let verbs = ["add", "set", "remove", "drain", "switch", "reload", "rollback"];
+    let is_verb = method.split_once('.').is_some_and(|(_, verb)| verbs.contains(&verb));
+    is_verb || method == "config.export" && params["write"] == true
 }
 
 /// Bits of a cursor that number a line; session_capacity is at most 2^30.

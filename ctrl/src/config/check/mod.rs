@@ -14,12 +14,12 @@ mod services;
 mod topology;
 mod values;
 
-use super::problem::line_of;
 use super::raw::{self, suggestion};
 use super::{
-    Config, Dataplane, Device, Hugepages, LoadError, Loaded, Location, PortSpec, Problem, RouteSpec, RssSpec,
-    Severity,
+    Admin, Config, Dataplane, Device, Hugepages, LoadError, Loaded, Location, PortSpec, Problem, RouteSpec,
+    RssSpec, ServerSpec, ServiceSpec, Severity, Text,
 };
+use crate::admin::peers;
 use dataplane::ids::PortId;
 use dataplane::session::{State, Timeouts};
 use dataplane::snapshot::{Network, NextHop};
@@ -28,12 +28,13 @@ use dataplane::steering::{KEY_LEN_MIN, TABLE_MAX};
 use dataplane::worker::SubInterface;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use toml::Spanned;
 use topology::{connected_port, is_link_local, is_own, is_unicast, networks, overlaps};
 use values::is_pci_address;
+pub(crate) use values::parse_duration;
 
 const DEFAULT_SOCKET: &str = "/run/sluice/sluice.sock";
 const DEFAULT_SESSIONS: usize = 1_000_000;
@@ -48,36 +49,68 @@ const MAX_MTU: i64 = 9_216;
 /// A timeout must stay far below the 49 days after which stamps repeat.
 const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 86_400);
 
-pub(super) fn check(file: &raw::File, text: &str, path: &Path) -> Result<Loaded, LoadError> {
-    let mut checker = Checker { text, path, problems: Vec::new() };
+pub(super) fn check(file: &raw::File, text: Text) -> Result<Loaded, LoadError> {
+    let mut checker = Checker { text: &text, problems: Vec::new() };
     let dataplane = checker.dataplane(&file.dataplane);
-    let admin_socket = checker.socket(&file.admin);
+    let admin = checker.admin(&file.admin);
     let ports = checker.ports(&file.port);
     let routes = checker.routes(&file.route, &ports);
     let timeouts = checker.timeouts(&file.timeouts, Timeouts::default(), "timeouts");
     let services = checker.services(&file.service, &ports, &routes, &timeouts);
     let location = checker.location(file);
-    let (errors, warnings): (Vec<_>, Vec<_>) =
-        checker.problems.into_iter().partition(|problem| problem.severity == Severity::Error);
-    if !errors.is_empty() {
-        return Err(LoadError::Wrong(errors));
-    }
+    let warnings = checker.finish()?;
     let services = services.into_iter().map(Arc::new).collect();
-    let config = Config { dataplane, admin_socket, ports, routes, services, location, timeouts };
-    Ok(Loaded { config, warnings })
+    let config = Config { dataplane, admin, ports, routes, services, location, timeouts };
+    Ok(Loaded { config, warnings, text })
+}
+
+/// The one service of `file`, with what it needs from `config`.
+pub(super) fn check_service(file: &raw::File, text: Text, config: &Config) -> Result<ServiceSpec, LoadError> {
+    let mut checker = Checker { text: &text, problems: Vec::new() };
+    let mut services = checker.services(&file.service, &config.ports, &config.routes, &config.timeouts);
+    if let Some(service) = services.first() {
+        checker.conflicts(service, config);
+    }
+    checker.finish()?;
+    services.pop().ok_or_else(|| {
+        LoadError::Wrong(vec![Problem::of_file(text.path(), "there is no [[service]]; write one".to_owned())])
+    })
+}
+
+/// The one server of `file`, for `service`.
+pub(super) fn check_server(
+    file: &raw::File,
+    text: Text,
+    service: &ServiceSpec,
+    config: &Config,
+) -> Result<ServerSpec, LoadError> {
+    let mut checker = Checker { text: &text, problems: Vec::new() };
+    let raw = file.service.iter().flat_map(|service| &service.get_ref().server).next();
+    let server = raw.and_then(|raw| checker.server_of(raw.get_ref(), service, config));
+    checker.finish()?;
+    server.ok_or_else(|| {
+        LoadError::Wrong(vec![Problem::of_file(text.path(), "there is no server; name one".to_owned())])
+    })
 }
 
 struct Checker<'a> {
-    text: &'a str,
-    path: &'a Path,
+    text: &'a Text,
     problems: Vec<Problem>,
 }
 
 impl Checker<'_> {
+    /// The warnings, if there is nothing worse.
+    fn finish(self) -> Result<Vec<Problem>, LoadError> {
+        let (errors, warnings): (Vec<_>, Vec<_>) =
+            self.problems.into_iter().partition(|problem| problem.severity == Severity::Error);
+        if errors.is_empty() { Ok(warnings) } else { Err(LoadError::Wrong(errors)) }
+    }
+
     fn report(&mut self, severity: Severity, place: Option<Range<usize>>, key: &str, message: String) {
+        let place = place.map(|span| self.text.place(span.start));
         self.problems.push(Problem {
-            file: self.path.to_owned(),
-            line: place.map(|span| line_of(self.text, span.start)),
+            file: place.map_or(self.text.path(), |(path, _)| path).to_owned(),
+            line: place.map(|(_, line)| line),
             key: key.to_owned(),
             message,
             severity,
@@ -164,6 +197,25 @@ impl Checker<'_> {
         let Some(raw) = &file.location else { return Location::default() };
         let text = |value: &Option<Spanned<String>>| value.as_ref().map(|value| value.get_ref().clone());
         Location { zone: text(&raw.zone), region: text(&raw.region) }
+    }
+
+    fn admin(&mut self, raw: &raw::Admin) -> Admin {
+        let socket = self.socket(raw);
+        if let Some(group) = &raw.group
+            && let Err(error) = peers::group(group.get_ref())
+        {
+            self.error(group.span(), "admin.group", error);
+        }
+        for (at, name) in raw.operators.iter().enumerate() {
+            if let Err(error) = peers::Operator::parse(name.get_ref()) {
+                self.error(name.span(), &format!("admin.operators[{at}]"), error);
+            }
+        }
+        Admin {
+            socket,
+            group: raw.group.as_ref().map(|group| group.get_ref().clone()),
+            operators: raw.operators.iter().map(|name| name.get_ref().clone()).collect(),
+        }
     }
 
     fn socket(&mut self, raw: &raw::Admin) -> PathBuf {

@@ -5,7 +5,7 @@ use super::topology::{
 };
 use super::{Checker, raw, suggestion};
 use crate::balance::Weight;
-use crate::config::{Location, PortSpec, RouteSpec, ServerSpec, ServiceSpec, Severity};
+use crate::config::{Config, Location, PortSpec, RouteSpec, ServerSpec, ServiceSpec, Severity};
 use dataplane::flow::{Endpoint, Family, Protocol};
 use dataplane::ids::{MAX_LOCALS, MAX_SERVERS, MAX_SERVICES};
 use dataplane::scheduler::{Flags, Scheduler};
@@ -174,6 +174,84 @@ impl Checker<'_> {
                     );
                     self.error(text.span(), &format!("service[{at}].server[{n}].address"), message);
                 }
+            }
+        }
+    }
+
+    /// A server of a service that is there already.
+    pub(super) fn server_of(
+        &mut self,
+        raw: &raw::Server,
+        service: &ServiceSpec,
+        config: &Config,
+    ) -> Option<ServerSpec> {
+        if service.forward == ForwardMode::Snat {
+            let message = "a snat service has no servers: hosts go where they like";
+            self.error(raw.address.span(), "server", message);
+            return None;
+        }
+        let wanted =
+            Wanted { mode: service.forward, listens: &service.listens, locals: &service.local_addresses };
+        let server = self.server(raw, "server", &wanted, &config.ports, &config.routes)?;
+        let address = server.endpoint.address;
+        let has_role = config.services.iter().any(|other| {
+            other.local_addresses.contains(&address)
+                || other.forward != ForwardMode::Snat
+                    && other.listens.iter().any(|listen| listen.network.contains(address))
+        });
+        if has_role {
+            let message = format!(
+                "{address} is one of the appliance's VIPs or local addresses; a server must be another host"
+            );
+            self.error(raw.address.span(), "server.address", message);
+        }
+        Some(server)
+    }
+
+    /// What a service must not share with those of `config` that have other names.
+    pub(super) fn conflicts(&mut self, service: &ServiceSpec, config: &Config) {
+        let others = || config.services.iter().filter(|other| other.name != service.name);
+        let listening = |one: &ServiceSpec| one.forward != ForwardMode::Snat;
+        let mut say = |message: String| self.report(Severity::Error, None, "service", message);
+        for other in others() {
+            if let Some(listen) = service.listens.iter().find(|listen| {
+                listening(service)
+                    && listening(other)
+                    && service.protocol == other.protocol
+                    && other.listens.contains(listen)
+            }) {
+                say(format!(
+                    "{} {listen} is service `{}`'s already; use another address or port",
+                    service.protocol.name(),
+                    other.name
+                ));
+            }
+            let is_vip = |one: &ServiceSpec, address: IpAddr| {
+                listening(one) && one.listens.iter().any(|listen| listen.network.contains(address))
+            };
+            for (one, of) in [(service, &**other), (other, service)] {
+                if let Some(local) = one.local_addresses.iter().find(|local| is_vip(of, **local)) {
+                    say(format!(
+                        "{local} is a VIP of service `{}`; a local address must be another, because servers answer to it",
+                        of.name
+                    ));
+                }
+                let is_ours = |address| is_vip(of, address) || of.local_addresses.contains(&address);
+                let serving = one.servers.iter().filter(|_| listening(one));
+                if let Some(server) =
+                    serving.map(|server| server.endpoint.address).find(|address| is_ours(*address))
+                {
+                    say(format!("{server} is an address of the appliance; a server must be another host"));
+                }
+            }
+            let hides = |one: &ServiceSpec| !listening(one);
+            if hides(service) != hides(other)
+                && let Some(local) =
+                    service.local_addresses.iter().find(|local| other.local_addresses.contains(local))
+            {
+                say(format!(
+                    "{local} hides hosts of a snat service; use another, because each keeps its own account of ports"
+                ));
             }
         }
     }

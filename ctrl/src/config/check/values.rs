@@ -104,7 +104,8 @@ impl Checker<'_> {
     }
 }
 
-fn parse_duration(text: &str) -> Option<Duration> {
+/// A duration as `2s`; `None` for anything else.
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).filter(|at| *at > 0)?;
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().ok()?;

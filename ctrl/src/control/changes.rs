@@ -1,0 +1,375 @@
+//! Changes by command: services and servers that come, change and go, and the way back.
+//!
+//! Each is checked as the file is, made at once or not at all, noted so that it can be written back, and logged with
+//! who made it.
+
+use super::requests::{Refusal, Reply};
+use super::{Control, Devices};
+use crate::balance::{Switch, TIER_NAMES, Weight};
+use crate::config::{self, Config, LoadError, ServerSpec, ServiceSpec};
+use crate::desired::{self, Change, Desired};
+use crate::{diff, log};
+use dataplane::clock::Instant;
+use dataplane::flow::Endpoint;
+use serde_json::{Map, Value, json};
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// States that `config rollback` can go back to.
+const HISTORY_MAX: usize = 16;
+/// The longest that a switch or a drain may last.
+const LONGEST: Duration = Duration::from_secs(30 * 86_400);
+
+/// What runs, what ran before, and what is to happen.
+#[derive(Debug)]
+pub(super) struct History {
+    /// What the files said, and the changes since.
+    pub(super) desired: Desired,
+    before: Vec<(Config, Desired)>,
+    /// Servers that leave at a time, if they still take no sessions then.
+    drains: Vec<(Instant, String, Endpoint)>,
+}
+
+impl History {
+    pub(super) fn of(desired: Desired) -> Self {
+        Self { desired, before: Vec::new(), drains: Vec::new() }
+    }
+
+    /// Keeps what is to be left.
+    pub(super) fn keep(&mut self, config: Config, desired: Desired) {
+        self.before.push((config, desired));
+        if self.before.len() > HISTORY_MAX {
+            self.before.remove(0);
+        }
+    }
+}
+
+impl<D: Devices> Control<D> {
+    /// Makes a change that `who` asks for; `None` when the method is none that changes anything.
+    pub(super) fn change(&mut self, method: &str, params: &Value, who: &str, now: Instant) -> Option<Reply> {
+        let done = match method {
+            "server.add" => self.add_server(params, now),
+            "server.set" => self.set_server(params, now),
+            "server.remove" => self.remove_server(params, now),
+            "server.drain" => self.drain_server(params, now),
+            "service.add" => self.add_service(params, now),
+            "service.set" => self.set_service(params, now),
+            "service.remove" => self.remove_service(params, now),
+            "service.switch" => self.switch_service(params, now),
+            "config.rollback" => self.roll_back(now),
+            "config.export" if params["write"] == true => self.export(params),
+            _ => return None,
+        };
+        match &done {
+            Ok(_) => log::say(format_args!("{method} {params} by {who}: done")),
+            Err(refusal) => {
+                log::say(format_args!("{method} {params} by {who}: refused: {}", refusal.message))
+            }
+        }
+        Some(done)
+    }
+
+    fn add_server(&mut self, params: &Value, now: Instant) -> Reply {
+        let (at, address, keys) =
+            (self.service_at(params, "service")?, text(params, "address")?, keys(params));
+        let spec = &self.config.services[at];
+        let lines = desired::server_lines(address, &keys).map_err(Refusal::parameters)?;
+        let server = config::parse_server(&lines, spec, &self.config).map_err(problems)?;
+        if spec.servers.iter().any(|other| other.endpoint == server.endpoint) {
+            let message = format!(
+                "{} is a server of {} already; `sluice server set` changes it",
+                server.endpoint, spec.name
+            );
+            return Err(Refusal::no(message));
+        }
+        let mut new = ServiceSpec::clone(spec);
+        // The sorry server stays last.
+        let place = new.servers.iter().position(|server| server.is_sorry).unwrap_or(new.servers.len());
+        new.servers.insert(place, server);
+        let (service, address) = (spec.name.clone(), address.to_owned());
+        self.replace_service(at, new, Change::AddServer { service, address, keys }, now)
+    }
+
+    fn set_server(&mut self, params: &Value, now: Instant) -> Reply {
+        let (at, address, keys) =
+            (self.service_at(params, "service")?, text(params, "address")?, keys(params));
+        let place = self.server_at(at, address)?;
+        let spec = &self.config.services[at];
+        let old = &spec.servers[place];
+        let mut all = keys_of(old);
+        all.extend(keys.clone());
+        all.retain(|_, value| !value.is_null());
+        let lines = desired::server_lines(address, &all).map_err(Refusal::parameters)?;
+        let server = config::parse_server(&lines, spec, &self.config).map_err(problems)?;
+        let mut new = ServiceSpec::clone(spec);
+        new.servers[place] = ServerSpec { endpoint: old.endpoint, ..server };
+        let (service, address) = (spec.name.clone(), address.to_owned());
+        self.replace_service(at, new, Change::SetServer { service, address, keys }, now)
+    }
+
+    fn remove_server(&mut self, params: &Value, now: Instant) -> Reply {
+        let (at, address) = (self.service_at(params, "service")?, text(params, "address")?);
+        let place = self.server_at(at, address)?;
+        let mut new = ServiceSpec::clone(&self.config.services[at]);
+        new.servers.remove(place);
+        let (service, address) = (new.name.clone(), address.to_owned());
+        self.replace_service(at, new, Change::RemoveServer { service, address }, now)
+    }
+
+    /// The server gets no new sessions; with a deadline it is removed then.
+    fn drain_server(&mut self, params: &Value, now: Instant) -> Reply {
+        let (at, address) = (self.service_at(params, "service")?, text(params, "address")?);
+        let endpoint = self.config.services[at].servers[self.server_at(at, address)?].endpoint;
+        let deadline = seconds(params)?;
+        let service = self.config.services[at].name.clone();
+        let set = json!({ "service": service, "address": address, "keys": { "weight": 0 } });
+        let answer = self.set_server(&set, now)?;
+        self.history.drains.retain(|(_, name, other)| (name, other) != (&service, &endpoint));
+        if let Some(deadline) = deadline {
+            self.history.drains.push((now + deadline, service, endpoint));
+        }
+        Ok(answer)
+    }
+
+    /// Removes servers whose time to drain is over.
+    pub(super) fn end_drains(&mut self, now: Instant) {
+        let (over, later): (Vec<_>, Vec<_>) =
+            self.history.drains.drain(..).partition(|(deadline, ..)| *deadline <= now);
+        self.history.drains = later;
+        for (_, service, endpoint) in over {
+            let found = self.config.services.iter().position(|spec| spec.name == service);
+            let is_drained = |spec: &ServiceSpec| {
+                let mut servers = spec.servers.iter();
+                servers.any(|server| server.endpoint == endpoint && server.weight == Weight::ZERO)
+            };
+            // An operator who gave it a weight again wants it to stay.
+            if found.is_none_or(|at| !is_drained(&self.config.services[at])) {
+                continue;
+            }
+            let params = json!({ "service": service, "address": endpoint.to_string() });
+            let _ = self.change("server.remove", &params, "its deadline to drain", now);
+        }
+    }
+
+    fn add_service(&mut self, params: &Value, now: Instant) -> Reply {
+        let (name, keys) = (text(params, "name")?, keys(params));
+        if self.config.services.iter().any(|spec| spec.name == name) {
+            return Err(Refusal::no(format!(
+                "there is a service `{name}` already; `sluice service set` changes it"
+            )));
+        }
+        let lines = desired::service_lines(name, &keys).map_err(Refusal::parameters)?;
+        let spec = config::parse_service(&lines, &self.config).map_err(problems)?;
+        let mut config = self.config.clone();
+        config.services.push(Arc::new(spec));
+        self.replace_all(config, Change::AddService { name: name.to_owned(), keys }, now)
+    }
+
+    fn set_service(&mut self, params: &Value, now: Instant) -> Reply {
+        let (at, keys) = (self.service_at(params, "name")?, keys(params));
+        let name = self.config.services[at].name.clone();
+        if keys.contains_key("name") {
+            return Err(Refusal::parameters("a service keeps its name; add another and remove this one"));
+        }
+        let change = Change::SetService { name: name.clone(), keys };
+        let lines = self.history.desired.service_with(&change, &name).map_err(Refusal::no)?;
+        let spec = config::parse_service(&lines, &self.config).map_err(problems)?;
+        let mut config = self.config.clone();
+        config.services[at] = Arc::new(spec);
+        self.replace_all(config, change, now)
+    }
+
+    fn remove_service(&mut self, params: &Value, now: Instant) -> Reply {
+        let at = self.service_at(params, "name")?;
+        let mut config = self.config.clone();
+        let name = config.services.remove(at).name.clone();
+        self.replace_all(config, Change::RemoveService { name }, now)
+    }
+
+    /// The operator's switch, for disasters: a tier, all, or a list of servers, whatever checks say. It ends by
+    /// itself.
+    fn switch_service(&mut self, params: &Value, now: Instant) -> Reply {
+        let at = self.service_at(params, "name")?;
+        let to = text(params, "to")?;
+        if to == "off" {
+            self.standings.set_switch(at, None);
+            return Ok(json!({ "generation": self.world.generation.0 }));
+        }
+        let tier = TIER_NAMES.iter().position(|name| *name == to);
+        let switch = match tier {
+            Some(tier) => Switch::Tier(tier),
+            None if to == "all" => Switch::All,
+            None => {
+                let places: Result<Vec<_>, _> =
+                    to.split(',').map(|address| self.server_at(at, address.trim())).collect();
+                Switch::Servers(places?)
+            }
+        };
+        let Some(lasting) = seconds(params)? else {
+            return Err(Refusal::parameters("say for how long, so that nobody forgets it: --for 1h"));
+        };
+        self.standings.set_switch(at, Some((switch, now + lasting)));
+        Ok(json!({ "generation": self.world.generation.0 }))
+    }
+
+    /// Puts another specification in the place of a service whose listeners stay.
+    fn replace_service(&mut self, at: usize, new: ServiceSpec, change: Change, now: Instant) -> Reply {
+        let before = (self.config.clone(), self.history.desired.clone());
+        let old = std::mem::replace(&mut self.config.services[at], Arc::new(new));
+        self.follow_service(at, now);
+        let done = self.refresh(&[at]).and_then(|()| {
+            let service = self.world.services.iter().nth(at);
+            service.map_or(Ok(()), |service| self.ladder.check_service(&self.config, at, service))
+        });
+        if let Err(error) = done {
+            self.config.services[at] = old;
+            self.follow_service(at, now);
+            // What was there fits.
+            let _ = self.refresh(&[at]);
+            return Err(Refusal::no(error));
+        }
+        let hops = self.server_hops(&self.config.services[at], &self.world);
+        self.neighbors.want_more(hops, now);
+        self.publish_neighbors();
+        self.collect_after = Some(self.world.generation);
+        self.history.keep(before.0, before.1);
+        self.history.desired.push(change);
+        Ok(json!({ "generation": self.world.generation.0 }))
+    }
+
+    fn follow_service(&mut self, at: usize, now: Instant) {
+        let orders = self.standings.follow_service(at, &self.config, now);
+        self.order(orders);
+        self.standings.weigh(at, now).into_iter().for_each(log::say);
+    }
+
+    /// Goes to another configuration by a change.
+    fn replace_all(&mut self, config: Config, change: Change, now: Instant) -> Reply {
+        let before = (self.config.clone(), self.history.desired.clone());
+        self.apply(config, now).map_err(Refusal::no)?;
+        self.history.keep(before.0, before.1);
+        self.history.desired.push(change);
+        Ok(json!({ "generation": self.world.generation.0 }))
+    }
+
+    /// Goes back to what ran before the last change or reload.
+    fn roll_back(&mut self, now: Instant) -> Reply {
+        let Some((config, desired)) = self.history.before.pop() else {
+            return Err(Refusal::no("nothing was changed since sluiced started"));
+        };
+        let changes = diff::lines(&self.config, &config);
+        if let Err(error) = self.apply(config.clone(), now) {
+            self.history.before.push((config, desired));
+            return Err(Refusal::no(error));
+        }
+        self.history.desired = desired;
+        Ok(json!({ "generation": self.world.generation.0, "changes": changes }))
+    }
+
+    /// The running state as text; with `write` also into the files that it came from.
+    pub(super) fn export(&self, params: &Value) -> Reply {
+        let text = self.history.desired.written().map_err(Refusal::no)?;
+        let mut written = Vec::new();
+        if params["write"] == true {
+            for (path, piece) in text.pieces() {
+                let same = std::fs::read_to_string(path).is_ok_and(|old| old == piece);
+                if !same {
+                    write(path, piece)
+                        .map_err(|error| Refusal::no(format!("{}: {error}", path.display())))?;
+                    written.push(path.display().to_string());
+                }
+            }
+        }
+        let files: Vec<_> =
+            text.pieces().map(|(path, piece)| json!({ "path": path, "text": piece })).collect();
+        Ok(json!({ "files": files, "written": written }))
+    }
+
+    /// What would change if the files were read again.
+    pub(super) fn differences(&self) -> Reply {
+        let loaded = config::load(&self.identity.config_path).map_err(problems)?;
+        let by_command = self.history.desired.changes().len();
+        Ok(json!({ "changes": diff::lines(&self.config, &loaded.config), "by_command": by_command }))
+    }
+
+    fn service_at(&self, params: &Value, key: &str) -> Result<usize, Refusal> {
+        let name = text(params, key)?;
+        let found = self.config.services.iter().position(|spec| spec.name == name);
+        found.ok_or_else(|| {
+            Refusal::no(format!("there is no service `{name}`; `sluice service list` names all"))
+        })
+    }
+
+    /// The place of a server of the service in place `at`.
+    fn server_at(&self, at: usize, address: &str) -> Result<usize, Refusal> {
+        let spec = &self.config.services[at];
+        let bare = address.trim_start_matches('[').trim_end_matches(']');
+        let endpoint = match (address.parse::<SocketAddr>(), bare.parse::<IpAddr>()) {
+            (Ok(socket), _) => Some(Endpoint::new(socket.ip(), socket.port())),
+            // Without a port it is the service's, as in the file.
+            (_, Ok(address)) => {
+                let of_host = spec.servers.iter().filter(|server| server.endpoint.address == address);
+                of_host.map(|server| server.endpoint).next()
+            }
+            _ => None,
+        };
+        let found =
+            spec.servers.iter().position(|server| Some(server.endpoint) == endpoint && !server.is_sorry);
+        found.ok_or_else(|| {
+            Refusal::no(format!(
+                "{} has no server {address}; `sluice service show {}` lists them",
+                spec.name, spec.name
+            ))
+        })
+    }
+}
+
+/// Writes a file so that one who reads it sees the old or the new.
+pub(super) fn write(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let fresh = path.with_file_name(name);
+    std::fs::write(&fresh, text)?;
+    if let Ok(old) = std::fs::metadata(path) {
+        std::fs::set_permissions(&fresh, old.permissions())?;
+    }
+    std::fs::rename(fresh, path)
+}
+
+fn problems(error: LoadError) -> Refusal {
+    let lines: Vec<_> = error.problems().iter().map(ToString::to_string).collect();
+    Refusal::no(lines.join("\n"))
+}
+
+fn text<'a>(params: &'a Value, key: &str) -> Result<&'a str, Refusal> {
+    params[key].as_str().ok_or_else(|| Refusal::parameters(format!("`{key}` is missing")))
+}
+
+fn keys(params: &Value) -> Map<String, Value> {
+    params["keys"].as_object().cloned().unwrap_or_default()
+}
+
+fn seconds(params: &Value) -> Result<Option<Duration>, Refusal> {
+    match &params["seconds"] {
+        Value::Null => Ok(None),
+        value => {
+            let lasting = value.as_u64().map(Duration::from_secs).filter(|lasting| *lasting <= LONGEST);
+            lasting.map(Some).ok_or_else(|| Refusal::parameters("`seconds` is a whole number up to 30 days"))
+        }
+    }
+}
+
+/// A server's keys as the file would have them, but for its address.
+fn keys_of(server: &ServerSpec) -> Map<String, Value> {
+    let mut keys = Map::new();
+    keys.insert("weight".into(), json!(server.weight));
+    let places = [("zone", &server.location.zone), ("region", &server.location.region)];
+    keys.extend(places.iter().filter_map(|(key, value)| Some(((*key).to_owned(), json!(value.as_ref()?)))));
+    if server.thresholds.0 > 0 {
+        keys.insert("max_sessions".into(), json!(server.thresholds.0));
+        keys.insert("min_sessions".into(), json!(server.thresholds.1));
+    }
+    keys
+}

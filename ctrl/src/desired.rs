@@ -1,0 +1,422 @@
+//! The desired state as text: what the files said when they were read, and the changes by command since.
+//!
+//! Commands change what runs at once; the files stay as they are until the operator has the changes written back
+//! (`config export`), with comments and order kept.
+
+use crate::config::Text;
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use toml_edit::{ArrayOfTables, DocumentMut, InlineTable, Item, Table};
+
+/// More changes than that are worked into the text, so that the list stays short.
+pub const CHANGES_MAX: usize = 1_000;
+
+/// One change by command.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// A new service with these keys.
+    AddService {
+        /// Its name.
+        name: String,
+        /// Its keys, as in the file.
+        keys: Map<String, Value>,
+    },
+    /// Other values for these keys of a service; `null` takes one away.
+    SetService {
+        /// Its name.
+        name: String,
+        /// Keys and values.
+        keys: Map<String, Value>,
+    },
+    /// A service goes.
+    RemoveService {
+        /// Its name.
+        name: String,
+    },
+    /// A new server of a service, with these keys.
+    AddServer {
+        /// The service.
+        service: String,
+        /// The server's address, as it is written.
+        address: String,
+        /// Its other keys.
+        keys: Map<String, Value>,
+    },
+    /// Other values for these keys of a server.
+    SetServer {
+        /// The service.
+        service: String,
+        /// The server's address, as it is written.
+        address: String,
+        /// Keys and values.
+        keys: Map<String, Value>,
+    },
+    /// A server goes.
+    RemoveServer {
+        /// The service.
+        service: String,
+        /// The server's address, as it is written.
+        address: String,
+    },
+}
+
+/// The files' text, and what was changed since.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Desired {
+    text: Arc<Text>,
+    changes: Vec<Arc<Change>>,
+}
+
+impl Desired {
+    /// The state that the files say.
+    pub fn of(text: Text) -> Self {
+        Self { text: Arc::new(text), changes: Vec::new() }
+    }
+
+    /// What the files said.
+    pub fn text(&self) -> &Text {
+        &self.text
+    }
+
+    /// The changes by command.
+    pub fn changes(&self) -> &[Arc<Change>] {
+        &self.changes
+    }
+
+    /// Notes a change that was made.
+    pub fn push(&mut self, change: Change) {
+        self.changes.push(Arc::new(change));
+        if self.changes.len() > CHANGES_MAX
+            && let Ok(text) = self.written()
+        {
+            self.text = Arc::new(text);
+            self.changes.clear();
+        }
+    }
+
+    /// The text with all changes in it.
+    ///
+    /// # Errors
+    /// When a change has no place in it, which is a defect.
+    pub fn written(&self) -> Result<Text, String> {
+        if self.changes.is_empty() {
+            return Ok(Text::clone(&self.text));
+        }
+        let mut documents = self.documents()?;
+        for change in &self.changes {
+            edit(&mut documents, change)?;
+        }
+        let pieces = documents.into_iter().map(|(path, document)| (path, document.to_string()));
+        Ok(Text::join(pieces.collect()))
+    }
+
+    /// The lines of one service with all changes and this one in it.
+    ///
+    /// # Errors
+    /// When there is no such service.
+    pub fn service_with(&self, change: &Change, name: &str) -> Result<String, String> {
+        let mut documents = self.documents()?;
+        for change in self.changes.iter().map(|change| &**change).chain([change]) {
+            edit(&mut documents, change)?;
+        }
+        let found = documents.iter_mut().find_map(|(_, document)| find_service(document, name).cloned());
+        let mut table = found.ok_or_else(|| format!("there is no service `{name}`"))?;
+        table.decor_mut().clear();
+        let mut list = ArrayOfTables::new();
+        list.push(table);
+        let mut document = DocumentMut::new();
+        document.insert("service", Item::ArrayOfTables(list));
+        Ok(document.to_string())
+    }
+
+    fn documents(&self) -> Result<Vec<(PathBuf, DocumentMut)>, String> {
+        let parse = |(path, text): (&Path, &str)| {
+            let document = text.parse().map_err(|error| format!("{}: {error}", path.display()))?;
+            Ok((path.to_owned(), document))
+        };
+        self.text.pieces().map(parse).collect()
+    }
+}
+
+/// The lines of a server's table.
+pub fn server_lines(address: &str, keys: &Map<String, Value>) -> Result<String, String> {
+    let mut table = Table::new();
+    table.insert("address", toml_edit::value(address));
+    set_keys(&mut table, keys)?;
+    let mut document = DocumentMut::new();
+    *document.as_table_mut() = table;
+    Ok(document.to_string())
+}
+
+/// The lines of a new service.
+pub fn service_lines(name: &str, keys: &Map<String, Value>) -> Result<String, String> {
+    let mut list = ArrayOfTables::new();
+    list.push(new_service(name, keys)?);
+    let mut document = DocumentMut::new();
+    document.insert("service", Item::ArrayOfTables(list));
+    Ok(document.to_string())
+}
+
+fn new_service(name: &str, keys: &Map<String, Value>) -> Result<Table, String> {
+    let mut table = Table::new();
+    table.insert("name", toml_edit::value(name));
+    set_keys(&mut table, keys)?;
+    Ok(table)
+}
+
+fn edit(documents: &mut [(PathBuf, DocumentMut)], change: &Change) -> Result<(), String> {
+    let lost = |name: &str| format!("service `{name}` stands in no file");
+    match change {
+        Change::AddService { name, keys } => {
+            let (_, document) = documents.first_mut().ok_or_else(|| lost(name))?;
+            let list = document.entry("service").or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
+            let list = list.as_array_of_tables_mut().ok_or_else(|| lost(name))?;
+            let mut table = new_service(name, keys)?;
+            table.decor_mut().set_prefix("\n");
+            // Behind the last table of the file, wherever that stands.
+            table.set_position(None);
+            list.push(table);
+        }
+        Change::SetService { name, keys } => {
+            let table = service_in(documents, name).ok_or_else(|| lost(name))?;
+            set_keys(table, keys)?;
+        }
+        Change::RemoveService { name } => {
+            for (_, document) in documents {
+                if let Some(list) = document.get_mut("service").and_then(Item::as_array_of_tables_mut) {
+                    list.retain(|table| !is_named(table, name));
+                }
+            }
+        }
+        Change::AddServer { service, address, keys } => {
+            let table = service_in(documents, service).ok_or_else(|| lost(service))?;
+            let list = table.entry("server").or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
+            let list = list.as_array_of_tables_mut().ok_or_else(|| {
+                format!("service `{service}`: its servers are no [[service.server]] tables; write them so")
+            })?;
+            let mut server = Table::new();
+            server.decor_mut().set_prefix("\n");
+            server.insert("address", toml_edit::value(address));
+            set_keys(&mut server, keys)?;
+            list.push(server);
+        }
+        Change::SetServer { service, address, keys } => {
+            let table = service_in(documents, service).ok_or_else(|| lost(service))?;
+            let server = table
+                .get_mut("server")
+                .and_then(Item::as_array_of_tables_mut)
+                .and_then(|list| list.iter_mut().find(|table| is_at(table, address)));
+            set_keys(
+                server.ok_or_else(|| format!("service `{service}`: no server {address} in its file"))?,
+                keys,
+            )?;
+        }
+        Change::RemoveServer { service, address } => {
+            let table = service_in(documents, service).ok_or_else(|| lost(service))?;
+            if let Some(list) = table.get_mut("server").and_then(Item::as_array_of_tables_mut) {
+                list.retain(|table| !is_at(table, address));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_named(table: &Table, name: &str) -> bool {
+    table.get("name").and_then(Item::as_str) == Some(name)
+}
+
+/// Whether a server's table has this address; both may be written in several ways.
+fn is_at(table: &Table, address: &str) -> bool {
+    let text = table.get("address").and_then(Item::as_str).unwrap_or_default();
+    let same = || Some(text.parse::<std::net::SocketAddr>().ok()? == address.parse().ok()?);
+    text == address || same().unwrap_or(false)
+}
+
+fn find_service<'a>(document: &'a mut DocumentMut, name: &str) -> Option<&'a mut Table> {
+    let list = document.get_mut("service")?.as_array_of_tables_mut()?;
+    list.iter_mut().find(|table| is_named(table, name))
+}
+
+fn service_in<'a>(documents: &'a mut [(PathBuf, DocumentMut)], name: &str) -> Option<&'a mut Table> {
+    documents.iter_mut().find_map(|(_, document)| find_service(document, name))
+}
+
+/// Puts values into a table; `null` takes a key away, dots lead into tables inside.
+fn set_keys(table: &mut Table, keys: &Map<String, Value>) -> Result<(), String> {
+    for (key, value) in keys {
+        let mut at = &mut *table;
+        let mut parts = key.split('.').peekable();
+        while let Some(part) = parts.next() {
+            if parts.peek().is_some() {
+                let inner = at.entry(part).or_insert(Item::Table(Table::new()));
+                at = inner.as_table_mut().ok_or_else(|| format!("`{key}`: {part} is no table"))?;
+            } else if value.is_null() {
+                at.remove(part);
+            } else {
+                let new =
+                    to_toml(value).ok_or_else(|| format!("`{key}`: {value} cannot stand in the file"))?;
+                match at.get_mut(part).and_then(Item::as_value_mut) {
+                    // What stands around it stays.
+                    Some(old) => {
+                        let decor = old.decor().clone();
+                        *old = new;
+                        *old.decor_mut() = decor;
+                    }
+                    None if part == "server" && new.is_array() => {
+                        at.insert(part, tables(value).ok_or("`server` is a list of tables")?);
+                    }
+                    None => {
+                        at.insert(part, Item::Value(new));
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A list of objects as tables of their own.
+fn tables(value: &Value) -> Option<Item> {
+    let mut list = ArrayOfTables::new();
+    for object in value.as_array()? {
+        let mut table = Table::new();
+        set_keys(&mut table, object.as_object()?).ok()?;
+        list.push(table);
+    }
+    Some(Item::ArrayOfTables(list))
+}
+
+fn to_toml(value: &Value) -> Option<toml_edit::Value> {
+    Some(match value {
+        Value::Null => return None,
+        Value::Bool(value) => (*value).into(),
+        Value::Number(number) => match number.as_i64() {
+            Some(number) => number.into(),
+            None => number.as_f64()?.into(),
+        },
+        Value::String(text) => text.as_str().into(),
+        Value::Array(list) => toml_edit::Value::Array(list.iter().map(to_toml).collect::<Option<_>>()?),
+        Value::Object(map) => {
+            let mut table = InlineTable::new();
+            for (key, value) in map {
+                table.insert(key, to_toml(value)?);
+            }
+            table.into()
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const FILE: &str = r#"# the site's file
+[[port]]
+name = "wan"    # towards the internet
+
+# the web
+[[service]]
+name = "web"
+listen = "192.0.2.10:80"   # do not change
+[[service.server]]
+address = "10.0.0.11:80"
+weight = 10     # the big one
+
+[[service]]
+name = "dns"
+listen = "192.0.2.10:53"
+
+# the end
+"#;
+
+    fn keys(value: Value) -> Map<String, Value> {
+        value.as_object().unwrap().clone()
+    }
+
+    #[test]
+    fn changes_are_written_back_with_comments_and_order() {
+        let mut desired = Desired::of(Text::of(Path::new("a.toml"), FILE));
+        let server = |address: &str| (String::from("web"), address.to_owned());
+        let (service, address) = server("10.0.0.11:80");
+        desired.push(Change::SetServer {
+            service,
+            address,
+            keys: keys(json!({ "weight": 0.5, "zone": "z" })),
+        });
+        let (service, address) = server("10.0.0.12:80");
+        desired.push(Change::AddServer { service, address, keys: keys(json!({ "weight": 3 })) });
+        desired.push(Change::SetService {
+            name: "web".into(),
+            keys: keys(json!({ "scheduler": "rr", "health.type": "tcp", "health.interval": "3s" })),
+        });
+        desired.push(Change::RemoveService { name: "dns".into() });
+        let added = json!({ "listen": "192.0.2.11:80", "server": [{ "address": "10.0.0.13:80" }] });
+        desired.push(Change::AddService { name: "new".into(), keys: keys(added) });
+
+        let text = desired.written().unwrap();
+
+        let text = text.whole();
+        for kept in [
+            "# the site's file",
+            "# towards the internet",
+            "# the web",
+            "# do not change",
+            "weight = 0.5     # the big one",
+            "# the end",
+        ] {
+            assert!(text.contains(kept), "{kept}:\n{text}");
+        }
+        let document: toml::Table = text.parse().unwrap();
+        let expected: toml::Table = r#"
+            port = [{ name = "wan" }]
+            [[service]]
+            name = "web"
+            listen = "192.0.2.10:80"
+            scheduler = "rr"
+            health = { type = "tcp", interval = "3s" }
+            server = [
+                { address = "10.0.0.11:80", weight = 0.5, zone = "z" },
+                { address = "10.0.0.12:80", weight = 3 },
+            ]
+            [[service]]
+            name = "new"
+            listen = "192.0.2.11:80"
+            server = [{ address = "10.0.0.13:80" }]
+        "#
+        .parse()
+        .unwrap();
+        assert_eq!(document, expected, "{text}");
+    }
+
+    #[test]
+    fn the_lines_of_one_service_stand_alone() {
+        let mut desired = Desired::of(Text::of(Path::new("a.toml"), FILE));
+        desired.push(Change::AddServer {
+            service: "web".into(),
+            address: "10.0.0.12:80".into(),
+            keys: Map::new(),
+        });
+        let change = Change::SetService { name: "web".into(), keys: keys(json!({ "scheduler": "sh" })) };
+        let lines = desired.service_with(&change, "web").unwrap();
+        let table: toml::Table = lines.parse().unwrap();
+        assert_eq!(table.len(), 1);
+        let service = &table["service"][0];
+        assert_eq!(service["scheduler"].as_str(), Some("sh"));
+        assert_eq!(service["server"].as_array().unwrap().len(), 2);
+        assert!(desired.service_with(&change, "none").is_err());
+    }
+
+    #[test]
+    fn many_changes_become_text() {
+        let mut desired = Desired::of(Text::of(Path::new("a.toml"), FILE));
+        for n in 0..CHANGES_MAX + 10 {
+            let address = format!("10.0.{}.{}:80", n / 250, n % 250 + 1);
+            desired.push(Change::AddServer { service: "dns".into(), address, keys: Map::new() });
+        }
+        assert!(desired.changes().len() < 10);
+        let table: toml::Table = desired.written().unwrap().whole().parse().unwrap();
+        assert_eq!(table["service"][1]["server"].as_array().unwrap().len(), CHANGES_MAX + 10);
+    }
+}
