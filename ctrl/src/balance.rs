@@ -169,21 +169,16 @@ pub fn balance(
     picture.sorry = has_sorry && (nobody || total == 0.0) && switch.is_none();
     picture.protected = !picture.sorry && switch.is_none() && policy.protects(share, was_protected);
 
-    let is_used: Box<dyn Fn(usize, &Candidate) -> bool> = match switch {
-        _ if picture.sorry => Box::new(|_, server| server.is_sorry),
-        Some(Switch::All) => Box::new(|_, server| weighted(server)),
-        Some(Switch::Servers(list)) => {
-            Box::new(|at, server| list.contains(&at) && server.weight > Weight::ZERO)
-        }
+    let is_used = |at: usize, server: &Candidate| match switch {
+        _ if picture.sorry => server.is_sorry,
+        Some(Switch::All) => weighted(server),
+        Some(Switch::Servers(list)) => list.contains(&at) && server.weight > Weight::ZERO,
+        // A tier of which nobody is up is used whole: the operator says that it serves.
         Some(Switch::Tier(tier)) => {
-            // A tier of which nobody is up is used whole: the operator says that it serves.
             let dead = picture.tiers[*tier].healthy == 0;
-            Box::new(move |_, server| {
-                weighted(server) && server.tier == *tier && (dead || server.health == Health::Up)
-            })
+            weighted(server) && server.tier == *tier && (dead || server.health == Health::Up)
         }
-        None if picture.protected => Box::new(|_, server| weighted(server)),
-        None => Box::new(|_, server| weighted(server) && server.health == Health::Up),
+        None => weighted(server) && (picture.protected || server.health == Health::Up),
     };
     let by_tiers = switch.is_none() && !picture.protected && !picture.sorry;
     let shares = if by_tiers { shares(&all, &healthy, policy.spill_below) } else { [1.0; TIERS] };

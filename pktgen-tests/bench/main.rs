@@ -7,6 +7,7 @@
 //! writes the pcap file of a case, to be tried by hand.
 
 mod assembly;
+mod control;
 mod device;
 mod instructions;
 mod latency;
@@ -77,6 +78,10 @@ fn dispatch(words: &[&str]) -> Result<(), String> {
         }
         ["port-choice"] => steering::port_choice(),
         ["hand-over", packets] => steering::hand_over(number(packets)? as u64),
+        ["control"] => {
+            println!("{}", control::measure(machine::measuring_core())?);
+            return Ok(());
+        }
         ["locals", locals] => sessions::locals(number(locals)?),
         _ => {
             return Err(

@@ -160,6 +160,11 @@ impl Report {
         self.json["start"][sessions.to_string()] = json!(seconds);
     }
 
+    pub(crate) fn control(&mut self, figures: Value) {
+        println!("control: {figures}");
+        self.json["control"] = figures;
+    }
+
     pub(crate) fn latency(&mut self, rate: f64, testpmd: Value, sluice: Value) {
         println!("round trip at {:.1} Mpps: testpmd io {testpmd}, sluice {sluice}", rate / 1e6);
         let added = |key: &str| number(&sluice, key) - number(&testpmd, key);
@@ -356,6 +361,25 @@ impl Report {
                 4.0,
                 2.0,
                 self.json["start"]["10000000"].as_f64(),
+            ),
+            less(
+                "ms to load 10,000 services with 100,000 servers",
+                3_000.0,
+                1_000.0,
+                self.json["control"]["cold_load_ms"].as_f64(),
+            ),
+            less(
+                "ms for a reload that changes one in a hundred of them",
+                500.0,
+                100.0,
+                self.json["control"]["reload_1_percent_ms"].as_f64(),
+            ),
+            less("ms for one more server", 5.0, 1.0, self.json["control"]["server_add_ms"].as_f64()),
+            less(
+                "ms to list all services",
+                3_000.0,
+                1_000.0,
+                self.json["control"]["service_list_ms"].as_f64(),
             ),
             less(
                 "p99 of the round trip added over testpmd io at half load, us",

@@ -128,6 +128,9 @@ pub(crate) fn everything(quick: bool) -> Result<(), String> {
         }
         report.start(*sessions, median(&runs));
     }
+    if !quick {
+        report.control(case(&["control"])?);
+    }
     report.instructions(instructions::report()?);
     report.finish();
     let path = folder.join("report.json");

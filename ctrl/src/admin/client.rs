@@ -74,7 +74,7 @@ impl Client {
         self.next_id += 1;
         let request = json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params });
         let gone = |error: std::io::Error| CallError::Broken(format!("the daemon went away: {error}"));
-        writeln!(self.writer, "{request}").map_err(gone)?;
+        self.writer.write_all(format!("{request}\n").as_bytes()).map_err(gone)?;
         let mut answer = self.read()?;
         if let Some(message) = answer["error"]["message"].as_str() {
             return Err(CallError::Refused(message.to_owned()));

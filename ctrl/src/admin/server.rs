@@ -156,7 +156,8 @@ fn converse(
             return Ok(());
         }
         if let Some(answer) = handle(&line, peer, requests) {
-            writeln!(writer, "{answer}")?;
+            // In one piece: a value writes itself word by word.
+            writer.write_all(format!("{answer}\n").as_bytes())?;
         }
     }
 }

@@ -298,11 +298,17 @@ pub(super) fn read(text: &Text) -> Result<File, LoadError> {
             severity: Severity::Error,
         }
     };
-    let deserializer = toml::de::Deserializer::parse(text.whole()).map_err(|error| {
-        let message = format!("not valid TOML: {}", one_line(error.message()));
-        LoadError::Unreadable(problem(&error, String::new(), message))
-    })?;
-    serde_path_to_error::deserialize(deserializer).map_err(|error| {
+    let parse = || {
+        toml::de::Deserializer::parse(text.whole()).map_err(|error| {
+            let message = format!("not valid TOML: {}", one_line(error.message()));
+            LoadError::Unreadable(problem(&error, String::new(), message))
+        })
+    };
+    // Keeping track of the keys costs a third, so that is done for files that are wrong alone.
+    if let Ok(file) = File::deserialize(parse()?) {
+        return Ok(file);
+    }
+    serde_path_to_error::deserialize(parse()?).map_err(|error| {
         let key = key_of(error.path());
         let inner = error.into_inner();
         LoadError::Wrong(vec![problem(&inner, key, explain(inner.message()))])

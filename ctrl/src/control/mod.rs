@@ -337,10 +337,9 @@ impl<D: Devices> Control<D> {
                 return Err(error);
             }
         };
-        for spec in &self.config.services {
-            if !config.services.iter().any(|other| other.name == spec.name) {
-                self.registry.retire(&spec.name);
-            }
+        let names: HashSet<&str> = config.services.iter().map(|spec| spec.name.as_str()).collect();
+        for spec in self.config.services.iter().filter(|spec| !names.contains(spec.name.as_str())) {
+            self.registry.retire(&spec.name);
         }
         says.into_iter().for_each(log::say);
         self.keep_used_locals(&mut snapshot);

@@ -19,8 +19,10 @@ pub struct Tally {
     health: Health,
     /// Answers in a row that speak against `health`, or, while it is not known, good or bad ones.
     streak: i64,
+    /// What the load leaves, step by step.
+    smooth: f64,
+    /// The same, as it was told.
     relief: f64,
-    told_relief: f64,
 }
 
 impl Tally {
@@ -32,8 +34,8 @@ impl Tally {
             limit: spec.load.as_ref().map(|load| f64::from(load.limit) / 1_000.0),
             health: if spec.initially_up { Health::Up } else { Health::Checking },
             streak: 0,
+            smooth: 1.0,
             relief: 1.0,
-            told_relief: 1.0,
         }
     }
 
@@ -44,7 +46,7 @@ impl Tally {
 
     /// How much of its weight the server's load leaves it.
     pub fn relief(&self) -> f64 {
-        self.told_relief
+        self.relief
     }
 
     /// Whether the state may change soon, so that the next answer is awaited sooner.
@@ -75,11 +77,11 @@ impl Tally {
             return false;
         };
         let wanted = if load > limit { (limit / load).max(RELIEF_MIN) } else { 1.0 };
-        self.relief += (wanted - self.relief).clamp(-RELIEF_STEP, RELIEF_STEP);
-        let told = (self.relief / RELIEF_GRAIN).round() * RELIEF_GRAIN;
-        let changed = (told - self.told_relief).abs() >= RELIEF_GRAIN / 2.0;
+        self.smooth += (wanted - self.smooth).clamp(-RELIEF_STEP, RELIEF_STEP);
+        let told = (self.smooth / RELIEF_GRAIN).round() * RELIEF_GRAIN;
+        let changed = (told - self.relief).abs() >= RELIEF_GRAIN / 2.0;
         if changed {
-            self.told_relief = told;
+            self.relief = told;
         }
         changed
     }

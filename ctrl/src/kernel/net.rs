@@ -205,8 +205,11 @@ fn entries(interface: &Interface) -> Vec<(Network, bool)> {
     own.chain(interface.locals.iter().map(|address| (Network::host(*address), true))).collect()
 }
 
+/// The interfaces and gateways of a route; a link's network has no gateway.
+type Ways = Vec<(PortId, Option<IpAddr>)>;
+
 /// Routes as they are told to the kernel: networks of links have the interface alone as their gateway.
-fn tables(plan: &Plan) -> Vec<(Network, Vec<(PortId, Option<IpAddr>)>)> {
+fn tables(plan: &Plan) -> Vec<(Network, Ways)> {
     let links = plan.interfaces.iter().flat_map(|interface| {
         let base = |network: &Network| Network { address: network.base(), ..*network };
         interface.addresses.iter().map(move |network| (base(network), vec![(interface.port, None)]))
