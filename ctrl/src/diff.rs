@@ -50,6 +50,7 @@ fn service(old: &ServiceSpec, new: &ServiceSpec, lines: &mut Vec<String>) {
     );
     let others = [
         ("health", old.health != new.health),
+        ("passive", old.passive != new.passive),
         ("slow_start", old.slow_start != new.slow_start),
         ("protection or locality", old.policy != new.policy || old.locality != new.locality),
         (

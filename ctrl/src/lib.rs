@@ -22,6 +22,7 @@ pub mod last_good;
 pub mod log;
 pub mod nd;
 pub mod neighbors;
+pub mod passive;
 pub mod registry;
 pub mod standing;
 pub mod steering;

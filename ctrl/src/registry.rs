@@ -196,6 +196,12 @@ impl Registry {
         server.map_or(Totals::default(), |server| read(server.id).since(server.baseline))
     }
 
+    /// The slot of a server that is configured, or still has sessions.
+    pub fn server_id(&self, service: &str, protocol: Protocol, endpoint: Endpoint) -> Option<ServerId> {
+        let entry = self.services.get(service)?;
+        entry.servers.get(&(protocol, endpoint)).map(|server| server.id)
+    }
+
     /// What all servers of a service counted, those that are gone included.
     pub fn service_totals(&self, service: &str, read: ReadSlot<'_>) -> Totals {
         let Some(entry) = self.services.get(service) else { return Totals::default() };

@@ -50,7 +50,11 @@ pub struct ServerCounters {
     pub sessions_active: Counter,
     /// Other live sessions.
     pub sessions_inactive: Counter,
+    /// Sessions to which it never answered, or answered its first packet by a reset.
+    pub failures: Counter,
 }
+
+const _: () = assert!(size_of::<ServerCounters>() == 64);
 
 impl ServerCounters {
     /// Packets and bytes that came in `direction`.

@@ -364,3 +364,58 @@ fn flapping_servers_leave_sessions_on_healthy_ones_alone() {
         .count();
     assert!(finished >= 1, "the downloads from the healthy server must end well");
 }
+
+#[test]
+fn servers_that_refuse_sessions_are_kept_out_without_any_check() {
+    let mut lab = Lab::new(Plan::default()).unwrap();
+    lab.start_nginx_on(1, &[80]).unwrap();
+    let rules =
+        service("", &servers(&lab, 2, 80), "") + "\n[service.passive]\nfailures = 1\ninhibit = \"3s\"\n";
+    let config = lab.config_head() + &rules;
+    lab.start_sluiced(&config).unwrap();
+    // Nobody listens on the first: its kernel answers by resets.
+    assert!(answers(&lab, 10).iter().any(|answer| answer.contains("curl")));
+    assert!(wait_until(SOON, || states(&lab) == ["inhibited", "up"]), "{:?}", states(&lab));
+    assert_eq!(answers(&lab, 20), ["rs2:80"]);
+    lab.start_nginx_on(0, &[80]).unwrap();
+    assert!(wait_until(SOON, || states(&lab) == ["up", "up"]));
+    assert_eq!(answers(&lab, 20), ["rs1:80", "rs2:80"]);
+    let log = lab.sluiced().unwrap().output();
+    assert!(log.contains("server 10.0.0.11:80 does not answer sessions; it gets none for 3 s"), "{log}");
+}
+
+#[test]
+fn loaded_servers_get_less_and_those_that_come_back_begin_slowly() {
+    let mut lab = Lab::new(Plan::default()).unwrap();
+    for (at, load) in [(0, "1.6"), (1, "0.5")] {
+        lab.start_nginx_with(at, &format!("listen 80; add_header X-Load {load};"), 80).unwrap();
+    }
+    let health = "type = \"http\"\npath = \"/\"\nload_header = \"X-Load\"\nload_limit = 0.8";
+    let config = lab.config_head() + &service("slow_start = \"8s\"", &servers(&lab, 2, 80), health);
+    lab.start_sluiced(&config).unwrap();
+    let weights = || {
+        let shown = lab.json(&["service", "show", "web"]).unwrap();
+        let servers = shown["servers"].as_array().unwrap().clone();
+        servers.iter().map(|server| server["effective_weight"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    // Half of its weight, because it has twice the load that is good.
+    let came = wait_until(SOON * 3, || matches!(weights()[..], [one, 1_000] if (450..=550).contains(&one)));
+    assert!(came, "{:?}", weights());
+    // Both began slowly, side by side.
+    let ramps = || lab.json(&["service", "show", "web"]).unwrap()["servers"][0]["slow_start"] == 1.0;
+    assert!(wait_until(SOON * 3, ramps));
+    lab.server(1).ip("link set eth0 down").unwrap();
+    assert!(wait_until(SOON, || weights()[1] == 0), "{:?}", weights());
+    lab.server(1).ip("link set eth0 up").unwrap();
+    assert!(wait_until(SOON, || weights()[1] > 0));
+    let mut seen: Vec<u64> = Vec::new();
+    assert!(wait_until(SOON * 3, || {
+        let share = weights();
+        let part = share[1] * 100 / share[0].max(1);
+        if seen.last() != Some(&part) {
+            seen.push(part);
+        }
+        matches!(share[..], [one, 1_000] if (450..=550).contains(&one))
+    }));
+    assert!(seen.len() >= 6 && seen.is_sorted(), "its share grows step by step: {seen:?}");
+}

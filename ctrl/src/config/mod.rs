@@ -16,6 +16,7 @@ pub use problem::{Problem, Severity};
 pub use text::Text;
 
 use crate::balance::{Policy, Weight};
+use crate::passive::Rules;
 
 use dataplane::flow::{Endpoint, Protocol};
 use dataplane::scheduler::{Flags, Scheduler};
@@ -227,6 +228,8 @@ pub struct ServiceSpec {
     pub servers: Vec<ServerSpec>,
     /// How servers are checked.
     pub health: Option<Arc<HealthSpec>>,
+    /// What their traffic may show of servers, if anybody looks.
+    pub passive: Option<Rules>,
     /// Whether servers that are near come first.
     pub locality: bool,
     /// What is done when servers are down.

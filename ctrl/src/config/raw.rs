@@ -98,6 +98,7 @@ pub(super) struct Service {
     #[serde(default)]
     pub(super) server: Vec<Spanned<Server>>,
     pub(super) health: Option<Spanned<Health>>,
+    pub(super) passive: Option<Spanned<Passive>>,
     pub(super) tunnel: Option<Spanned<Tunnel>>,
     pub(super) persistence: Option<Spanned<Persistence>>,
     pub(super) timeouts: Option<Timeouts>,
@@ -229,6 +230,15 @@ pub(super) struct Server {
     pub(super) region: Option<Spanned<String>>,
     pub(super) max_sessions: Option<Spanned<i64>>,
     pub(super) min_sessions: Option<Spanned<i64>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Passive {
+    pub(super) failures: Option<Spanned<i64>>,
+    pub(super) window: Option<Spanned<String>>,
+    pub(super) inhibit: Option<Spanned<String>>,
+    pub(super) inhibit_max: Option<Spanned<String>>,
 }
 
 impl Server {

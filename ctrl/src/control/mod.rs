@@ -8,6 +8,7 @@
 mod announce;
 mod changes;
 mod neighbors;
+mod passive;
 mod requests;
 mod routers;
 
@@ -21,6 +22,7 @@ use crate::kernel::KernelPath;
 use crate::last_good;
 use crate::log;
 use crate::neighbors::NeighborTable;
+use crate::passive::Record;
 use crate::registry::Registry;
 use crate::standing::Standings;
 use crate::steering::Ladder;
@@ -28,7 +30,7 @@ use crate::view::Observer;
 use announce::Announcements;
 use changes::History;
 use dataplane::clock::Instant;
-use dataplane::ids::{Generation, PortId};
+use dataplane::ids::{Generation, PortId, ServerId};
 use dataplane::session::ForwardMode;
 use dataplane::snapshot::{AddressRole, LocalAddress, NextHop, Publisher, Snapshot};
 use dataplane::stats::WorkerStats;
@@ -143,6 +145,8 @@ pub struct Control<D> {
     engine: Option<Engine>,
     standings: Standings,
     next_weighing: Instant,
+    /// What servers' traffic showed, by slot.
+    records: HashMap<ServerId, Record>,
     ladder: Ladder,
     stats: Vec<Arc<WorkerStats>>,
     requests: Receiver<Request>,
@@ -202,6 +206,7 @@ impl<D: Devices> Control<D> {
             engine,
             standings: Standings::default(),
             next_weighing: now,
+            records: HashMap::new(),
             ladder,
             stats,
             requests,
@@ -273,6 +278,7 @@ impl<D: Devices> Control<D> {
         self.end_drains(now);
         if now >= self.next_poll {
             self.next_poll = now + POLL;
+            self.look_at_traffic(now);
             self.poll();
         }
     }

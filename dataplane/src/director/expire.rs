@@ -8,10 +8,10 @@
 use super::Director;
 use super::side::{HasSide, Side};
 use crate::clock::Instant;
-use crate::flow::{FlowKey, FlowKey6};
+use crate::flow::{Direction, FlowKey, FlowKey6};
 use crate::frame::BURST_SIZE;
-use crate::ids::ServerId;
-use crate::session::{Needs, PairIndex, SessionIndex, Timeouts};
+use crate::ids::{NeighborId, ServerId};
+use crate::session::{Needs, PairIndex, SessionIndex, State, Timeouts};
 use crate::snapshot::Snapshot;
 use arrayvec::ArrayVec;
 
@@ -78,6 +78,17 @@ impl Director {
         }
     }
 
+    /// Counts a session that ends without a word from its server. A client that opens connections and never goes on
+    /// does not count against the server that answered it.
+    fn note_silence<K: HasSide>(&self, index: SessionIndex) {
+        let session = K::side(self).sessions.get(index);
+        let waits = matches!(session.state, State::SynRecv | State::UdpOneWay);
+        let heard = session.next_hop(Direction::Outbound) != NeighborId::NONE;
+        if waits && !heard && session.mode.sees_answers() {
+            self.stats.server(session.server).failures.add(1);
+        }
+    }
+
     #[inline(never)]
     fn sweep_lines<K: HasSide>(&mut self, due: usize, world: &Snapshot, now: Instant) {
         let Side { sessions, local_ports, sweep, .. } = K::side_mut(self);
@@ -114,6 +125,7 @@ impl Director {
         }
         for (index, _) in over {
             self.stats.sessions_expired.add(1);
+            self.note_silence::<K>(index);
             self.note_resets::<K>(index);
             self.end::<K>(index, world);
         }

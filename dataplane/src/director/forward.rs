@@ -153,6 +153,9 @@ pub(super) fn account<S: Key, K: Key>(
     let state = session.state.after(packet.flags, Seen::of(direction, session.mode.sees_answers()));
     session.last_seen = stamp;
     if state != session.state {
+        if session.state == State::SynRecv && direction == Direction::Outbound && packet.flags.rst() {
+            counters.failures.add(1);
+        }
         change_state(session, state, counters);
     }
     count_traffic(packet, direction, counters);

@@ -3,6 +3,8 @@
 use super::{Checker, raw, suggestion};
 use crate::balance::{Policy, Weight};
 use crate::config::{HealthSpec, Http, LoadSpec, Probe, ServerSpec, Tls};
+use crate::passive::Rules;
+use dataplane::session::ForwardMode;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -150,6 +152,36 @@ impl Checker<'_> {
             jitter: (jitter * 1_000.0) as u32,
             initially_up,
             load,
+        })
+    }
+
+    /// What servers' traffic may show of them.
+    pub(super) fn passive(
+        &mut self,
+        entry: &Spanned<raw::Passive>,
+        mode: ForwardMode,
+        at: usize,
+    ) -> Option<Rules> {
+        let raw = entry.get_ref();
+        let key = |field: &str| format!("service[{at}].passive.{field}");
+        if !matches!(mode, ForwardMode::FullNat | ForwardMode::Nat) {
+            let message = format!(
+                "servers of a {} service answer their clients themselves, so their traffic shows nothing; remove this",
+                mode.name()
+            );
+            self.error(entry.span(), &format!("service[{at}].passive"), message);
+        }
+        let failures = match &raw.failures {
+            None => Some(1),
+            Some(value) => self.number(value, &key("failures"), 1..1_000_001, "it counts failed sessions"),
+        };
+        let seconds = Duration::from_secs;
+        // DPVS's figures.
+        Some(Rules {
+            failures: failures? as u64,
+            window: self.time(raw.window.as_ref(), &key("window"), seconds(3)),
+            inhibit: self.time(raw.inhibit.as_ref(), &key("inhibit"), seconds(5)),
+            inhibit_max: self.time(raw.inhibit_max.as_ref(), &key("inhibit_max"), seconds(3_600)),
         })
     }
 

@@ -402,6 +402,7 @@ impl Checker<'_> {
         let slow_start = raw.slow_start.as_ref().map_or(Some(Duration::ZERO), |value| {
             self.duration(value, &key("slow_start"), Duration::ZERO..Duration::from_secs(86_400))
         });
+        let passive = raw.passive.as_ref().and_then(|passive| self.passive(passive, mode, at));
         let health = raw.health.as_ref().and_then(|health| self.health(health, at, &servers));
         Some(ServiceSpec {
             name: raw.name.get_ref().clone(),
@@ -415,6 +416,7 @@ impl Checker<'_> {
             options: ServiceOptions { tunnel, sources, ..options },
             servers,
             health: health.map(Arc::new),
+            passive,
             locality: raw.locality.unwrap_or(true),
             policy,
             slow_start: slow_start?,
