@@ -14,6 +14,7 @@ use ctrl::config::{self, Config, Loaded};
 use ctrl::control::{Control, Identity, Parts, Request};
 use ctrl::health::Engine;
 use ctrl::kernel::KernelPath;
+use ctrl::names::Names;
 use ctrl::steering::Ladder;
 use ctrl::{last_good, log};
 use dataplane::director::{Director, Limits};
@@ -294,6 +295,7 @@ fn serve(
     // A control thread that ends wants to know nothing more.
     let engine = Engine::start(move |finding| found.send(Request::Found(finding)).unwrap_or_default());
     let engine = engine.map_err(log::say).ok();
+    let names = config.names.as_ref().map(Names::start).transpose()?;
     let ladder = Ladder::new(steering, choices);
     let parts = Parts {
         identity,
@@ -304,6 +306,7 @@ fn serve(
         links,
         kernel,
         engine,
+        names,
         ladder,
         stats,
         requests,

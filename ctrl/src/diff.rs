@@ -10,6 +10,7 @@ pub fn lines(old: &Config, new: &Config) -> Vec<String> {
         ("[dataplane]", old.dataplane != new.dataplane),
         ("[admin]", old.admin != new.admin),
         ("[location]", old.location != new.location),
+        ("[names]", old.names != new.names),
         ("[timeouts]", old.timeouts != new.timeouts),
         ("[[port]]", old.ports != new.ports),
         ("[[route]]", old.routes != new.routes),
@@ -50,6 +51,7 @@ fn service(old: &ServiceSpec, new: &ServiceSpec, lines: &mut Vec<String>) {
     );
     let others = [
         ("health", old.health != new.health),
+        ("names", old.names != new.names),
         ("passive", old.passive != new.passive),
         ("slow_start", old.slow_start != new.slow_start),
         ("protection or locality", old.policy != new.policy || old.locality != new.locality),

@@ -20,6 +20,7 @@ pub mod health;
 pub mod kernel;
 pub mod last_good;
 pub mod log;
+pub mod names;
 pub mod nd;
 pub mod neighbors;
 pub mod passive;

@@ -27,6 +27,8 @@ pub struct Standings {
     checks: HashMap<CheckId, Check>,
     by_key: HashMap<CheckKey, CheckId>,
     next_id: u64,
+    /// Counts the times when something may have changed.
+    revision: u64,
     /// Local addresses by which the kernel can ask.
     sources: HashSet<IpAddr>,
     /// Services whose weights may have changed.
@@ -137,6 +139,7 @@ impl Standings {
                 check.users.remove(&(at, *endpoint));
             }
         }
+        self.revision += 1;
         self.services[at] = self.meet(at, &config.services[at], before, config, now, &mut orders);
         for (id, _) in old {
             self.forget_if_unused(id, &mut orders);
@@ -287,40 +290,31 @@ impl Standings {
             self.due.remove(&(at, service));
             self.dirty.insert(service);
         }
+        self.revision += u64::from(!self.dirty.is_empty());
         std::mem::take(&mut self.dirty).into_iter().filter(|at| *at < self.services.len()).collect()
+    }
+
+    /// A number that is another whenever something may have changed.
+    pub fn revision(&self) -> u64 {
+        self.revision
     }
 
     /// Works out a service's weights. Returns what to say, when something became different that matters.
     pub fn weigh(&mut self, at: usize, now: Instant) -> Vec<String> {
         let service = &mut self.services[at];
-        let Some(spec) = &service.spec else { return Vec::new() };
         if service.switch.as_ref().is_some_and(|(_, until)| *until <= now) {
             service.switch = None;
         }
-        let mut next_step: Option<Instant> = None;
-        let candidates: Vec<_> = spec
-            .servers
-            .iter()
-            .zip(&service.servers)
-            .map(|(spec_of, server)| {
-                let check = server.check.and_then(|id| self.checks.get(&id));
-                let inhibited = server.inhibited_until.is_some_and(|until| until > now);
-                let health = check.map_or(Health::Up, |check| check.health);
-                let (ramp, step) = ramp(server.healthy_since, spec.slow_start, now);
-                next_step = [next_step, step].into_iter().flatten().min();
-                Candidate {
-                    weight: spec_of.weight,
-                    tier: server.tier,
-                    health: if inhibited { Health::Down } else { health },
-                    ramp,
-                    relief: check.map_or(1.0, |check| check.relief),
-                    is_sorry: spec_of.is_sorry,
-                }
-            })
-            .collect();
-        if let Some(step) = next_step {
+        let service = &self.services[at];
+        let Some(spec) = &service.spec else { return Vec::new() };
+        let all = spec.servers.iter().zip(&service.servers);
+        let (candidates, steps): (Vec<_>, Vec<_>) =
+            all.map(|(spec_of, server)| self.candidate(spec, spec_of, server, now)).unzip();
+        if let Some(step) = steps.into_iter().flatten().min() {
             self.due.insert((step, at));
         }
+        let service = &mut self.services[at];
+        let Some(spec) = &service.spec else { return Vec::new() };
         let switch = service.switch.as_ref().map(|(switch, _)| switch);
         // Overflow takes weights as numbers of sessions.
         let whole = spec.scheduler == Scheduler::Overflow;
@@ -362,6 +356,37 @@ impl Standings {
     /// A service's switch, and when it ends.
     pub fn switch(&self, at: usize) -> Option<&(Switch, Instant)> {
         self.services[at].switch.as_ref()
+    }
+
+    /// A service's servers as they are given out by name: with health, slow start and load, but for their tier.
+    pub fn candidates(&self, at: usize, now: Instant) -> Vec<Candidate> {
+        let service = &self.services[at];
+        let Some(spec) = &service.spec else { return Vec::new() };
+        let all = spec.servers.iter().zip(&service.servers);
+        all.map(|(spec_of, server)| self.candidate(spec, spec_of, server, now).0).collect()
+    }
+
+    /// A server as it is weighed, and when its slow start goes on.
+    fn candidate(
+        &self,
+        spec: &ServiceSpec,
+        spec_of: &ServerSpec,
+        server: &Server,
+        now: Instant,
+    ) -> (Candidate, Option<Instant>) {
+        let check = server.check.and_then(|id| self.checks.get(&id));
+        let inhibited = server.inhibited_until.is_some_and(|until| until > now);
+        let health = check.map_or(Health::Up, |check| check.health);
+        let (ramp, step) = ramp(server.healthy_since, spec.slow_start, now);
+        let candidate = Candidate {
+            weight: spec_of.weight,
+            tier: server.tier,
+            health: if inhibited { Health::Down } else { health },
+            ramp,
+            relief: check.map_or(1.0, |check| check.relief),
+            is_sorry: spec_of.is_sorry,
+        };
+        (candidate, step)
     }
 
     /// What becomes of the sessions of a service's servers.

@@ -6,12 +6,14 @@
 
 mod check;
 mod health;
+mod names;
 mod problem;
 mod raw;
 mod text;
 
 pub(crate) use check::parse_duration;
 pub use health::{HealthSpec, Http, LoadSpec, Probe, Tls};
+pub use names::{NameAnswers, NamesSpec};
 pub use problem::{Problem, Severity};
 pub use text::Text;
 
@@ -44,6 +46,8 @@ pub struct Config {
     pub services: Vec<Arc<ServiceSpec>>,
     /// Where the director is.
     pub location: Location,
+    /// The names that are answered for.
+    pub names: Option<NamesSpec>,
     /// How long sessions may be silent.
     pub timeouts: Timeouts,
 }
@@ -230,6 +234,8 @@ pub struct ServiceSpec {
     pub health: Option<Arc<HealthSpec>>,
     /// What their traffic may show of servers, if anybody looks.
     pub passive: Option<Rules>,
+    /// What its name stands for.
+    pub names: NameAnswers,
     /// Whether servers that are near come first.
     pub locality: bool,
     /// What is done when servers are down.

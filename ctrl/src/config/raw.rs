@@ -20,6 +20,29 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) timeouts: Timeouts,
     pub(super) location: Option<Location>,
+    pub(super) names: Option<Names>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Names {
+    pub(super) zone: Spanned<String>,
+    #[serde(default)]
+    pub(super) listen: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) http: Vec<Spanned<String>>,
+    pub(super) ttl: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) client: Vec<NamesClient>,
+}
+
+/// Clients of some networks, and where they are.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NamesClient {
+    pub(super) networks: Vec<Spanned<String>>,
+    pub(super) zone: Option<Spanned<String>>,
+    pub(super) region: Option<Spanned<String>>,
 }
 
 /// Where the director, or a server, is.
@@ -109,6 +132,7 @@ pub(super) struct Service {
     pub(super) session_limit: Option<Spanned<i64>>,
     pub(super) client_address: Option<Spanned<ClientAddress>>,
     pub(super) locality: Option<bool>,
+    pub(super) names: Option<Spanned<String>>,
     pub(super) spill_below: Option<Spanned<Number>>,
     pub(super) protect_threshold: Option<Spanned<Number>>,
     pub(super) protect_hysteresis: Option<Spanned<Number>>,

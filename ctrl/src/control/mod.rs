@@ -7,6 +7,7 @@
 
 mod announce;
 mod changes;
+mod names;
 mod neighbors;
 mod passive;
 mod requests;
@@ -21,6 +22,7 @@ use crate::health::{Engine, Order};
 use crate::kernel::KernelPath;
 use crate::last_good;
 use crate::log;
+use crate::names::Names;
 use crate::neighbors::NeighborTable;
 use crate::passive::Record;
 use crate::registry::Registry;
@@ -122,6 +124,8 @@ pub struct Parts<D> {
     pub kernel: Option<KernelPath>,
     /// The health checks; without it every server that is to be checked counts as not yet known.
     pub engine: Option<Engine>,
+    /// The responders that answer for names, if any do.
+    pub names: Option<Names>,
     /// How replies find their workers.
     pub ladder: Ladder,
     /// Counters of each worker.
@@ -143,6 +147,10 @@ pub struct Control<D> {
     links: Vec<Link>,
     kernel: Option<KernelPath>,
     engine: Option<Engine>,
+    names: Option<Names>,
+    next_names: Instant,
+    /// The revision of the standings that names stand for.
+    named: u64,
     standings: Standings,
     next_weighing: Instant,
     /// What servers' traffic showed, by slot.
@@ -185,6 +193,7 @@ impl<D: Devices> Control<D> {
             links,
             kernel,
             engine,
+            names,
             ladder,
             stats,
             requests,
@@ -204,6 +213,9 @@ impl<D: Devices> Control<D> {
             links,
             kernel,
             engine,
+            names,
+            next_names: now,
+            named: 0,
             standings: Standings::default(),
             next_weighing: now,
             records: HashMap::new(),
@@ -268,6 +280,7 @@ impl<D: Devices> Control<D> {
         }
         self.look_after_routers(now);
         self.follow_findings(now);
+        self.publish_names(now);
         self.publish_neighbors();
         self.announce(now);
         self.collect_answers(now);
@@ -614,6 +627,11 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     }
     if old.admin != new.admin {
         keys.push("[admin]");
+    }
+    let sockets =
+        |config: &Config| config.names.clone().map(|names| (names.zone, names.listen, names.http, names.ttl));
+    if sockets(old) != sockets(new) {
+        keys.push("[names] (its clients can)");
     }
     let devices = |config: &Config| {
         let fixed = |port: &PortSpec| {

@@ -9,6 +9,7 @@
 
 mod client_address;
 mod health;
+mod names;
 mod options;
 mod services;
 mod topology;
@@ -58,9 +59,10 @@ pub(super) fn check(file: &raw::File, text: Text) -> Result<Loaded, LoadError> {
     let timeouts = checker.timeouts(&file.timeouts, Timeouts::default(), "timeouts");
     let services = checker.services(&file.service, &ports, &routes, &timeouts);
     let location = checker.location(file);
+    let names = checker.names(file.names.as_ref());
     let warnings = checker.finish()?;
     let services = services.into_iter().map(Arc::new).collect();
-    let config = Config { dataplane, admin, ports, routes, services, location, timeouts };
+    let config = Config { dataplane, admin, ports, routes, services, location, names, timeouts };
     Ok(Loaded { config, warnings, text })
 }
 

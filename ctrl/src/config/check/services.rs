@@ -399,6 +399,7 @@ impl Checker<'_> {
             servers.extend(found.map(|server| ServerSpec { is_sorry: true, ..server }));
         }
         let policy = self.policy(raw, &key);
+        let names = self.name_answers(raw.names.as_ref(), &key("names"));
         let slow_start = raw.slow_start.as_ref().map_or(Some(Duration::ZERO), |value| {
             self.duration(value, &key("slow_start"), Duration::ZERO..Duration::from_secs(86_400))
         });
@@ -417,6 +418,7 @@ impl Checker<'_> {
             servers,
             health: health.map(Arc::new),
             passive,
+            names,
             locality: raw.locality.unwrap_or(true),
             policy,
             slow_start: slow_start?,

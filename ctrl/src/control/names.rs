@@ -1,0 +1,69 @@
+//! Tells the responders what is known of services.
+
+use super::{Control, Devices};
+use crate::balance::{Candidate, Health, Weight};
+use crate::config::{Location, NameAnswers, ServiceSpec};
+use crate::names::{Entry, Table, Target};
+use dataplane::clock::Instant;
+use dataplane::session::ForwardMode;
+use std::time::Duration;
+
+/// Names follow servers so often at most.
+pub(super) const NAMES_PAUSE: Duration = Duration::from_millis(100);
+
+impl<D: Devices> Control<D> {
+    /// Publishes the table by which names are answered, if anything changed.
+    pub(super) fn publish_names(&mut self, now: Instant) {
+        let (Some(names), Some(spec)) = (&self.names, &self.config.names) else { return };
+        let revision = self.standings.revision();
+        if now < self.next_names || self.named == revision {
+            return;
+        }
+        self.next_names = now + NAMES_PAUSE;
+        self.named = revision;
+        let named =
+            self.config.services.iter().enumerate().filter(|(_, spec)| spec.forward != ForwardMode::Snat);
+        let services = named.map(|(at, spec)| (spec.name.to_ascii_lowercase(), self.entry(at, spec, now)));
+        names.publish(Table {
+            serial: revision as u32,
+            services: services.collect(),
+            clients: spec.clients.clone(),
+        });
+    }
+
+    fn entry(&self, at: usize, spec: &ServiceSpec, now: Instant) -> Entry {
+        let picture = self.standings.picture(at);
+        let targets = match spec.names {
+            NameAnswers::Servers => {
+                let candidates = self.standings.candidates(at, now);
+                let all = spec.servers.iter().zip(candidates);
+                all.map(|(server, candidate)| Target {
+                    address: server.endpoint.address,
+                    l4_port: server.endpoint.l4_port,
+                    location: server.location.clone(),
+                    candidate,
+                })
+                .collect()
+            }
+            NameAnswers::Vips => {
+                let serves = picture.weights.iter().any(|weight| *weight > 0);
+                let hosts = spec.listens.iter().filter(|listen| serves && listen.network.is_host());
+                let vip = |listen: &dataplane::snapshot::Listen| Target {
+                    address: listen.network.address,
+                    l4_port: listen.single().map_or(0, |endpoint| endpoint.l4_port),
+                    location: Location::default(),
+                    candidate: Candidate {
+                        weight: Weight::ONE,
+                        tier: 0,
+                        health: Health::Up,
+                        ramp: 1.0,
+                        relief: 1.0,
+                        is_sorry: false,
+                    },
+                };
+                hosts.map(vip).collect()
+            }
+        };
+        Entry { targets, policy: spec.policy, protected: picture.protected }
+    }
+}

@@ -1,0 +1,187 @@
+//! Answers to questions about the zone (RFC 1035; RFC 2308 for what is not there; RFC 7871 for the client's network).
+
+use super::{ANSWERS_MAX, Table};
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
+use hickory_proto::rr::rdata::opt::{ClientSubnet, EdnsCode, EdnsOption};
+use hickory_proto::rr::rdata::{A, AAAA, NS, SOA};
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use std::net::IpAddr;
+
+/// The largest datagram that is announced (DNS flag day 2020).
+const PAYLOAD: u16 = 1_232;
+
+/// The zone that is answered for.
+#[derive(Clone, Debug)]
+pub(super) struct Zone {
+    /// Its name.
+    pub(super) origin: Name,
+    /// How long answers may be kept, in seconds.
+    pub(super) ttl: u32,
+}
+
+impl Zone {
+    /// The answer to a message; `None` for what is no question.
+    pub(super) fn answer(
+        &self,
+        bytes: &[u8],
+        client: IpAddr,
+        table: &Table,
+        draw: impl FnMut() -> f64,
+    ) -> Option<Vec<u8>> {
+        let question = Message::from_vec(bytes).ok()?;
+        if question.metadata.message_type != MessageType::Query {
+            return None;
+        }
+        let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
+        answer.metadata.recursion_desired = question.metadata.recursion_desired;
+        answer.add_queries(question.queries.clone());
+        let mut client = client;
+        if let Some(edns) = &question.edns {
+            let mut ours = Edns::new();
+            ours.set_max_payload(PAYLOAD).set_version(0);
+            if let Some(EdnsOption::Subnet(subnet)) = edns.option(EdnsCode::Subnet) {
+                client = subnet.addr();
+                let prefix = subnet.source_prefix();
+                ours.options_mut().insert(EdnsOption::Subnet(ClientSubnet::new(client, prefix, prefix)));
+            }
+            answer.set_edns(ours);
+        }
+        answer.metadata.response_code = match (question.metadata.op_code, &question.queries[..]) {
+            (OpCode::Query, [query]) if query.query_class() == DNSClass::IN => {
+                self.fill(&mut answer, query.name(), query.query_type(), client, table, draw)
+            }
+            (OpCode::Query, _) => ResponseCode::FormErr,
+            _ => ResponseCode::NotImp,
+        };
+        answer.to_vec().ok()
+    }
+
+    fn fill(
+        &self,
+        answer: &mut Message,
+        name: &Name,
+        kind: RecordType,
+        client: IpAddr,
+        table: &Table,
+        draw: impl FnMut() -> f64,
+    ) -> ResponseCode {
+        if !self.origin.zone_of(name) {
+            return ResponseCode::Refused;
+        }
+        answer.metadata.authoritative = true;
+        let soa = || Record::from_rdata(self.origin.clone(), self.ttl, RData::SOA(self.soa(table.serial)));
+        let server = || self.origin.prepend_label("ns").unwrap_or_else(|_| self.origin.clone());
+        let mut add = |data: RData| {
+            answer.add_answer(Record::from_rdata(name.clone(), self.ttl, data));
+        };
+        if *name == self.origin {
+            match kind {
+                RecordType::SOA => add(RData::SOA(self.soa(table.serial))),
+                RecordType::NS => add(RData::NS(NS(server()))),
+                _ => {
+                    answer.add_authority(soa());
+                }
+            }
+            return ResponseCode::NoError;
+        }
+        let below = usize::from(name.num_labels()).saturating_sub(usize::from(self.origin.num_labels()));
+        let label = name.iter().next().map(|label| String::from_utf8_lossy(label).into_owned());
+        let found = label.filter(|_| below == 1).and_then(|label| table.resolve(&label, client, draw));
+        let Some(resolved) = found else {
+            answer.add_authority(soa());
+            return ResponseCode::NXDomain;
+        };
+        let data = |address: IpAddr| match (address, kind) {
+            (IpAddr::V4(address), RecordType::A | RecordType::ANY) => Some(RData::A(A(address))),
+            (IpAddr::V6(address), RecordType::AAAA | RecordType::ANY) => Some(RData::AAAA(AAAA(address))),
+            _ => None,
+        };
+        let mut addresses: Vec<_> = Vec::new();
+        for one in resolved {
+            // A host with several ports is one address.
+            if !addresses.contains(&one.address) {
+                addresses.push(one.address);
+            }
+        }
+        addresses.into_iter().filter_map(data).take(ANSWERS_MAX).for_each(&mut add);
+        if answer.answers.is_empty() {
+            answer.add_authority(soa());
+        }
+        ResponseCode::NoError
+    }
+
+    fn soa(&self, serial: u32) -> SOA {
+        let server = self.origin.prepend_label("ns").unwrap_or_else(|_| self.origin.clone());
+        let person = self.origin.prepend_label("hostmaster").unwrap_or_else(|_| self.origin.clone());
+        let ttl = self.ttl as i32;
+        SOA::new(server, person, serial, ttl, ttl, ttl, self.ttl)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{table, target};
+    use super::*;
+    use crate::balance::Health;
+    use hickory_proto::op::Query;
+    use std::str::FromStr;
+
+    fn zone() -> Zone {
+        Zone { origin: Name::from_str("lb.example.").unwrap(), ttl: 5 }
+    }
+
+    fn ask(name: &str, kind: RecordType, subnet: Option<&str>) -> Message {
+        let table = table(vec![target(1, "a", Health::Up, 1.0), target(2, "b", Health::Up, 1.0)]);
+        let mut question = Message::new(77, MessageType::Query, OpCode::Query);
+        question.add_query(Query::query(Name::from_str(name).unwrap(), kind));
+        if let Some(subnet) = subnet {
+            let mut edns = Edns::new();
+            let subnet = ClientSubnet::new(subnet.parse().unwrap(), 24, 0);
+            edns.options_mut().insert(EdnsOption::Subnet(subnet));
+            question.set_edns(edns);
+        }
+        let bytes = question.to_vec().unwrap();
+        let client = "10.1.9.9".parse().unwrap();
+        Message::from_vec(&zone().answer(&bytes, client, &table, || 0.5).unwrap()).unwrap()
+    }
+
+    fn addresses(message: &Message) -> Vec<String> {
+        message.answers.iter().map(|record| record.data.to_string()).collect()
+    }
+
+    #[test]
+    fn a_service_is_a_name_whose_addresses_are_near_the_client() {
+        let answer = ask("Web.LB.example.", RecordType::A, None);
+        assert_eq!(addresses(&answer), ["10.0.0.1"]);
+        assert!(answer.metadata.authoritative && answer.metadata.id == 77);
+        assert_eq!(answer.answers[0].ttl, 5);
+        let elsewhere = ask("web.lb.example.", RecordType::A, Some("10.1.2.0"));
+        assert_eq!(addresses(&elsewhere), ["10.0.0.2"], "the client's network and not the resolver's");
+        let edns = elsewhere.edns.unwrap();
+        let Some(EdnsOption::Subnet(subnet)) = edns.option(EdnsCode::Subnet) else { panic!("{edns:?}") };
+        assert_eq!((subnet.source_prefix(), subnet.scope_prefix()), (24, 24));
+    }
+
+    #[test]
+    fn what_is_not_there_is_said_so() {
+        let code = |name: &str, kind| {
+            let answer = ask(name, kind, None);
+            (answer.metadata.response_code, answer.answers.len(), answer.authorities.len())
+        };
+        assert_eq!(code("none.lb.example.", RecordType::A), (ResponseCode::NXDomain, 0, 1));
+        assert_eq!(code("x.web.lb.example.", RecordType::A), (ResponseCode::NXDomain, 0, 1));
+        assert_eq!(code("web.lb.example.", RecordType::AAAA), (ResponseCode::NoError, 0, 1));
+        assert_eq!(code("example.", RecordType::A), (ResponseCode::Refused, 0, 0));
+        assert_eq!(code("lb.example.", RecordType::SOA), (ResponseCode::NoError, 1, 0));
+        assert_eq!(code("lb.example.", RecordType::NS), (ResponseCode::NoError, 1, 0));
+    }
+
+    #[test]
+    fn rubbish_gets_no_answer() {
+        let table = table(Vec::new());
+        let client = "10.1.9.9".parse().unwrap();
+        for bytes in [&b""[..], b"x", &[0; 12][..11], &[0xff; 40]] {
+            assert_eq!(zone().answer(bytes, client, &table, || 0.5), None);
+        }
+    }
+}
