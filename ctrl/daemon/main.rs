@@ -12,6 +12,7 @@ use ctrl::admin::Server;
 use ctrl::compile::{self, DeviceFacts};
 use ctrl::config::{self, Config, Loaded};
 use ctrl::control::{Control, Identity, Parts, Request};
+use ctrl::discovery::Discovery;
 use ctrl::health::Engine;
 use ctrl::kernel::KernelPath;
 use ctrl::names::Names;
@@ -295,6 +296,9 @@ fn serve(
     // A control thread that ends wants to know nothing more.
     let engine = Engine::start(move |finding| found.send(Request::Found(finding)).unwrap_or_default());
     let engine = engine.map_err(log::say).ok();
+    let heard = sender.clone();
+    let discovery = Discovery::start(move |news| heard.send(Request::Discovered(news)).unwrap_or_default());
+    let discovery = discovery.map_err(log::say).ok();
     let names = config.names.as_ref().map(Names::start).transpose()?;
     let ladder = Ladder::new(steering, choices);
     let parts = Parts {
@@ -307,6 +311,7 @@ fn serve(
         kernel,
         engine,
         names,
+        discovery,
         ladder,
         stats,
         requests,

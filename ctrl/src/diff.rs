@@ -17,7 +17,7 @@ pub fn lines(old: &Config, new: &Config) -> Vec<String> {
     ];
     lines.extend(parts.iter().filter(|(_, differs)| *differs).map(|(name, _)| format!("~ {name}")));
     let by_name = |config: &Config| -> BTreeMap<String, ServiceSpec> {
-        config.services.iter().map(|spec| (spec.name.clone(), ServiceSpec::clone(spec))).collect()
+        config.services.iter().map(|spec| (spec.name.clone(), without_found(spec))).collect()
     };
     let (before, after) = (by_name(old), by_name(new));
     lines.extend(
@@ -31,6 +31,13 @@ pub fn lines(old: &Config, new: &Config) -> Vec<String> {
         }
     }
     lines
+}
+
+/// A service as the operator wrote it.
+fn without_found(spec: &ServiceSpec) -> ServiceSpec {
+    let mut spec = spec.clone();
+    spec.servers.retain(|server| !server.is_found);
+    spec
 }
 
 fn service(old: &ServiceSpec, new: &ServiceSpec, lines: &mut Vec<String>) {
@@ -52,6 +59,7 @@ fn service(old: &ServiceSpec, new: &ServiceSpec, lines: &mut Vec<String>) {
     let others = [
         ("health", old.health != new.health),
         ("names", old.names != new.names),
+        ("discover", old.discover != new.discover),
         ("passive", old.passive != new.passive),
         ("slow_start", old.slow_start != new.slow_start),
         ("protection or locality", old.policy != new.policy || old.locality != new.locality),

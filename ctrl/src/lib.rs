@@ -16,6 +16,7 @@ pub mod config;
 pub mod control;
 pub mod desired;
 pub mod diff;
+pub mod discovery;
 pub mod health;
 pub mod kernel;
 pub mod last_good;

@@ -5,6 +5,7 @@
 //! file, line, key, what is wrong and what to do.
 
 mod check;
+mod discover;
 mod health;
 mod names;
 mod problem;
@@ -12,6 +13,7 @@ mod raw;
 mod text;
 
 pub(crate) use check::parse_duration;
+pub use discover::{DiscoverSpec, Source};
 pub use health::{HealthSpec, Http, LoadSpec, Probe, Tls};
 pub use names::{NameAnswers, NamesSpec};
 pub use problem::{Problem, Severity};
@@ -234,6 +236,8 @@ pub struct ServiceSpec {
     pub health: Option<Arc<HealthSpec>>,
     /// What their traffic may show of servers, if anybody looks.
     pub passive: Option<Rules>,
+    /// Where more servers are looked up.
+    pub discover: Option<DiscoverSpec>,
     /// What its name stands for.
     pub names: NameAnswers,
     /// Whether servers that are near come first.
@@ -278,6 +282,8 @@ pub struct ServerSpec {
     pub location: Location,
     /// Whether it serves only when no other does.
     pub is_sorry: bool,
+    /// Whether a source named it, and not the operator.
+    pub is_found: bool,
     /// Sessions from which on it takes no more, and below which it takes some again, over all workers;
     /// 0: no limit.
     pub thresholds: (u32, u32),

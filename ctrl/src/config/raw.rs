@@ -122,6 +122,7 @@ pub(super) struct Service {
     pub(super) server: Vec<Spanned<Server>>,
     pub(super) health: Option<Spanned<Health>>,
     pub(super) passive: Option<Spanned<Passive>>,
+    pub(super) discover: Option<Spanned<Discover>>,
     pub(super) tunnel: Option<Spanned<Tunnel>>,
     pub(super) persistence: Option<Spanned<Persistence>>,
     pub(super) timeouts: Option<Timeouts>,
@@ -254,6 +255,23 @@ pub(super) struct Server {
     pub(super) region: Option<Spanned<String>>,
     pub(super) max_sessions: Option<Spanned<i64>>,
     pub(super) min_sessions: Option<Spanned<i64>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Discover {
+    #[serde(rename = "type")]
+    pub(super) kind: Spanned<String>,
+    pub(super) interval: Option<Spanned<String>>,
+    pub(super) path: Option<Spanned<String>>,
+    pub(super) name: Option<Spanned<String>>,
+    pub(super) resolver: Option<Spanned<String>>,
+    pub(super) port: Option<Spanned<i64>>,
+    pub(super) endpoint: Option<Spanned<String>>,
+    pub(super) service: Option<Spanned<String>>,
+    pub(super) group: Option<Spanned<String>>,
+    pub(super) namespace: Option<Spanned<String>>,
+    pub(super) prefix: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]

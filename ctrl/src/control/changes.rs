@@ -218,6 +218,19 @@ impl<D: Devices> Control<D> {
     fn replace_service(&mut self, at: usize, new: ServiceSpec, change: Change, now: Instant) -> Reply {
         let before = (self.config.clone(), self.history.desired.clone());
         let old = std::mem::replace(&mut self.config.services[at], Arc::new(new));
+        self.settle_service(at, old, now).map_err(Refusal::no)?;
+        self.history.keep(before.0, before.1);
+        self.history.desired.push(change);
+        Ok(json!({ "generation": self.world.generation.0 }))
+    }
+
+    /// Publishes a service whose specification is another than `old`; goes back to that when it cannot be.
+    pub(super) fn settle_service(
+        &mut self,
+        at: usize,
+        old: Arc<ServiceSpec>,
+        now: Instant,
+    ) -> Result<(), String> {
         self.follow_service(at, now);
         let done = self.refresh(&[at]).and_then(|()| {
             let service = self.world.services.iter().nth(at);
@@ -228,15 +241,13 @@ impl<D: Devices> Control<D> {
             self.follow_service(at, now);
             // What was there fits.
             let _ = self.refresh(&[at]);
-            return Err(Refusal::no(error));
+            return Err(error);
         }
         let hops = self.server_hops(&self.config.services[at], &self.world);
         self.neighbors.want_more(hops, now);
         self.publish_neighbors();
         self.collect_after = Some(self.world.generation);
-        self.history.keep(before.0, before.1);
-        self.history.desired.push(change);
-        Ok(json!({ "generation": self.world.generation.0 }))
+        Ok(())
     }
 
     fn follow_service(&mut self, at: usize, now: Instant) {

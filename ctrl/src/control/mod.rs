@@ -7,6 +7,7 @@
 
 mod announce;
 mod changes;
+mod discovery;
 mod names;
 mod neighbors;
 mod passive;
@@ -18,6 +19,7 @@ pub use requests::{Refusal, Reply, Request};
 use crate::compile::{self, DeviceFacts, Sources};
 use crate::config::{self, Config, LoadError, PortSpec, Problem, ServiceSpec};
 use crate::desired::Desired;
+use crate::discovery::Discovery;
 use crate::health::{Engine, Order};
 use crate::kernel::KernelPath;
 use crate::last_good;
@@ -39,6 +41,7 @@ use dataplane::stats::WorkerStats;
 use dataplane::steering::Steering;
 use dataplane::wire::Mac;
 use dataplane::worker::{Event, Link};
+use discovery::SourceState;
 use requests::Pending;
 use routers::Routers;
 use std::collections::{HashMap, HashSet};
@@ -126,6 +129,8 @@ pub struct Parts<D> {
     pub engine: Option<Engine>,
     /// The responders that answer for names, if any do.
     pub names: Option<Names>,
+    /// Who asks sources for servers.
+    pub discovery: Option<Discovery>,
     /// How replies find their workers.
     pub ladder: Ladder,
     /// Counters of each worker.
@@ -147,6 +152,9 @@ pub struct Control<D> {
     links: Vec<Link>,
     kernel: Option<KernelPath>,
     engine: Option<Engine>,
+    discovery: Option<Discovery>,
+    /// By service.
+    sources: HashMap<String, SourceState>,
     names: Option<Names>,
     next_names: Instant,
     /// The revision of the standings that names stand for.
@@ -194,6 +202,7 @@ impl<D: Devices> Control<D> {
             kernel,
             engine,
             names,
+            discovery,
             ladder,
             stats,
             requests,
@@ -214,6 +223,8 @@ impl<D: Devices> Control<D> {
             kernel,
             engine,
             names,
+            discovery,
+            sources: HashMap::new(),
             next_names: now,
             named: 0,
             standings: Standings::default(),
@@ -289,6 +300,7 @@ impl<D: Devices> Control<D> {
             self.poll_links(now);
         }
         self.end_drains(now);
+        self.end_holds(now);
         if now >= self.next_poll {
             self.next_poll = now + POLL;
             self.look_at_traffic(now);
@@ -336,6 +348,7 @@ impl<D: Devices> Control<D> {
 
     /// Makes `config` the desired state and publishes it as one snapshot.
     fn apply(&mut self, mut config: Config, now: Instant) -> Result<(), String> {
+        discovery::keep_found(&mut config, &self.config);
         share_unchanged(&mut config, &self.config);
         let networks_changed =
             config.ports.iter().zip(&self.config.ports).any(|(new, old)| new.addresses != old.addresses);
@@ -370,6 +383,7 @@ impl<D: Devices> Control<D> {
         if let Some(kernel) = &mut self.kernel {
             kernel.follow(&self.config, &self.facts).into_iter().for_each(log::say);
         }
+        self.follow_sources();
         self.collect_after = Some(self.world.generation);
         self.neighbors.want(wanted, now);
         self.publish_neighbors();

@@ -3,6 +3,7 @@
 use super::{Control, Devices};
 use crate::admin::peers::Peer;
 use crate::config::Severity;
+use crate::discovery::News;
 use crate::health::Finding;
 use crate::kernel::KernelPath;
 use crate::log;
@@ -38,6 +39,8 @@ pub enum Request {
     },
     /// A health check found something out.
     Found(Finding),
+    /// A source of servers said something.
+    Discovered(News),
     /// Read the configuration file again (SIGHUP).
     Reload,
     /// End the thread (SIGTERM).
@@ -79,6 +82,7 @@ impl<D: Devices> Control<D> {
         self.now = now;
         match request {
             Request::Stop => self.stopping = true,
+            Request::Discovered(news) => self.hear_source(news, now),
             Request::Found(finding) => {
                 self.standings.note(finding, now).into_iter().for_each(log::say);
             }
@@ -164,6 +168,9 @@ impl<D: Devices> Control<D> {
         let is_warning = |problem: &&crate::config::Problem| problem.severity == Severity::Warning;
         let mut warnings: Vec<_> = self.warnings.iter().filter(is_warning).map(ToString::to_string).collect();
         warnings.extend(self.identity.fallback.clone());
+        warnings.extend(self.sources.iter().filter_map(|(name, state)| {
+            Some(format!("service {name}: its source: {}", state.trouble.as_ref()?))
+        }));
         warnings.extend(observer.port_warnings());
         warnings.extend(observer.gateway_warnings());
         warnings.extend(self.kernel.iter().flat_map(KernelPath::warnings));

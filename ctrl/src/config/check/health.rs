@@ -185,7 +185,7 @@ impl Checker<'_> {
         })
     }
 
-    fn time(&mut self, value: Option<&Spanned<String>>, key: &str, usual: Duration) -> Duration {
+    pub(super) fn time(&mut self, value: Option<&Spanned<String>>, key: &str, usual: Duration) -> Duration {
         value.and_then(|value| self.duration(value, key, INTERVALS)).unwrap_or(usual)
     }
 

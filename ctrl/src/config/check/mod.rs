@@ -8,6 +8,7 @@
 //! servers see, `health` how they are checked, `values` reads single values, `topology` knows which way leads where.
 
 mod client_address;
+mod discover;
 mod health;
 mod names;
 mod options;

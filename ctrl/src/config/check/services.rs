@@ -373,10 +373,11 @@ impl Checker<'_> {
                     weight: Weight::ONE,
                     location: Location::default(),
                     is_sorry: false,
+                    is_found: false,
                     thresholds: (0, 0),
                 })
                 .collect();
-        } else if raw.server.is_empty() {
+        } else if raw.server.is_empty() && raw.discover.is_none() {
             self.warn(
                 entry.span(),
                 &key("server"),
@@ -398,6 +399,7 @@ impl Checker<'_> {
             let found = self.server(&sorry, &key("sorry_server"), &wanted, ports, routes);
             servers.extend(found.map(|server| ServerSpec { is_sorry: true, ..server }));
         }
+        let discover = raw.discover.as_ref().and_then(|discover| self.discover(discover, at));
         let policy = self.policy(raw, &key);
         let names = self.name_answers(raw.names.as_ref(), &key("names"));
         let slow_start = raw.slow_start.as_ref().map_or(Some(Duration::ZERO), |value| {
@@ -418,6 +420,7 @@ impl Checker<'_> {
             servers,
             health: health.map(Arc::new),
             passive,
+            discover,
             names,
             locality: raw.locality.unwrap_or(true),
             policy,
@@ -601,6 +604,7 @@ impl Checker<'_> {
             weight: weight?,
             location,
             is_sorry: false,
+            is_found: false,
             thresholds: (upper, lower),
         })
     }

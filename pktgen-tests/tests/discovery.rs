@@ -1,0 +1,223 @@
+//! Servers from files, names, Nacos and etcd: real sources that change, break and vanish.
+
+use pktgen_tests::lab::{Lab, Plan};
+use pktgen_tests::process::{run, wait_until};
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(8);
+
+/// A lab with three web servers and a service without servers of its own.
+fn lab(source: impl Fn(&Lab) -> String, before: impl FnOnce(&mut Lab)) -> Lab {
+    let mut lab = Lab::new(Plan { servers: 3, ..Plan::default() }).unwrap();
+    for at in 0..3 {
+        lab.start_nginx(at, 80).unwrap();
+    }
+    before(&mut lab);
+    let source = format!("[service.discover]\ninterval = \"300ms\"\n{}\n", source(&lab));
+    let service = lab.service("web", "tcp", 80, "rr", &[]);
+    let config =
+        lab.config_head() + &service.replace("scheduler", "protect_threshold = 0.4\nscheduler") + &source;
+    lab.start_sluiced(&config).unwrap();
+    lab
+}
+
+fn servers(lab: &Lab) -> Vec<String> {
+    let shown = lab.json(&["service", "show", "web"]).unwrap();
+    let servers = shown["servers"].as_array().unwrap().clone();
+    servers.iter().map(|server| server["address"].as_str().unwrap().to_owned()).collect()
+}
+
+fn await_servers(lab: &Lab, wanted: &[&str]) {
+    let came = wait_until(SOON, || servers(lab) == wanted);
+    assert!(came, "wanted {wanted:?}, there are {:?}: {}", servers(lab), lab.sluice(&["status"]).unwrap());
+}
+
+fn answers(lab: &Lab) -> Vec<String> {
+    let mut all = lab.http(12, 3).unwrap();
+    all.sort();
+    all.dedup();
+    all
+}
+
+/// Waits until the status says `words` of the source, and checks that the servers are still the same.
+fn await_trouble(lab: &Lab, words: &str) {
+    let before = servers(lab);
+    let said = wait_until(SOON, || lab.sluice(&["status"]).unwrap().contains(words));
+    assert!(said, "{words}: {}", lab.sluice(&["status"]).unwrap());
+    assert_eq!(servers(lab), before);
+}
+
+#[test]
+fn a_file_is_followed_as_long_as_it_makes_sense() {
+    let path = |lab: &Lab| lab.folder().join("servers.toml");
+    let write = |lab: &Lab, text: &str| std::fs::write(path(lab), text).unwrap();
+    let one = "[[server]]\naddress = \"10.0.0.11:80\"\n";
+    let both = format!("{one}[[server]]\naddress = \"10.0.0.12:80\"\nweight = 2\n");
+    let source = |lab: &Lab| format!("type = \"file\"\npath = \"{}\"", path(lab).display());
+    let lab = lab(source, |lab| write(lab, one));
+    await_servers(&lab, &["10.0.0.11:80"]);
+    assert_eq!(answers(&lab), ["rs1"]);
+    write(&lab, &both);
+    await_servers(&lab, &["10.0.0.11:80", "10.0.0.12:80"]);
+    assert_eq!(answers(&lab), ["rs1", "rs2"]);
+
+    write(&lab, "[[server]\n");
+    await_trouble(&lab, "the last known servers stay");
+    write(&lab, "");
+    await_trouble(&lab, "it names no server; the last 2 stay");
+    std::fs::remove_file(path(&lab)).unwrap();
+    await_trouble(&lab, "No such file");
+    write(&lab, &both.replace("10.0.0.12", "192.0.2.10"));
+    assert!(wait_until(SOON, || lab.sluice(&["status"]).unwrap().contains("is one of the appliance's VIPs")));
+    await_servers(&lab, &["10.0.0.11:80"]);
+    write(&lab, &both);
+    await_servers(&lab, &["10.0.0.11:80", "10.0.0.12:80"]);
+
+    // A reload keeps what was found, and the files do not get it.
+    lab.sluice(&["config", "reload"]).unwrap();
+    assert_eq!(servers(&lab).len(), 2);
+    assert!(lab.sluice(&["config", "diff"]).unwrap().contains("the files say what runs"));
+    assert!(!lab.sluice(&["config", "export"]).unwrap().contains("10.0.0.12"));
+}
+
+#[test]
+fn names_are_asked_again_when_they_say_so() {
+    let dnsmasq = |lab: &mut Lab, records: &[&str]| {
+        let mut command = lab.director().command("dnsmasq");
+        command.args(["--keep-in-foreground", "--no-resolv", "--no-hosts", "--port=5353", "--local-ttl=1"]);
+        command.args([
+            "--local=/lab/",
+            "--listen-address=127.0.0.1",
+            "--bind-interfaces",
+            "--user=root",
+            "--pid-file=",
+        ]);
+        command.args(records);
+        lab.start("dnsmasq", &mut command).unwrap();
+    };
+    let by_name =
+        |_: &Lab| "type = \"dns\"\nname = \"web.lab\"\nport = 80\nresolver = \"127.0.0.1:5353\"".to_owned();
+    let mut one = lab(by_name, |lab| dnsmasq(lab, &["--host-record=web.lab,10.0.0.11"]));
+    await_servers(&one, &["10.0.0.11:80"]);
+    // The name server is the fourth program; it vanishes, and another knows more.
+    one.program(3).stop();
+    await_trouble(&one, "the last known servers stay");
+    dnsmasq(
+        &mut one,
+        &[
+            "--host-record=web.lab,10.0.0.11",
+            "--address=/web.lab/10.0.0.12",
+            "--host-record=web.lab,10.0.0.12",
+        ],
+    );
+    await_servers(&one, &["10.0.0.11:80", "10.0.0.12:80"]);
+    drop(one);
+
+    let by_srv =
+        |_: &Lab| "type = \"dns\"\nname = \"_web._tcp.lab\"\nresolver = \"127.0.0.1:5353\"".to_owned();
+    let records = [
+        "--srv-host=_web._tcp.lab,a.lab,80,1,5",
+        "--srv-host=_web._tcp.lab,b.lab,80,1,10",
+        "--srv-host=_web._tcp.lab,c.lab,80,9,10",
+        "--host-record=a.lab,10.0.0.11",
+        "--host-record=b.lab,10.0.0.12",
+        "--host-record=c.lab,10.0.0.13",
+    ];
+    let two = lab(by_srv, |lab| dnsmasq(lab, &records));
+    await_servers(&two, &["10.0.0.11:80", "10.0.0.12:80"]);
+    let shown = two.json(&["service", "show", "web"]).unwrap();
+    assert_eq!((&shown["servers"][0]["weight"], &shown["servers"][1]["weight"]), (&5.into(), &10.into()));
+}
+
+#[test]
+fn nacos_names_servers_with_weights_and_places() {
+    let body = Arc::new(Mutex::new(String::new()));
+    let instance = |n: u8, more: &str| {
+        format!(
+            "{{\"ip\":\"10.0.0.{n}\",\"port\":80,\"weight\":1.0,\"healthy\":true,\"enabled\":true,\"metadata\":{{\"zone\":\"z{n}\"}}{more}}}"
+        )
+    };
+    let set = |list: &[String]| {
+        *body.lock().unwrap() = format!("{{\"name\":\"web\",\"hosts\":[{}]}}", list.join(","))
+    };
+    set(&[instance(11, ""), instance(12, ""), instance(13, "")]);
+    let source = |_: &Lab| {
+        "type = \"nacos\"\nendpoint = \"127.0.0.1:8848\"\nservice = \"web\"\nnamespace = \"prod\"".to_owned()
+    };
+    let shared = Arc::clone(&body);
+    let requests = Arc::new(Mutex::new(String::new()));
+    let seen = Arc::clone(&requests);
+    let lab = lab(source, move |lab| {
+        let listener = lab.director().inside(|| TcpListener::bind("127.0.0.1:8848").unwrap());
+        // It ends with the test's process.
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let Ok(mut stream) = stream else { return };
+                let mut room = [0; 2_048];
+                let len = stream.read(&mut room).unwrap_or(0);
+                *seen.lock().unwrap() = String::from_utf8_lossy(&room[..len]).into_owned();
+                let body = shared.lock().unwrap().clone();
+                let answer = format!(
+                    "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                    body.len()
+                );
+                let _ = stream.write_all(answer.as_bytes());
+            }
+        });
+    });
+    await_servers(&lab, &["10.0.0.11:80", "10.0.0.12:80", "10.0.0.13:80"]);
+    let asked = requests.lock().unwrap().clone();
+    assert!(
+        asked.starts_with(
+            "GET /nacos/v1/ns/instance/list?serviceName=web&groupName=DEFAULT_GROUP&namespaceId=prod "
+        ),
+        "{asked}"
+    );
+    assert_eq!(lab.json(&["service", "show", "web"]).unwrap()["servers"][1]["zone"], "z12");
+    assert_eq!(answers(&lab), ["rs1", "rs2", "rs3"]);
+    // Nobody: an empty push. One of three: held back, because 0.4 of them must be left. Two: followed.
+    set(&[]);
+    await_trouble(&lab, "it names no server; the last 3 stay");
+    set(&[instance(11, "")]);
+    await_trouble(&lab, "of 3 servers it names 1 still, which is too few at once");
+    set(&[instance(11, ""), instance(12, "")]);
+    await_servers(&lab, &["10.0.0.11:80", "10.0.0.12:80"]);
+    assert_eq!(answers(&lab), ["rs1", "rs2"]);
+}
+
+#[test]
+fn etcd_has_a_key_for_each_server() {
+    let source =
+        |_: &Lab| "type = \"etcd\"\nendpoint = \"127.0.0.1:2379\"\nprefix = \"/services/web/\"".to_owned();
+    let etcdctl = |lab: &Lab, words: &[&str]| {
+        let mut command = lab.director().command("etcdctl");
+        run(command.env("ETCDCTL_API", "3").args(["--endpoints=127.0.0.1:2379"]).args(words))
+    };
+    let lab = lab(source, |lab| {
+        let mut command = lab.director().command("etcd");
+        command.arg("--data-dir").arg(lab.folder().join("etcd")).args(["--log-level=error"]);
+        lab.start("etcd", &mut command).unwrap();
+        assert!(wait_until(Duration::from_secs(20), || etcdctl(lab, &["endpoint", "health"]).is_ok()));
+        etcdctl(lab, &["put", "/services/web/1", "10.0.0.11:80"]).unwrap();
+        etcdctl(lab, &["put", "/services/webother/1", "10.0.0.13:80"]).unwrap();
+    });
+    await_servers(&lab, &["10.0.0.11:80"]);
+    etcdctl(
+        &lab,
+        &["put", "/services/web/2", "{\"address\":\"10.0.0.12:80\",\"weight\":0.5,\"zone\":\"z\"}"],
+    )
+    .unwrap();
+    await_servers(&lab, &["10.0.0.11:80", "10.0.0.12:80"]);
+    assert_eq!(lab.json(&["service", "show", "web"]).unwrap()["servers"][1]["weight"], 0.5);
+    assert_eq!(answers(&lab), ["rs1", "rs2"]);
+    etcdctl(&lab, &["put", "/services/web/3", "nonsense"]).unwrap();
+    await_trouble(&lab, "the value of /services/web/3 is no server: nonsense");
+    etcdctl(&lab, &["del", "/services/web/3"]).unwrap();
+    etcdctl(&lab, &["del", "/services/web/1"]).unwrap();
+    await_servers(&lab, &["10.0.0.12:80"]);
+    etcdctl(&lab, &["del", "--prefix", "/services/web/"]).unwrap();
+    await_trouble(&lab, "it names no server; the last 1 stay");
+}
