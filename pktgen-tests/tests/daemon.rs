@@ -101,7 +101,7 @@ fn a_second_daemon_is_refused_and_the_first_is_not_disturbed() {
     let same_socket = failure(&lab, &good);
     assert!(same_socket.contains("another sluiced (pid"), "{same_socket}");
     let same_device = failure(&lab, &good.replace("sluice.sock", "other.sock"));
-    assert!(same_device.contains("port wan: device wan is in use by pid"), "{same_device}");
+    assert!(same_device.contains("port wan: device nic-wan is in use by pid"), "{same_device}");
 
     assert_eq!(lab.json(&["status"]).unwrap()["services"], 1);
     assert!(lab.sluiced().unwrap().ended().is_none());
