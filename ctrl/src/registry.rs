@@ -65,6 +65,8 @@ pub struct Registry {
     free_servers: Vec<u32>,
     server_slots: u32,
     locals: HashMap<IpAddr, LocalId>,
+    /// Whether nothing was taken away since slots were last collected.
+    is_clean: bool,
 }
 
 #[derive(Debug)]
@@ -156,6 +158,7 @@ impl Registry {
 
     /// Marks a service and its servers as not configured: before it is compiled anew, or because it was removed.
     pub fn retire(&mut self, service: &str) {
+        self.is_clean = false;
         if let Some(entry) = self.services.get_mut(service) {
             entry.present = false;
             entry.servers.values_mut().for_each(|server| server.present = false);
@@ -165,6 +168,10 @@ impl Registry {
     /// Gives back the slots of servers that are neither configured nor used by a session.
     /// Call it only when every worker follows the last snapshot.
     pub fn collect(&mut self, read: ReadSlot<'_>) {
+        if self.is_clean {
+            return;
+        }
+        let mut is_clean = true;
         let (free_servers, free_services) = (&mut self.free_servers, &mut self.free_services);
         self.services.retain(|_, entry| {
             entry.servers.retain(|_, server| {
@@ -174,6 +181,7 @@ impl Registry {
                     entry.gone += totals.since(server.baseline);
                     free_servers.push(server.id.0);
                 }
+                is_clean &= server.present || !keep;
                 keep
             });
             let keep = entry.present || !entry.servers.is_empty();
@@ -182,6 +190,7 @@ impl Registry {
             }
             keep
         });
+        self.is_clean = is_clean;
     }
 
     /// What a server counted.

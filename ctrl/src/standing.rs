@@ -21,7 +21,7 @@ use std::time::Duration;
 const RAMP_STEPS: u32 = 10;
 
 /// What is known of all services' servers.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Standings {
     services: Vec<Service>,
     checks: HashMap<CheckId, Check>,
@@ -37,7 +37,7 @@ pub struct Standings {
     due: BTreeSet<(Instant, usize)>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Service {
     spec: Option<Arc<ServiceSpec>>,
     servers: Vec<Server>,
@@ -56,7 +56,7 @@ struct Server {
     inhibited_until: Option<Instant>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Check {
     key: CheckKey,
     source: Option<IpAddr>,

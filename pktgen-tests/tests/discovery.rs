@@ -76,6 +76,8 @@ fn a_file_is_followed_as_long_as_it_makes_sense() {
     write(&lab, &both);
     await_servers(&lab, &["10.0.0.11:80", "10.0.0.12:80"]);
 
+    let refused = lab.sluice(&["server", "set", "web", "10.0.0.12:80", "weight=9"]).unwrap_err();
+    assert!(refused.contains("is known by file; change it there"), "{refused}");
     // A reload keeps what was found, and the files do not get it.
     lab.sluice(&["config", "reload"]).unwrap();
     assert_eq!(servers(&lab).len(), 2);

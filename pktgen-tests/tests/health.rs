@@ -1,6 +1,6 @@
 //! Health checks, tiers and protection with real servers that die, hang, refuse, answer wrongly and come back.
 
-use pktgen_tests::lab::{Lab, Plan, VIP};
+use pktgen_tests::lab::{Lab, Plan, VIP, VIP6};
 use pktgen_tests::process::{run, wait_until};
 use rustix::process::Signal;
 use std::fmt::Write as _;
@@ -418,4 +418,27 @@ fn loaded_servers_get_less_and_those_that_come_back_begin_slowly() {
         matches!(share[..], [one, 1_000] if (450..=550).contains(&one))
     }));
     assert!(seen.len() >= 6 && seen.is_sorted(), "its share grows step by step: {seen:?}");
+}
+
+#[test]
+fn servers_of_ipv6_are_checked_from_their_local_address() {
+    let mut lab = Lab::new(Plan { ipv6: true, ..Plan::default() }).unwrap();
+    lab.start_nginx(0, 80).unwrap();
+    nft(&lab, 0, "add table inet f");
+    nft(&lab, 0, "add chain inet f i { type filter hook input priority 0 ; }");
+    nft(&lab, 0, "add rule inet f i tcp dport 80 ip6 saddr != 2001:db8:b::200 counter reject");
+    let rules = format!(
+        "\n[[service]]\nname = \"web\"\nlisten = \"[{VIP6}]:80\"\nlocal_addresses = [\"2001:db8:b::200\"]\n[[service.server]]\naddress = \"[2001:db8:b::11]:80\"\n[[service.server]]\naddress = \"[2001:db8:b::12]:80\"\n[service.health]\ntype = \"http\"\ninterval = \"200ms\"\ntimeout = \"500ms\"\nfall = 2\n"
+    );
+    let config = lab.config_head() + &rules;
+    lab.start_sluiced(&config).unwrap();
+    await_states(&lab, &["up", "down"]);
+    let mut all = lab.http_to(&format!("[{VIP6}]"), 10, 2).unwrap();
+    all.dedup();
+    assert_eq!(all, ["rs1"]);
+    for (kind, wanted) in [("icmp", ["up", "up"]), ("tcp", ["up", "down"])] {
+        lab.write_config(&config.replace("\"http\"", &format!("\"{kind}\""))).unwrap();
+        lab.sluice(&["config", "reload"]).unwrap();
+        await_states(&lab, &wanted);
+    }
 }

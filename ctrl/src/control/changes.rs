@@ -111,7 +111,7 @@ impl<D: Devices> Control<D> {
 
     fn remove_server(&mut self, params: &Value, now: Instant) -> Reply {
         let (at, address) = (self.service_at(params, "service")?, text(params, "address")?);
-        let place = self.server_at(at, address)?;
+        let place = self.own_server_at(at, address)?;
         let mut new = ServiceSpec::clone(&self.config.services[at]);
         new.servers.remove(place);
         let (service, address) = (new.name.clone(), address.to_owned());
@@ -311,6 +311,20 @@ impl<D: Devices> Control<D> {
         found.ok_or_else(|| {
             Refusal::no(format!("there is no service `{name}`; `sluice service list` names all"))
         })
+    }
+
+    /// [`server_at`](Self::server_at), if the operator named the server.
+    fn own_server_at(&self, at: usize, address: &str) -> Result<usize, Refusal> {
+        let place = self.server_at(at, address)?;
+        let spec = &self.config.services[at];
+        match &spec.discover {
+            Some(discover) if spec.servers[place].is_found => Err(Refusal::no(format!(
+                "{address} is known by {}; change it there, or send sessions elsewhere: sluice service switch {}",
+                discover.source.name(),
+                spec.name
+            ))),
+            _ => Ok(place),
+        }
     }
 
     /// The place of a server of the service in place `at`.

@@ -359,16 +359,19 @@ impl<D: Devices> Control<D> {
         let routers: Vec<_> = self.routers.hops().into_iter().filter(accepts).collect();
         self.standings
             .set_sources(self.kernel.as_ref().map(|kernel| kernel.sources(&config)).unwrap_or_default());
+        // What is known of servers survives a configuration that is refused: no check begins or ends for it.
+        let known = self.standings.clone();
         let orders = self.standings.follow(&config, now);
-        self.order(orders);
         let says = self.weigh(now);
         let mut snapshot = match self.compile(&config, &routers) {
             Ok(snapshot) => snapshot,
             Err(error) => {
-                self.restore(&config, now);
+                self.standings = known;
+                self.restore(&config);
                 return Err(error);
             }
         };
+        self.order(orders);
         let names: HashSet<&str> = config.services.iter().map(|spec| spec.name.as_str()).collect();
         for spec in self.config.services.iter().filter(|spec| !names.contains(spec.name.as_str())) {
             self.registry.retire(&spec.name);
@@ -407,20 +410,16 @@ impl<D: Devices> Control<D> {
         Ok(snapshot)
     }
 
-    /// Takes back what a configuration changed that cannot be followed.
-    fn restore(&mut self, refused: &Config, now: Instant) {
+    /// Gives the configuration that runs its slots back, after another one was refused.
+    fn restore(&mut self, refused: &Config) {
         for spec in &refused.services {
             self.registry.retire(&spec.name);
         }
-        let old = self.config.clone();
-        let orders = self.standings.follow(&old, now);
-        self.order(orders);
-        self.weigh(now);
         let stats = &self.stats;
         let read = |id| crate::view::read_slot(stats, id);
-        let sources = Sources { config: &old, standings: &self.standings, read: &read };
-        // Its slots are there: it had them a moment ago.
-        for at in 0..old.services.len() {
+        let sources = Sources { config: &self.config, standings: &self.standings, read: &read };
+        // It had them a moment ago.
+        for at in 0..self.config.services.len() {
             let _ = compile::one_service(at, &sources, &mut self.registry);
         }
     }

@@ -43,8 +43,8 @@ pub(super) fn connector(tls: &Tls) -> Result<TlsConnector, String> {
         builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone)).with_no_client_auth()
     } else {
         let store = match &tls.ca_file {
-            Some(path) => authorities(path)?,
-            None => system_authorities(),
+            Some(path) => Arc::new(authorities(path)?),
+            None => Arc::clone(&SYSTEM),
         };
         builder.with_root_certificates(store).with_no_client_auth()
     };
@@ -52,11 +52,12 @@ pub(super) fn connector(tls: &Tls) -> Result<TlsConnector, String> {
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-fn system_authorities() -> RootCertStore {
+/// The system's authorities, read once.
+static SYSTEM: LazyLock<Arc<RootCertStore>> = LazyLock::new(|| {
     let mut store = RootCertStore::empty();
     store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    store
-}
+    Arc::new(store)
+});
 
 /// A connection on which the server showed who it is.
 pub(super) async fn handshake(

@@ -361,6 +361,16 @@ impl Checker<'_> {
             }
         }
         if mode == ForwardMode::Snat {
+            let others = [
+                ("health", raw.health.as_ref().map(Spanned::span)),
+                ("passive", raw.passive.as_ref().map(Spanned::span)),
+                ("discover", raw.discover.as_ref().map(Spanned::span)),
+                ("sorry_server", raw.sorry_server.as_ref().map(Spanned::span)),
+            ];
+            for (field, place) in others.into_iter().filter_map(|(field, place)| Some((field, place?))) {
+                let message = format!("a snat service has no servers, so it has no {field}; remove this");
+                self.error(place, &key(field), message);
+            }
             if let Some(first) = raw.server.first() {
                 let message = "a snat service has no servers: hosts go where they like; remove this";
                 self.error(first.span(), &key("server"), message);
