@@ -95,7 +95,7 @@ impl<D: Devices> Control<D> {
     fn set_server(&mut self, params: &Value, now: Instant) -> Reply {
         let (at, address, keys) =
             (self.service_at(params, "service")?, text(params, "address")?, keys(params));
-        let place = self.server_at(at, address)?;
+        let place = self.own_server_at(at, address)?;
         let spec = &self.config.services[at];
         let old = &spec.servers[place];
         let mut all = keys_of(old);
