@@ -30,7 +30,8 @@ fn failure(lab: &Lab, config: &str) -> String {
         begin.elapsed(),
         daemon.output()
     );
-    assert_eq!(daemon.ended().unwrap().code(), Some(1));
+    let status = daemon.ended().unwrap();
+    assert_eq!(status.code(), Some(1), "{status}: {}", daemon.output());
     // A machine with two cores has none left for control beside two workers, which is worth a warning.
     let output = daemon.output();
     let lines: Vec<_> = output.lines().filter(|line| !line.contains("sluiced: warning: ")).collect();

@@ -1,7 +1,7 @@
 //! The daemon's side of the socket: a thread that accepts, and one per client.
 
+use super::PROTOCOL;
 use super::peers::{Access, Peer, group};
-use super::{LINE_MAX, PROTOCOL};
 use crate::config::Admin;
 use crate::control::{Refusal, Reply, Request};
 use serde_json::{Value, json};
@@ -17,6 +17,10 @@ use std::time::Duration;
 
 /// Clients at a time; another is told so and sent away.
 const CLIENTS_MAX: usize = 64;
+/// Places that those who only look leave to those who may change things.
+const RESERVED: usize = 16;
+/// The longest request, in bytes: a service with ten thousand servers.
+const REQUEST_MAX: u64 = 1024 * 1024;
 /// A client that neither speaks nor reads for so long is sent away.
 const IDLE_MAX: Duration = Duration::from_secs(300);
 /// How long the control thread may take; it answers sooner, or says why it does not.
@@ -98,17 +102,18 @@ impl Server {
         std::thread::Builder::new().name("admin".into()).spawn(move || {
             for stream in listener.incoming() {
                 let Ok(mut stream) = stream else { continue };
-                if clients.fetch_add(1, Ordering::Relaxed) >= CLIENTS_MAX {
+                let peer = access.peer(&stream);
+                let most = if peer.may_change { CLIENTS_MAX } else { CLIENTS_MAX - RESERVED };
+                if clients.fetch_add(1, Ordering::Relaxed) >= most {
                     clients.fetch_sub(1, Ordering::Relaxed);
                     let refusal = Refusal {
                         code: 1,
-                        message: format!("{CLIENTS_MAX} clients are connected already; try again"),
+                        message: format!("{most} clients are connected already; try again"),
                     };
                     let _ = writeln!(stream, "{}", response(&Value::Null, Err(refusal)));
                     continue;
                 }
                 let (requests, clients, version) = (requests.clone(), Arc::clone(&clients), version.clone());
-                let peer = access.peer(&stream);
                 let client = std::thread::Builder::new().name("admin-client".into());
                 let counter = Arc::clone(&clients);
                 let spawned = client.spawn(move || {
@@ -146,12 +151,13 @@ fn converse(
     let mut line = Vec::new();
     loop {
         line.clear();
-        let read = reader.by_ref().take(LINE_MAX).read_until(b'\n', &mut line)?;
+        let read = reader.by_ref().take(REQUEST_MAX).read_until(b'\n', &mut line)?;
         if read == 0 {
             return Ok(());
         }
-        if !line.ends_with(b"\n") && read as u64 == LINE_MAX {
-            let refusal = Refusal { code: -32600, message: format!("a line has at most {LINE_MAX} bytes") };
+        if !line.ends_with(b"\n") && read as u64 == REQUEST_MAX {
+            let refusal =
+                Refusal { code: -32600, message: format!("a line has at most {REQUEST_MAX} bytes") };
             writeln!(writer, "{}", response(&Value::Null, Err(refusal)))?;
             return Ok(());
         }

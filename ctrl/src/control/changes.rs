@@ -194,8 +194,7 @@ impl<D: Devices> Control<D> {
         let at = self.service_at(params, "name")?;
         let to = text(params, "to")?;
         if to == "off" {
-            self.standings.set_switch(at, None);
-            return Ok(json!({ "generation": self.world.generation.0 }));
+            return self.set_switch(at, None, now);
         }
         let tier = TIER_NAMES.iter().position(|name| *name == to);
         let switch = match tier {
@@ -210,7 +209,13 @@ impl<D: Devices> Control<D> {
         let Some(lasting) = seconds(params)? else {
             return Err(Refusal::parameters("say for how long, so that nobody forgets it: --for 1h"));
         };
-        self.standings.set_switch(at, Some((switch, now + lasting)));
+        self.set_switch(at, Some((switch, now + lasting)), now)
+    }
+
+    fn set_switch(&mut self, at: usize, switch: Option<(Switch, Instant)>, now: Instant) -> Reply {
+        self.standings.set_switch(at, switch);
+        self.standings.weigh(at, now).into_iter().for_each(log::say);
+        self.refresh(&[at]).map_err(Refusal::no)?;
         Ok(json!({ "generation": self.world.generation.0 }))
     }
 

@@ -173,8 +173,8 @@ pub struct Control<D> {
     /// Local addresses that no service has any more, and sessions still use.
     removed_locals: Vec<IpAddr>,
     pending: Pending,
-    /// Whether removed servers may still hold slots.
     routers: Routers,
+    /// Removed servers' slots may be given back when every worker follows this.
     collect_after: Option<Generation>,
     device_links: Vec<Option<(bool, u32)>>,
     busy: Vec<f64>,
@@ -412,6 +412,10 @@ impl<D: Devices> Control<D> {
 
     /// Gives the configuration that runs its slots back, after another one was refused.
     fn restore(&mut self, refused: &Config) {
+        if self.world.generation == Generation(0) {
+            // Nothing ran before the first one.
+            return;
+        }
         for spec in &refused.services {
             self.registry.retire(&spec.name);
         }
