@@ -443,9 +443,12 @@ impl<D: Devices> Control<D> {
 
     /// Publishes what became of servers since the last time: their weights.
     fn follow_findings(&mut self, now: Instant) {
-        if now < self.next_weighing {
-            return;
+        if now >= self.next_weighing {
+            self.follow_findings_now(now);
         }
+    }
+
+    fn follow_findings_now(&mut self, now: Instant) {
         let dirty = self.standings.take_dirty(now);
         if dirty.is_empty() {
             return;

@@ -80,6 +80,10 @@ pub(super) struct Pending {
 impl<D: Devices> Control<D> {
     pub(super) fn answer(&mut self, request: Request, now: Instant) {
         self.now = now;
+        if let Request::Call { .. } = request {
+            // Who looks sees what workers get.
+            self.follow_findings_now(now);
+        }
         match request {
             Request::Stop => self.stopping = true,
             Request::Discovered(news) => self.hear_source(news, now),
