@@ -34,7 +34,7 @@ test: deps lint pure model programs
 	cargo build --release -p sluice --features bench --bin sluice-bench
 	$(BIN)/sluice-bench guard
 	$(BIN)/sluice-bench soft-nic 50000
-	SLUICE_BIN="$(CURDIR)/$(BIN)" cargo test --release -p pktgen-tests -- --test-threads=1 --nocapture
+	SLUICE_BIN="$(CURDIR)/$(BIN)" cargo test -p pktgen-tests -- --test-threads=1 --nocapture
 	$(MAKE) fuzz
 
 lint: deps-build
