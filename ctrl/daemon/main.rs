@@ -294,7 +294,9 @@ fn serve(
     let kernel = KernelPath::start(config, &facts, kernel_lanes).map_err(log::say).ok();
     let found = sender.clone();
     // A control thread that ends wants to know nothing more.
-    let engine = Engine::start(move |finding| found.send(Request::Found(finding)).unwrap_or_default());
+    let vip_checks = kernel.as_ref().and_then(KernelPath::vip_checks).cloned();
+    let engine =
+        Engine::start(vip_checks, move |finding| found.send(Request::Found(finding)).unwrap_or_default());
     let engine = engine.map_err(log::say).ok();
     let heard = sender.clone();
     let discovery = Discovery::start(move |news| heard.send(Request::Discovered(news)).unwrap_or_default());

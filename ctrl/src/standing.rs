@@ -6,6 +6,7 @@
 use crate::balance::{self, Candidate, Health, Picture, Switch, TIERS};
 use crate::config::{Config, ServerSpec, ServiceSpec};
 use crate::health::{CheckId, CheckKey, Finding, Last, Order};
+use crate::kernel::VipWay;
 use dataplane::clock::Instant;
 use dataplane::flow::{Endpoint, Family};
 use dataplane::scheduler::Scheduler;
@@ -453,7 +454,12 @@ fn ramp(since: Option<Instant>, slow_start: Duration, now: Instant) -> (f64, Opt
 fn check_of(spec: &ServiceSpec, server: &ServerSpec) -> Option<CheckKey> {
     let health = spec.health.as_ref().filter(|_| spec.forward != ForwardMode::Snat)?;
     let l4_port = health.l4_port.unwrap_or(server.endpoint.l4_port);
-    Some(CheckKey { target: SocketAddr::new(server.endpoint.address, l4_port), spec: Arc::clone(health) })
+    let target = SocketAddr::new(server.endpoint.address, l4_port);
+    let vip = spec.listens.first().filter(|_| health.at_vip).map(|listen| VipWay {
+        vip: SocketAddr::new(listen.network.address, l4_port),
+        tunnel: (spec.forward == ForwardMode::Tunnel).then(|| spec.options.tunnel.clone()),
+    });
+    Some(CheckKey { target, spec: Arc::clone(health), vip })
 }
 
 /// From where a service's check asks: the first local address of the server's family.

@@ -433,6 +433,50 @@ impl Lab {
         self.wait_for_listener(at, l4_port)
     }
 
+    /// Gives a server the VIPs, of which it tells nobody on its link.
+    ///
+    /// # Errors
+    /// When the server has them already.
+    pub fn give_vip(&self, at: usize) -> Result<(), String> {
+        let server = self.server(at);
+        server.sysctl("net.ipv4.conf.all.arp_ignore=1")?;
+        server.sysctl("net.ipv4.conf.all.arp_announce=2")?;
+        server.ip(&format!("addr add {VIP}/32 dev lo"))?;
+        server.add_ipv6("lo", &format!("{VIP6}/128"))
+    }
+
+    /// Starts a program that takes packets out of the tunnel `kind` on a server, `ipip` or `gre`: a raw socket that feeds a
+    /// TUN device, because this kernel may have no tunnels of its own.
+    ///
+    /// # Errors
+    /// When there is no TUN device after a while.
+    pub fn unpack_tunnel(
+        &mut self,
+        at: usize,
+        kind: &str,
+        is_outer_ipv6: bool,
+        is_inner_ipv6: bool,
+    ) -> Result<(), String> {
+        let outer = if is_outer_ipv6 { "IP6-RECV" } else { "IP4-RECV" };
+        let inner = if is_inner_ipv6 { 41 } else { 4 };
+        // A GRE header without options is what a TUN device calls packet information.
+        let (socket, device) = match kind {
+            "ipip" => (format!("{outer}:{inner}"), "TUN,tun-name=tunnel,iff-no-pi,iff-up"),
+            "gre" => (format!("{outer}:47"), "TUN,tun-name=tunnel,iff-up"),
+            other => return Err(format!("nobody here unpacks {other}")),
+        };
+        let mut socat = self.server(at).command("socat");
+        socat.args(["-u", &socket, device]);
+        self.start(&format!("unpack-{at}"), &mut socat)?;
+        let server = self.server(at);
+        if !wait_until(Duration::from_secs(5), || server.ip("link show dev tunnel").is_ok()) {
+            return Err("socat made no TUN device".to_owned());
+        }
+        server.sysctl("net.ipv4.conf.all.rp_filter=0")?;
+        server.sysctl("net.ipv4.conf.tunnel.rp_filter=0")?;
+        server.sysctl("net.ipv6.conf.tunnel.disable_ipv6=0")
+    }
+
     /// The n-th program that was started.
     pub fn program(&mut self, at: usize) -> &mut Daemon {
         &mut self.programs[at]

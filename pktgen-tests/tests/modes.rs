@@ -100,39 +100,13 @@ impl Case {
                 server.ip("route add 2001:db8:a::/64 via 2001:db8:b::2").unwrap();
             }
             "dr" | "tunnel" => {
-                // The VIP is the server's too, and it tells nobody.
-                server.sysctl("net.ipv4.conf.all.arp_ignore=1").unwrap();
-                server.sysctl("net.ipv4.conf.all.arp_announce=2").unwrap();
-                server.ip(&format!("addr add {VIP}/32 dev lo")).unwrap();
-                server.add_ipv6("lo", &format!("{VIP6}/128")).unwrap();
+                lab.give_vip(at).unwrap();
             }
             _ => {}
         }
         if self.mode == "tunnel" {
-            self.unpack(lab, at);
+            lab.unpack_tunnel(at, self.tunnel, self.server_six, self.six).unwrap();
         }
-    }
-
-    /// Takes packets out of the tunnel: a raw socket that feeds a TUN device, because this kernel may
-    /// have no tunnels of its own.
-    fn unpack(self, lab: &mut Lab, at: usize) {
-        let outer = if self.server_six { "IP6-RECV" } else { "IP4-RECV" };
-        let inner = if self.six { 41 } else { 4 };
-        // A GRE header without options is what a TUN device calls packet information.
-        let (socket, device) = match self.tunnel {
-            "ipip" => (format!("{outer}:{inner}"), "TUN,tun-name=tunnel,iff-no-pi,iff-up"),
-            "gre" => (format!("{outer}:47"), "TUN,tun-name=tunnel,iff-up"),
-            other => panic!("{other}"),
-        };
-        let mut socat = lab.server(at).command("socat");
-        socat.args(["-u", &socket, device]);
-        lab.start(&format!("unpack-{at}"), &mut socat).unwrap();
-        let server = lab.server(at);
-        let is_there = || server.ip("link show dev tunnel").is_ok();
-        assert!(wait_until(Duration::from_secs(5), is_there), "socat made no TUN device");
-        server.sysctl("net.ipv4.conf.all.rp_filter=0").unwrap();
-        server.sysctl("net.ipv4.conf.tunnel.rp_filter=0").unwrap();
-        server.sysctl("net.ipv6.conf.tunnel.disable_ipv6=0").unwrap();
     }
 }
 

@@ -10,6 +10,8 @@ use std::time::Duration;
 pub struct HealthSpec {
     /// What is asked.
     pub probe: Probe,
+    /// Whether the VIP is asked, by the way of the service's traffic, and not the server's own address.
+    pub at_vip: bool,
     /// The port that is asked, if it is not the server's own.
     pub l4_port: Option<u16>,
     /// Time between two checks.

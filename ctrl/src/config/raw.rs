@@ -296,6 +296,7 @@ pub(super) struct Health {
     #[serde(rename = "type")]
     pub(super) kind: Spanned<String>,
     pub(super) port: Option<Spanned<i64>>,
+    pub(super) aim: Option<Spanned<String>>,
     pub(super) interval: Option<Spanned<String>>,
     pub(super) timeout: Option<Spanned<String>>,
     pub(super) rise: Option<Spanned<i64>>,

@@ -183,6 +183,16 @@ fn errors_name_file_line_key_and_remedy() {
             "service[0].tunnel: a fullnat service has no tunnel",
         ),
         (
+            "weight = 100",
+            "weight = 100\n[service.health]\ntype = \"tcp\"\naim = \"vip\"",
+            "service[0].health.aim: servers of a fullnat service do not have the VIP; remove this",
+        ),
+        (
+            "weight = 100",
+            "weight = 100\n[service.health]\ntype = \"tcp\"\naim = \"vop\"",
+            "service[0].health.aim: `vop` is unknown; did you mean `vip`?",
+        ),
+        (
             "protocol = \"tcp\"",
             "protocol = \"tpc\"",
             "service[0].protocol: `tpc` is unknown; did you mean `tcp`?",
@@ -525,4 +535,32 @@ fn sub_interfaces_follow_the_ports_whose_links_they_share() {
     let problems = read(&twice).unwrap_err();
     let said: Vec<_> = problems.problems().iter().map(ToString::to_string).collect();
     assert!(said[0].contains("VLAN 100 of it already"), "{said:?}");
+}
+
+#[test]
+fn a_check_can_ask_a_vip_only_where_servers_have_it_and_the_kernel_has_a_way() {
+    let problem = |ports: &str, listen: &str, kind: &str| {
+        let text = format!(
+            "[[port]]\nname = \"lan\"\ndevice = \"net_null0\"\n{ports}\n[[service]]\nname = \"web\"\n{listen}\nforward = \"dr\"\n[[service.server]]\naddress = \"10.0.0.11\"\n[service.health]\nport = 80\naim = \"vip\"\n{kind}\n"
+        );
+        parse(&text, Path::new("t.toml")).err().map(|error| error.problems()[0].to_string())
+    };
+    let (ports, listen, tcp) =
+        ("addresses = [\"10.0.0.2/24\"]", "listen = \"192.0.2.10:80\"", "type = \"tcp\"");
+    assert_eq!(problem(ports, listen, tcp), None);
+    let cases = [
+        (ports, listen, "type = \"icmp\"", "type icmp asks servers by their own addresses"),
+        (ports, "listen = \"192.0.2.0/28:80\"", tcp, "192.0.2.0/28 has no one address to ask"),
+        (
+            "addresses = [\"10.0.0.2/24\"]\nkernel = false",
+            listen,
+            tcp,
+            "no port with a kernel path has an address of its own",
+        ),
+        (ports, "listen = \"10.0.0.2:80\"", tcp, "no port with a kernel path has an address of its own"),
+    ];
+    for (ports, listen, kind, wanted) in cases {
+        let found = problem(ports, listen, kind).unwrap_or_default();
+        assert!(found.contains(wanted), "{found}");
+    }
 }

@@ -371,7 +371,6 @@ impl<D: Devices> Control<D> {
                 return Err(error);
             }
         };
-        self.order(orders);
         let names: HashSet<&str> = config.services.iter().map(|spec| spec.name.as_str()).collect();
         for spec in self.config.services.iter().filter(|spec| !names.contains(spec.name.as_str())) {
             self.registry.retire(&spec.name);
@@ -382,15 +381,25 @@ impl<D: Devices> Control<D> {
         let wanted = self.wanted_hops(&config, &snapshot);
         self.announcements.schedule(&self.config, &config, self.world.generation == Generation(0), now);
         self.config = config;
-        self.world = self.publisher.publish(snapshot);
+        self.publish(snapshot);
         if let Some(kernel) = &mut self.kernel {
             kernel.follow(&self.config, &self.facts).into_iter().for_each(log::say);
         }
+        // Not before the kernel has the addresses that are asked from.
+        self.order(orders);
         self.follow_sources();
         self.collect_after = Some(self.world.generation);
         self.neighbors.want(wanted, now);
         self.publish_neighbors();
         Ok(())
+    }
+
+    /// Gives workers, and checks that send as they do, a new world.
+    fn publish(&mut self, snapshot: Snapshot) {
+        self.world = self.publisher.publish(snapshot);
+        if let Some(checks) = self.kernel.as_ref().and_then(KernelPath::vip_checks) {
+            checks.follow(&self.world);
+        }
     }
 
     fn compile(&mut self, config: &Config, routers: &[NextHop]) -> Result<Snapshot, String> {
@@ -485,7 +494,7 @@ impl<D: Devices> Control<D> {
         snapshot.services = Arc::new(self.world.services.replace(changes));
         // Sessions look once whether their server still serves.
         snapshot.routing_epoch = snapshot.routing_epoch.wrapping_add(1);
-        self.world = self.publisher.publish(snapshot);
+        self.publish(snapshot);
         Ok(())
     }
 
@@ -516,7 +525,7 @@ impl<D: Devices> Control<D> {
         for address in over {
             addresses.remove(address);
         }
-        self.world = self.publisher.publish(snapshot);
+        self.publish(snapshot);
     }
 
     /// Publishes routes by the routers that there are now.
@@ -525,7 +534,7 @@ impl<D: Devices> Control<D> {
         snapshot.routes = Arc::new(compile::routes(&self.config, &self.routers.hops()));
         snapshot.routing_epoch = snapshot.routing_epoch.wrapping_add(1);
         let wanted = self.wanted_hops(&self.config, &snapshot);
-        self.world = self.publisher.publish(snapshot);
+        self.publish(snapshot);
         self.neighbors.want(wanted, now);
     }
 
@@ -551,7 +560,7 @@ impl<D: Devices> Control<D> {
         if moved {
             snapshot.routing_epoch = snapshot.routing_epoch.wrapping_add(1);
         }
-        self.world = self.publisher.publish(snapshot);
+        self.publish(snapshot);
     }
 
     /// Notices links that went down or came up.

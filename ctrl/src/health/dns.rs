@@ -1,9 +1,9 @@
 //! Questions for names (RFC 1035) over UDP.
 
-use super::socket;
+use super::socket::{self, Aim};
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{Name, RData, RecordType};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::str::FromStr;
 
 /// As much as a datagram without EDNS has, and some.
@@ -11,8 +11,7 @@ const ANSWER_MAX: usize = 4_096;
 
 /// Asks once. Good is an answer without error, and with `expect` one that has that address.
 pub(super) async fn ask(
-    target: SocketAddr,
-    source: Option<IpAddr>,
+    aim: &Aim<'_>,
     (name, wants_ipv6): (&str, bool),
     expect: Option<IpAddr>,
 ) -> Result<(), String> {
@@ -23,7 +22,7 @@ pub(super) async fn ask(
     question.metadata.recursion_desired = true;
     question.add_query(Query::query(name, kind));
     let bytes = question.to_vec().map_err(|error| error.to_string())?;
-    let socket = socket::datagrams(target, source).await.map_err(says)?;
+    let (socket, _pass) = socket::datagrams(aim).await.map_err(says)?;
     socket.send(&bytes).await.map_err(says)?;
     let mut room = vec![0; ANSWER_MAX];
     loop {

@@ -3,6 +3,7 @@
 use super::probe::Prober;
 use super::{CheckId, CheckKey, Tally};
 use crate::balance::Health;
+use crate::kernel::VipChecks;
 use crate::log;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::HashMap;
@@ -75,11 +76,15 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts the thread; `tell` gets what checks find out, on that thread.
+    /// Starts the thread; `tell` gets what checks find out, on that thread. Without `vip_checks` those that aim at VIPs
+    /// find that there is no way.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn start(tell: impl Fn(Finding) + Send + 'static) -> Result<Self, String> {
+    pub fn start(
+        vip_checks: Option<Arc<VipChecks>>,
+        tell: impl Fn(Finding) + Send + 'static,
+    ) -> Result<Self, String> {
         let says = |error: std::io::Error| format!("health checks cannot run: {error}");
         let (orders, received) = mpsc::unbounded_channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(says)?;
@@ -88,7 +93,7 @@ impl Engine {
             .name("health".into())
             .spawn(move || {
                 let tasks = tokio::task::LocalSet::new();
-                tasks.block_on(&runtime, serve(received, Arc::new(tell)));
+                tasks.block_on(&runtime, serve(received, vip_checks, Arc::new(tell)));
             })
             .map_err(says)?;
         Ok(Self { orders })
@@ -112,14 +117,19 @@ struct Check {
     task: JoinHandle<()>,
 }
 
-async fn serve(mut orders: mpsc::UnboundedReceiver<Order>, tell: Arc<dyn Fn(Finding)>) {
+async fn serve(
+    mut orders: mpsc::UnboundedReceiver<Order>,
+    vip_checks: Option<Arc<VipChecks>>,
+    tell: Arc<dyn Fn(Finding)>,
+) {
     let mut checks: HashMap<CheckId, Check> = HashMap::new();
     let open = Arc::new(Semaphore::new(OPEN_MAX));
     while let Some(order) = orders.recv().await {
         match order {
             Order::Start { id, key, source, last } => {
                 let (sender, source) = watch::channel(source);
-                let job = run(id, key, source, last, Arc::clone(&open), Arc::clone(&tell));
+                let (open, tell) = (Arc::clone(&open), Arc::clone(&tell));
+                let job = run(id, key, source, vip_checks.clone(), last, open, tell);
                 checks.insert(id, Check { source: sender, task: tokio::task::spawn_local(job) });
             }
             Order::Move { id, source } => {
@@ -141,14 +151,15 @@ async fn run(
     id: CheckId,
     key: CheckKey,
     source: watch::Receiver<Option<IpAddr>>,
+    vip_checks: Option<Arc<VipChecks>>,
     last: Arc<Mutex<Last>>,
     open: Arc<Semaphore>,
     tell: Arc<dyn Fn(Finding)>,
 ) {
-    let CheckKey { target, spec } = key;
-    let prober = Prober::new(&spec);
+    let spec = Arc::clone(&key.spec);
+    let prober = Prober::new(key, vip_checks);
     if let Err(error) = &prober {
-        log::say(format_args!("health check of {target}: {error}"));
+        log::say(format_args!("health check: {error}"));
     }
     let mut tally = Tally::new(&spec);
     // Not all at once.
@@ -161,7 +172,7 @@ async fn run(
             let source = *source.borrow();
             match &prober {
                 // Boxed, because a check that waits for its time must be small.
-                Ok(prober) => Box::pin(prober.ask(&spec, target, source)).await,
+                Ok(prober) => Box::pin(prober.ask(source)).await,
                 Err(error) => Err(error.clone()),
             }
         };
@@ -203,6 +214,7 @@ mod tests {
             jitter,
             initially_up: false,
             load: None,
+            at_vip: false,
         })
     }
 
@@ -212,13 +224,13 @@ mod tests {
 
     fn engine() -> (Engine, Receiver<Finding>) {
         let (sender, findings) = channel();
-        let engine = Engine::start(move |finding| sender.send(finding).unwrap_or_default()).unwrap();
+        let engine = Engine::start(None, move |finding| sender.send(finding).unwrap_or_default()).unwrap();
         (engine, findings)
     }
 
     fn begin(engine: &Engine, id: u64, target: SocketAddr, spec: Arc<HealthSpec>) -> Arc<Mutex<Last>> {
         let last = Arc::new(Mutex::new(Last::default()));
-        let key = CheckKey { target, spec };
+        let key = CheckKey { target, spec, vip: None };
         engine.order(Order::Start { id: CheckId(id), key, source: None, last: Arc::clone(&last) });
         last
     }

@@ -17,6 +17,7 @@ pub use probe::Answer;
 pub use tally::Tally;
 
 use crate::config::HealthSpec;
+use crate::kernel::VipWay;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -31,4 +32,6 @@ pub struct CheckKey {
     pub target: SocketAddr,
     /// What, and how often.
     pub spec: Arc<HealthSpec>,
+    /// The VIP on it, if that is asked, and not the server's own address.
+    pub vip: Option<VipWay>,
 }

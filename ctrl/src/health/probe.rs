@@ -1,10 +1,13 @@
 //! One question to one server, and whether the answer is good.
 
 use super::http::contains;
-use super::{dns, http, icmp, socket, tls};
-use crate::config::{HealthSpec, Probe};
+use super::socket::{Aim, Way};
+use super::{CheckKey, dns, http, icmp, socket, tls};
+use crate::config::Probe;
+use crate::kernel::{VipChecks, VipWay};
 use std::net::{IpAddr, SocketAddr};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
@@ -21,46 +24,56 @@ pub struct Answer {
     pub load: Option<f64>,
 }
 
-/// What a check keeps between its questions.
-#[derive(Clone)]
+/// One check, with what it keeps between its questions.
 pub(super) struct Prober {
+    key: CheckKey,
     connector: Option<TlsConnector>,
+    vip_checks: Option<Arc<VipChecks>>,
 }
 
 impl Prober {
-    pub(super) fn new(spec: &HealthSpec) -> Result<Self, String> {
-        let connector = match &spec.probe {
+    pub(super) fn new(key: CheckKey, vip_checks: Option<Arc<VipChecks>>) -> Result<Self, String> {
+        let connector = match &key.spec.probe {
             Probe::Http(http) => http.tls.as_ref().map(tls::connector).transpose()?,
             _ => None,
         };
-        Ok(Self { connector })
+        Ok(Self { key, connector, vip_checks })
     }
 
-    /// Asks once; waits no longer than the check's timeout.
-    pub(super) async fn ask(
-        &self,
-        spec: &HealthSpec,
-        target: SocketAddr,
-        source: Option<IpAddr>,
-    ) -> Result<Answer, String> {
-        match tokio::time::timeout(spec.timeout, self.question(spec, target, source)).await {
+    /// Asks once, from `source` if the server itself is asked; waits no longer than the check's timeout.
+    pub(super) async fn ask(&self, source: Option<IpAddr>) -> Result<Answer, String> {
+        let timeout = self.key.spec.timeout;
+        let aim = self.aim(source)?;
+        match tokio::time::timeout(timeout, self.question(&aim)).await {
             Ok(answer) => answer,
-            Err(_) => Err(format!("no answer within {} ms", spec.timeout.as_millis())),
+            Err(_) => Err(format!("no answer within {} ms", timeout.as_millis())),
         }
     }
 
-    async fn question(
-        &self,
-        spec: &HealthSpec,
-        target: SocketAddr,
-        source: Option<IpAddr>,
-    ) -> Result<Answer, String> {
+    /// Who is asked, and from where.
+    fn aim(&self, source: Option<IpAddr>) -> Result<Aim<'_>, String> {
+        let server = self.key.target;
+        let Some(VipWay { vip, tunnel }) = &self.key.vip else {
+            return Ok(Aim { target: server, source, way: None });
+        };
+        let checks = self.vip_checks.as_ref().ok_or_else(|| {
+            format!(
+                "there is no way to {vip} on it without the kernel path; see what the log said at the start"
+            )
+        })?;
+        let source = Some(checks.source(vip.ip(), server.ip())?);
+        let way = Some(Way { checks, server: server.ip(), tunnel: tunnel.as_ref() });
+        Ok(Aim { target: *vip, source, way })
+    }
+
+    async fn question(&self, aim: &Aim<'_>) -> Result<Answer, String> {
         let good = |()| Answer::default();
+        let (target, spec) = (aim.target, &self.key.spec);
         match &spec.probe {
-            Probe::Tcp { send, expect } => tcp(target, source, send, expect).await.map(good),
-            Probe::Udp { send, expect } => udp(target, source, send, expect, spec.timeout).await.map(good),
+            Probe::Tcp { send, expect } => tcp(aim, send, expect).await.map(good),
+            Probe::Udp { send, expect } => udp(aim, send, expect, spec.timeout).await.map(good),
             Probe::Http(request) => {
-                let stream = socket::connect(target, source).await.map_err(|error| error.to_string())?;
+                let (stream, _pass) = socket::connect(aim).await.map_err(|error| error.to_string())?;
                 match (&self.connector, &request.tls) {
                     (Some(connector), Some(tls)) => {
                         let stream =
@@ -71,17 +84,17 @@ impl Prober {
                 }
             }
             Probe::Dns { query, wants_ipv6, expect } => {
-                dns::ask(target, source, (query, *wants_ipv6), *expect).await.map(good)
+                dns::ask(aim, (query, *wants_ipv6), *expect).await.map(good)
             }
-            Probe::Icmp => icmp::ping(target.ip(), source).await.map(good),
-            Probe::Script { command } => script(command, target, source).await.map(good),
+            Probe::Icmp => icmp::ping(target.ip(), aim.source).await.map(good),
+            Probe::Script { command } => script(command, target, aim.source).await.map(good),
         }
     }
 }
 
-async fn tcp(target: SocketAddr, source: Option<IpAddr>, send: &[u8], expect: &[u8]) -> Result<(), String> {
+async fn tcp(aim: &Aim<'_>, send: &[u8], expect: &[u8]) -> Result<(), String> {
     let says = |error: std::io::Error| error.to_string();
-    let mut stream = socket::connect(target, source).await.map_err(says)?;
+    let (mut stream, _pass) = socket::connect(aim).await.map_err(says)?;
     stream.write_all(send).await.map_err(says)?;
     let mut seen = Vec::new();
     while !contains(&seen, expect) {
@@ -95,15 +108,9 @@ async fn tcp(target: SocketAddr, source: Option<IpAddr>, send: &[u8], expect: &[
     Ok(())
 }
 
-async fn udp(
-    target: SocketAddr,
-    source: Option<IpAddr>,
-    send: &[u8],
-    expect: &[u8],
-    timeout: Duration,
-) -> Result<(), String> {
+async fn udp(aim: &Aim<'_>, send: &[u8], expect: &[u8], timeout: Duration) -> Result<(), String> {
     let says = |error: std::io::Error| error.to_string();
-    let socket = socket::datagrams(target, source).await.map_err(says)?;
+    let (socket, _pass) = socket::datagrams(aim).await.map_err(says)?;
     socket.send(send).await.map_err(says)?;
     let mut room = [0; ANSWER_MAX];
     if expect.is_empty() {

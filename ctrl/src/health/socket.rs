@@ -1,59 +1,96 @@
 //! Sockets that ask from where a service's packets come.
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use crate::kernel::{CHECKS_INTERFACE, CheckFlow, VipChecks, VipPass};
+use dataplane::snapshot::Tunnel;
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 
 /// Ports that sessions never have: what comes back to them from a server is a check's.
 const CHECK_PORTS: std::ops::Range<u16> = 512..1_024;
+const IPPROTO_TCP: u8 = 6;
+const IPPROTO_UDP: u8 = 17;
 /// Ports that are tried when others use them towards the same server.
 const TRIES: usize = 8;
 
-/// Calls `open` with a place to bind to, again with another port when that one is in use.
+/// Who is asked, from where, and by which way.
+pub(super) struct Aim<'a> {
+    pub(super) target: SocketAddr,
+    pub(super) source: Option<IpAddr>,
+    /// Set when the target is a VIP.
+    pub(super) way: Option<Way<'a>>,
+}
+
+/// The way to a VIP on one server.
+pub(super) struct Way<'a> {
+    pub(super) checks: &'a Arc<VipChecks>,
+    pub(super) server: IpAddr,
+    pub(super) tunnel: Option<&'a Tunnel>,
+}
+
+/// Opens with `open` a socket that is bound to where `aim` asks from; again with another port when that one is in use.
+/// Where it asks a VIP, what comes with it must be kept as long as the socket.
 async fn bound<T, F: Future<Output = io::Result<T>>>(
-    source: Option<IpAddr>,
+    aim: &Aim<'_>,
+    transport: Protocol,
     open: impl Fn(Option<SocketAddr>) -> F,
-) -> io::Result<T> {
-    let Some(address) = source else { return open(None).await };
+) -> io::Result<(T, Option<VipPass>)> {
+    let Some(address) = aim.source else { return Ok((open(None).await?, None)) };
     let mut last = None;
     for _ in 0..TRIES {
-        let result = open(Some(SocketAddr::new(address, fastrand::u16(CHECK_PORTS)))).await;
-        match result {
+        let local = SocketAddr::new(address, fastrand::u16(CHECK_PORTS));
+        let mut pass = None;
+        if let Some(Way { checks, server, tunnel }) = &aim.way {
+            let protocol = if transport == Protocol::TCP { IPPROTO_TCP } else { IPPROTO_UDP };
+            let flow = CheckFlow { protocol, local, vip: aim.target };
+            pass = checks.begin(flow, *server, tunnel.cloned(), Instant::now());
+            if pass.is_none() {
+                continue;
+            }
+        }
+        match open(Some(local)).await {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = Some(error),
             Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable && last.is_none() => {
                 last = Some(error)
             }
-            other => return other,
+            other => return Ok((other?, pass)),
         }
     }
     Err(last.unwrap_or_else(|| io::ErrorKind::AddrInUse.into()))
 }
 
-/// A connection to `target`. It ends by a reset, so that no port rests.
-pub(super) async fn connect(target: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
-    bound(source, |source| async move {
+/// Binds a socket before it is connected.
+fn bind(socket: SockRef<'_>, local: Option<SocketAddr>, aim: &Aim<'_>) -> io::Result<()> {
+    let Some(local) = local else { return Ok(()) };
+    if aim.way.is_some() {
+        socket.bind_device(Some(CHECKS_INTERFACE.as_bytes()))?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.bind(&SockAddr::from(local))
+}
+
+/// A connection to the target. It ends by a reset, so that no port rests.
+pub(super) async fn connect(aim: &Aim<'_>) -> io::Result<(TcpStream, Option<VipPass>)> {
+    let target = aim.target;
+    bound(aim, Protocol::TCP, |local| async move {
         let socket = if target.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-        if let Some(source) = source {
-            socket.set_reuseaddr(true)?;
-            socket.bind(source)?;
-        }
-        socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO))?;
+        bind(SockRef::from(&socket), local, aim)?;
+        SockRef::from(&socket).set_linger(Some(Duration::ZERO))?;
         socket.connect(target).await
     })
     .await
 }
 
-/// A socket for datagrams that hears only `target`, and its ICMP errors.
-pub(super) async fn datagrams(target: SocketAddr, source: Option<IpAddr>) -> io::Result<UdpSocket> {
-    bound(source, |source| async move {
+/// A socket for datagrams that hears only the target, and its ICMP errors.
+pub(super) async fn datagrams(aim: &Aim<'_>) -> io::Result<(UdpSocket, Option<VipPass>)> {
+    let target = aim.target;
+    bound(aim, Protocol::UDP, |local| async move {
         let socket = Socket::new(Domain::for_address(target), Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_nonblocking(true)?;
-        if let Some(source) = source {
-            socket.set_reuse_address(true)?;
-            socket.bind(&SockAddr::from(source))?;
-        }
+        bind(SockRef::from(&socket), local, aim)?;
         let socket = UdpSocket::from_std(socket.into())?;
         socket.connect(target).await?;
         Ok(socket)

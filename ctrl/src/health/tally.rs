@@ -102,6 +102,7 @@ mod tests {
             rise,
             fall,
             jitter: 100,
+            at_vip: false,
             initially_up: false,
             load: None,
         }

@@ -3,13 +3,15 @@
 //! Each port has a TAP interface that carries its name, its station address, its addresses and routes. What comes
 //! for the appliance itself goes there, and what the kernel sends by it leaves by the port; so ssh, ping, BIRD
 //! and health checks use ordinary sockets. [`plan`] says what the kernel is to have, [`net`] makes it so, [`pump`] moves
-//! the frames. Neighbours are answered by Sluice, and the kernel asks for its own.
+//! the frames, [`vip`] brings checks to a VIP on one server. Neighbours are answered by Sluice, and the kernel asks for its own.
 
 mod net;
 mod plan;
 mod pump;
+mod vip;
 
 pub use plan::{Gateways, Interface, Plan};
+pub use vip::{CheckFlow, INTERFACE as CHECKS_INTERFACE, VipChecks, VipPass, VipWay};
 
 use crate::compile::{self, DeviceFacts};
 use crate::config::Config;
@@ -21,7 +23,11 @@ use net::Netlink;
 use pump::Pump;
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 use tun_rs::{DeviceBuilder, Layer, SyncDevice};
+
+/// The smallest MTU of IPv6 (RFC 8200 §5).
+const MTU_MIN: u16 = 1_280;
 
 /// The TAP interfaces and what the kernel was told. Dropping it takes all of it back.
 #[derive(Debug)]
@@ -29,6 +35,8 @@ pub struct KernelPath {
     netlink: Netlink,
     plan: Plan,
     pump: Option<Pump>,
+    /// Checks of VIPs, where they have an interface.
+    vip_checks: Option<Arc<VipChecks>>,
     /// By port, why it has no interface.
     missing: Vec<(PortId, String)>,
 }
@@ -66,8 +74,18 @@ impl KernelPath {
         }
         netlink.forget_rules();
         netlink.follow(&Plan::default(), &plan).into_iter().for_each(log::say);
-        let pump = if taps.is_empty() { None } else { Some(Pump::start(taps, lanes)?) };
-        Ok(Self { netlink, plan, pump, missing })
+        let mut vip_checks = None;
+        let mut pump = None;
+        if !taps.is_empty() {
+            let device = tun(&plan, &mut netlink).map_err(|error| {
+                let name = vip::INTERFACE;
+                log::say(format_args!("no interface {name}: {error}; checks that aim at a VIP do not work"));
+            });
+            let checks = device.ok().map(|device| (device, Arc::default()));
+            vip_checks = checks.as_ref().map(|(_, checks)| Arc::clone(checks));
+            pump = Some(Pump::start(taps, checks, lanes)?);
+        }
+        Ok(Self { netlink, plan, pump, vip_checks, missing })
     }
 
     /// Makes the kernel follow a new configuration; says what it refused.
@@ -92,6 +110,11 @@ impl KernelPath {
             AddressRole::Own | AddressRole::Vip => false,
         });
         usable.map(|(address, _)| address).collect()
+    }
+
+    /// Checks that aim at a VIP on one server, if they have an interface.
+    pub fn vip_checks(&self) -> Option<&Arc<VipChecks>> {
+        self.vip_checks.as_ref()
     }
 
     /// The interface of a port, if it has one.
@@ -131,20 +154,30 @@ impl Drop for KernelPath {
 
 /// A port's interface, up and without addresses.
 fn tap(interface: &Interface) -> Result<SyncDevice, String> {
+    let builder = DeviceBuilder::new().layer(Layer::L2).mac_addr(interface.mac);
+    device(builder, &interface.name, interface.mtu, interface.has_ipv6())
+}
+
+/// The interface of checks that aim at VIPs.
+fn tun(plan: &Plan, netlink: &mut Netlink) -> Result<SyncDevice, String> {
+    if netlink.index(vip::INTERFACE).is_some() {
+        return Err("there is one already, of another sluiced perhaps".to_owned());
+    }
+    let mtu = plan.interfaces.iter().map(|interface| interface.mtu).min().unwrap_or(MTU_MIN);
+    let mtu = mtu.saturating_sub(vip::OVERHEAD).max(MTU_MIN);
+    let device = device(DeviceBuilder::new().layer(Layer::L3), vip::INTERFACE, mtu, true)?;
+    netlink.open_to_vips(vip::INTERFACE)?;
+    Ok(device)
+}
+
+fn device(builder: DeviceBuilder, name: &str, mtu: u16, has_ipv6: bool) -> Result<SyncDevice, String> {
     let says = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::NotFound => "/dev/net/tun is missing (modprobe tun)".to_owned(),
         std::io::ErrorKind::PermissionDenied => format!("{error}; it takes CAP_NET_ADMIN"),
         _ => error.to_string(),
     };
-    let device = DeviceBuilder::new()
-        .name(&interface.name)
-        .layer(Layer::L2)
-        .mac_addr(interface.mac)
-        .mtu(interface.mtu)
-        .enable(false)
-        .build_sync()
-        .map_err(says)?;
-    net::configure(&interface.name, interface.has_ipv6());
+    let device = builder.name(name).mtu(mtu).enable(false).build_sync().map_err(says)?;
+    net::configure(name, has_ipv6);
     device.set_nonblocking(true).map_err(says)?;
     device.enabled(true).map_err(says)?;
     Ok(device)

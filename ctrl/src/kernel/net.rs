@@ -15,12 +15,14 @@ use rtnetlink::packet_route::route::{RouteHeader, RouteScope};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute};
 use rtnetlink::{Handle, IpVersion, LinkUnspec, RouteMessageBuilder, RouteNextHopBuilder};
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use tokio::runtime::Runtime;
 
 /// The table of the ports' routes, the rules' priority, and the routes' metric in the main table.
 const TABLE: u32 = 5_200;
+/// The table of what is sent by the interface of checks that aim at VIPs.
+const VIP_TABLE: u32 = 5_201;
 
 /// A netlink socket, and what must be put back.
 #[derive(Debug)]
@@ -109,6 +111,27 @@ impl Netlink {
         }
     }
 
+    /// Lets checks that are bound to `interface` send anywhere by it, and lets answers of VIPs come in there.
+    pub(super) fn open_to_vips(&mut self, interface: &str) -> Result<(), String> {
+        let says = |error: rtnetlink::Error| error.to_string();
+        // IPv4 takes an interface that a socket is bound to for a link without being told.
+        if let Some(index) = self.index(interface).filter(|_| path("ipv6").exists()) {
+            let route = RouteMessageBuilder::<Ipv6Addr>::new().table_id(VIP_TABLE).output_interface(index);
+            self.runtime.block_on(self.handle.route().add(route.build()).execute()).map_err(says)?;
+            let mut rule =
+                self.handle.rule().add().v6().table_id(VIP_TABLE).priority(TABLE).action(RuleAction::ToTable);
+            rule.message_mut().attributes.push(RuleAttribute::Oifname(interface.to_owned()));
+            self.runtime.block_on(rule.execute()).map_err(says)?;
+        }
+        let _ = fs::write(path(&format!("ipv4/conf/{interface}/rp_filter")), "0");
+        if read("ipv4/conf/all/rp_filter").is_some_and(|value| value != "0") {
+            log::say(format_args!(
+                "net.ipv4.conf.all.rp_filter keeps answers of VIPs from health checks that aim at them; set it to 0"
+            ));
+        }
+        Ok(())
+    }
+
     fn addresses(&self, index: u32) -> Vec<IpAddr> {
         let list = self.handle.address().get().set_link_index_filter(index).execute();
         let found: Vec<_> = self.runtime.block_on(list.try_collect()).unwrap_or_default();
@@ -173,7 +196,7 @@ impl Netlink {
             all.map(|network| Network { address: network.base(), ..*network }).collect()
         };
         if networks(old) != networks(new) {
-            self.forget_rules();
+            self.forget_rules_of(&[TABLE]);
             let mut networks = networks(new);
             networks.sort_unstable_by_key(|network| (network.address, network.prefix_len));
             networks.dedup();
@@ -187,11 +210,15 @@ impl Netlink {
 
     /// Removes our rules, also those that a daemon before this one left.
     pub(super) fn forget_rules(&mut self) {
+        self.forget_rules_of(&[TABLE, VIP_TABLE]);
+    }
+
+    fn forget_rules_of(&mut self, tables: &[u32]) {
         for version in [IpVersion::V4, IpVersion::V6] {
             let list = self.handle.rule().get(version).execute();
             let rules: Vec<_> = self.runtime.block_on(list.try_collect()).unwrap_or_default();
             for rule in rules {
-                if rule.attributes.contains(&RuleAttribute::Table(TABLE)) {
+                if tables.iter().any(|table| rule.attributes.contains(&RuleAttribute::Table(*table))) {
                     let _ = self.runtime.block_on(self.handle.rule().del(rule).execute());
                 }
             }

@@ -1,6 +1,9 @@
-//! Moves frames between the workers' rings and the TAP interfaces, on a thread of its own.
+//! Moves frames between the workers' rings and the kernel's interfaces, on a thread of its own.
 
+use super::vip::VipChecks;
+use dataplane::frame::Frame;
 use dataplane::ids::PortId;
+use dataplane::wire::ETHERNET_LEN;
 use dataplane::worker::KernelLane;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::sync::Arc;
@@ -12,6 +15,8 @@ use tun_rs::SyncDevice;
 const NAP: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000 };
 /// Frames that one side may move before the other has its turn.
 const FRAMES_PER_ROUND: usize = 256;
+/// Room in front of a packet for the headers of a tunnel and of the link.
+const HEADROOM: usize = 128;
 /// The largest frame of any link.
 const FRAME_MAX: usize = 16 * 1024;
 
@@ -24,12 +29,16 @@ pub(super) struct Pump {
 
 impl Pump {
     /// Begins to move frames; the lane of the first worker takes what the kernel sends.
-    pub(super) fn start(taps: Vec<(PortId, SyncDevice)>, lanes: Vec<KernelLane>) -> Result<Self, String> {
+    pub(super) fn start(
+        taps: Vec<(PortId, SyncDevice)>,
+        checks: Option<(SyncDevice, Arc<VipChecks>)>,
+        lanes: Vec<KernelLane>,
+    ) -> Result<Self, String> {
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&stop);
         let thread = std::thread::Builder::new()
             .name("kernel".into())
-            .spawn(move || run(&taps, lanes, &seen))
+            .spawn(move || run(&taps, checks.as_ref(), lanes, &seen))
             .map_err(|error| format!("a thread cannot be started: {error}"))?;
         Ok(Self { stop, thread: Some(thread) })
     }
@@ -44,15 +53,22 @@ impl Drop for Pump {
     }
 }
 
-fn run(taps: &[(PortId, SyncDevice)], mut lanes: Vec<KernelLane>, stop: &AtomicBool) {
+fn run(
+    taps: &[(PortId, SyncDevice)],
+    checks: Option<&(SyncDevice, Arc<VipChecks>)>,
+    mut lanes: Vec<KernelLane>,
+    stop: &AtomicBool,
+) {
     let mut room = Vec::with_capacity(FRAME_MAX);
-    let mut frame = vec![0; FRAME_MAX];
+    let mut frame = vec![0; HEADROOM + FRAME_MAX];
     while !stop.load(Ordering::Relaxed) {
         let mut moved = 0;
         for lane in &mut lanes {
             let give = |port: PortId, bytes: &[u8]| {
                 // A kernel that is busy loses frames, as behind a NIC.
-                if let Some((_, tap)) = taps.iter().find(|(id, _)| *id == port) {
+                if let Some((device, packet)) = answer_to_check(checks, bytes) {
+                    let _ = device.send(packet);
+                } else if let Some((_, tap)) = taps.iter().find(|(id, _)| *id == port) {
                     let _ = tap.send(bytes);
                 }
             };
@@ -67,10 +83,31 @@ fn run(taps: &[(PortId, SyncDevice)], mut lanes: Vec<KernelLane>, stop: &AtomicB
                     moved += 1;
                 }
             }
+            if let Some((device, checks)) = checks {
+                for _ in 0..FRAMES_PER_ROUND {
+                    let Ok(len) = device.recv(&mut frame[HEADROOM..]) else { break };
+                    let mut frame = Frame::new(&mut frame, HEADROOM - ETHERNET_LEN..HEADROOM + len);
+                    if let Some(port) = checks.send(&mut frame) {
+                        lane.push(port, frame.bytes());
+                    }
+                    moved += 1;
+                }
+            }
         }
         if moved == 0 {
-            let mut files: Vec<_> = taps.iter().map(|(_, tap)| PollFd::new(tap, PollFlags::IN)).collect();
+            let devices = taps.iter().map(|(_, tap)| tap).chain(checks.map(|(device, _)| device));
+            let mut files: Vec<_> = devices.map(|device| PollFd::new(device, PollFlags::IN)).collect();
             let _ = poll(&mut files, Some(&NAP));
         }
     }
+}
+
+/// The device and the packet, if a frame is for a check of a VIP.
+fn answer_to_check<'a>(
+    checks: Option<&'a (SyncDevice, Arc<VipChecks>)>,
+    frame: &'a [u8],
+) -> Option<(&'a SyncDevice, &'a [u8])> {
+    let (device, checks) = checks?;
+    let packet = frame.get(ETHERNET_LEN..)?;
+    checks.expects(packet).then_some((device, packet))
 }

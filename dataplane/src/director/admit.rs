@@ -12,9 +12,7 @@ use crate::ids::{LocalId, NeighborId, ServerId};
 use crate::prefetch::prefetch_near;
 use crate::scheduler::{self, Candidates, Cursor};
 use crate::session::{Candidate, ForwardMode, InsertError, Needs, NewSession, Session, SessionIndex, State};
-use crate::snapshot::{
-    AddressRole, ClientAddress, Network, RealServer, Service, ServiceIndex, Snapshot, Tunnel,
-};
+use crate::snapshot::{AddressRole, ClientAddress, RealServer, Service, ServiceIndex, Snapshot};
 use crate::stats::WorkerStats;
 use crate::steering::Seat;
 use crate::wire::{Outer, Packet, Payload};
@@ -208,7 +206,7 @@ impl Director {
             let (flow, address) = (K::side(self).sessions.hash(packet.key), server.endpoint.address);
             let tunnel = match service.mode {
                 ForwardMode::Tunnel => Some(Outer {
-                    source: outer_source(&options.tunnel, address, flow, world)?.address,
+                    source: world.outer_source(&options.tunnel, address, flow).ok_or(DropReason::NoRoute)?,
                     destination: address,
                     encapsulation: options.tunnel.encapsulation,
                     entropy: 0xc000 | flow as u16,
@@ -412,7 +410,10 @@ impl Director {
             }
             ForwardMode::Tunnel => {
                 let flow = S::side(self).sessions.hash(inbound);
-                let outer = outer_source(&service.options.tunnel, real.address, flow, arrival.world)?;
+                let tunnel = &service.options.tunnel;
+                let source = arrival.world.outer_source(tunnel, real.address, flow);
+                let source = source.ok_or(DropReason::NoRoute)?;
+                let outer = Endpoint::new(source, tunnel.encapsulation.number());
                 new.outbound = S::new(service.protocol, real, outer);
                 self.open_one_way(&new, arrival.stamp)
             }
@@ -499,25 +500,6 @@ impl Director {
         }
         Ok(Admitted { index, across, ports_before: taken.before, port_again: taken.again })
     }
-}
-
-/// The outer source of a flow's tunnel, with the kind of the tunnel in place of a port.
-fn outer_source(
-    tunnel: &Tunnel,
-    server: IpAddr,
-    flow: u64,
-    world: &Snapshot,
-) -> Result<Endpoint, DropReason> {
-    let is_of_family = |network: &&Network| Family::of(network.address) == Family::of(server);
-    let number = tunnel.encapsulation.number();
-    if let Some(network) = tunnel.sources.iter().find(is_of_family) {
-        return Ok(Endpoint::new(network.pick(flow), number));
-    }
-    let hop = world.routes.lookup(server, 0).ok_or(DropReason::NoRoute)?;
-    let networks = &world.port(hop.port).networks;
-    let nearest = networks.iter().find(|network| network.contains(hop.address));
-    let own = nearest.or(networks.iter().find(is_of_family)).ok_or(DropReason::NoRoute)?;
-    Ok(Endpoint::new(own.address, number))
 }
 
 /// A service's servers with this worker's view of their load.

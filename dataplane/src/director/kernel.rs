@@ -92,12 +92,20 @@ fn kind(packet: &Unclaimed, world: &Snapshot) -> Option<Kind> {
     let is_link_local = matches!(destination, IpAddr::V6(address) if address.is_unicast_link_local());
     let of_host = if packet.continues { Kind::Connection } else { Kind::Other };
     match world.role(destination) {
+        // Checks of a VIP on one server ask from an address of the appliance, and the VIP answers.
+        Some(AddressRole::Own) if packet.l4_port < FIRST_PORT && comes_from_vip(packet, world) => {
+            Some(Kind::Check)
+        }
         Some(AddressRole::Own) => Some(of_host),
         // Sessions never have ports below: these are the checks'. Echo replies have none.
         Some(AddressRole::Local(_)) => (packet.l4_port < FIRST_PORT).then_some(Kind::Check),
         Some(AddressRole::Vip) => None,
         None => is_link_local.then_some(of_host),
     }
+}
+
+fn comes_from_vip(packet: &Unclaimed, world: &Snapshot) -> bool {
+    packet.source.and_then(|source| world.role(source)) == Some(AddressRole::Vip)
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ pub use services::{
     Standing, Tunnel,
 };
 
+use crate::flow::Family;
 use crate::ids::{Generation, PortId};
 use crate::session::Timeouts;
 use crate::wire::LinkTraits;
@@ -93,6 +94,19 @@ impl Snapshot {
     #[inline]
     pub fn hides_sources_from(&self, destination: IpAddr) -> bool {
         self.services.hides_sources() && self.role(destination).is_none()
+    }
+
+    /// The outer source of a tunnel's packets to `server`: `flow` chooses among the tunnel's own addresses, if it
+    /// has some; otherwise it is the port's. `None` when no route leads there, or no port has one of its family.
+    pub fn outer_source(&self, tunnel: &Tunnel, server: IpAddr, flow: u64) -> Option<IpAddr> {
+        let is_of_family = |network: &&Network| Family::of(network.address) == Family::of(server);
+        if let Some(network) = tunnel.sources.iter().find(is_of_family) {
+            return Some(network.pick(flow));
+        }
+        let hop = self.routes.lookup(server, 0)?;
+        let networks = &self.port(hop.port).networks;
+        let nearest = networks.iter().find(|network| network.contains(hop.address));
+        nearest.or(networks.iter().find(is_of_family)).map(|own| own.address)
     }
 
     /// The port's configuration.

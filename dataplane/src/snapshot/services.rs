@@ -222,7 +222,7 @@ pub enum ClientAddress {
 }
 
 /// The outer side of a service's tunnels.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tunnel {
     /// What stands between the outer header and the packet.
     pub encapsulation: Encapsulation,

@@ -23,6 +23,8 @@ const NEIGHBOR_ADVERTISEMENT: u8 = 136;
 /// What a frame is that nobody claimed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unclaimed {
+    /// Where its packet comes from; `None` for a protocol of the link itself (LLDP).
+    pub source: Option<IpAddr>,
     /// Where its packet goes; `None` for a protocol of the link itself (LLDP).
     pub destination: Option<IpAddr>,
     /// Whether it is addressed to this station alone.
@@ -47,20 +49,24 @@ impl Unclaimed {
             ETHERTYPE_IPV4 => {
                 let header_len = usize::from(ip.first()? & 0x0f) * 4;
                 let header = ip.get(..header_len.max(IPV4_LEN))?;
-                let destination = Ipv4Addr::from(*header[16..].first_chunk()?);
+                let source = Some(Ipv4Addr::from(*header[12..].first_chunk()?).into());
+                let destination = Some(Ipv4Addr::from(*header[16..].first_chunk()?).into());
                 // Later fragments have no layer-4 header.
                 let is_first = be16(header, 6) & 0x1fff == 0;
                 let (l4_port, continues) =
                     if is_first { read_l4(header[9], ip.get(header_len..)?) } else { (0, false) };
-                Some(Self { destination: Some(destination.into()), unicast, l4_port, continues })
+                Some(Self { source, destination, unicast, l4_port, continues })
             }
             ETHERTYPE_IPV6 => {
                 let header = ip.get(..IPV6_LEN)?;
-                let destination = Ipv6Addr::from(*header[24..].first_chunk()?);
+                let source = Some(Ipv6Addr::from(*header[8..].first_chunk()?).into());
+                let destination = Some(Ipv6Addr::from(*header[24..].first_chunk()?).into());
                 let (l4_port, continues) = read_l4(header[6], &ip[IPV6_LEN..]);
-                Some(Self { destination: Some(destination.into()), unicast, l4_port, continues })
+                Some(Self { source, destination, unicast, l4_port, continues })
             }
-            ETHERTYPE_LLDP => Some(Self { destination: None, unicast, l4_port: 0, continues: false }),
+            ETHERTYPE_LLDP => {
+                Some(Self { source: None, destination: None, unicast, l4_port: 0, continues: false })
+            }
             _ => None,
         }
     }

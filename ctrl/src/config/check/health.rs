@@ -1,10 +1,12 @@
 //! Health checks, and what is done when servers are down.
 
+use super::services::Wanted;
 use super::{Checker, raw, suggestion};
 use crate::balance::{Policy, Weight};
-use crate::config::{HealthSpec, Http, LoadSpec, Probe, ServerSpec, Tls};
+use crate::config::{HealthSpec, Http, LoadSpec, PortSpec, Probe, ServerSpec, Tls};
 use crate::passive::Rules;
 use dataplane::session::ForwardMode;
+use dataplane::snapshot::Network;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -30,6 +32,38 @@ const KEYS_OF: [(&str, &[&str]); 14] = [
     ("query", &["dns"]),
     ("command", &["script"]),
 ];
+
+/// Why a check cannot ask the VIP on a server.
+fn no_way_to_vip(kind: &str, wanted: &Wanted<'_>, ports: &[PortSpec]) -> Option<String> {
+    if !matches!(wanted.mode, ForwardMode::DirectRoute | ForwardMode::Tunnel) {
+        return Some(format!(
+            "servers of a {} service do not have the VIP; remove this, which asks their own addresses",
+            wanted.mode.name()
+        ));
+    }
+    if matches!(kind, "icmp" | "script") {
+        return Some(format!(
+            "a check of type {kind} asks servers by their own addresses; use tcp, http, https, udp or dns, or remove this"
+        ));
+    }
+    let network = wanted.listens.first()?.network;
+    if !network.is_host() {
+        return Some(format!("{network} has no one address to ask; list an address first, or remove this"));
+    }
+    let has_source = |port: &PortSpec| {
+        let is_usable = |own: &Network| {
+            own.address.is_ipv4() == network.address.is_ipv4()
+                && !wanted.listens.iter().any(|listen| listen.network.contains(own.address))
+        };
+        port.kernel && port.addresses.iter().any(is_usable)
+    };
+    (!ports.iter().any(has_source)).then(|| {
+        format!(
+            "no port with a kernel path has an address of its own of the family of {}, from which it could be asked; give one to the port towards the servers",
+            network.address
+        )
+    })
+}
 
 impl Checker<'_> {
     /// A server's share.
@@ -86,6 +120,8 @@ impl Checker<'_> {
         entry: &Spanned<raw::Health>,
         at: usize,
         servers: &[ServerSpec],
+        wanted: &Wanted<'_>,
+        ports: &[PortSpec],
     ) -> Option<HealthSpec> {
         let raw = entry.get_ref();
         let key = |field: &str| format!("service[{at}].health.{field}");
@@ -124,6 +160,20 @@ impl Checker<'_> {
                 "servers of this service have no port of their own; say which is checked: port = 80";
             self.error(entry.span(), &key("port"), message);
         }
+        let at_vip = match raw.aim.as_ref().map(|value| (value, value.get_ref().as_str())) {
+            None | Some((_, "server")) => false,
+            Some((value, "vip")) => {
+                if let Some(message) = no_way_to_vip(kind, wanted, ports) {
+                    self.error(value.span(), &key("aim"), message);
+                }
+                true
+            }
+            Some((value, other)) => {
+                let message = format!("`{other}` is unknown; {}", suggestion(other, &["server", "vip"]));
+                self.error(value.span(), &key("aim"), message);
+                false
+            }
+        };
         let load = raw.load_header.as_ref().map(|header| LoadSpec {
             header: header.get_ref().to_ascii_lowercase(),
             limit: match &raw.load_limit {
@@ -144,6 +194,7 @@ impl Checker<'_> {
         let probe = self.probe(entry, kind, &key)?;
         Some(HealthSpec {
             probe,
+            at_vip,
             l4_port,
             interval,
             timeout,

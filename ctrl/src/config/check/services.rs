@@ -18,10 +18,10 @@ use std::time::Duration;
 use toml::Spanned;
 
 /// What a service asks of its servers.
-struct Wanted<'a> {
-    mode: ForwardMode,
-    listens: &'a [Listen],
-    locals: &'a [IpAddr],
+pub(super) struct Wanted<'a> {
+    pub(super) mode: ForwardMode,
+    pub(super) listens: &'a [Listen],
+    pub(super) locals: &'a [IpAddr],
 }
 
 impl Wanted<'_> {
@@ -416,7 +416,8 @@ impl Checker<'_> {
             self.duration(value, &key("slow_start"), Duration::ZERO..Duration::from_secs(86_400))
         });
         let passive = raw.passive.as_ref().and_then(|passive| self.passive(passive, mode, at));
-        let health = raw.health.as_ref().and_then(|health| self.health(health, at, &servers));
+        let wanted = Wanted { mode, listens: &listens, locals: &local_addresses };
+        let health = raw.health.as_ref().and_then(|health| self.health(health, at, &servers, &wanted, ports));
         Some(ServiceSpec {
             name: raw.name.get_ref().clone(),
             listens,
