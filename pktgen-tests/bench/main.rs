@@ -11,6 +11,7 @@ mod control;
 mod device;
 mod instructions;
 mod latency;
+mod loaded;
 mod machine;
 mod pcap;
 mod peer;
@@ -80,6 +81,10 @@ fn dispatch(words: &[&str]) -> Result<(), String> {
         ["hand-over", packets] => steering::hand_over(number(packets)? as u64),
         ["control"] => {
             println!("{}", control::measure(machine::measuring_core())?);
+            return Ok(());
+        }
+        ["loaded", rounds] => {
+            println!("{}", loaded::measure(number(rounds)?, 2.0)?);
             return Ok(());
         }
         ["locals", locals] => sessions::locals(number(locals)?),

@@ -54,13 +54,17 @@ pub(crate) fn write(
     if shuffled {
         crate::source::shuffle(&mut order);
     }
+    write_frames(path, order.into_iter().map(|flow| frame(way, protocol, flow, ACK, to)))
+}
+
+/// Writes these frames.
+pub(crate) fn write_frames(path: &Path, frames: impl Iterator<Item = Vec<u8>>) -> std::io::Result<()> {
     let mut file = BufWriter::new(File::create(path)?);
     // pcap: magic, version 2.4, zone, accuracy, snapshot length, Ethernet.
     for word in [0xa1b2_c3d4u32, 0x0004_0002, 0, 0, 65_535, 1] {
         file.write_all(&word.to_ne_bytes())?;
     }
-    for flow in order {
-        let frame = frame(way, protocol, flow, ACK, to);
+    for frame in frames {
         let len = frame.len() as u32;
         for word in [0, 0, len, len] {
             file.write_all(&word.to_ne_bytes())?;

@@ -130,6 +130,7 @@ pub(crate) fn everything(quick: bool) -> Result<(), String> {
     }
     if !quick {
         report.control(case(&["control"])?);
+        report.loaded(case(&["loaded", "5"])?);
     }
     report.instructions(instructions::report()?);
     report.finish();

@@ -1,0 +1,121 @@
+//! What a packet costs the running daemon with one service, and with ten thousand whose servers are all checked.
+//!
+//! The daemon as it is installed, on pcap, with a second port behind which a server has the addresses of all servers and
+//! answers the checks. By turns, each start anew, so that a busy minute meets both.
+
+use crate::machine::{self, median, spread_pct};
+use crate::pcap;
+use crate::run::PCAP_STATION;
+use crate::world::{PEER_MAC, SERVICE_PORT, VIP, Way};
+use ctrl::admin::Client;
+use pktgen_tests::lab::{Lab, Plan};
+use pktgen_tests::process::wait_until;
+use pktgen_tests::wire::Arp;
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::Duration;
+
+const SERVICES: usize = 10_000;
+const SERVERS_EACH: usize = 10;
+/// Distinct servers, each with one check.
+const SERVERS: usize = 10_000;
+const FLOWS: u32 = 1_000;
+/// The measured service's server, behind the pcap port.
+const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 50);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The measured service, and `services` others with checks.
+fn config(lab: &Lab, packets: &Path, core: usize, services: usize) -> String {
+    let mut text = format!(
+        "[dataplane]\nworkers = [{core}]\nsession_capacity = 200_000\n[admin]\nsocket = \"{}\"\n[[port]]\nname = \"wan\"\ndevice = \"net_pcap0,rx_pcap={},infinite_rx=1\"\naddresses = [\"192.0.2.2/24\"]\nkernel = false\n[[port]]\nname = \"lan\"\ndevice = \"net_af_packet0,iface=nic-lan\"\naddresses = [\"10.0.0.2/24\"]\n[[route]]\nto = \"0.0.0.0/0\"\nvia = \"192.0.2.1\"\n[[route]]\nto = \"10.64.0.0/10\"\nvia = \"{}\"\n[[service]]\nname = \"measured\"\nlisten = \"{VIP}:{SERVICE_PORT}\"\nprotocol = \"udp\"\nlocal_addresses = [\"192.0.2.200\"]\n[[service.server]]\naddress = \"{SERVER}:8080\"\n",
+        lab.socket().display(),
+        packets.display(),
+        lab.server_ip(0),
+    );
+    for n in 0..services {
+        let _ = write!(
+            text,
+            "\n[[service]]\nname = \"s{n}\"\nlisten = \"198.18.{}.{}:80\"\nscheduler = \"wrr\"\nlocal_addresses = [\"10.0.0.200\", \"10.0.0.201\"]\n",
+            n / 100,
+            n % 100 + 1,
+        );
+        for server in 0..SERVERS_EACH {
+            let at = (n * SERVERS_EACH + server) % SERVERS;
+            let _ = writeln!(text, "[[service.server]]\naddress = \"10.64.{}.{}:80\"", at >> 8, at & 255);
+        }
+        text += "[service.health]\ntype = \"tcp\"\ninterval = \"5s\"\n";
+    }
+    text
+}
+
+/// The measured packets, four times each, and one that tells where the server is.
+fn write_packets(path: &Path) -> std::io::Result<()> {
+    let mut order: Vec<u32> = (0..4 * FLOWS).map(|at| at % FLOWS).collect();
+    crate::source::shuffle(&mut order);
+    let told =
+        Arp { operation: 2, sender: (PEER_MAC, SERVER), target: (PCAP_STATION, Ipv4Addr::new(192, 0, 2, 2)) };
+    let packets = order.into_iter().map(|flow| pcap::frame(Way::FULLNAT, "udp", flow, 0, PCAP_STATION));
+    pcap::write_frames(path, packets.chain([told.frame(PCAP_STATION)]))
+}
+
+/// One start: nanoseconds of the worker's CPU time per packet, and the checks that ran.
+fn run(lab: &mut Lab, packets: &Path, services: usize, seconds: f64) -> Result<(f64, u64), String> {
+    let says = |error: &dyn std::fmt::Display| format!("loaded: {error}");
+    let text = config(lab, packets, machine::measuring_core(), services);
+    lab.start_sluiced(&text)?;
+    let pid = lab.sluiced()?.pid();
+    let mut client = Client::connect(&lab.socket()).map_err(|error| says(&error))?;
+    let mut call = |method: &str| client.call(method, Value::Null).map_err(|error| says(&error));
+    let checks = call("status")?["checks"].as_u64().unwrap_or(0);
+    let is_up = |server: &Value| server["state"] == "up";
+    let mut all_are_up = || {
+        let list = lab.json(&["service", "show", &format!("s{}", services - 1)]).unwrap_or_default();
+        list["servers"].as_array().is_some_and(|servers| servers.iter().all(is_up))
+    };
+    if services > 0 && !wait_until(PATIENCE, &mut all_are_up) {
+        return Err("loaded: the servers do not come up".into());
+    }
+    let mut sample = || {
+        let workers = call("worker.list")?;
+        let packets = workers["items"][0]["rx_packets"].as_u64().ok_or("loaded: no counter of packets")?;
+        let cpu = machine::thread_cpu_ns(pid, "worker").ok_or("loaded: no worker thread")?;
+        Ok::<_, String>((packets, cpu))
+    };
+    std::thread::sleep(Duration::from_millis(500));
+    let before = sample()?;
+    std::thread::sleep(Duration::from_secs_f64(seconds));
+    let after = sample()?;
+    let ns = (after.1 - before.1) as f64 / (after.0 - before.0) as f64;
+    let forwarded = call("stats")?["workers"][0]["tx_packets"].as_u64().unwrap_or(0);
+    if forwarded < (after.0 - before.0) / 2 {
+        return Err(format!("loaded: {forwarded} packets of {} came out", after.0));
+    }
+    lab.sluiced()?.stop();
+    Ok((ns, checks))
+}
+
+/// Both by turns, as the report's `loaded` has it.
+pub(crate) fn measure(rounds: usize, seconds: f64) -> Result<Value, String> {
+    let mut lab = Lab::new(Plan { servers: 1, ..Plan::default() })?;
+    // One server has all addresses.
+    lab.server(0).ip("route add local 10.64.0.0/10 dev lo")?;
+    lab.start_nginx_on(0, &[80])?;
+    let packets = lab.folder().join("packets.pcap");
+    write_packets(&packets).map_err(|error| format!("{}: {error}", packets.display()))?;
+    let mut bare = Vec::new();
+    let mut loaded = Vec::new();
+    let mut checks = 0;
+    for _ in 0..rounds {
+        bare.push(run(&mut lab, &packets, 0, seconds)?.0);
+        let (ns, asked) = run(&mut lab, &packets, SERVICES, seconds)?;
+        loaded.push(ns);
+        checks = asked;
+    }
+    Ok(json!({
+        "services": SERVICES, "servers": SERVICES * SERVERS_EACH, "checks": checks,
+        "bare_ns": median(&bare), "loaded_ns": median(&loaded), "ratio": median(&loaded) / median(&bare),
+        "bare_spread_pct": spread_pct(&bare), "loaded_spread_pct": spread_pct(&loaded),
+    }))
+}
