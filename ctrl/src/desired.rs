@@ -5,6 +5,7 @@
 
 use crate::config::Text;
 use serde_json::{Map, Value};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use toml_edit::{ArrayOfTables, DocumentMut, InlineTable, Item, Table};
@@ -47,7 +48,7 @@ pub enum Change {
     SetServer {
         /// The service.
         service: String,
-        /// The server's address, as it is written.
+        /// ADDRESS:PORT of the server.
         address: String,
         /// Keys and values.
         keys: Map<String, Value>,
@@ -56,7 +57,7 @@ pub enum Change {
     RemoveServer {
         /// The service.
         service: String,
-        /// The server's address, as it is written.
+        /// ADDRESS:PORT of the server.
         address: String,
     },
 }
@@ -183,18 +184,14 @@ fn edit(documents: &mut [(PathBuf, DocumentMut)], change: &Change) -> Result<(),
             set_keys(table, keys)?;
         }
         Change::RemoveService { name } => {
-            for (_, document) in documents {
-                if let Some(list) = document.get_mut("service").and_then(Item::as_array_of_tables_mut) {
-                    list.retain(|table| !is_named(table, name));
-                }
+            for list in documents.iter_mut().filter_map(|(_, document)| tables_at(document, "service")) {
+                list.retain(|table| !is_named(table, name));
             }
         }
         Change::AddServer { service, address, keys } => {
             let table = service_in(documents, service).ok_or_else(|| lost(service))?;
-            let list = table.entry("server").or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
-            let list = list.as_array_of_tables_mut().ok_or_else(|| {
-                format!("service `{service}`: its servers are no [[service.server]] tables; write them so")
-            })?;
+            table.entry("server").or_insert(Item::ArrayOfTables(ArrayOfTables::new()));
+            let list = tables_at(table, "server").ok_or_else(|| lost(service))?;
             let mut server = Table::new();
             server.decor_mut().set_prefix("\n");
             server.insert("address", toml_edit::value(address));
@@ -203,10 +200,11 @@ fn edit(documents: &mut [(PathBuf, DocumentMut)], change: &Change) -> Result<(),
         }
         Change::SetServer { service, address, keys } => {
             let table = service_in(documents, service).ok_or_else(|| lost(service))?;
-            let server = table
-                .get_mut("server")
-                .and_then(Item::as_array_of_tables_mut)
-                .and_then(|list| list.iter_mut().find(|table| is_at(table, address)));
+            let list = tables_at(table, "server");
+            let server = list.and_then(|list| {
+                let place = place_of(list, address)?;
+                list.get_mut(place)
+            });
             set_keys(
                 server.ok_or_else(|| format!("service `{service}`: no server {address} in its file"))?,
                 keys,
@@ -214,8 +212,10 @@ fn edit(documents: &mut [(PathBuf, DocumentMut)], change: &Change) -> Result<(),
         }
         Change::RemoveServer { service, address } => {
             let table = service_in(documents, service).ok_or_else(|| lost(service))?;
-            if let Some(list) = table.get_mut("server").and_then(Item::as_array_of_tables_mut) {
-                list.retain(|table| !is_at(table, address));
+            if let Some(list) = tables_at(table, "server")
+                && let Some(place) = place_of(list, address)
+            {
+                list.remove(place);
             }
         }
     }
@@ -226,16 +226,31 @@ fn is_named(table: &Table, name: &str) -> bool {
     table.get("name").and_then(Item::as_str) == Some(name)
 }
 
-/// Whether a server's table has this address; both may be written in several ways.
-fn is_at(table: &Table, address: &str) -> bool {
-    let text = table.get("address").and_then(Item::as_str).unwrap_or_default();
-    let same = || Some(text.parse::<std::net::SocketAddr>().ok()? == address.parse().ok()?);
-    text == address || same().unwrap_or(false)
+/// The place of the server at ADDRESS:PORT. Addresses are written in several ways, and without a port they have the
+/// service's.
+fn place_of(list: &ArrayOfTables, address: &str) -> Option<usize> {
+    let wanted: SocketAddr = address.parse().ok()?;
+    let text = |table: &Table| table.get("address").and_then(Item::as_str).unwrap_or_default().to_owned();
+    let same = |table: &Table| text(table).parse() == Ok(wanted);
+    let without_port =
+        |table: &Table| text(table).trim_start_matches('[').trim_end_matches(']').parse() == Ok(wanted.ip());
+    list.iter().position(same).or_else(|| list.iter().position(without_port))
+}
+
+/// A list of tables under a key. A list in one line becomes tables of their own.
+fn tables_at<'a>(table: &'a mut Table, key: &str) -> Option<&'a mut ArrayOfTables> {
+    let item = table.get_mut(key)?;
+    if !item.is_array_of_tables() {
+        match std::mem::take(item).into_array_of_tables() {
+            Ok(list) => *item = Item::ArrayOfTables(list),
+            Err(other) => *item = other,
+        }
+    }
+    item.as_array_of_tables_mut()
 }
 
 fn find_service<'a>(document: &'a mut DocumentMut, name: &str) -> Option<&'a mut Table> {
-    let list = document.get_mut("service")?.as_array_of_tables_mut()?;
-    list.iter_mut().find(|table| is_named(table, name))
+    tables_at(document, "service")?.iter_mut().find(|table| is_named(table, name))
 }
 
 fn service_in<'a>(documents: &'a mut [(PathBuf, DocumentMut)], name: &str) -> Option<&'a mut Table> {
@@ -388,6 +403,33 @@ listen = "192.0.2.10:53"
         .parse()
         .unwrap();
         assert_eq!(document, expected, "{text}");
+    }
+
+    #[test]
+    fn servers_are_found_however_they_are_written() {
+        const TEXT: &str = "service = [{ name = \"web\", listen = \"192.0.2.10:80\", server = [{ address = \"10.0.0.11\" }, { address = \"10.0.0.11:81\" }, { address = \"2001:db8::1\" }] }, { name = \"dns\" }]\n";
+        let mut desired = Desired::of(Text::of(Path::new("a.toml"), TEXT));
+        let set = |address: &str, weight: u32| Change::SetServer {
+            service: "web".into(),
+            address: address.into(),
+            keys: keys(json!({ "weight": weight })),
+        };
+        desired.push(set("10.0.0.11:80", 1));
+        desired.push(set("10.0.0.11:81", 2));
+        desired.push(Change::RemoveServer { service: "web".into(), address: "[2001:db8::1]:80".into() });
+        desired.push(Change::RemoveService { name: "dns".into() });
+
+        let table: toml::Table = desired.written().unwrap().whole().parse().unwrap();
+
+        let expected: toml::Table = r#"
+            [[service]]
+            name = "web"
+            listen = "192.0.2.10:80"
+            server = [{ address = "10.0.0.11", weight = 1 }, { address = "10.0.0.11:81", weight = 2 }]
+        "#
+        .parse()
+        .unwrap();
+        assert_eq!(table, expected);
     }
 
     #[test]

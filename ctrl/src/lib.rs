@@ -6,6 +6,10 @@
 //! ids, [`neighbors`], [`arp`] and [`nd`] find stations, [`kernel`] is the host's part in it. [`admin`] serves the Unix socket,
 //! [`view`] is what it says, [`cli`] is the command's side of it. [`log`] is the journal,
 //! [`steering`] says how replies find their workers.
+//!
+//! [`desired`] keeps changes by command beside the files' text, [`diff`] tells them, [`last_good`] is for bad files.
+//! [`health`] and [`passive`] find out about servers, [`discovery`] finds servers; [`standing`] knows what was found,
+//! [`balance`] makes weights of it, and [`names`] answers for names.
 
 pub mod admin;
 pub mod arp;
@@ -17,7 +21,9 @@ pub mod control;
 pub mod desired;
 pub mod diff;
 pub mod discovery;
+mod dns;
 pub mod health;
+mod http;
 pub mod kernel;
 pub mod last_good;
 pub mod log;

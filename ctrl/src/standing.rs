@@ -160,6 +160,18 @@ impl Standings {
         orders: &mut Vec<Order>,
     ) -> Service {
         let is_new = before.spec.is_none();
+        let switch = before.switch.and_then(|(switch, until)| match switch {
+            // The same servers, wherever they are now; it ends with the last of them.
+            Switch::Servers(places) => {
+                let chosen: HashSet<_> =
+                    places.iter().filter_map(|place| Some(before.servers.get(*place)?.endpoint)).collect();
+                let places: Vec<_> = (0..spec.servers.len())
+                    .filter(|place| chosen.contains(&spec.servers[*place].endpoint))
+                    .collect();
+                (!places.is_empty()).then_some((Switch::Servers(places), until))
+            }
+            other => Some((other, until)),
+        });
         let mut known: HashMap<Endpoint, Server> =
             before.servers.into_iter().map(|server| (server.endpoint, server)).collect();
         let mut servers = Vec::with_capacity(spec.servers.len());
@@ -178,7 +190,6 @@ impl Standings {
             let inhibited_until = old.and_then(|old| old.inhibited_until);
             servers.push(Server { endpoint: server.endpoint, check, tier, healthy_since, inhibited_until });
         }
-        let switch = before.switch.filter(|(switch, _)| !matches!(switch, Switch::Servers(_)));
         if let Some((_, until)) = &switch {
             self.due.insert((*until, at));
         }
@@ -431,6 +442,12 @@ impl Standings {
             check.map_or(Health::Up, |check| check.health),
             server.inhibited_until.is_some_and(|until| until > now),
         )
+    }
+
+    /// The check that asks `target`, if one does.
+    #[cfg(test)]
+    pub(crate) fn check_of(&self, target: SocketAddr) -> Option<CheckId> {
+        self.checks.iter().find(|(_, check)| check.key.target == target).map(|(id, _)| *id)
     }
 
     /// How many checks run.

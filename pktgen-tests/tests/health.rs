@@ -95,6 +95,27 @@ fn servers_that_die_hang_refuse_or_answer_wrongly_are_left_out_and_come_back() {
 }
 
 #[test]
+fn the_sorry_server_serves_while_no_other_does() {
+    let mut lab = Lab::new(Plan { servers: 3, ..Plan::default() }).unwrap();
+    let folders: Vec<_> = (0..3).map(|at| lab.start_nginx_on(at, &[80]).unwrap()).collect();
+    let rules = format!("sorry_server = \"{}:80\"", lab.server_ip(2));
+    let config = lab.config_head() + &service(&rules, &servers(&lab, 2, 80), "type = \"http\"\npath = \"/\"");
+    lab.start_sluiced(&config).unwrap();
+    await_states(&lab, &["up", "up", "sorry"]);
+    assert_eq!(answers(&lab, 20), ["rs1:80", "rs2:80"]);
+    for folder in &folders[..2] {
+        std::fs::write(folder.join("80.broken"), "").unwrap();
+    }
+    await_states(&lab, &["down", "down", "sorry"]);
+    assert_eq!(answers(&lab, 20), ["rs3:80"]);
+    std::fs::remove_file(folders[0].join("80.broken")).unwrap();
+    await_states(&lab, &["up", "down", "sorry"]);
+    assert_eq!(answers(&lab, 20), ["rs1:80"]);
+    let log = lab.sluiced().unwrap().output();
+    assert!(log.contains("the sorry server serves") && log.contains("the sorry server rests"), "{log}");
+}
+
+#[test]
 fn checks_ask_from_the_local_address_and_each_server_once() {
     let mut lab = Lab::new(Plan { servers: 1, ..Plan::default() }).unwrap();
     lab.start_nginx(0, 80).unwrap();

@@ -254,9 +254,20 @@ impl ServiceSpec {
         let texts: Vec<_> = self.listens.iter().map(ToString::to_string).collect();
         texts.join(",")
     }
+
+    /// Puts servers behind those that there are; the sorry server stays last.
+    pub fn add_servers(&mut self, servers: impl IntoIterator<Item = ServerSpec>) {
+        let place = self.servers.iter().position(|server| server.is_sorry).unwrap_or(self.servers.len());
+        self.servers.splice(place..place, servers);
+    }
 }
 
 impl Config {
+    /// The place of the service of this name.
+    pub fn place_of(&self, name: &str) -> Option<usize> {
+        self.services.iter().position(|spec| spec.name == name)
+    }
+
     /// Sessions with an IPv6 address per worker: as many as without, if there is any IPv6 service.
     pub fn session_capacity_ipv6(&self) -> usize {
         /// What a configuration that comes later may use; 10 MB.

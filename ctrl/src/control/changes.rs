@@ -85,9 +85,7 @@ impl<D: Devices> Control<D> {
             return Err(Refusal::no(message));
         }
         let mut new = ServiceSpec::clone(spec);
-        // The sorry server stays last.
-        let place = new.servers.iter().position(|server| server.is_sorry).unwrap_or(new.servers.len());
-        new.servers.insert(place, server);
+        new.add_servers([server]);
         let (service, address) = (spec.name.clone(), address.to_owned());
         self.replace_service(at, new, Change::AddServer { service, address, keys }, now)
     }
@@ -105,7 +103,7 @@ impl<D: Devices> Control<D> {
         let server = config::parse_server(&lines, spec, &self.config).map_err(problems)?;
         let mut new = ServiceSpec::clone(spec);
         new.servers[place] = ServerSpec { endpoint: old.endpoint, ..server };
-        let (service, address) = (spec.name.clone(), address.to_owned());
+        let (service, address) = (spec.name.clone(), old.endpoint.to_string());
         self.replace_service(at, new, Change::SetServer { service, address, keys }, now)
     }
 
@@ -113,8 +111,8 @@ impl<D: Devices> Control<D> {
         let (at, address) = (self.service_at(params, "service")?, text(params, "address")?);
         let place = self.own_server_at(at, address)?;
         let mut new = ServiceSpec::clone(&self.config.services[at]);
-        new.servers.remove(place);
-        let (service, address) = (new.name.clone(), address.to_owned());
+        let gone = new.servers.remove(place);
+        let (service, address) = (new.name.clone(), gone.endpoint.to_string());
         self.replace_service(at, new, Change::RemoveServer { service, address }, now)
     }
 
@@ -139,7 +137,7 @@ impl<D: Devices> Control<D> {
             self.history.drains.drain(..).partition(|(deadline, ..)| *deadline <= now);
         self.history.drains = later;
         for (_, service, endpoint) in over {
-            let found = self.config.services.iter().position(|spec| spec.name == service);
+            let found = self.config.place_of(&service);
             let is_drained = |spec: &ServiceSpec| {
                 let mut servers = spec.servers.iter();
                 servers.any(|server| server.endpoint == endpoint && server.weight == Weight::ZERO)
@@ -155,7 +153,7 @@ impl<D: Devices> Control<D> {
 
     fn add_service(&mut self, params: &Value, now: Instant) -> Reply {
         let (name, keys) = (text(params, "name")?, keys(params));
-        if self.config.services.iter().any(|spec| spec.name == name) {
+        if self.config.place_of(name).is_some() {
             return Err(Refusal::no(format!(
                 "there is a service `{name}` already; `sluice service set` changes it"
             )));
@@ -310,10 +308,9 @@ impl<D: Devices> Control<D> {
         Ok(json!({ "changes": diff::lines(&self.config, &loaded.config), "by_command": by_command }))
     }
 
-    fn service_at(&self, params: &Value, key: &str) -> Result<usize, Refusal> {
+    pub(super) fn service_at(&self, params: &Value, key: &str) -> Result<usize, Refusal> {
         let name = text(params, key)?;
-        let found = self.config.services.iter().position(|spec| spec.name == name);
-        found.ok_or_else(|| {
+        self.config.place_of(name).ok_or_else(|| {
             Refusal::no(format!("there is no service `{name}`; `sluice service list` names all"))
         })
     }

@@ -1,6 +1,7 @@
 //! Follows what sources say of services' servers.
 
 use super::{Control, Devices};
+use crate::compile;
 use crate::config::{self, Config, ServerSpec, ServiceSpec};
 use crate::desired;
 use crate::discovery::{Found, HOLD, News, Verdict, judge};
@@ -32,7 +33,7 @@ impl<D: Devices> Control<D> {
 
     /// Takes in what a source said.
     pub(super) fn hear_source(&mut self, news: News, now: Instant) {
-        let Some(at) = self.config.services.iter().position(|spec| spec.name == news.service) else { return };
+        let Some(at) = self.config.place_of(&news.service) else { return };
         if self.config.services[at].discover.is_none() {
             return;
         }
@@ -53,7 +54,7 @@ impl<D: Devices> Control<D> {
         for name in names {
             let Some(mut state) = self.sources.remove(&name) else { continue };
             let Some((list, _)) = state.held.take() else { continue };
-            let Some(at) = self.config.services.iter().position(|spec| spec.name == name) else { continue };
+            let Some(at) = self.config.place_of(&name) else { continue };
             let trouble = self.use_list(at, &list, now);
             self.note_trouble(&name, trouble, state);
         }
@@ -106,7 +107,6 @@ impl<D: Devices> Control<D> {
         let mut wrong = None;
         let mut new = ServiceSpec::clone(spec);
         new.servers.retain(|server| !server.is_found);
-        let place = new.servers.iter().position(|server| server.is_sorry).unwrap_or(new.servers.len());
         let mut found: Vec<ServerSpec> = Vec::new();
         for server in list {
             let lines = desired::server_lines(&server.address, &server.keys);
@@ -123,7 +123,7 @@ impl<D: Devices> Control<D> {
                 Err(error) => wrong = Some(format!("{}: {error}; it is left out", server.address)),
             }
         }
-        new.servers.splice(place..place, found);
+        new.add_servers(found);
         if new == **spec {
             return wrong;
         }
@@ -137,6 +137,10 @@ impl<D: Devices> Control<D> {
 
 /// Gives services of a new configuration the servers that their sources named so far.
 pub(super) fn keep_found(new: &mut Config, old: &Config) {
+    if new.services.iter().all(|spec| spec.discover.is_none()) {
+        return;
+    }
+    let ours = compile::addresses(new);
     let known: HashMap<&str, &Arc<ServiceSpec>> = old
         .services
         .iter()
@@ -148,15 +152,21 @@ pub(super) fn keep_found(new: &mut Config, old: &Config) {
         else {
             continue;
         };
-        let taken =
-            |server: &&ServerSpec| !spec.servers.iter().any(|other| other.endpoint == server.endpoint);
+        let is_free = |server: &&ServerSpec| {
+            let is_ours = ours.get(server.endpoint.address).is_some();
+            if is_ours {
+                log::say(format_args!(
+                    "service {}: its source names {}, which is the appliance's own now; it is left out",
+                    spec.name, server.endpoint
+                ));
+            }
+            !is_ours && !spec.servers.iter().any(|other| other.endpoint == server.endpoint)
+        };
         let found: Vec<_> =
-            before.servers.iter().filter(|server| server.is_found).filter(taken).cloned().collect();
+            before.servers.iter().filter(|server| server.is_found).filter(is_free).cloned().collect();
         if found.is_empty() {
             continue;
         }
-        let spec = Arc::make_mut(spec);
-        let place = spec.servers.iter().position(|server| server.is_sorry).unwrap_or(spec.servers.len());
-        spec.servers.splice(place..place, found);
+        Arc::make_mut(spec).add_servers(found);
     }
 }

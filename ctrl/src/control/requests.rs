@@ -138,14 +138,7 @@ impl<D: Devices> Control<D> {
         match method {
             "status" => to_value(&self.status()),
             "service.list" => page_of_places(self.config.services.len(), params, |at| observer.service(at)),
-            "service.show" => {
-                let name = params["name"].as_str().ok_or_else(|| Refusal::parameters("name the service"))?;
-                let spec = self.config.services.iter().position(|spec| spec.name == name);
-                let at = spec.ok_or_else(|| {
-                    Refusal::no(format!("there is no service `{name}`; `sluice service list` names all"))
-                })?;
-                to_value(&observer.service(at))
-            }
+            "service.show" => to_value(&observer.service(self.service_at(params, "name")?)),
             "server.list" => {
                 let places = observer.server_places();
                 page_of_places(places.len(), params, |at| observer.server(places[at].0, places[at].1))

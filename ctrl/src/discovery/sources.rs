@@ -113,13 +113,10 @@ async fn addresses(name: &Name, resolver: SocketAddr, ttl: &mut u32) -> Result<V
     let mut all = Vec::new();
     for kind in [RecordType::A, RecordType::AAAA] {
         for record in dns::ask(resolver, name, kind).await?.answers {
-            let address = match &record.data {
-                RData::A(address) => IpAddr::V4(address.0),
-                RData::AAAA(address) => IpAddr::V6(address.0),
-                _ => continue,
-            };
-            *ttl = (*ttl).min(record.ttl);
-            all.push(address);
+            if let Some(address) = crate::dns::address(&record) {
+                *ttl = (*ttl).min(record.ttl);
+                all.push(address);
+            }
         }
     }
     Ok(all)

@@ -2,12 +2,11 @@
 
 use super::Answer;
 use crate::config::{Http, LoadSpec};
+use crate::http::exchange;
 use http_body_util::{BodyExt, Empty};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONNECTION, HOST, USER_AGENT};
-use hyper_util::rt::TokioIo;
 use std::net::SocketAddr;
-use std::pin::pin;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// As much of a body as is looked at.
@@ -20,9 +19,6 @@ pub(super) async fn request(
     http: &Http,
     load: Option<&LoadSpec>,
 ) -> Result<Answer, String> {
-    let says = |error: hyper::Error| format!("HTTP: {error}");
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(says)?;
     let host = http.host.clone().unwrap_or_else(|| target.to_string());
     let request = hyper::Request::builder()
         .method(http.method.as_str())
@@ -32,8 +28,7 @@ pub(super) async fn request(
         .header(CONNECTION, "close")
         .body(Empty::<Bytes>::new())
         .map_err(|error| format!("HTTP: {error}"))?;
-    let exchange = async {
-        let response = sender.send_request(request).await.map_err(says)?;
+    exchange(stream, request, async |response| {
         let status = response.status().as_u16();
         if !http.status.iter().any(|range| range.contains(&status)) {
             return Err(format!("it answered {status}"));
@@ -41,34 +36,30 @@ pub(super) async fn request(
         let told =
             load.and_then(|load| response.headers().get(&load.header)?.to_str().ok()?.trim().parse().ok());
         if let Some(wanted) = &http.body {
-            let mut body = response.into_body();
-            let mut seen = Vec::new();
-            while !contains(&seen, wanted.as_bytes()) {
-                if seen.len() >= BODY_MAX {
-                    return Err(format!("`{wanted}` is not in its first {} KiB", BODY_MAX / 1024));
-                }
-                match body.frame().await {
-                    Some(frame) => {
-                        if let Ok(data) = frame.map_err(says)?.into_data() {
-                            seen.extend_from_slice(&data);
-                        }
-                    }
-                    None => return Err(format!("`{wanted}` is not in its answer")),
-                }
-            }
+            find(wanted, response.into_body()).await?;
         }
         Ok(Answer { load: told })
-    };
-    // The connection is driven beside the exchange. It may end first, with the answer still to be read.
-    let (mut exchange, mut connection) = (pin!(exchange), pin!(connection));
-    tokio::select! {
-        biased;
-        answer = &mut exchange => answer,
-        ended = &mut connection => match ended {
-            Ok(()) => exchange.await,
-            Err(error) => Err(says(error)),
-        },
+    })
+    .await
+}
+
+/// Reads a body until `wanted` was in it.
+async fn find(wanted: &str, mut body: Incoming) -> Result<(), String> {
+    let mut seen = Vec::new();
+    while !contains(&seen, wanted.as_bytes()) {
+        if seen.len() >= BODY_MAX {
+            return Err(format!("`{wanted}` is not in its first {} KiB", BODY_MAX / 1024));
+        }
+        match body.frame().await {
+            Some(frame) => {
+                if let Ok(data) = frame.map_err(|error| format!("HTTP: {error}"))?.into_data() {
+                    seen.extend_from_slice(&data);
+                }
+            }
+            None => return Err(format!("`{wanted}` is not in its answer")),
+        }
     }
+    Ok(())
 }
 
 /// Whether `text` has `wanted` in it.

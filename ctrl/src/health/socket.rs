@@ -2,6 +2,7 @@
 
 use crate::kernel::{CHECKS_INTERFACE, CheckFlow, VipChecks, VipPass};
 use dataplane::snapshot::Tunnel;
+use dataplane::wire::protocol;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -11,8 +12,6 @@ use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 
 /// Ports that sessions never have: what comes back to them from a server is a check's.
 const CHECK_PORTS: std::ops::Range<u16> = 512..1_024;
-const IPPROTO_TCP: u8 = 6;
-const IPPROTO_UDP: u8 = 17;
 /// Ports that are tried when others use them towards the same server.
 const TRIES: usize = 8;
 
@@ -35,7 +34,7 @@ pub(super) struct Way<'a> {
 /// Where it asks a VIP, what comes with it must be kept as long as the socket.
 async fn bound<T, F: Future<Output = io::Result<T>>>(
     aim: &Aim<'_>,
-    transport: Protocol,
+    protocol: u8,
     open: impl Fn(Option<SocketAddr>) -> F,
 ) -> io::Result<(T, Option<VipPass>)> {
     let Some(address) = aim.source else { return Ok((open(None).await?, None)) };
@@ -44,7 +43,6 @@ async fn bound<T, F: Future<Output = io::Result<T>>>(
         let local = SocketAddr::new(address, fastrand::u16(CHECK_PORTS));
         let mut pass = None;
         if let Some(Way { checks, server, tunnel }) = &aim.way {
-            let protocol = if transport == Protocol::TCP { IPPROTO_TCP } else { IPPROTO_UDP };
             let flow = CheckFlow { protocol, local, vip: aim.target };
             pass = checks.begin(flow, *server, tunnel.cloned(), Instant::now());
             if pass.is_none() {
@@ -75,7 +73,7 @@ fn bind(socket: SockRef<'_>, local: Option<SocketAddr>, aim: &Aim<'_>) -> io::Re
 /// A connection to the target. It ends by a reset, so that no port rests.
 pub(super) async fn connect(aim: &Aim<'_>) -> io::Result<(TcpStream, Option<VipPass>)> {
     let target = aim.target;
-    bound(aim, Protocol::TCP, |local| async move {
+    bound(aim, protocol::TCP, |local| async move {
         let socket = if target.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         bind(SockRef::from(&socket), local, aim)?;
         SockRef::from(&socket).set_linger(Some(Duration::ZERO))?;
@@ -87,7 +85,7 @@ pub(super) async fn connect(aim: &Aim<'_>) -> io::Result<(TcpStream, Option<VipP
 /// A socket for datagrams that hears only the target, and its ICMP errors.
 pub(super) async fn datagrams(aim: &Aim<'_>) -> io::Result<(UdpSocket, Option<VipPass>)> {
     let target = aim.target;
-    bound(aim, Protocol::UDP, |local| async move {
+    bound(aim, protocol::UDP, |local| async move {
         let socket = Socket::new(Domain::for_address(target), Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_nonblocking(true)?;
         bind(SockRef::from(&socket), local, aim)?;

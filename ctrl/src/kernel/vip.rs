@@ -8,6 +8,7 @@ use dataplane::flow::Family;
 use dataplane::frame::Frame;
 use dataplane::ids::PortId;
 use dataplane::snapshot::{AddressRole, Snapshot, Tunnel};
+use dataplane::wire::protocol::{ICMP, ICMPV6, TCP, UDP};
 use dataplane::wire::{self, ETHERNET_LEN, Outer};
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -21,10 +22,6 @@ const REST: Duration = Duration::from_secs(2);
 /// Bytes that the largest outer header adds (IPv6, UDP and GUE), rounded up.
 pub(super) const OVERHEAD: u16 = 64;
 
-const ICMP: u8 = 1;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const ICMPV6: u8 = 58;
 /// Bytes of an ICMP error before the packet that it quotes.
 const ICMP_LEN: usize = 8;
 

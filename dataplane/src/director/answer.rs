@@ -1,9 +1,9 @@
 //! What the appliance itself says: echo replies and ICMP errors.
 
+use super::budget::Budget;
 use super::forward::next_hop_to;
 use super::side::HasSide;
 use super::{Arrival, Director, Verdicts};
-use crate::clock::Instant;
 use crate::drop::DropReason;
 use crate::flow::{Endpoint, Family};
 use crate::frame::Frame;
@@ -16,25 +16,8 @@ use std::net::IpAddr;
 const ERRORS_PER_SECOND: u64 = 1_000;
 /// Errors that may come at once after silence.
 const ERROR_BURST: u64 = 50;
-const NANOS_PER_ERROR: u64 = 1_000_000_000 / ERRORS_PER_SECOND;
-
-/// A token bucket that counts in time: the moment up to which errors are paid for.
-#[derive(Debug, Default)]
-pub(super) struct IcmpBudget {
-    paid_until: u64,
-}
-
-impl IcmpBudget {
-    fn take(&mut self, now: Instant) -> bool {
-        let earliest = now.nanos().saturating_sub(ERROR_BURST * NANOS_PER_ERROR);
-        let next = self.paid_until.max(earliest) + NANOS_PER_ERROR;
-        if next > now.nanos() {
-            return false;
-        }
-        self.paid_until = next;
-        true
-    }
-}
+/// For errors.
+pub(super) const ERRORS: Budget = Budget::new(ERRORS_PER_SECOND, ERROR_BURST);
 
 impl Director {
     /// Answers a ping of one of the appliance's addresses.

@@ -13,10 +13,11 @@
 //! [`fragments`] those in pieces; [`tell`] says to servers where their clients are, [`cut`] makes two of one that
 //! became too long. [`admit`] says who may have a session, [`life`] begins and ends it, [`expire`] finds old
 //! ones, [`reset`] tells their ends. [`answer`] writes what the appliance itself has to say, [`relay`] passes
-//! on what others say about its packets, [`owner`] gives packets to other workers, [`kernel`] to the host's kernel.
+//! on what others say about its packets, [`budget`] limits both, [`owner`] gives packets to other workers, [`kernel`] to the host's kernel.
 
 mod admit;
 mod answer;
+mod budget;
 mod cut;
 mod expire;
 mod forward;
@@ -43,10 +44,10 @@ use crate::stats::WorkerStats;
 use crate::steering::Seat;
 use crate::wire::{self, Packet, Payload, Station, Tail, Unfit};
 use admit::{ServiceCursor, Towards, find_service};
-use answer::IcmpBudget;
 use arrayvec::ArrayVec;
+use budget::Budget;
 use cut::TAILS;
-use kernel::KernelBudget;
+use kernel::KernelBudgets;
 use reset::{RESETS, Reset};
 use side::{HasSide, Side};
 use std::collections::VecDeque;
@@ -120,8 +121,8 @@ pub struct Director {
     full: Table<u64>,
     /// By server.
     towards: Table<Towards>,
-    icmp_budget: IcmpBudget,
-    kernel_budget: KernelBudget,
+    icmp_budget: Budget,
+    kernel_budgets: KernelBudgets,
     /// Resets to be sent.
     resets: VecDeque<Reset>,
     /// Second parts of packets that had to be cut, to be sent.
@@ -230,8 +231,8 @@ impl Director {
             templates: Templates::default(),
             full: hugepages::table(MAX_SERVERS / 64, || 0),
             towards: hugepages::table(MAX_SERVERS, || Towards::UNKNOWN),
-            icmp_budget: IcmpBudget::default(),
-            kernel_budget: KernelBudget::default(),
+            icmp_budget: answer::ERRORS,
+            kernel_budgets: KernelBudgets::default(),
             resets: VecDeque::with_capacity(RESETS),
             tails: VecDeque::with_capacity(TAILS),
             seat,

@@ -2,7 +2,8 @@
 //! differ in it.
 
 use super::icmp::adjust_quoted;
-use super::ipv6::{ICMPV6, upper};
+use super::ipv6::upper;
+use super::protocol::{ICMP, ICMPV6};
 use super::{
     ETHERNET_LEN, IPV4_LEN, IPV6_LEN, Packet, Translation, be16, be32, checksum, icmp6, put16, put32,
 };
@@ -11,7 +12,6 @@ use crate::flow::{FlowKey, FlowKey6, Key, Protocol};
 use crate::frame::Frame;
 use arrayvec::ArrayVec;
 
-const ICMP: u8 = 1;
 const ICMP_LEN: usize = 8;
 /// Most of a quoted packet's transport header and data that goes on: with all headers no more than 548
 /// bytes, which every link of both families carries.

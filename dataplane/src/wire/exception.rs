@@ -3,15 +3,12 @@
 //! These frames may be anything, and nothing of them was checked but that some parser refused them or no
 //! session had them; the kernel checks them again. So this looks at as little as possible.
 
+use super::protocol::{ICMP, ICMPV6, TCP, UDP};
 use super::{ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN, Mac, be16};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// EtherType of LLDP (IEEE 802.1AB).
 const ETHERTYPE_LLDP: u16 = 0x88cc;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 /// Bytes of an ICMP error before the packet that it quotes.

@@ -1,7 +1,8 @@
 //! ICMPv6 messages that the director makes out of the frame it is looking at (RFC 4443).
 
 use super::icmp::{INITIAL_TTL, IcmpError, adjust_quoted};
-use super::ipv6::{ICMPV6, upper};
+use super::ipv6::upper;
+use super::protocol::ICMPV6;
 use super::{ETHERNET_LEN, IPV6_LEN, Packet, Translation, be16, checksum, put16, put32};
 use crate::flow::{FlowKey6, Key, Protocol};
 use crate::frame::Frame;

@@ -1,6 +1,7 @@
 //! Reading IPv4 frames: every check that a header needs, once.
 
 use super::packet::{LinkTraits, PLAIN_FLAGS, Packet, Payload, Station, TcpFlags, Unfit};
+use super::protocol::{ICMP, SCTP, TCP, UDP};
 use super::{ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, sctp, transport};
 use super::{be16, be32, checksum, echo, put16, put32};
 use crate::drop::DropReason;
@@ -87,11 +88,6 @@ pub(super) fn parse(bytes: &[u8], link: &LinkTraits) -> Result<Packet<FlowKey>, 
     }
     Ok(parse_ipv4(ip, link)?)
 }
-
-const TCP: u8 = Protocol::Tcp as u8;
-const UDP: u8 = Protocol::Udp as u8;
-const SCTP: u8 = Protocol::Sctp as u8;
-const ICMP: u8 = 1;
 
 /// RFC 791 §3.1, and RFC 1812 §5.2.2 for what a router must check.
 #[inline]

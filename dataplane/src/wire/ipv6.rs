@@ -1,6 +1,7 @@
 //! Reading IPv6 frames (RFC 8200): every check that a header needs, once.
 
 use super::packet::{LinkTraits, PLAIN_FLAGS, Packet, Payload, Station, TcpFlags, Unfit};
+use super::protocol::{ICMPV6, SCTP, TCP, UDP};
 use super::{ETHERNET_LEN, ETHERTYPE_IPV6, IPV6_LEN, be16, be32, checksum, echo, sctp, transport};
 use crate::drop::DropReason;
 use crate::flow::{FlowKey6, Key, Protocol};
@@ -133,10 +134,6 @@ fn parse_ipv6(
     })
 }
 
-const TCP: u8 = Protocol::Tcp as u8;
-const UDP: u8 = Protocol::Udp as u8;
-const SCTP: u8 = Protocol::Sctp as u8;
-pub(super) const ICMPV6: u8 = 58;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;

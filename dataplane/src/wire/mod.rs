@@ -19,6 +19,7 @@ mod insert;
 mod ipv4;
 mod ipv6;
 mod packet;
+pub mod protocol;
 mod proxy;
 mod reset;
 mod rewrite;

@@ -1,6 +1,6 @@
 //! Health checks, and what is done when servers are down.
 
-use super::services::Wanted;
+use super::servers::Wanted;
 use super::{Checker, raw, suggestion};
 use crate::balance::{Policy, Weight};
 use crate::config::{HealthSpec, Http, LoadSpec, PortSpec, Probe, ServerSpec, Tls};

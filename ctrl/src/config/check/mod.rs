@@ -12,6 +12,7 @@ mod discover;
 mod health;
 mod names;
 mod options;
+mod servers;
 mod services;
 mod topology;
 mod values;

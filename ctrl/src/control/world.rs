@@ -1,0 +1,259 @@
+//! The one path from what is wanted and known to what workers follow: compiled, published, and followed by all that
+//! depends on it.
+
+use super::{Control, Devices, discovery};
+use crate::compile::{self, Sources};
+use crate::config::{Config, ServiceSpec};
+use crate::health::Order;
+use crate::kernel::KernelPath;
+use crate::log;
+use dataplane::clock::Instant;
+use dataplane::ids::Generation;
+use dataplane::session::ForwardMode;
+use dataplane::snapshot::{AddressRole, LocalAddress, NextHop, Snapshot};
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What health checks find is published so often at most.
+const WEIGHING_PAUSE: Duration = Duration::from_millis(10);
+const EXHAUSTED: &str = "there are more services, servers or local addresses than fit, those that drain included; wait until removed servers have no sessions, or remove more";
+
+impl<D: Devices> Control<D> {
+    /// Makes `config` the desired state and publishes it as one snapshot.
+    pub(super) fn apply(&mut self, mut config: Config, now: Instant) -> Result<(), String> {
+        discovery::keep_found(&mut config, &self.config);
+        share_unchanged(&mut config, &self.config);
+        let networks_changed =
+            config.ports.iter().zip(&self.config.ports).any(|(new, old)| new.addresses != old.addresses);
+        if networks_changed {
+            self.neighbors.clear();
+        }
+        let accepts = |hop: &NextHop| config.ports[usize::from(hop.port.0)].accept_ra;
+        let routers: Vec<_> = self.routers.hops().into_iter().filter(accepts).collect();
+        self.standings
+            .set_sources(self.kernel.as_ref().map(|kernel| kernel.sources(&config)).unwrap_or_default());
+        // What is known of servers survives a configuration that is refused: no check begins or ends for it.
+        let known = self.standings.clone();
+        let orders = self.standings.follow(&config, now);
+        let says = self.weigh(now);
+        let mut snapshot = match self.compile(&config, &routers) {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                self.standings = known;
+                self.restore(&config);
+                return Err(error);
+            }
+        };
+        let names: HashSet<&str> = config.services.iter().map(|spec| spec.name.as_str()).collect();
+        for spec in self.config.services.iter().filter(|spec| !names.contains(spec.name.as_str())) {
+            self.registry.retire(&spec.name);
+        }
+        says.into_iter().for_each(log::say);
+        self.keep_used_locals(&mut snapshot);
+        self.routers.keep(|hop| routers.contains(hop));
+        let wanted = self.wanted_hops(&config, &snapshot);
+        self.announcements.schedule(&self.config, &config, self.world.generation == Generation(0), now);
+        self.config = config;
+        self.publish(snapshot);
+        if let Some(kernel) = &mut self.kernel {
+            kernel.follow(&self.config, &self.facts).into_iter().for_each(log::say);
+        }
+        // Not before the kernel has the addresses that are asked from.
+        self.order(orders);
+        self.follow_sources();
+        self.collect_after = Some(self.world.generation);
+        self.neighbors.want(wanted, now);
+        self.publish_neighbors();
+        Ok(())
+    }
+
+    /// Gives workers, and checks that send as they do, a new world.
+    pub(super) fn publish(&mut self, snapshot: Snapshot) {
+        self.world = self.publisher.publish(snapshot);
+        if let Some(checks) = self.kernel.as_ref().and_then(KernelPath::vip_checks) {
+            checks.follow(&self.world);
+        }
+    }
+
+    pub(super) fn compile(&mut self, config: &Config, routers: &[NextHop]) -> Result<Snapshot, String> {
+        let stats = &self.stats;
+        let read = |id| crate::view::read_slot(stats, id);
+        let epoch = self.world.routing_epoch.wrapping_add(1);
+        let neighbors = Arc::clone(&self.world.neighbors);
+        let sources = Sources { config, standings: &self.standings, read: &read };
+        let is_first = self.world.generation == Generation(0);
+        let old = (!is_first).then(|| (&self.config, &*self.world.services));
+        let snapshot =
+            compile::compile(&sources, old, &self.facts, routers, neighbors, epoch, &mut self.registry)
+                .map_err(|_| EXHAUSTED.to_owned())?;
+        self.ladder.check_ports(&self.world, &snapshot)?;
+        self.ladder.check_capacity(config, &snapshot)?;
+        self.devices.steer(&local_addresses(&snapshot), self.ladder.steering())?;
+        Ok(snapshot)
+    }
+
+    /// Gives the configuration that runs its slots back, after another one was refused.
+    pub(super) fn restore(&mut self, refused: &Config) {
+        if self.world.generation == Generation(0) {
+            // Nothing ran before the first one.
+            return;
+        }
+        for spec in &refused.services {
+            self.registry.retire(&spec.name);
+        }
+        let stats = &self.stats;
+        let read = |id| crate::view::read_slot(stats, id);
+        let sources = Sources { config: &self.config, standings: &self.standings, read: &read };
+        // It had them a moment ago.
+        for at in 0..self.config.services.len() {
+            let _ = compile::one_service(at, &sources, &mut self.registry);
+        }
+    }
+
+    /// Works out the weights of services of which something changed. Returns what to say.
+    pub(super) fn weigh(&mut self, now: Instant) -> Vec<String> {
+        let dirty = self.standings.take_dirty(now);
+        dirty.into_iter().flat_map(|at| self.standings.weigh(at, now)).collect()
+    }
+
+    /// Tells the checks what to do.
+    pub(super) fn order(&self, orders: Vec<Order>) {
+        if let Some(engine) = &self.engine {
+            orders.into_iter().for_each(|order| engine.order(order));
+        }
+    }
+
+    /// Publishes what became of servers since the last time: their weights.
+    pub(super) fn follow_findings(&mut self, now: Instant) {
+        if now >= self.next_weighing {
+            self.follow_findings_now(now);
+        }
+    }
+
+    pub(super) fn follow_findings_now(&mut self, now: Instant) {
+        let dirty = self.standings.take_dirty(now);
+        if dirty.is_empty() {
+            return;
+        }
+        self.next_weighing = now + WEIGHING_PAUSE;
+        for at in &dirty {
+            self.standings.weigh(*at, now).into_iter().for_each(log::say);
+        }
+        let _ = self.refresh(&dirty);
+    }
+
+    /// Publishes these services anew, as far as they are not what is published.
+    pub(super) fn refresh(&mut self, services: &[usize]) -> Result<(), String> {
+        let stats = &self.stats;
+        let read = |id| crate::view::read_slot(stats, id);
+        let sources = Sources { config: &self.config, standings: &self.standings, read: &read };
+        let mut changes = Vec::new();
+        for at in services {
+            let is_current = self
+                .world
+                .services
+                .iter()
+                .nth(*at)
+                .is_some_and(|old| compile::is_current(old, *at, &sources));
+            if !is_current {
+                let service = compile::one_service(*at, &sources, &mut self.registry);
+                changes.push((*at, service.map_err(|_| EXHAUSTED.to_owned())?));
+            }
+        }
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let mut snapshot = Snapshot::clone(&self.world);
+        snapshot.services = Arc::new(self.world.services.replace(changes));
+        // Sessions look once whether their server still serves.
+        snapshot.routing_epoch = snapshot.routing_epoch.wrapping_add(1);
+        self.publish(snapshot);
+        Ok(())
+    }
+
+    /// Local addresses that are removed stay known while sessions use them, and until the next look at
+    /// who does: answers that come to the wrong worker find their owner by them.
+    pub(super) fn keep_used_locals(&mut self, snapshot: &mut Snapshot) {
+        let is_kept = |(address, role): &(IpAddr, AddressRole)| {
+            matches!(role, AddressRole::Local(_)) && snapshot.addresses.get(*address).is_none()
+        };
+        let kept: Vec<_> = self.world.addresses.iter().filter(is_kept).collect();
+        self.removed_locals = kept.iter().map(|(address, _)| *address).collect();
+        let addresses = Arc::make_mut(&mut snapshot.addresses);
+        for (address, role) in kept {
+            addresses.insert(address, role);
+        }
+    }
+
+    /// Forgets removed local addresses that no session uses any more.
+    pub(super) fn forget_unused_locals(&mut self) {
+        let (used, over): (Vec<_>, Vec<_>) =
+            self.removed_locals.iter().partition(|address| self.is_local_in_use(**address));
+        if over.is_empty() {
+            return;
+        }
+        self.removed_locals = used;
+        let mut snapshot = Snapshot::clone(&self.world);
+        let addresses = Arc::make_mut(&mut snapshot.addresses);
+        for address in over {
+            addresses.remove(address);
+        }
+        self.publish(snapshot);
+    }
+
+    /// Publishes routes by the routers that there are now.
+    pub(super) fn follow_routers(&mut self, now: Instant) {
+        let mut snapshot = Snapshot::clone(&self.world);
+        snapshot.routes = Arc::new(compile::routes(&self.config, &self.routers.hops()));
+        snapshot.routing_epoch = snapshot.routing_epoch.wrapping_add(1);
+        let wanted = self.wanted_hops(&self.config, &snapshot);
+        self.publish(snapshot);
+        self.neighbors.want(wanted, now);
+    }
+
+    /// Next hops that are always to be known: gateways and the ways to servers.
+    pub(super) fn wanted_hops(&self, config: &Config, world: &Snapshot) -> HashSet<NextHop> {
+        let gateways = config.routes.iter().flat_map(|route| route.hops.iter().copied());
+        let gateways = gateways.chain(self.routers.hops());
+        let servers = config.services.iter().flat_map(|service| self.server_hops(service, world));
+        gateways.chain(servers).collect()
+    }
+
+    /// The ways to a service's servers.
+    pub(super) fn server_hops(&self, service: &ServiceSpec, world: &Snapshot) -> Vec<NextHop> {
+        let serving = service.servers.iter().filter(|_| service.forward != ForwardMode::Snat);
+        serving.filter_map(|server| world.routes.lookup(server.endpoint.address, 0)).collect()
+    }
+
+    /// Publishes the neighbours if they changed.
+    pub(super) fn publish_neighbors(&mut self) {
+        let Some((neighbors, moved)) = self.neighbors.take_changes(&self.macs) else { return };
+        let mut snapshot = Snapshot::clone(&self.world);
+        snapshot.neighbors = Arc::new(neighbors);
+        if moved {
+            snapshot.routing_epoch = snapshot.routing_epoch.wrapping_add(1);
+        }
+        self.publish(snapshot);
+    }
+}
+
+/// Makes services that are as before the very same, so that later comparisons are quick.
+fn share_unchanged(new: &mut Config, old: &Config) {
+    let known: HashMap<&str, &Arc<ServiceSpec>> =
+        old.services.iter().map(|spec| (spec.name.as_str(), spec)).collect();
+    for spec in &mut new.services {
+        if let Some(same) = known.get(spec.name.as_str()).filter(|same| ***same == *spec) {
+            *spec = Arc::clone(same);
+        }
+    }
+}
+
+/// Every local address, once.
+fn local_addresses(world: &Snapshot) -> Vec<LocalAddress> {
+    let mut all: Vec<_> = world.services.iter().flat_map(|service| service.locals.iter().copied()).collect();
+    all.sort_by_key(|local| local.address);
+    all.dedup_by_key(|local| local.address);
+    all
+}
