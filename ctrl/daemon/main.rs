@@ -282,6 +282,23 @@ fn serve(
         }));
     }
 
+    // Packets are forwarded also without what cannot be started here.
+    let mut missing = Vec::new();
+    let mut note = |error: String| {
+        log::say(&error);
+        missing.push(error);
+    };
+    let kernel = KernelPath::start(config, &facts, kernel_lanes).map_err(&mut note).ok();
+    let found = sender.clone();
+    // A control thread that ends wants to know nothing more.
+    let vip_checks = kernel.as_ref().and_then(KernelPath::vip_checks).cloned();
+    let engine =
+        Engine::start(vip_checks, move |finding| found.send(Request::Found(finding)).unwrap_or_default());
+    let engine = engine.map_err(&mut note).ok();
+    let heard = sender.clone();
+    let discovery = Discovery::start(move |news| heard.send(Request::Discovered(news)).unwrap_or_default());
+    let discovery = discovery.map_err(&mut note).ok();
+    let names = config.names.as_ref().and_then(|names| Names::start(names).map_err(&mut note).ok());
     let identity = Identity {
         version: env!("SLUICE_VERSION").to_owned(),
         dpdk: dpdk::version(),
@@ -289,19 +306,8 @@ fn serve(
         config_path: files.config,
         state_folder: Some(files.state),
         fallback: files.fallback,
+        missing,
     };
-    // Without it packets are forwarded all the same.
-    let kernel = KernelPath::start(config, &facts, kernel_lanes).map_err(log::say).ok();
-    let found = sender.clone();
-    // A control thread that ends wants to know nothing more.
-    let vip_checks = kernel.as_ref().and_then(KernelPath::vip_checks).cloned();
-    let engine =
-        Engine::start(vip_checks, move |finding| found.send(Request::Found(finding)).unwrap_or_default());
-    let engine = engine.map_err(log::say).ok();
-    let heard = sender.clone();
-    let discovery = Discovery::start(move |news| heard.send(Request::Discovered(news)).unwrap_or_default());
-    let discovery = discovery.map_err(log::say).ok();
-    let names = config.names.as_ref().map(Names::start).transpose()?;
     let ladder = Ladder::new(steering, choices);
     let parts = Parts {
         identity,

@@ -73,9 +73,15 @@ fn lost(stats: &Value) -> u64 {
 }
 
 /// One start, with a reload that must lose nothing: nanoseconds of the worker's CPU time per packet, and the checks that ran.
-fn run(lab: &mut Lab, packets: &Path, services: usize, seconds: f64) -> Result<(f64, u64), String> {
+fn run(
+    lab: &mut Lab,
+    packets: &Path,
+    core: usize,
+    services: usize,
+    seconds: f64,
+) -> Result<(f64, u64), String> {
     let says = |error: &dyn std::fmt::Display| format!("loaded: {error}");
-    let text = config(lab, packets, machine::measuring_core(), services, 1);
+    let text = config(lab, packets, core, services, 1);
     lab.start_sluiced(&text)?;
     let pid = lab.sluiced()?.pid();
     let mut client = Client::connect(&lab.socket()).map_err(|error| says(&error))?;
@@ -102,7 +108,7 @@ fn run(lab: &mut Lab, packets: &Path, services: usize, seconds: f64) -> Result<(
     let ns = (after.1 - before.1) as f64 / (after.0 - before.0) as f64;
     let before = call("stats")?;
     // One service in a hundred changes, at full speed.
-    lab.write_config(&config(lab, packets, machine::measuring_core(), services, 2))?;
+    lab.write_config(&config(lab, packets, core, services, 2))?;
     call("config.reload")?;
     let after = call("stats")?;
     let worker = |stats: &Value, key: &str| stats["workers"][0][key].as_u64().unwrap_or(0);
@@ -116,7 +122,7 @@ fn run(lab: &mut Lab, packets: &Path, services: usize, seconds: f64) -> Result<(
 }
 
 /// Both by turns, as the report's `loaded` has it.
-pub(crate) fn measure(rounds: usize, seconds: f64) -> Result<Value, String> {
+pub(crate) fn measure(core: usize, rounds: usize, seconds: f64) -> Result<Value, String> {
     let mut lab = Lab::new(Plan { servers: 1, ..Plan::default() })?;
     // One server has all addresses.
     lab.server(0).ip("route add local 10.64.0.0/10 dev lo")?;
@@ -127,8 +133,8 @@ pub(crate) fn measure(rounds: usize, seconds: f64) -> Result<Value, String> {
     let mut loaded = Vec::new();
     let mut checks = 0;
     for _ in 0..rounds {
-        bare.push(run(&mut lab, &packets, 0, seconds)?.0);
-        let (ns, asked) = run(&mut lab, &packets, SERVICES, seconds)?;
+        bare.push(run(&mut lab, &packets, core, 0, seconds)?.0);
+        let (ns, asked) = run(&mut lab, &packets, core, SERVICES, seconds)?;
         loaded.push(ns);
         checks = asked;
     }

@@ -84,7 +84,7 @@ fn dispatch(words: &[&str]) -> Result<(), String> {
             return Ok(());
         }
         ["loaded", rounds] => {
-            println!("{}", loaded::measure(number(rounds)?, 2.0)?);
+            println!("{}", loaded::measure(machine::measuring_core(), number(rounds)?, 2.0)?);
             return Ok(());
         }
         ["locals", locals] => sessions::locals(number(locals)?),

@@ -5,7 +5,7 @@ use crate::machine::{self, median, spread_pct};
 use crate::peer::{Run, Sibling, Testpmd, run_case};
 use crate::report::Report;
 use crate::world::Way;
-use crate::{instructions, latency, pcap, plots, startup};
+use crate::{control, instructions, latency, loaded, pcap, plots, startup};
 use pktgen_tests::process::Hugepages;
 use serde_json::json;
 use std::path::Path;
@@ -129,8 +129,10 @@ pub(crate) fn everything(quick: bool) -> Result<(), String> {
         report.start(*sessions, median(&runs));
     }
     if !quick {
-        report.control(case(&["control"])?);
-        report.loaded(case(&["loaded", "5"])?);
+        // In this process, which may use both cores: control has the other one.
+        let core = machine::measuring_core();
+        report.control(control::measure(core)?);
+        report.loaded(loaded::measure(core, 5, 2.0)?);
     }
     report.instructions(instructions::report()?);
     report.finish();

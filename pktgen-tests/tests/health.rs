@@ -95,6 +95,24 @@ fn servers_that_die_hang_refuse_or_answer_wrongly_are_left_out_and_come_back() {
 }
 
 #[test]
+fn a_server_that_answers_too_slowly_is_left_out() {
+    let mut lab = Lab::new(Plan { servers: 2, ..Plan::default() }).unwrap();
+    lab.start_nginx_with(0, "listen 80;", 80).unwrap();
+    lab.start_nginx_with(1, "listen 80; location = /page { limit_rate 100; }", 80).unwrap();
+    for at in 1..=2 {
+        std::fs::write(lab.folder().join(format!("nginx-{at}/page")), "0123456789".repeat(50) + "end")
+            .unwrap();
+    }
+    let health = "type = \"http\"\npath = \"/page\"\nexpect_body = \"end\"";
+    let config = lab.config_head() + &service("", &servers(&lab, 2, 80), health);
+    lab.start_sluiced(&config).unwrap();
+    await_states(&lab, &["up", "down"]);
+    let show = lab.sluice(&["service", "show", "web"]).unwrap();
+    assert!(show.contains("no answer within 500 ms"), "{show}");
+    assert_eq!(answers(&lab, 20), ["rs1"]);
+}
+
+#[test]
 fn the_sorry_server_serves_while_no_other_does() {
     let mut lab = Lab::new(Plan { servers: 3, ..Plan::default() }).unwrap();
     let folders: Vec<_> = (0..3).map(|at| lab.start_nginx_on(at, &[80]).unwrap()).collect();

@@ -4,6 +4,7 @@
 use pktgen_tests::lab::{CLIENT, CLIENT6, Lab, Plan, VIP};
 use pktgen_tests::process::{run, wait_until};
 use std::net::{SocketAddr, UdpSocket};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -77,16 +78,15 @@ fn ordinary_sockets_work_on_the_appliances_own_addresses() {
     assert_eq!(in_director(&lab, "sysctl -n net.ipv4.conf.nic-lan.rp_filter").trim(), "0");
 }
 
-#[test]
-fn a_flood_to_the_vip_leaves_the_appliance_reachable() {
-    let lab = lab(Plan::default());
+/// Does `act` while datagrams pour onto a port of the VIP that has no service; also gives how many.
+fn under_flood<T>(lab: &Lab, act: impl FnOnce() -> T) -> (T, u64) {
     let stop = AtomicBool::new(false);
     let flood = lab.client().inside(|| {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
         socket.connect(SocketAddr::new(VIP.parse().unwrap(), 9)).unwrap();
         socket
     });
-    let (answers, sent) = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let flooding = scope.spawn(|| {
             let mut sent = 0_u64;
             let end = Instant::now() + Duration::from_secs(20);
@@ -96,12 +96,21 @@ fn a_flood_to_the_vip_leaves_the_appliance_reachable() {
             }
             sent
         });
+        let done = act();
+        stop.store(true, Ordering::Relaxed);
+        (done, flooding.join().unwrap())
+    })
+}
+
+#[test]
+fn a_flood_to_the_vip_leaves_the_appliance_reachable() {
+    let lab = lab(Plan::default());
+    let (answers, sent) = under_flood(&lab, || {
         let url = format!("http://{OWN}:8022/");
         let answers: Vec<_> = (0..20).map(|_| fetch(&lab, &url)).collect();
         ping(lab.client().command("ping"), OWN).unwrap();
         ping(lab.director().command("ping"), CLIENT).unwrap();
-        stop.store(true, Ordering::Relaxed);
-        (answers, flooding.join().unwrap())
+        answers
     });
     assert!(answers.iter().all(|answer| answer.as_deref() == Ok("host\n")), "{answers:?}");
     assert!(sent > 10_000, "{sent} packets are no flood");
@@ -110,6 +119,112 @@ fn a_flood_to_the_vip_leaves_the_appliance_reachable() {
     let workers = lab.json(&["worker", "list"]).unwrap();
     let to_kernel = workers[0]["to_kernel"].as_u64().unwrap();
     assert!(to_kernel < 2_000, "{to_kernel} packets went to the kernel; none of the flood may");
+}
+
+/// Starts BIRD in a namespace; gives the path by which birdc asks it.
+fn start_bird(lab: &mut Lab, name: &str, in_director: bool, config: &str) -> PathBuf {
+    let path = |end: &str| lab.folder().join(format!("{name}.{end}"));
+    let (file, control, pid) = (path("conf"), path("ctl"), path("pid"));
+    std::fs::write(&file, config).unwrap();
+    let mut bird = if in_director { lab.director().command("bird") } else { lab.client().command("bird") };
+    bird.arg("-f").arg("-c").arg(file).arg("-s").arg(&control).arg("-P").arg(pid);
+    lab.start(name, &mut bird).unwrap();
+    control
+}
+
+#[test]
+fn bird_announces_the_vip_and_keeps_its_session_under_a_flood() {
+    let mut lab = lab(Plan::default());
+    // The shortest hold time there is.
+    let bgp = |own: &str, number: u32, peer: &str, of_peer: u32, channel: &str| {
+        format!(
+            "router id {own};\nprotocol device {{}}\nprotocol bgp peer {{ local {own} as {number}; neighbor {peer} as {of_peer}; hold time 3; connect retry time 1; error wait time 1, 2; ipv4 {{ {channel} }}; }}\n"
+        )
+    };
+    let vips = format!("protocol static vips {{ ipv4; route {VIP}/32 blackhole; }}\n");
+    let own =
+        bgp(OWN, 65_002, CLIENT, 65_001, "import none; export where source = RTS_STATIC; next hop self;")
+            + &vips;
+    let upstream = bgp(CLIENT, 65_001, OWN, 65_002, "import all; export none;");
+    start_bird(&mut lab, "bird-director", true, &own);
+    let control = start_bird(&mut lab, "bird-upstream", false, &upstream);
+    let learned = || {
+        let mut birdc = Command::new("birdc");
+        let routes = run(birdc.arg("-s").arg(&control).args(["show", "route", &format!("{VIP}/32")]));
+        routes.is_ok_and(|routes| routes.contains(&format!("via {OWN} on eth0")))
+    };
+    assert!(
+        wait_until(Duration::from_secs(20), learned),
+        "{}",
+        std::fs::read_to_string(lab.folder().join("bird-upstream.log")).unwrap()
+    );
+
+    let (kept, sent) = under_flood(&lab, || !wait_until(Duration::from_secs(6), || !learned()));
+    assert!(kept && sent > 10_000, "the route was lost under {sent} packets");
+
+    // An appliance that is gone is not sent to any more.
+    lab.sluiced().unwrap().stop();
+    assert!(wait_until(Duration::from_secs(10), || !learned()));
+}
+
+/// The empty folder that sshd wants, made where no start script did, and taken away again.
+struct SshdFolder(bool);
+
+impl SshdFolder {
+    const PATH: &str = "/run/sshd";
+
+    fn new() -> Self {
+        Self(std::fs::create_dir(Self::PATH).is_ok())
+    }
+}
+
+impl Drop for SshdFolder {
+    fn drop(&mut self) {
+        if self.0 {
+            let _ = std::fs::remove_dir(Self::PATH);
+        }
+    }
+}
+
+#[test]
+fn ssh_works_under_a_flood() {
+    let mut lab = lab(Plan::default());
+    let _folder = SshdFolder::new();
+    let path = |name: &str| lab.folder().join(name).display().to_string();
+    for key in ["host", "user"] {
+        run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &path(key)])).unwrap();
+    }
+    let config = format!(
+        "ListenAddress {OWN}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nPermitRootLogin yes\nUsePAM no\nPidFile none\n",
+        path("host"),
+        path("user.pub")
+    );
+    std::fs::write(path("sshd_config"), config).unwrap();
+    let mut sshd = lab.director().command("/usr/sbin/sshd");
+    sshd.args(["-D", "-e", "-f", &path("sshd_config")]);
+    let (key, known) = (path("user"), path("known_hosts"));
+    lab.start("sshd", &mut sshd).unwrap();
+    let ssh = || {
+        let mut ssh = lab.client().command("ssh");
+        ssh.args([
+            "-F",
+            "none",
+            "-i",
+            &key,
+            "-o",
+            "StrictHostKeyChecking=no",
+            "-o",
+            "ConnectTimeout=5",
+            "-o",
+            "BatchMode=yes",
+        ]);
+        ssh.args(["-o", &format!("UserKnownHostsFile={known}"), &format!("root@{OWN}"), "echo it works"]);
+        run(&mut ssh)
+    };
+    assert!(wait_until(Duration::from_secs(10), || ssh().is_ok()), "{:?}", ssh());
+    let (answers, sent) = under_flood(&lab, || (0..3).map(|_| ssh()).collect::<Vec<_>>());
+    assert!(answers.iter().all(|answer| answer.as_deref() == Ok("it works\n")), "{answers:?}");
+    assert!(sent > 10_000, "{sent} packets are no flood");
 }
 
 #[test]

@@ -78,4 +78,25 @@ fn names_give_what_serves_and_the_nearest_first() {
     assert_eq!(resolve(&lab, "/v1/resolve/none")["error"], "there is no service `none`");
     assert_eq!(resolve(&lab, "/v1/resolve/web?client=x")["error"], "`client` is no address");
     lab.program(0).signal(Signal::CONT);
+
+    // The operator's switch holds for names too, whoever asks.
+    assert!(wait_until(SOON, || dig(&lab, "direct.lb.example.com") == ["10.0.0.11"]));
+    lab.sluice(&["service", "switch", "direct", "10.0.0.13:80", "--for", "1h"]).unwrap();
+    assert!(wait_until(SOON, || dig(&lab, "direct.lb.example.com") == ["10.0.0.13"]));
+    assert_eq!(resolve(&lab, "/v1/resolve/direct?client=203.0.113.9")["servers"][0]["address"], "10.0.0.13");
+    lab.sluice(&["service", "switch", "direct", "off"]).unwrap();
+    assert!(wait_until(SOON, || dig(&lab, "direct.lb.example.com") == ["10.0.0.11"]));
+}
+
+#[test]
+fn a_port_that_somebody_has_takes_the_names_and_not_the_traffic() {
+    let mut lab = Lab::new(Plan { servers: 1, ..Plan::default() }).unwrap();
+    lab.start_nginx(0, 80).unwrap();
+    lab.start_host_nginx(8053).unwrap();
+    let names = format!("\n[names]\nzone = \"lb.example.com\"\nhttp = [\"{OWN}:8053\"]\n");
+    let config = lab.config_head() + &names + &lab.service("web", "tcp", 80, "rr", &[0]);
+    lab.start_sluiced(&config).unwrap();
+    assert_eq!(lab.http(1, 1).unwrap(), ["rs1"]);
+    let warnings = lab.json(&["status"]).unwrap()["warnings"].to_string();
+    assert!(warnings.contains("names: 192.0.2.2:8053: Address already in use"), "{warnings}");
 }

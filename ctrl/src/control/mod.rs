@@ -106,6 +106,8 @@ pub struct Identity {
     pub state_folder: Option<PathBuf>,
     /// Why the last good state runs, and not the file.
     pub fallback: Option<String>,
+    /// What could not be started beside the workers, and why.
+    pub missing: Vec<String>,
 }
 
 /// What the control thread is made of.

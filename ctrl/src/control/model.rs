@@ -398,6 +398,7 @@ impl Run {
                 config_path: file.clone(),
                 state_folder: None,
                 fallback: None,
+                missing: Vec::new(),
             },
             loaded: config::load(&file).unwrap(),
             facts: facts(),

@@ -35,15 +35,21 @@ impl<D: Devices> Control<D> {
         let picture = self.standings.picture(at);
         let targets = match spec.names {
             NameAnswers::Servers => {
+                // The operator's switch holds here too: who is not meant is not given out, whoever asks.
+                let is_switched = self.standings.switch(at).is_some();
                 let candidates = self.standings.candidates(at, now);
-                let all = spec.servers.iter().zip(candidates);
-                all.map(|(server, candidate)| Target {
-                    address: server.endpoint.address,
-                    l4_port: server.endpoint.l4_port,
-                    location: server.location.clone(),
-                    candidate,
-                })
-                .collect()
+                let all = spec.servers.iter().zip(candidates).zip(&picture.weights);
+                all.filter(|(_, weight)| !is_switched || **weight > 0)
+                    .map(|((server, candidate), _)| Target {
+                        address: server.endpoint.address,
+                        l4_port: server.endpoint.l4_port,
+                        location: server.location.clone(),
+                        candidate: match is_switched {
+                            true => Candidate { health: Health::Up, is_sorry: false, ..candidate },
+                            false => candidate,
+                        },
+                    })
+                    .collect()
             }
             NameAnswers::Vips => {
                 let serves = picture.weights.iter().any(|weight| *weight > 0);

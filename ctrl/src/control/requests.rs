@@ -165,6 +165,7 @@ impl<D: Devices> Control<D> {
         let is_warning = |problem: &&crate::config::Problem| problem.severity == Severity::Warning;
         let mut warnings: Vec<_> = self.warnings.iter().filter(is_warning).map(ToString::to_string).collect();
         warnings.extend(self.identity.fallback.clone());
+        warnings.extend(self.identity.missing.iter().cloned());
         warnings.extend(self.sources.iter().filter_map(|(name, state)| {
             Some(format!("service {name}: its source: {}", state.trouble.as_ref()?))
         }));

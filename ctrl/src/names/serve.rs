@@ -49,7 +49,9 @@ impl Names {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(says)?;
         let bound = |address: SocketAddr| {
             move |error: std::io::Error| {
-                format!("names: {address}: {error}; name an address of a port, or free it")
+                format!(
+                    "names: {address}: {error}; nobody answers for names; name an address of a port, or free it, and restart sluiced"
+                )
             }
         };
         let (mut datagram, mut stream, mut web) = (Vec::new(), Vec::new(), Vec::new());
