@@ -50,6 +50,8 @@ pub fn compile(
         routes: Arc::new(routes(config, routers)),
         neighbors,
         timeouts: config.timeouts,
+        // Control knows them.
+        ended: Arc::default(),
     })
 }
 

@@ -211,6 +211,17 @@ impl Registry {
         entry.servers.get(&(protocol, endpoint)).map(|server| server.id)
     }
 
+    /// The slot of a server that is no longer configured and still has sessions.
+    pub fn removed_server_id(
+        &self,
+        service: &str,
+        protocol: Protocol,
+        endpoint: Endpoint,
+    ) -> Option<ServerId> {
+        let entry = self.services.get(service)?.servers.get(&(protocol, endpoint));
+        entry.filter(|server| !server.present).map(|server| server.id)
+    }
+
     /// What all servers of a service counted, those that are gone included.
     pub fn service_totals(&self, service: &str, read: ReadSlot<'_>) -> Totals {
         let Some(entry) = self.services.get(service) else { return Totals::default() };

@@ -101,6 +101,24 @@ fn sessions_of_a_quiescent_server_end_when_asked_to() {
 }
 
 #[test]
+fn sessions_of_a_removed_server_end_when_its_time_to_drain_is_over() {
+    for is_over in [false, true] {
+        let mut lab = Lab::new(&Plan { weights: vec![1], ..plan(ServiceOptions::default()) });
+        lab.send(A, &tcp_frame(&inbound(4000), tcp::SYN, &[])).frame();
+        let server = lab.world.services.iter().next().unwrap().servers[0].id;
+        lab.world = support::world(&Plan { weights: vec![], ..plan(ServiceOptions::default()) });
+        lab.world.routing_epoch = 1;
+        if is_over {
+            lab.world.ended = [server].into();
+        }
+        let fate = lab.send(A, &tcp_frame(&inbound(4000), tcp::ACK, b"more"));
+        let is_dropped = fate == Fate::Dropped(DropReason::NoSession);
+        assert_eq!(is_dropped, is_over, "{fate:?}");
+        assert_eq!(lab.sessions(), usize::from(!is_over));
+    }
+}
+
+#[test]
 fn a_full_server_takes_no_more_until_it_is_below_its_lower_threshold() {
     let mut timeouts = Timeouts::default();
     timeouts.set(State::UdpOneWay, 5_000);

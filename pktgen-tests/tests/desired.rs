@@ -3,6 +3,8 @@
 use pktgen_tests::lab::{Lab, Plan, VIP, program};
 use pktgen_tests::process::{run, wait_until};
 use std::fmt::Write as _;
+use std::io::{ErrorKind, Read, Write as _};
+use std::net::TcpStream;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -106,6 +108,27 @@ fn a_drained_server_leaves_at_its_deadline_and_a_switch_overrules_for_a_while() 
     sluice(&lab, "server drain web 10.0.0.12:80 --for 1s").unwrap();
     assert_eq!((servers(), answers(&lab)), (2, vec!["rs1".to_owned()]));
     assert!(wait_until(Duration::from_secs(5), || servers() == 1));
+    // What it still has ends then, and both ends are told.
+    sluice(&lab, "service set web reset_on_expiry=true").unwrap();
+    let mut streams: Vec<_> =
+        (0..2).map(|_| lab.client().inside(|| TcpStream::connect((VIP, 80)).unwrap())).collect();
+    let ask = |stream: &mut TcpStream| {
+        stream.set_read_timeout(Some(Duration::from_secs(3)))?;
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")?;
+        let mut room = [0; 1024];
+        stream.read(&mut room).map(|len| String::from_utf8_lossy(&room[..len]).contains("200 OK"))
+    };
+    assert!(streams.iter_mut().all(|stream| ask(stream).unwrap()));
+    sluice(&lab, "server add web 10.0.0.12:80").unwrap();
+    sluice(&lab, "server drain web 10.0.0.11:80 --for 1s").unwrap();
+    assert!(streams.iter_mut().all(|stream| ask(stream).unwrap()), "they go on until then");
+    assert!(wait_until(Duration::from_secs(5), || servers() == 1));
+    for stream in &mut streams {
+        assert_eq!(ask(stream).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    }
+    assert_eq!(answers(&lab), ["rs2"]);
+    sluice(&lab, "server add web 10.0.0.11:80").unwrap();
+    sluice(&lab, "server remove web 10.0.0.12:80").unwrap();
     // One that gets a weight again stays.
     sluice(&lab, "server add web 10.0.0.12:80").unwrap();
     sluice(&lab, "server drain web 10.0.0.12:80 --for 1s").unwrap();

@@ -10,7 +10,7 @@ use crate::config::{self, Config, LoadError, ServerSpec, ServiceSpec};
 use crate::desired::{self, Change, Desired};
 use crate::{diff, log};
 use dataplane::clock::Instant;
-use dataplane::flow::Endpoint;
+use dataplane::flow::{Endpoint, Protocol};
 use serde_json::{Map, Value, json};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -30,11 +30,13 @@ pub(super) struct History {
     before: Vec<(Config, Desired)>,
     /// Servers that leave at a time, if they still take no sessions then.
     drains: Vec<(Instant, String, Endpoint)>,
+    /// Those that left so, and whose last sessions end.
+    pub(super) drained: Vec<(String, Protocol, Endpoint)>,
 }
 
 impl History {
     pub(super) fn of(desired: Desired) -> Self {
-        Self { desired, before: Vec::new(), drains: Vec::new() }
+        Self { desired, before: Vec::new(), drains: Vec::new(), drained: Vec::new() }
     }
 
     /// Keeps what is to be left.
@@ -131,21 +133,22 @@ impl<D: Devices> Control<D> {
         Ok(answer)
     }
 
-    /// Removes servers whose time to drain is over.
+    /// Removes servers whose time to drain is over; what sessions they have end with their next packet.
     pub(super) fn end_drains(&mut self, now: Instant) {
         let (over, later): (Vec<_>, Vec<_>) =
             self.history.drains.drain(..).partition(|(deadline, ..)| *deadline <= now);
         self.history.drains = later;
         for (_, service, endpoint) in over {
-            let found = self.config.place_of(&service);
+            let Some(at) = self.config.place_of(&service) else { continue };
             let is_drained = |spec: &ServiceSpec| {
                 let mut servers = spec.servers.iter();
                 servers.any(|server| server.endpoint == endpoint && server.weight == Weight::ZERO)
             };
             // An operator who gave it a weight again wants it to stay.
-            if found.is_none_or(|at| !is_drained(&self.config.services[at])) {
+            if !is_drained(&self.config.services[at]) {
                 continue;
             }
+            self.history.drained.push((service.clone(), self.config.services[at].protocol, endpoint));
             let params = json!({ "service": service, "address": endpoint.to_string() });
             let _ = self.change("server.remove", &params, "its deadline to drain", now);
         }

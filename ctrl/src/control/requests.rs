@@ -2,10 +2,9 @@
 
 use super::{Control, Devices};
 use crate::admin::peers::Peer;
-use crate::config::Severity;
+use crate::config::{ServiceSpec, Severity};
 use crate::discovery::News;
 use crate::health::Finding;
-use crate::kernel::KernelPath;
 use crate::log;
 use crate::view::{SessionView, StatusView};
 use dataplane::clock::Instant;
@@ -13,6 +12,7 @@ use dataplane::ids::{Generation, PortId};
 use dataplane::worker::{Command, SessionQuery};
 use serde::Serialize;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
@@ -171,7 +171,9 @@ impl<D: Devices> Control<D> {
         }));
         warnings.extend(observer.port_warnings());
         warnings.extend(observer.gateway_warnings());
-        warnings.extend(self.kernel.iter().flat_map(KernelPath::warnings));
+        let asks_vip = |spec: &Arc<ServiceSpec>| spec.health.as_ref().is_some_and(|health| health.at_vip);
+        let asks_vips = self.config.services.iter().any(asks_vip);
+        warnings.extend(self.kernel.iter().flat_map(|kernel| kernel.warnings(asks_vips)));
         let draining = self.registry.draining().into_iter();
         StatusView {
             version: self.identity.version.clone(),

@@ -8,7 +8,7 @@ use crate::health::Order;
 use crate::kernel::KernelPath;
 use crate::log;
 use dataplane::clock::Instant;
-use dataplane::ids::Generation;
+use dataplane::ids::{Generation, ServerId};
 use dataplane::session::ForwardMode;
 use dataplane::snapshot::{AddressRole, LocalAddress, NextHop, Snapshot};
 use std::collections::{HashMap, HashSet};
@@ -70,11 +70,24 @@ impl<D: Devices> Control<D> {
     }
 
     /// Gives workers, and checks that send as they do, a new world.
-    pub(super) fn publish(&mut self, snapshot: Snapshot) {
+    pub(super) fn publish(&mut self, mut snapshot: Snapshot) {
+        snapshot.ended = self.ended();
         self.world = self.publisher.publish(snapshot);
         if let Some(checks) = self.kernel.as_ref().and_then(KernelPath::vip_checks) {
             checks.follow(&self.world);
         }
+    }
+
+    /// Servers whose time to drain is over and that have sessions still.
+    fn ended(&mut self) -> Arc<[ServerId]> {
+        let mut ids = Vec::new();
+        self.history.drained.retain(|(service, protocol, endpoint)| {
+            let id = self.registry.removed_server_id(service, *protocol, *endpoint);
+            ids.extend(id);
+            id.is_some()
+        });
+        ids.sort_unstable();
+        ids.into()
     }
 
     pub(super) fn compile(&mut self, config: &Config, routers: &[NextHop]) -> Result<Snapshot, String> {

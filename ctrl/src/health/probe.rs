@@ -57,9 +57,7 @@ impl Prober {
             return Ok(Aim { target: server, source, way: None });
         };
         let checks = self.vip_checks.as_ref().ok_or_else(|| {
-            format!(
-                "there is no way to {vip} on it without the kernel path; see what the log said at the start"
-            )
+            format!("there is no way to {vip} on it without the kernel path; sluice status says why")
         })?;
         let source = Some(checks.source(vip.ip(), server.ip())?);
         let way = Some(Way { checks, server: server.ip(), tunnel: tunnel.as_ref() });

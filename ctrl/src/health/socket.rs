@@ -13,7 +13,7 @@ use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 /// Ports that sessions never have: what comes back to them from a server is a check's.
 const CHECK_PORTS: std::ops::Range<u16> = 512..1_024;
 /// Ports that are tried when others use them towards the same server.
-const TRIES: usize = 8;
+const TRIES: usize = 32;
 
 /// Who is asked, from where, and by which way.
 pub(super) struct Aim<'a> {

@@ -37,6 +37,8 @@ pub struct KernelPath {
     pump: Option<Pump>,
     /// Checks of VIPs, where they have an interface.
     vip_checks: Option<Arc<VipChecks>>,
+    /// Why they have none, or may get no answers.
+    vip_trouble: Vec<String>,
     /// By port, why it has no interface.
     missing: Vec<(PortId, String)>,
 }
@@ -75,17 +77,15 @@ impl KernelPath {
         netlink.forget_rules();
         netlink.follow(&Plan::default(), &plan).into_iter().for_each(log::say);
         let mut vip_checks = None;
+        let mut vip_trouble = Vec::new();
         let mut pump = None;
         if !taps.is_empty() {
-            let device = tun(&plan, &mut netlink).map_err(|error| {
-                let name = vip::INTERFACE;
-                log::say(format_args!("no interface {name}: {error}; checks that aim at a VIP do not work"));
-            });
+            let device = tun(&plan, &mut netlink, &mut vip_trouble).map_err(|error| vip_trouble.push(error));
             let checks = device.ok().map(|device| (device, Arc::default()));
             vip_checks = checks.as_ref().map(|(_, checks)| Arc::clone(checks));
             pump = Some(Pump::start(taps, checks, lanes)?);
         }
-        Ok(Self { netlink, plan, pump, vip_checks, missing })
+        Ok(Self { netlink, plan, pump, vip_checks, vip_trouble, missing })
     }
 
     /// Makes the kernel follow a new configuration; says what it refused.
@@ -134,12 +134,15 @@ impl KernelPath {
         }
     }
 
-    /// What an operator should know.
-    pub fn warnings(&self) -> Vec<String> {
+    /// What an operator should know, who has checks of VIPs or not.
+    pub fn warnings(&self, asks_vips: bool) -> Vec<String> {
         let missing = self.missing.iter().map(|(port, error)| {
             format!("port {}: no TAP interface for the kernel path: {error}; ssh, ping and health checks by it do not work (kernel = false in its [[port]] says that this is meant)", port.0)
         });
-        missing.collect()
+        let checks =
+            || format!("health checks that aim at VIPs do not work: {}", self.vip_trouble.join("; "));
+        let troubled = asks_vips && !self.vip_trouble.is_empty();
+        missing.chain(troubled.then(checks)).collect()
     }
 }
 
@@ -159,14 +162,14 @@ fn tap(interface: &Interface) -> Result<SyncDevice, String> {
 }
 
 /// The interface of checks that aim at VIPs.
-fn tun(plan: &Plan, netlink: &mut Netlink) -> Result<SyncDevice, String> {
+fn tun(plan: &Plan, netlink: &mut Netlink, trouble: &mut Vec<String>) -> Result<SyncDevice, String> {
     if netlink.index(vip::INTERFACE).is_some() {
-        return Err("there is one already, of another sluiced perhaps".to_owned());
+        return Err(format!("there is an interface {} already, of another sluiced perhaps", vip::INTERFACE));
     }
     let mtu = plan.interfaces.iter().map(|interface| interface.mtu).min().unwrap_or(MTU_MIN);
     let mtu = mtu.saturating_sub(vip::OVERHEAD).max(MTU_MIN);
     let device = device(DeviceBuilder::new().layer(Layer::L3), vip::INTERFACE, mtu, true)?;
-    netlink.open_to_vips(vip::INTERFACE)?;
+    trouble.extend(netlink.open_to_vips(vip::INTERFACE));
     Ok(device)
 }
 

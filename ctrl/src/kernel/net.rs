@@ -112,24 +112,24 @@ impl Netlink {
     }
 
     /// Lets checks that are bound to `interface` send anywhere by it, and lets answers of VIPs come in there.
-    pub(super) fn open_to_vips(&mut self, interface: &str) -> Result<(), String> {
-        let says = |error: rtnetlink::Error| error.to_string();
+    pub(super) fn open_to_vips(&mut self, interface: &str) -> Vec<String> {
+        let mut trouble = Vec::new();
         // IPv4 takes an interface that a socket is bound to for a link without being told.
         if let Some(index) = self.index(interface).filter(|_| path("ipv6").exists()) {
             let route = RouteMessageBuilder::<Ipv6Addr>::new().table_id(VIP_TABLE).output_interface(index);
-            self.runtime.block_on(self.handle.route().add(route.build()).execute()).map_err(says)?;
+            let routed = self.runtime.block_on(self.handle.route().add(route.build()).execute());
             let mut rule =
                 self.handle.rule().add().v6().table_id(VIP_TABLE).priority(TABLE).action(RuleAction::ToTable);
             rule.message_mut().attributes.push(RuleAttribute::Oifname(interface.to_owned()));
-            self.runtime.block_on(rule.execute()).map_err(says)?;
+            if let Err(error) = routed.and_then(|()| self.runtime.block_on(rule.execute())) {
+                trouble.push(format!("no route for IPv6: {error}"));
+            }
         }
         let _ = fs::write(path(&format!("ipv4/conf/{interface}/rp_filter")), "0");
-        if read("ipv4/conf/all/rp_filter").is_some_and(|value| value != "0") {
-            log::say(format_args!(
-                "net.ipv4.conf.all.rp_filter keeps answers of VIPs from health checks that aim at them; set it to 0"
-            ));
+        if read("ipv4/conf/all/rp_filter").as_deref() == Some("1") {
+            trouble.push("net.ipv4.conf.all.rp_filter = 1 keeps the answers away; set it to 0".to_owned());
         }
-        Ok(())
+        trouble
     }
 
     fn addresses(&self, index: u32) -> Vec<IpAddr> {

@@ -149,7 +149,7 @@ impl Director {
 }
 
 /// Whether a session may go on in a new world. Datagrams must not follow a server that was removed, or does not
-/// answer; connections go on, unless the service wants them to end.
+/// answer; connections go on, unless the service wants them to end, or the server's time to drain is over.
 fn may_go_on(server: ServerId, protocol: Protocol, vip: Endpoint, world: &Snapshot) -> bool {
     match world.services.of_server(server) {
         Some(service) => {
@@ -160,7 +160,7 @@ fn may_go_on(server: ServerId, protocol: Protocol, vip: Endpoint, world: &Snapsh
                 Standing::Quiescent | Standing::Down => !service.options.expire_quiescent,
             }
         }
-        None if protocol == Protocol::Udp => false,
+        None if protocol == Protocol::Udp || world.ended.binary_search(&server).is_ok() => false,
         None => !world.services.find(protocol, vip).is_some_and(|service| service.options.expire_quiescent),
     }
 }

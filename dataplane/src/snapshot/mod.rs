@@ -17,7 +17,7 @@ pub use services::{
 };
 
 use crate::flow::Family;
-use crate::ids::{Generation, PortId};
+use crate::ids::{Generation, PortId, ServerId};
 use crate::session::Timeouts;
 use crate::wire::LinkTraits;
 use hashbrown::DefaultHashBuilder;
@@ -52,6 +52,8 @@ pub struct Snapshot {
     pub neighbors: Arc<Neighbors>,
     /// How long sessions may be silent.
     pub timeouts: Timeouts,
+    /// Removed servers whose sessions end with their next packet, in order.
+    pub ended: Arc<[ServerId]>,
 }
 
 /// A port as the director sees it.
@@ -77,6 +79,7 @@ impl Snapshot {
             routes: Arc::default(),
             neighbors: Arc::default(),
             timeouts: Timeouts::default(),
+            ended: Arc::default(),
         }
     }
 
