@@ -132,7 +132,7 @@ pub(crate) fn everything(quick: bool) -> Result<(), String> {
         // In this process, which may use both cores: control has the other one.
         let core = machine::measuring_core();
         report.control(control::measure(core)?);
-        report.loaded(loaded::measure(core, 5, 2.0)?);
+        report.loaded(loaded::measure(core, 7, 2.0)?);
     }
     report.instructions(instructions::report()?);
     report.finish();
