@@ -375,6 +375,23 @@ fn slots(config: &Config, world: &Snapshot) -> BTreeMap<(String, String), Server
         .collect()
 }
 
+/// A folder for the file, also gone when a story fails.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("sluice-model-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 struct Run {
     control: Control<NoDevices>,
     mailbox: dataplane::snapshot::Mailbox,
@@ -552,12 +569,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn what_is_published_is_what_a_plain_twin_has(operations in prop::collection::vec(operation(), 1..60)) {
-        let folder = std::env::temp_dir().join(format!("sluice-model-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
+        let folder = Folder::new();
         let full: Plain = (0..SERVICES)
             .map(|number| PlainService { number, scheduler: 0, servers: (0..SERVERS).map(|server| (server, 1)).collect() })
             .collect();
-        let mut run = Run::new(&folder, &full);
+        let mut run = Run::new(&folder.0, &full);
         let mut twin = Twin { plain: full, ..Twin::default() };
         twin.tidy();
         for (at, operation) in operations.iter().enumerate() {
@@ -598,6 +614,5 @@ proptest! {
             let distinct: HashSet<_> = now.values().collect();
             prop_assert_eq!(distinct.len(), now.len(), "after {:?}", operation);
         }
-        std::fs::remove_dir_all(&folder).unwrap();
     }
 }
