@@ -6,6 +6,9 @@ use std::io;
 use std::net::IpAddr;
 use tokio::net::UdpSocket;
 
+/// More than anybody asks for by datagram.
+const ANSWER_MAX: usize = 4_096;
+
 /// The question for a name, with recursion.
 pub(crate) fn question(name: Name, kind: RecordType) -> Message {
     let mut question = Message::new(fastrand::u16(..), MessageType::Query, OpCode::Query);
@@ -20,7 +23,7 @@ pub(crate) fn question(name: Name, kind: RecordType) -> Message {
 /// Those of the socket; the answer may say one of its own.
 pub(crate) async fn ask(socket: &UdpSocket, question: &Message) -> io::Result<Message> {
     socket.send(&question.to_vec().map_err(io::Error::other)?).await?;
-    let mut room = vec![0; usize::from(u16::MAX)];
+    let mut room = [0; ANSWER_MAX];
     loop {
         let len = socket.recv(&mut room).await?;
         match Message::from_vec(&room[..len]) {

@@ -101,7 +101,13 @@ fn run(
         let cpu = machine::thread_cpu_ns(pid, "worker").ok_or("loaded: no worker thread")?;
         Ok::<_, String>((packets, cpu))
     };
-    std::thread::sleep(Duration::from_millis(500));
+    let has_sessions = || {
+        let workers = lab.json(&["worker", "list"]).unwrap_or_default();
+        workers[0]["sessions"].as_u64() == Some(u64::from(FLOWS))
+    };
+    if !wait_until(PATIENCE, has_sessions) {
+        return Err("loaded: the flows have no sessions".into());
+    }
     let before = sample()?;
     std::thread::sleep(Duration::from_secs_f64(seconds));
     let after = sample()?;

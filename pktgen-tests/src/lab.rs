@@ -433,6 +433,29 @@ impl Lab {
         self.wait_for_listener(at, l4_port)
     }
 
+    /// The states of the first service's servers.
+    ///
+    /// # Panics
+    /// When the daemon does not answer, or has no service.
+    pub fn server_states(&self) -> Vec<String> {
+        let services = self.json(&["service", "list"]).expect("the daemon answers");
+        let servers = services[0]["servers"].as_array().expect("there is a service");
+        servers.iter().map(|server| server["state"].as_str().unwrap_or_default().to_owned()).collect()
+    }
+
+    /// Waits until the first service's servers are in these states.
+    ///
+    /// # Panics
+    /// With what they are, when that takes longer than six seconds.
+    pub fn await_states(&self, wanted: &[&str]) {
+        let came = wait_until(Duration::from_secs(6), || self.server_states() == wanted);
+        assert!(
+            came,
+            "wanted {wanted:?}: {}",
+            self.json(&["service", "list"]).expect("the daemon answers")[0]
+        );
+    }
+
     /// Gives a server the VIPs, of which it tells nobody on its link.
     ///
     /// # Errors

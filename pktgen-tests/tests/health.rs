@@ -34,18 +34,6 @@ fn servers(lab: &Lab, count: usize, l4_port: u16) -> Vec<(String, &'static str)>
     (0..count).map(|at| (format!("{}:{l4_port}", lab.server_ip(at)), "")).collect()
 }
 
-/// The states of the first service's servers.
-fn states(lab: &Lab) -> Vec<String> {
-    let services = lab.json(&["service", "list"]).unwrap();
-    let servers = services[0]["servers"].as_array().unwrap().clone();
-    servers.iter().map(|server| server["state"].as_str().unwrap().to_owned()).collect()
-}
-
-fn await_states(lab: &Lab, wanted: &[&str]) {
-    let came = wait_until(SOON, || states(lab) == wanted);
-    assert!(came, "wanted {wanted:?}: {}", lab.sluice(&["service", "show", "web"]).unwrap());
-}
-
 /// Who answers so many requests.
 fn answers(lab: &Lab, requests: usize) -> Vec<String> {
     let mut all = lab.http(requests, 4).unwrap();
@@ -64,7 +52,7 @@ fn servers_that_die_hang_refuse_or_answer_wrongly_are_left_out_and_come_back() {
     let folders: Vec<_> = (0..4).map(|at| lab.start_nginx_on(at, &[80]).unwrap()).collect();
     let config = lab.config_head() + &service("", &servers(&lab, 4, 80), "type = \"http\"\npath = \"/\"");
     lab.start_sluiced(&config).unwrap();
-    await_states(&lab, &["up"; 4]);
+    lab.await_states(&["up"; 4]);
     assert_eq!(answers(&lab, 40), ["rs1:80", "rs2:80", "rs3:80", "rs4:80"]);
 
     // One hangs, one answers 500, one is refused by resets.
@@ -73,7 +61,7 @@ fn servers_that_die_hang_refuse_or_answer_wrongly_are_left_out_and_come_back() {
     nft(&lab, 2, "add table inet f");
     nft(&lab, 2, "add chain inet f i { type filter hook input priority 0 ; }");
     nft(&lab, 2, "add rule inet f i tcp dport 80 reject with tcp reset");
-    await_states(&lab, &["down", "down", "down", "up"]);
+    lab.await_states(&["down", "down", "down", "up"]);
     assert_eq!(answers(&lab, 20), ["rs4:80"]);
     let show = lab.sluice(&["service", "show", "web"]).unwrap();
     for what in ["no answer within 500 ms", "it answered 500", "Connection refused"] {
@@ -85,7 +73,7 @@ fn servers_that_die_hang_refuse_or_answer_wrongly_are_left_out_and_come_back() {
     std::fs::remove_file(folders[1].join("80.broken")).unwrap();
     nft(&lab, 2, "delete table inet f");
     lab.program(3).stop();
-    await_states(&lab, &["up", "up", "up", "down"]);
+    lab.await_states(&["up", "up", "up", "down"]);
     assert_eq!(answers(&lab, 30), ["rs1:80", "rs2:80", "rs3:80"]);
     let log = lab.sluiced().unwrap().output();
     assert!(
@@ -106,7 +94,7 @@ fn a_server_that_answers_too_slowly_is_left_out() {
     let health = "type = \"http\"\npath = \"/page\"\nexpect_body = \"end\"";
     let config = lab.config_head() + &service("", &servers(&lab, 2, 80), health);
     lab.start_sluiced(&config).unwrap();
-    await_states(&lab, &["up", "down"]);
+    lab.await_states(&["up", "down"]);
     let show = lab.sluice(&["service", "show", "web"]).unwrap();
     assert!(show.contains("no answer within 500 ms"), "{show}");
     assert_eq!(answers(&lab, 20), ["rs1"]);
@@ -119,15 +107,15 @@ fn the_sorry_server_serves_while_no_other_does() {
     let rules = format!("sorry_server = \"{}:80\"", lab.server_ip(2));
     let config = lab.config_head() + &service(&rules, &servers(&lab, 2, 80), "type = \"http\"\npath = \"/\"");
     lab.start_sluiced(&config).unwrap();
-    await_states(&lab, &["up", "up", "sorry"]);
+    lab.await_states(&["up", "up", "sorry"]);
     assert_eq!(answers(&lab, 20), ["rs1:80", "rs2:80"]);
     for folder in &folders[..2] {
         std::fs::write(folder.join("80.broken"), "").unwrap();
     }
-    await_states(&lab, &["down", "down", "sorry"]);
+    lab.await_states(&["down", "down", "sorry"]);
     assert_eq!(answers(&lab, 20), ["rs3:80"]);
     std::fs::remove_file(folders[0].join("80.broken")).unwrap();
-    await_states(&lab, &["up", "down", "sorry"]);
+    lab.await_states(&["up", "down", "sorry"]);
     assert_eq!(answers(&lab, 20), ["rs1:80"]);
     let log = lab.sluiced().unwrap().output();
     assert!(log.contains("the sorry server serves") && log.contains("the sorry server rests"), "{log}");
@@ -153,7 +141,7 @@ fn checks_ask_from_the_local_address_and_each_server_once() {
         .collect();
     let config = lab.config_head() + &web + &more;
     lab.start_sluiced(&config).unwrap();
-    await_states(&lab, &["up"]);
+    lab.await_states(&["up"]);
     let status = lab.json(&["status"]).unwrap();
     assert_eq!((status["services"].as_u64(), status["checks"].as_u64()), (Some(20), Some(1)));
 
@@ -270,8 +258,10 @@ fn every_kind_of_check_tells_good_from_bad() {
         let first = if wanted.is_none() { "up" } else { "down" };
         // A host that nobody is at is unreachable as soon as ARP says so.
         let is_gone = |state: &str| state == "down" || state == "unreachable";
-        let came =
-            wait_until(SOON, || matches!(&states(&lab)[..], [one, two] if one == first && is_gone(two)));
+        let came = wait_until(
+            SOON,
+            || matches!(&lab.server_states()[..], [one, two] if one == first && is_gone(two)),
+        );
         let show = lab.sluice(&["service", "show", "web"]).unwrap();
         assert!(came, "{health}: {show}");
         assert!(wanted.is_none_or(|wanted| show.contains(wanted)), "{health}: {show}");
@@ -287,14 +277,14 @@ fn too_many_down_at_once_and_all_are_used_until_they_are_back() {
     let config =
         lab.config_head() + &service("protect_threshold = 0.4", &list, "type = \"http\"\npath = \"/\"");
     lab.start_sluiced(&config).unwrap();
-    await_states(&lab, &["up"; 10]);
+    lab.await_states(&["up"; 10]);
     let protected = || lab.json(&["service", "show", "web"]).unwrap()["protected"] == true;
     assert!(!protected());
     // The checks' path breaks for six of ten, as by a bad deployment of the check itself.
     for port in &ports[..6] {
         std::fs::write(folder.join(format!("{port}.broken")), "").unwrap();
     }
-    assert!(wait_until(SOON, protected), "{:?}", states(&lab));
+    assert!(wait_until(SOON, protected), "{:?}", lab.server_states());
     let count = |lab: &Lab| answers(lab, 100).len();
     // All ten get sessions; nginx answers 500 with a page of its own on six.
     let weights = lab.json(&["service", "show", "web"]).unwrap();
@@ -309,7 +299,7 @@ fn too_many_down_at_once_and_all_are_used_until_they_are_back() {
     // One back: half are healthy, which is threshold and hysteresis.
     std::fs::remove_file(folder.join("8001.broken")).unwrap();
     assert!(wait_until(SOON, || !protected()));
-    await_states(&lab, &["up", "down", "down", "down", "down", "down", "up", "up", "up", "up"]);
+    lab.await_states(&["up", "down", "down", "down", "down", "down", "up", "up", "up", "up"]);
     assert_eq!(count(&lab), 5);
 }
 
@@ -328,17 +318,17 @@ fn a_zone_that_is_lost_spills_to_the_region_and_comes_back() {
         + "\n[location]\nzone = \"a\"\nregion = \"r\"\n"
         + &service("", &list, "type = \"http\"\npath = \"/\"");
     lab.start_sluiced(&config).unwrap();
-    await_states(&lab, &["up"; 6]);
+    lab.await_states(&["up"; 6]);
     assert_eq!(answers(&lab, 40), ["rs1:80", "rs1:81"]);
 
     lab.program(0).signal(Signal::STOP);
-    await_states(&lab, &["down", "down", "up", "up", "up", "up"]);
+    lab.await_states(&["down", "down", "up", "up", "up", "up"]);
     assert_eq!(answers(&lab, 40), ["rs2:80", "rs2:81"]);
     lab.program(1).signal(Signal::STOP);
-    await_states(&lab, &["down", "down", "down", "down", "up", "up"]);
+    lab.await_states(&["down", "down", "down", "down", "up", "up"]);
     assert_eq!(answers(&lab, 40), ["rs3:80", "rs3:81"]);
     lab.program(0).signal(Signal::CONT);
-    await_states(&lab, &["up", "up", "down", "down", "up", "up"]);
+    lab.await_states(&["up", "up", "down", "down", "up", "up"]);
     assert_eq!(answers(&lab, 40), ["rs1:80", "rs1:81"]);
     let tiers = lab.json(&["service", "show", "web"]).unwrap()["tiers"].clone();
     assert_eq!(tiers[0]["share"], 1.0, "{tiers}");
@@ -358,7 +348,7 @@ fn flapping_servers_leave_sessions_on_healthy_ones_alone() {
         + &service("protect_threshold = \"off\"", &list, "type = \"tcp\"")
             .replace("interval = \"200ms\"", "interval = \"500ms\"");
     lab.start_sluiced(&config).unwrap();
-    assert!(wait_until(SOON, || states(&lab).iter().all(|state| state == "up")));
+    assert!(wait_until(SOON, || lab.server_states().iter().all(|state| state == "up")));
     nft(&lab, 0, "add table inet f");
     nft(&lab, 0, "add chain inet f i { type filter hook input priority 0 ; }");
 
@@ -388,9 +378,10 @@ fn flapping_servers_leave_sessions_on_healthy_ones_alone() {
         };
         nft(&lab, 0, line);
         let wanted = if down { "down" } else { "up" };
-        let came =
-            wait_until(Duration::from_secs(5), || states(&lab)[..20].iter().all(|state| state == wanted));
-        assert!(came, "{wanted}: {:?}", states(&lab));
+        let came = wait_until(Duration::from_secs(5), || {
+            lab.server_states()[..20].iter().all(|state| state == wanted)
+        });
+        assert!(came, "{wanted}: {:?}", lab.server_states());
         if down {
             assert_eq!(answers(&lab, 20), ["rs2:80"], "nobody meets a server that is down");
         }
@@ -414,10 +405,10 @@ fn servers_that_refuse_sessions_are_kept_out_without_any_check() {
     lab.start_sluiced(&config).unwrap();
     // Nobody listens on the first: its kernel answers by resets.
     assert!(answers(&lab, 10).iter().any(|answer| answer.contains("curl")));
-    assert!(wait_until(SOON, || states(&lab) == ["inhibited", "up"]), "{:?}", states(&lab));
+    assert!(wait_until(SOON, || lab.server_states() == ["inhibited", "up"]), "{:?}", lab.server_states());
     assert_eq!(answers(&lab, 20), ["rs2:80"]);
     lab.start_nginx_on(0, &[80]).unwrap();
-    assert!(wait_until(SOON, || states(&lab) == ["up", "up"]));
+    assert!(wait_until(SOON, || lab.server_states() == ["up", "up"]));
     assert_eq!(answers(&lab, 20), ["rs1:80", "rs2:80"]);
     let log = lab.sluiced().unwrap().output();
     assert!(log.contains("server 10.0.0.11:80 does not answer sessions; it gets none for 3 s"), "{log}");
@@ -471,13 +462,13 @@ fn servers_of_ipv6_are_checked_from_their_local_address() {
     );
     let config = lab.config_head() + &rules;
     lab.start_sluiced(&config).unwrap();
-    await_states(&lab, &["up", "down"]);
+    lab.await_states(&["up", "down"]);
     let mut all = lab.http_to(&format!("[{VIP6}]"), 10, 2).unwrap();
     all.dedup();
     assert_eq!(all, ["rs1"]);
     for (kind, wanted) in [("icmp", ["up", "up"]), ("tcp", ["up", "down"])] {
         lab.write_config(&config.replace("\"http\"", &format!("\"{kind}\""))).unwrap();
         lab.sluice(&["config", "reload"]).unwrap();
-        await_states(&lab, &wanted);
+        lab.await_states(&wanted);
     }
 }

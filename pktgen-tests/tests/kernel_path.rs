@@ -206,18 +206,8 @@ fn ssh_works_under_a_flood() {
     lab.start("sshd", &mut sshd).unwrap();
     let ssh = || {
         let mut ssh = lab.client().command("ssh");
-        ssh.args([
-            "-F",
-            "none",
-            "-i",
-            &key,
-            "-o",
-            "StrictHostKeyChecking=no",
-            "-o",
-            "ConnectTimeout=5",
-            "-o",
-            "BatchMode=yes",
-        ]);
+        let options = "-F none -o StrictHostKeyChecking=no -o ConnectTimeout=5 -o BatchMode=yes";
+        ssh.args(options.split_whitespace()).args(["-i", &key]);
         ssh.args(["-o", &format!("UserKnownHostsFile={known}"), &format!("root@{OWN}"), "echo it works"]);
         run(&mut ssh)
     };

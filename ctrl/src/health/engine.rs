@@ -156,10 +156,10 @@ async fn run(
     open: Arc<Semaphore>,
     tell: Arc<dyn Fn(Finding)>,
 ) {
-    let spec = Arc::clone(&key.spec);
+    let (target, spec) = (key.target, Arc::clone(&key.spec));
     let prober = Prober::new(key, vip_checks);
     if let Err(error) = &prober {
-        log::say(format_args!("health check: {error}"));
+        log::say(format_args!("health check of {target}: {error}"));
     }
     let mut tally = Tally::new(&spec);
     // Not all at once.

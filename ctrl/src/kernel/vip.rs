@@ -8,8 +8,7 @@ use dataplane::flow::Family;
 use dataplane::frame::Frame;
 use dataplane::ids::PortId;
 use dataplane::snapshot::{AddressRole, Snapshot, Tunnel};
-use dataplane::wire::protocol::{ICMP, ICMPV6, TCP, UDP};
-use dataplane::wire::{self, ETHERNET_LEN, Outer};
+use dataplane::wire::{self, Datagram, ETHERNET_LEN, Outer};
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,9 +21,6 @@ pub const INTERFACE: &str = "sluice-checks";
 const REST: Duration = Duration::from_millis(300);
 /// Bytes that the largest outer header adds (IPv6, UDP and GUE), rounded up.
 pub(super) const OVERHEAD: u16 = 64;
-
-/// Bytes of an ICMP error before the packet that it quotes.
-const ICMP_LEN: usize = 8;
 
 /// How a VIP is reached on one server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -130,14 +126,14 @@ impl VipChecks {
     /// Whether a packet from a port is for one of these checks: an answer of its VIP, or an ICMP error about it.
     pub(super) fn expects(&self, packet: &[u8]) -> bool {
         let state = self.lock();
-        !state.flows.is_empty() && answered_flow(packet).is_some_and(|flow| state.flows.contains_key(&flow))
+        let flow = || answered_flow(&Datagram::read(packet)?);
+        !state.flows.is_empty() && flow().is_some_and(|flow| state.flows.contains_key(&flow))
     }
 
     /// Makes of an IP packet of the kernel, behind room for an Ethernet header, the frame that goes to its server; the
     /// port by which it leaves. `None` for packets of no check, and while the way to the server is not known.
     pub(super) fn send(&self, frame: &mut Frame<'_>) -> Option<PortId> {
-        let packet = frame.bytes().get(ETHERNET_LEN..)?;
-        let flow = sent_flow(packet)?;
+        let flow = sent_flow(&Datagram::read(frame.bytes().get(ETHERNET_LEN..)?)?)?;
         let (world, server, tunnel) = {
             let state = self.lock();
             let (server, tunnel) = state.flows.get(&flow)?;
@@ -160,47 +156,22 @@ impl VipChecks {
 }
 
 /// The flow of a packet that the appliance sends.
-fn sent_flow(packet: &[u8]) -> Option<CheckFlow> {
-    let (protocol, source, destination, body) = read(packet)?;
-    let (source_port, destination_port) = ports(protocol, body)?;
+fn sent_flow(packet: &Datagram<'_>) -> Option<CheckFlow> {
+    let (source_port, destination_port) = packet.ports()?;
     Some(CheckFlow {
-        protocol,
-        local: SocketAddr::new(source, source_port),
-        vip: SocketAddr::new(destination, destination_port),
+        protocol: packet.protocol,
+        local: SocketAddr::new(packet.source, source_port),
+        vip: SocketAddr::new(packet.destination, destination_port),
     })
 }
 
-/// The flow that a packet answers, or whose packet it quotes (RFC 792, RFC 4443).
-fn answered_flow(packet: &[u8]) -> Option<CheckFlow> {
-    let (protocol, source, destination, body) = read(packet)?;
-    if matches!(protocol, ICMP | ICMPV6) {
-        return sent_flow(body.get(ICMP_LEN..)?);
+/// The flow that a packet answers, or that an ICMP error is about.
+fn answered_flow(packet: &Datagram<'_>) -> Option<CheckFlow> {
+    if let Some(quoted) = packet.quoted() {
+        return sent_flow(&quoted);
     }
-    let (source_port, destination_port) = ports(protocol, body)?;
-    Some(CheckFlow {
-        protocol,
-        local: SocketAddr::new(destination, destination_port),
-        vip: SocketAddr::new(source, source_port),
-    })
-}
-
-/// Protocol, source, destination and body of an IP packet, which may be cut off behind its ports.
-fn read(packet: &[u8]) -> Option<(u8, IpAddr, IpAddr, &[u8])> {
-    let address4 = |at: usize| packet.get(at..)?.first_chunk::<4>().map(|bytes| IpAddr::from(*bytes));
-    let address6 = |at: usize| packet.get(at..)?.first_chunk::<16>().map(|bytes| IpAddr::from(*bytes));
-    match packet.first()? >> 4 {
-        4 => {
-            let header_len = usize::from(packet[0] & 0x0f) * 4;
-            Some((*packet.get(9)?, address4(12)?, address4(16)?, packet.get(header_len..)?))
-        }
-        6 => Some((*packet.get(6)?, address6(8)?, address6(24)?, packet.get(wire::IPV6_LEN..)?)),
-        _ => None,
-    }
-}
-
-fn ports(protocol: u8, body: &[u8]) -> Option<(u16, u16)> {
-    let [a, b, c, d] = *body.first_chunk::<4>()?;
-    matches!(protocol, TCP | UDP).then(|| (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d])))
+    let CheckFlow { protocol, local, vip } = sent_flow(packet)?;
+    Some(CheckFlow { protocol, local: vip, vip: local })
 }
 
 #[cfg(test)]
@@ -208,6 +179,7 @@ mod tests {
     use super::*;
     use dataplane::ids::NeighborId;
     use dataplane::snapshot::{Neighbor, Neighbors, NextHop, PortConfig, Routes};
+    use dataplane::wire::protocol::{ICMP, TCP};
     use dataplane::wire::{Encapsulation, LinkTraits};
 
     const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
@@ -305,9 +277,9 @@ mod tests {
         let (port, frame) = sent(&checks, &segment(local, vip)).unwrap();
 
         assert_eq!((port, &frame[..6]), (PortId(1), &MAC[..]));
-        let outer = read(&frame[ETHERNET_LEN..]).unwrap();
-        assert_eq!((outer.0, outer.1.to_string(), outer.2), (4, "10.0.0.2".into(), server()));
-        assert_eq!(outer.3, segment(local, vip));
+        let outer = Datagram::read(&frame[ETHERNET_LEN..]).unwrap();
+        assert_eq!((outer.protocol, outer.source, outer.destination), (4, local.ip(), server()));
+        assert_eq!(frame[ETHERNET_LEN + wire::IPV4_LEN..], segment(local, vip));
     }
 
     #[test]

@@ -6,7 +6,6 @@
 
 use super::budget::Budget;
 use super::{Arrival, Director};
-use crate::clock::Instant;
 use crate::drop::DropReason;
 use crate::snapshot::{AddressRole, Snapshot};
 use crate::steering::FIRST_PORT;
@@ -30,20 +29,7 @@ enum Kind {
 }
 
 /// Each kind's own.
-#[derive(Debug)]
-pub(super) struct KernelBudgets([Budget; 3]);
-
-impl Default for KernelBudgets {
-    fn default() -> Self {
-        Self([Budget::new(PER_SECOND, BURST); 3])
-    }
-}
-
-impl KernelBudgets {
-    fn take(&mut self, kind: Kind, now: Instant) -> bool {
-        self.0[kind as usize].take(now)
-    }
-}
+pub(super) const BUDGETS: [Budget; 3] = [Budget::new(PER_SECOND, BURST); 3];
 
 impl Director {
     /// What becomes of a packet that is refused for `reason`: the kernel's, if the error is `None`.
@@ -61,7 +47,7 @@ impl Director {
         let kind = Unclaimed::read(frame, port.link.mac).and_then(|packet| kind(&packet, arrival.world));
         match kind {
             None => Some(reason),
-            Some(kind) if self.kernel_budgets.take(kind, arrival.now) => None,
+            Some(kind) if self.kernel_budgets[kind as usize].take(arrival.now) => None,
             Some(_) => Some(DropReason::KernelLimit),
         }
     }
@@ -106,17 +92,4 @@ fn kind(packet: &Unclaimed, world: &Snapshot) -> Option<Kind> {
 
 fn comes_from_vip(packet: &Unclaimed, world: &Snapshot) -> bool {
     packet.source.and_then(|source| world.role(source)) == Some(AddressRole::Vip)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flood_of_one_kind_leaves_the_others_their_share() {
-        let mut budgets = KernelBudgets::default();
-        let now = Instant::from_millis(10_000);
-        assert_eq!((0..100_000).filter(|_| budgets.take(Kind::Other, now)).count() as u64, BURST);
-        assert!(budgets.take(Kind::Connection, now) && budgets.take(Kind::Check, now));
-    }
 }

@@ -13,7 +13,8 @@
 //! [`fragments`] those in pieces; [`tell`] says to servers where their clients are, [`cut`] makes two of one that
 //! became too long. [`admit`] says who may have a session, [`life`] begins and ends it, [`expire`] finds old
 //! ones, [`reset`] tells their ends. [`answer`] writes what the appliance itself has to say, [`relay`] passes
-//! on what others say about its packets, [`budget`] limits both, [`owner`] gives packets to other workers, [`kernel`] to the host's kernel.
+//! on what others say about its packets, [`owner`] gives packets to other workers, [`kernel`] to the host's kernel;
+//! [`budget`] says how much of that may be in a second.
 
 mod admit;
 mod answer;
@@ -47,7 +48,6 @@ use admit::{ServiceCursor, Towards, find_service};
 use arrayvec::ArrayVec;
 use budget::Budget;
 use cut::TAILS;
-use kernel::KernelBudgets;
 use reset::{RESETS, Reset};
 use side::{HasSide, Side};
 use std::collections::VecDeque;
@@ -122,7 +122,7 @@ pub struct Director {
     /// By server.
     towards: Table<Towards>,
     icmp_budget: Budget,
-    kernel_budgets: KernelBudgets,
+    kernel_budgets: [Budget; 3],
     /// Resets to be sent.
     resets: VecDeque<Reset>,
     /// Second parts of packets that had to be cut, to be sent.
@@ -232,7 +232,7 @@ impl Director {
             full: hugepages::table(MAX_SERVERS / 64, || 0),
             towards: hugepages::table(MAX_SERVERS, || Towards::UNKNOWN),
             icmp_budget: answer::ERRORS,
-            kernel_budgets: KernelBudgets::default(),
+            kernel_budgets: kernel::BUDGETS,
             resets: VecDeque::with_capacity(RESETS),
             tails: VecDeque::with_capacity(TAILS),
             seat,

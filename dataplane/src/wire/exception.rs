@@ -43,22 +43,16 @@ impl Unclaimed {
         }
         let ip = &frame[ETHERNET_LEN..];
         match be16(header, 12) {
-            ETHERTYPE_IPV4 => {
-                let header_len = usize::from(ip.first()? & 0x0f) * 4;
-                let header = ip.get(..header_len.max(IPV4_LEN))?;
-                let source = Some(Ipv4Addr::from(*header[12..].first_chunk()?).into());
-                let destination = Some(Ipv4Addr::from(*header[16..].first_chunk()?).into());
-                // Later fragments have no layer-4 header.
-                let is_first = be16(header, 6) & 0x1fff == 0;
-                let (l4_port, continues) =
-                    if is_first { read_l4(header[9], ip.get(header_len..)?) } else { (0, false) };
-                Some(Self { source, destination, unicast, l4_port, continues })
-            }
-            ETHERTYPE_IPV6 => {
-                let header = ip.get(..IPV6_LEN)?;
-                let source = Some(Ipv6Addr::from(*header[8..].first_chunk()?).into());
-                let destination = Some(Ipv6Addr::from(*header[24..].first_chunk()?).into());
-                let (l4_port, continues) = read_l4(header[6], &ip[IPV6_LEN..]);
+            ETHERTYPE_IPV4 | ETHERTYPE_IPV6 => {
+                let packet = Datagram::read(ip)?;
+                let (source, destination) = (Some(packet.source), Some(packet.destination));
+                let continues = packet.protocol == TCP
+                    && packet.body().get(13).is_some_and(|flags| flags & (SYN | ACK) != SYN);
+                // The quoted packet is one that the appliance sent: its source port is ours.
+                let l4_port = match packet.quoted() {
+                    Some(quoted) => quoted.ports().map_or(0, |(source, _)| source),
+                    None => packet.ports().map_or(0, |(_, destination)| destination),
+                };
                 Some(Self { source, destination, unicast, l4_port, continues })
             }
             ETHERTYPE_LLDP => {
@@ -78,20 +72,66 @@ impl Unclaimed {
     }
 }
 
-/// The port of the appliance that a packet is for, or that an error is about, and whether it is a segment
-/// that opens nothing.
-fn read_l4(protocol: u8, body: &[u8]) -> (u16, bool) {
-    let port = |at: usize| if body.len() >= at + 2 { be16(body, at) } else { 0 };
-    match protocol {
-        TCP => (port(2), body.get(13).is_some_and(|flags| flags & (SYN | ACK) != SYN)),
-        UDP => (port(2), false),
-        // The quoted packet is one that the appliance sent: its source port is ours.
-        ICMP => {
-            let len = body.get(ICMP_LEN).map_or(0, |first| usize::from(first & 0x0f) * 4);
-            (port(ICMP_LEN + len), false)
+/// An IP packet of which nothing was checked, and which may be cut off.
+#[derive(Clone, Copy, Debug)]
+pub struct Datagram<'a> {
+    /// The protocol of what it carries; extension headers are not passed over.
+    pub protocol: u8,
+    /// Where it comes from.
+    pub source: IpAddr,
+    /// Where it goes.
+    pub destination: IpAddr,
+    /// What it carries, from the first byte on; `None` in later fragments.
+    body: Option<&'a [u8]>,
+}
+
+impl<'a> Datagram<'a> {
+    /// Reads the header of a packet; `None` when it is not there whole.
+    pub fn read(packet: &'a [u8]) -> Option<Self> {
+        match packet.first()? >> 4 {
+            4 => {
+                let header_len = usize::from(packet[0] & 0x0f) * 4;
+                let header = packet.get(..header_len.max(IPV4_LEN))?;
+                let is_first = be16(header, 6) & 0x1fff == 0;
+                Some(Self {
+                    protocol: header[9],
+                    source: Ipv4Addr::from(*header[12..].first_chunk()?).into(),
+                    destination: Ipv4Addr::from(*header[16..].first_chunk()?).into(),
+                    body: packet.get(header_len..).filter(|_| is_first),
+                })
+            }
+            6 => {
+                let header = packet.get(..IPV6_LEN)?;
+                Some(Self {
+                    protocol: header[6],
+                    source: Ipv6Addr::from(*header[8..].first_chunk()?).into(),
+                    destination: Ipv6Addr::from(*header[24..].first_chunk()?).into(),
+                    body: packet.get(IPV6_LEN..),
+                })
+            }
+            _ => None,
         }
-        ICMPV6 => (port(ICMP_LEN + IPV6_LEN), false),
-        _ => (0, false),
+    }
+
+    fn body(&self) -> &'a [u8] {
+        self.body.unwrap_or_default()
+    }
+
+    /// Source and destination port of a TCP segment or UDP datagram.
+    pub fn ports(&self) -> Option<(u16, u16)> {
+        let ports = self.body().get(..4).filter(|_| matches!(self.protocol, TCP | UDP))?;
+        Some((be16(ports, 0), be16(ports, 2)))
+    }
+
+    /// The packet that an ICMP error is about (RFC 792, RFC 4443 §2.1); `None` in everything else, pings too.
+    pub fn quoted(&self) -> Option<Self> {
+        let body = self.body();
+        let is_error = match (self.protocol, body.first()?) {
+            (ICMP, kind) => matches!(kind, 3..=5 | 11 | 12),
+            (ICMPV6, kind) => *kind < 128,
+            _ => false,
+        };
+        Self::read(body.get(ICMP_LEN..).filter(|_| is_error)?)
     }
 }
 
@@ -150,8 +190,21 @@ mod tests {
     fn an_error_is_about_the_port_that_the_quoted_packet_left() {
         let mut error = vec![3, 3, 0, 0, 0, 0, 0, 0, 0x45];
         error.resize(ICMP_LEN + IPV4_LEN, 0);
+        error[ICMP_LEN + 9] = UDP;
         error.extend([0x02, 0x58, 0, 53, 0, 8, 0, 0]);
         assert_eq!(Unclaimed::read(&ipv4(ICMP, [10, 0, 0, 2], &error), MAC).unwrap().l4_port, 600);
+    }
+
+    #[test]
+    fn a_ping_has_no_port_whatever_it_carries() {
+        for kind in [0, 8] {
+            for filler in 0..=255 {
+                let mut ping = vec![filler; 24];
+                ping[0] = kind;
+                let read = Unclaimed::read(&ipv4(ICMP, [10, 0, 0, 2], &ping), MAC).unwrap();
+                assert_eq!(read.l4_port, 0, "type {kind}, {filler:#x}");
+            }
+        }
     }
 
     #[test]

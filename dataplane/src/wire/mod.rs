@@ -33,7 +33,7 @@ mod uoa;
 
 pub use cross::FRAGMENT_LEN;
 pub use cut::{TAIL_MAX, Tail, cut_ipv4, cut_ipv6};
-pub use exception::{Unclaimed, concerns_kernel};
+pub use exception::{Datagram, Unclaimed, concerns_kernel};
 pub use family::Wire;
 pub use fragment::Fragment;
 pub use icmp::lower_told_mtu;
