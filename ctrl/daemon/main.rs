@@ -15,9 +15,10 @@ use ctrl::control::{Control, Identity, Parts, Request};
 use ctrl::discovery::Discovery;
 use ctrl::health::Engine;
 use ctrl::kernel::KernelPath;
+use ctrl::last_good::{self, Keeper};
+use ctrl::log;
 use ctrl::names::Names;
 use ctrl::steering::Ladder;
-use ctrl::{last_good, log};
 use dataplane::director::{Director, Limits};
 use dataplane::dpdk::{self, Clock, Device, DeviceSettings, Eal, EalSettings, Memory, Pool};
 use dataplane::flow::FlowHasher;
@@ -299,12 +300,13 @@ fn serve(
     let discovery = Discovery::start(move |news| heard.send(Request::Discovered(news)).unwrap_or_default());
     let discovery = discovery.map_err(&mut note).ok();
     let names = config.names.as_ref().and_then(|names| Names::start(names).map_err(&mut note).ok());
+    let keeper = Keeper::start(files.state);
+    let keeper = keeper.map_err(|error| note(format!("the last good state is not kept: {error}"))).ok();
     let identity = Identity {
         version: env!("SLUICE_VERSION").to_owned(),
         dpdk: dpdk::version(),
         memory: preflight::describe(memory),
         config_path: files.config,
-        state_folder: Some(files.state),
         fallback: files.fallback,
         missing,
     };
@@ -316,6 +318,7 @@ fn serve(
         devices: hardware,
         publisher,
         links,
+        keeper,
         kernel,
         engine,
         names,

@@ -71,12 +71,12 @@ pub struct Desired {
 
 impl Desired {
     /// The state that the files say.
-    pub fn of(text: Text) -> Self {
-        Self { text: Arc::new(text), changes: Vec::new() }
+    pub fn of(text: Arc<Text>) -> Self {
+        Self { text, changes: Vec::new() }
     }
 
     /// What the files said.
-    pub fn text(&self) -> &Text {
+    pub fn text(&self) -> &Arc<Text> {
         &self.text
     }
 
@@ -91,8 +91,7 @@ impl Desired {
         if self.changes.len() > CHANGES_MAX
             && let Ok(text) = self.written()
         {
-            self.text = Arc::new(text);
-            self.changes.clear();
+            *self = Self::of(text);
         }
     }
 
@@ -100,16 +99,16 @@ impl Desired {
     ///
     /// # Errors
     /// When a change has no place in it, which is a defect.
-    pub fn written(&self) -> Result<Text, String> {
+    pub fn written(&self) -> Result<Arc<Text>, String> {
         if self.changes.is_empty() {
-            return Ok(Text::clone(&self.text));
+            return Ok(Arc::clone(&self.text));
         }
         let mut documents = self.documents()?;
         for change in &self.changes {
             edit(&mut documents, change)?;
         }
         let pieces = documents.into_iter().map(|(path, document)| (path, document.to_string()));
-        Ok(Text::join(pieces.collect()))
+        Ok(Arc::new(Text::join(pieces.collect())))
     }
 
     /// The lines of one service with all changes and this one in it.
@@ -352,7 +351,7 @@ listen = "192.0.2.10:53"
 
     #[test]
     fn changes_are_written_back_with_comments_and_order() {
-        let mut desired = Desired::of(Text::of(Path::new("a.toml"), FILE));
+        let mut desired = Desired::of(Arc::new(Text::of(Path::new("a.toml"), FILE)));
         let server = |address: &str| (String::from("web"), address.to_owned());
         let (service, address) = server("10.0.0.11:80");
         desired.push(Change::SetServer {
@@ -408,7 +407,7 @@ listen = "192.0.2.10:53"
     #[test]
     fn servers_are_found_however_they_are_written() {
         const TEXT: &str = "service = [{ name = \"web\", listen = \"192.0.2.10:80\", server = [{ address = \"10.0.0.11\" }, { address = \"10.0.0.11:81\" }, { address = \"2001:db8::1\" }] }, { name = \"dns\" }]\n";
-        let mut desired = Desired::of(Text::of(Path::new("a.toml"), TEXT));
+        let mut desired = Desired::of(Arc::new(Text::of(Path::new("a.toml"), TEXT)));
         let set = |address: &str, weight: u32| Change::SetServer {
             service: "web".into(),
             address: address.into(),
@@ -434,7 +433,7 @@ listen = "192.0.2.10:53"
 
     #[test]
     fn the_lines_of_one_service_stand_alone() {
-        let mut desired = Desired::of(Text::of(Path::new("a.toml"), FILE));
+        let mut desired = Desired::of(Arc::new(Text::of(Path::new("a.toml"), FILE)));
         desired.push(Change::AddServer {
             service: "web".into(),
             address: "10.0.0.12:80".into(),
@@ -452,7 +451,7 @@ listen = "192.0.2.10:53"
 
     #[test]
     fn many_changes_become_text() {
-        let mut desired = Desired::of(Text::of(Path::new("a.toml"), FILE));
+        let mut desired = Desired::of(Arc::new(Text::of(Path::new("a.toml"), FILE)));
         for n in 0..CHANGES_MAX + 10 {
             let address = format!("10.0.{}.{}:80", n / 250, n % 250 + 1);
             desired.push(Change::AddServer { service: "dns".into(), address, keys: Map::new() });

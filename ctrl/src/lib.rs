@@ -32,6 +32,7 @@ pub mod nd;
 pub mod neighbors;
 pub mod passive;
 pub mod registry;
+pub mod relief;
 pub mod standing;
 pub mod steering;
 pub mod view;

@@ -1,8 +1,10 @@
 //! Passive health: what servers' traffic shows of them.
 //!
 //! A server that does not answer new sessions, or answers by resets, is kept out for a while, each time twice as long
-//! as before, until sessions succeed again. It is a hint beside active checks: they decide what is up.
+//! as before, until sessions succeed again. One that takes long to answer connections gets less. It is a hint beside
+//! active checks: they decide what is up.
 
+use crate::relief::Relief;
 use dataplane::clock::Instant;
 use std::time::Duration;
 
@@ -62,6 +64,43 @@ impl Record {
     }
 }
 
+/// How fast one server answers connections, and what that leaves it of its weight.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    seen: (u64, u64),
+    connect_ms: Option<f64>,
+    relief: Relief,
+}
+
+impl Pace {
+    /// A pace that begins with these counts of answered connections and of milliseconds that they waited.
+    pub fn new(answered: u64, waited_ms: u64) -> Self {
+        Self { seen: (answered, waited_ms), connect_ms: None, relief: Relief::default() }
+    }
+
+    /// Looks at the counts again. While nobody connects, what was seen last counts on.
+    pub fn sample(&mut self, answered: u64, waited_ms: u64, limit: Duration) {
+        let count = answered.saturating_sub(self.seen.0);
+        let waited = waited_ms.saturating_sub(self.seen.1);
+        self.seen = (answered, waited_ms);
+        if count > 0 {
+            let mean = waited as f64 / count as f64;
+            self.connect_ms = Some(mean);
+            self.relief.note(mean, limit.as_secs_f64() * 1e3);
+        }
+    }
+
+    /// What is left of the server's weight, up to 1.
+    pub fn share(&self) -> f64 {
+        self.relief.share()
+    }
+
+    /// The mean of the last second with connections, in milliseconds.
+    pub fn connect_ms(&self) -> Option<f64> {
+        self.connect_ms
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,6 +133,23 @@ mod tests {
         assert_eq!(kept_out(&RULES, &"x".repeat(300)), [5, 10, 20, 40, 60, 60, 60, 60]);
         assert_eq!(kept_out(&RULES, "x.....+....x"), [5, 5], "one success halves");
         assert_eq!(kept_out(&RULES, "+++......+++"), [0; 0]);
+    }
+
+    #[test]
+    fn a_server_that_answers_slowly_gets_less_until_it_is_fast_again() {
+        let mut pace = Pace::new(1_000, 5_000);
+        let (mut answered, mut waited) = (1_000, 5_000);
+        // Connections a second and how long each waits: fast, slow, none, fast.
+        let shares: Vec<_> = [(10, 5), (10, 40), (100, 40), (1, 40), (0, 0), (10, 20), (10, 2)]
+            .into_iter()
+            .map(|(count, each)| {
+                (answered, waited) = (answered + count, waited + count * each);
+                pace.sample(answered, waited, Duration::from_millis(20));
+                (pace.share() * 100.0).round()
+            })
+            .collect();
+        assert_eq!(shares, [100.0, 80.0, 60.0, 50.0, 50.0, 70.0, 90.0]);
+        assert_eq!(pace.connect_ms(), Some(2.0));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::balance::{self, Candidate, Health, Picture, Switch, TIERS};
 use crate::config::{Config, ServerSpec, ServiceSpec};
 use crate::health::{CheckId, CheckKey, Finding, Last, Order};
 use crate::kernel::VipWay;
+use crate::passive::Pace;
 use dataplane::clock::Instant;
 use dataplane::flow::{Endpoint, Family};
 use dataplane::scheduler::Scheduler;
@@ -55,6 +56,8 @@ struct Server {
     healthy_since: Option<Instant>,
     /// Until when passive checks keep it out.
     inhibited_until: Option<Instant>,
+    /// What the time that it takes to answer connections leaves it of its weight, and that time in milliseconds.
+    pace: (f64, Option<f64>),
 }
 
 #[derive(Clone, Debug)]
@@ -83,6 +86,8 @@ pub struct ServerPicture {
     pub ramp: f64,
     /// Overload protection: how much of its weight its load leaves it.
     pub relief: f64,
+    /// How long it took to answer connections of late, in milliseconds, where that is looked at.
+    pub connect_ms: Option<f64>,
     /// How long passive checks keep it out from now on.
     pub inhibited: Duration,
     /// The last answer.
@@ -187,8 +192,11 @@ impl Standings {
                 _ => None,
             };
             let tier = if spec.locality { config.location.tier_of(&server.location) } else { TIERS - 1 };
-            let inhibited_until = old.and_then(|old| old.inhibited_until);
-            servers.push(Server { endpoint: server.endpoint, check, tier, healthy_since, inhibited_until });
+            let inhibited_until = old.as_ref().and_then(|old| old.inhibited_until);
+            // Who does not look any more takes nothing away.
+            let pace = old.filter(|_| spec.connect_limit.is_some()).map_or((1.0, None), |old| old.pace);
+            let endpoint = server.endpoint;
+            servers.push(Server { endpoint, check, tier, healthy_since, inhibited_until, pace });
         }
         if let Some((_, until)) = &switch {
             self.due.insert((*until, at));
@@ -285,6 +293,15 @@ impl Standings {
             self.dirty.insert(at);
             self.due.insert((until, at));
         }
+    }
+
+    /// Takes in how fast the server in place `place` of the service in place `at` answers connections.
+    pub fn note_pace(&mut self, at: usize, place: usize, pace: &Pace) {
+        let server = &mut self.services[at].servers[place];
+        if server.pace.0 != pace.share() {
+            self.dirty.insert(at);
+        }
+        server.pace = (pace.share(), pace.connect_ms());
     }
 
     /// Sets or takes away the operator's switch of a service.
@@ -395,7 +412,7 @@ impl Standings {
             tier: server.tier,
             health: if inhibited { Health::Down } else { health },
             ramp,
-            relief: check.map_or(1.0, |check| check.relief),
+            relief: check.map_or(1.0, |check| check.relief).min(server.pace.0),
             is_sorry: spec_of.is_sorry,
         };
         (candidate, step)
@@ -428,7 +445,8 @@ impl Standings {
             effective: service.picture.weights.get(place).copied().unwrap_or(0),
             tier: server.tier,
             ramp: ramp(server.healthy_since, slow_start, now).0,
-            relief: check.map_or(1.0, |check| check.relief),
+            relief: check.map_or(1.0, |check| check.relief).min(server.pace.0),
+            connect_ms: server.pace.1,
             inhibited: server.inhibited_until.map_or(Duration::ZERO, |until| until.since(now)),
             last: check.and_then(|check| check.last.lock().ok().map(|last| last.clone())),
         }

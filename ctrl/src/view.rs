@@ -115,6 +115,8 @@ pub struct ServerView {
     pub slow_start: f64,
     /// How much of its weight its load leaves it, 0 to 1.
     pub relief: f64,
+    /// Mean time to answer connections in the last second that had some, in milliseconds; `null` where nobody looks.
+    pub connect_ms: Option<f64>,
     /// For how long its traffic keeps it out.
     pub inhibited_ms: u64,
     /// The last answer to its check.

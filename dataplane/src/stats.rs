@@ -67,6 +67,17 @@ impl ServerCounters {
     }
 }
 
+/// How fast a real server answers connections: apart from its other counters, which fill a line.
+#[derive(Debug, Default)]
+#[repr(align(16))]
+pub struct ConnectCounters {
+    /// Connections that it answered by SYN and ACK.
+    pub answered: Counter,
+    /// Milliseconds from the client's last SYN to that answer, all together. Single ones are cut to whole
+    /// milliseconds of a clock that runs on, which evens out over many.
+    pub waited_ms: Counter,
+}
+
 /// A service's counters of what never reached a real server.
 #[derive(Debug, Default)]
 #[repr(align(64))]
@@ -149,6 +160,7 @@ pub struct WorkerStats {
     drops: [Counter; DropReason::COUNT],
     ports: Table<PortCounters>,
     servers: Table<ServerCounters>,
+    connects: Table<ConnectCounters>,
     services: Table<ServiceCounters>,
     locals: Table<Counter>,
 }
@@ -184,6 +196,7 @@ impl WorkerStats {
             drops: std::array::from_fn(|_| Counter::default()),
             ports: hugepages::table(ports, PortCounters::default),
             servers: hugepages::table(servers, ServerCounters::default),
+            connects: hugepages::table(servers, ConnectCounters::default),
             services: hugepages::table(services, ServiceCounters::default),
             locals: hugepages::table(locals, Counter::default),
         }
@@ -205,6 +218,12 @@ impl WorkerStats {
     #[inline]
     pub fn server(&self, id: ServerId) -> &ServerCounters {
         &self.servers[id.0 as usize]
+    }
+
+    /// How fast a real server answers connections.
+    #[inline]
+    pub fn connects(&self, id: ServerId) -> &ConnectCounters {
+        &self.connects[id.0 as usize]
     }
 
     /// The counters of a service.

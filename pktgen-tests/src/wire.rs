@@ -58,6 +58,11 @@ impl Wire {
         Self::start(namespace, &device, folder, [0; 6], &[])
     }
 
+    /// ARP for `address` is answered too.
+    pub fn add_ipv4(&mut self, address: Ipv4Addr) {
+        self.addresses.push(address);
+    }
+
     /// Neighbour solicitations for `address` are answered too.
     pub fn add_ipv6(&mut self, address: Ipv6Addr) {
         self.addresses6.push(address);

@@ -451,6 +451,24 @@ fn loaded_servers_get_less_and_those_that_come_back_begin_slowly() {
 }
 
 #[test]
+fn loads_are_found_in_what_a_server_answers() {
+    let mut lab = Lab::new(Plan::default()).unwrap();
+    for (at, load) in [(0, "1.6"), (1, "0.5")] {
+        let place = format!("location /load {{ return 200 '{{\"cpu\": [{{\"load\": {load}}}]}}'; }}");
+        lab.start_nginx_with(at, &format!("listen 80; {place}"), 80).unwrap();
+    }
+    let health = "type = \"http\"\npath = \"/load\"\nload_field = \"cpu.0.load\"\nload_limit = 0.8";
+    let config = lab.config_head() + &service("", &servers(&lab, 2, 80), health);
+    lab.start_sluiced(&config).unwrap();
+    let reliefs = || {
+        let shown = lab.json(&["service", "show", "web"]).unwrap();
+        let servers = shown["servers"].as_array().unwrap().clone();
+        servers.iter().map(|server| server["relief"].as_f64().unwrap()).collect::<Vec<_>>()
+    };
+    assert!(wait_until(SOON * 3, || reliefs() == [0.5, 1.0]), "{:?}", reliefs());
+}
+
+#[test]
 fn servers_of_ipv6_are_checked_from_their_local_address() {
     let mut lab = Lab::new(Plan { ipv6: true, ..Plan::default() }).unwrap();
     lab.start_nginx(0, 80).unwrap();

@@ -114,8 +114,17 @@ pub struct Tls {
 /// Overload protection by what servers say of their load.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LoadSpec {
-    /// The header of the check's answer that has the load, a number.
-    pub header: String,
+    /// Where the check's answer has the load, a number.
+    pub place: LoadPlace,
     /// The load up to which a server keeps its whole weight, in thousandths.
     pub limit: u32,
+}
+
+/// Where an answer has a server's load.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum LoadPlace {
+    /// In this header.
+    Header(String),
+    /// In its body, which is JSON, under these names, one inside the other; numbers are places in lists.
+    Field(Vec<String>),
 }

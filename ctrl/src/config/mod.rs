@@ -4,6 +4,7 @@
 //! `check` turns them into a [`Config`] or into a list of problems, each of which names
 //! file, line, key, what is wrong and what to do.
 
+mod again;
 mod check;
 mod discover;
 mod health;
@@ -12,9 +13,10 @@ mod problem;
 mod raw;
 mod text;
 
+pub use again::Reader;
 pub(crate) use check::parse_duration;
 pub use discover::{DiscoverSpec, Source};
-pub use health::{HealthSpec, Http, LoadSpec, Probe, Tls};
+pub use health::{HealthSpec, Http, LoadPlace, LoadSpec, Probe, Tls};
 pub use names::{NameAnswers, NamesSpec};
 pub use problem::{Problem, Severity};
 pub use text::Text;
@@ -246,9 +248,19 @@ pub struct ServiceSpec {
     pub policy: Policy,
     /// How long a server that came up takes to get its whole weight; zero: at once.
     pub slow_start: Duration,
+    /// How long a server may take to answer connections, on average, and keep its whole weight, if that matters.
+    pub connect_limit: Option<Duration>,
 }
 
 impl ServiceSpec {
+    /// Whether the same words may mean something else tomorrow, because a file is read for it.
+    fn looks_elsewhere(&self) -> bool {
+        let has_authorities = |health: &HealthSpec| matches!(&health.probe, Probe::Http(http) if http.tls.as_ref().is_some_and(|tls| tls.ca_file.is_some()));
+        let asks_resolver = |discover: &DiscoverSpec| matches!(discover.source, Source::Dns { .. });
+        self.health.as_deref().is_some_and(has_authorities)
+            || self.discover.as_ref().is_some_and(asks_resolver)
+    }
+
     /// What clients connect to, as lists show it.
     pub fn listen_text(&self) -> String {
         let texts: Vec<_> = self.listens.iter().map(ToString::to_string).collect();
@@ -301,14 +313,14 @@ pub struct ServerSpec {
 }
 
 /// What reading a file gave.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Loaded {
     /// The configuration.
     pub config: Config,
     /// What is allowed but probably not meant.
     pub warnings: Vec<Problem>,
     /// Where it stands.
-    pub text: Text,
+    pub text: Arc<Text>,
 }
 
 /// Why a file cannot be used.

@@ -49,8 +49,3 @@ impl fmt::Display for Problem {
         write!(f, ": {}", self.message)
     }
 }
-
-/// The line on which byte `offset` of `text` stands, from 1.
-pub(super) fn line_of(text: &str, offset: usize) -> usize {
-    text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count() + 1
-}

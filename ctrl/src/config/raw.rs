@@ -138,6 +138,7 @@ pub(super) struct Service {
     pub(super) protect_threshold: Option<Spanned<Number>>,
     pub(super) protect_hysteresis: Option<Spanned<Number>>,
     pub(super) slow_start: Option<Spanned<String>>,
+    pub(super) connect_limit: Option<Spanned<String>>,
     pub(super) sorry_server: Option<Spanned<String>>,
 }
 
@@ -310,6 +311,7 @@ pub(super) struct Health {
     pub(super) expect_status: Option<Spanned<OneOrMany>>,
     pub(super) expect_body: Option<Spanned<String>>,
     pub(super) load_header: Option<Spanned<String>>,
+    pub(super) load_field: Option<Spanned<String>>,
     pub(super) load_limit: Option<Spanned<Number>>,
     pub(super) server_name: Option<Spanned<String>>,
     pub(super) verify: Option<Spanned<bool>>,
@@ -366,6 +368,11 @@ pub(super) fn read(text: &Text) -> Result<File, LoadError> {
         let inner = error.into_inner();
         LoadError::Wrong(vec![problem(&inner, key, explain(inner.message()))])
     })
+}
+
+/// Parses a part of a text; `None` when something is wrong with it.
+pub(super) fn read_part(part: &str) -> Option<File> {
+    File::deserialize(toml::de::Deserializer::parse(part).ok()?).ok()
 }
 
 /// The path to a value without what `Spanned` adds to it.

@@ -348,6 +348,12 @@ fn errors_name_file_line_key_and_remedy() {
             "sluice.toml:1: datplane: unknown key `datplane`; did you mean `dataplane`?",
         ),
         ("name = \"web\"", "name = \"a b\"", "service[0].name: `a b` is no name"),
+        (
+            "protocol = \"tcp\"",
+            "protocol = \"udp\"\nconnect_limit = \"20ms\"",
+            "service[0].connect_limit: datagrams open no connection",
+        ),
+        ("scheduler = \"wlc\"", "connect_limit = \"0ms\"", "service[0].connect_limit: 0ms is out of range"),
     ];
     for (from, to, expected) in cases {
         let complaint = complaint(from, to);
@@ -442,7 +448,9 @@ fn health_checks_are_read_with_what_they_do_not_say() {
     assert_eq!(request.tls.unwrap().server_name.as_deref(), Some("example.com"));
     assert_eq!(health("type = \"icmp\"").probe, Probe::Icmp);
     let load = health("type = \"http\"\nload_header = \"X-Load\"\nload_limit = 0.8").load.unwrap();
-    assert_eq!((load.header.as_str(), load.limit), ("x-load", 800));
+    assert_eq!((load.place, load.limit), (LoadPlace::Header("x-load".into()), 800));
+    let load = health("type = \"http\"\nload_field = \"cpu.0.load\"").load.unwrap();
+    assert_eq!(load.place, LoadPlace::Field(["cpu", "0", "load"].map(str::to_owned).to_vec()));
 }
 
 #[test]
@@ -458,6 +466,10 @@ fn bad_health_checks_are_told_what_to_do() {
         ("type = \"tcp\"\njitter = 3", "write a number from 0 to 1"),
         ("type = \"tcp\"\ninitial = \"upp\"", "did you mean `up`?"),
         ("type = \"udp\"", "say what is sent"),
+        ("type = \"http\"\nload_field = \"a..b\"", "names a number in the JSON"),
+        ("type = \"http\"\nload_field = \"a\"\nload_header = \"b\"", "remove this or load_header"),
+        ("type = \"http\"\nload_field = \"a\"\nmethod = \"HEAD\"", "the answer to HEAD has no body"),
+        ("type = \"http\"\nload_limit = 0.5", "nothing says where servers tell their load"),
         ("type = \"tcp\"\ninterval = \"1ms\"", "out of range"),
     ];
     for (lines, expected) in cases {

@@ -1,23 +1,31 @@
 //! The text of a configuration: the file, and the fragments in the folder `conf.d` beside it, as one.
 
-use super::problem::line_of;
 use super::{LoadError, Problem};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// The folder with fragments.
 const FRAGMENTS: &str = "conf.d";
 
 /// The text of all files, one behind the other, and where each begins.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Text {
     whole: String,
     pieces: Vec<(usize, PathBuf)>,
+    /// Where each line begins; made when a place is first asked for.
+    lines: OnceLock<Vec<usize>>,
+}
+
+impl PartialEq for Text {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.whole, &self.pieces) == (&other.whole, &other.pieces)
+    }
 }
 
 impl Text {
     /// The text of one file.
     pub fn of(path: &Path, text: &str) -> Self {
-        Self { whole: text.to_owned(), pieces: vec![(0, path.to_owned())] }
+        Self { whole: text.to_owned(), pieces: vec![(0, path.to_owned())], lines: OnceLock::new() }
     }
 
     /// Reads the file at `path` and the fragments `conf.d/*.toml` beside it, in the order of their names.
@@ -43,7 +51,7 @@ impl Text {
 
     /// The text of pieces, the first of which is the file itself.
     pub fn join(pieces: Vec<(PathBuf, String)>) -> Self {
-        let mut text = Self { whole: String::new(), pieces: Vec::new() };
+        let mut text = Self { whole: String::new(), pieces: Vec::new(), lines: OnceLock::new() };
         for (path, piece) in pieces {
             if !text.pieces.is_empty() {
                 text.whole.push('\n');
@@ -72,7 +80,15 @@ impl Text {
     pub(super) fn place(&self, offset: usize) -> (&Path, usize) {
         let at = self.pieces.partition_point(|(start, _)| *start <= offset).saturating_sub(1);
         let (start, path) = &self.pieces[at];
-        (path, line_of(&self.whole[*start..], offset.saturating_sub(*start)))
+        let line_of = |offset: usize| self.lines().partition_point(|begin| *begin <= offset);
+        (path, line_of(offset.max(*start)) - line_of(*start) + 1)
+    }
+
+    fn lines(&self) -> &[usize] {
+        self.lines.get_or_init(|| {
+            let feeds = self.whole.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
+            std::iter::once(0).chain(feeds.map(|(at, _)| at + 1)).collect()
+        })
     }
 
     /// The file itself.

@@ -3,19 +3,23 @@
 //! Each is checked as the file is, made at once or not at all, noted so that it can be written back, and logged with
 //! who made it.
 
-use super::requests::{Refusal, Reply};
+use super::requests::Refusal;
 use super::{Control, Devices};
 use crate::balance::{Switch, TIER_NAMES, Weight};
-use crate::config::{self, Config, LoadError, ServerSpec, ServiceSpec};
+use crate::config::{self, Config, LoadError, ServerSpec, ServiceSpec, Text};
 use crate::desired::{self, Change, Desired};
-use crate::{diff, log};
+use crate::{diff, last_good, log};
 use dataplane::clock::Instant;
 use dataplane::flow::{Endpoint, Protocol};
 use serde_json::{Map, Value, json};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// What a change led to, or why it was not made.
+type Outcome = Result<Value, Refusal>;
 
 /// States that `config rollback` can go back to.
 const HISTORY_MAX: usize = 16;
@@ -27,6 +31,8 @@ const LONGEST: Duration = Duration::from_secs(30 * 86_400);
 pub(super) struct History {
     /// What the files said, and the changes since.
     pub(super) desired: Desired,
+    /// What the files said when they were last read, or written by command.
+    pub(super) on_disk: Arc<Text>,
     before: Vec<(Config, Desired)>,
     /// Servers that leave at a time, if they still take no sessions then.
     drains: Vec<(Instant, String, Endpoint)>,
@@ -35,8 +41,15 @@ pub(super) struct History {
 }
 
 impl History {
-    pub(super) fn of(desired: Desired) -> Self {
-        Self { desired, before: Vec::new(), drains: Vec::new(), drained: Vec::new() }
+    pub(super) fn of(text: Arc<Text>) -> Self {
+        let on_disk = Arc::clone(&text);
+        Self {
+            desired: Desired::of(text),
+            on_disk,
+            before: Vec::new(),
+            drains: Vec::new(),
+            drained: Vec::new(),
+        }
     }
 
     /// Keeps what is to be left.
@@ -50,7 +63,13 @@ impl History {
 
 impl<D: Devices> Control<D> {
     /// Makes a change that `who` asks for; `None` when the method is none that changes anything.
-    pub(super) fn change(&mut self, method: &str, params: &Value, who: &str, now: Instant) -> Option<Reply> {
+    pub(super) fn change(
+        &mut self,
+        method: &str,
+        params: &Value,
+        who: &str,
+        now: Instant,
+    ) -> Option<Outcome> {
         let done = match method {
             "server.add" => self.add_server(params, now),
             "server.set" => self.set_server(params, now),
@@ -61,7 +80,7 @@ impl<D: Devices> Control<D> {
             "service.remove" => self.remove_service(params, now),
             "service.switch" => self.switch_service(params, now),
             "config.rollback" => self.roll_back(now),
-            "config.export" if params["write"] == true => self.export(params),
+            "config.export" if params["write"] == true => self.write_back(),
             _ => return None,
         };
         match &done {
@@ -73,7 +92,7 @@ impl<D: Devices> Control<D> {
         Some(done)
     }
 
-    fn add_server(&mut self, params: &Value, now: Instant) -> Reply {
+    fn add_server(&mut self, params: &Value, now: Instant) -> Outcome {
         let (at, address, keys) =
             (self.service_at(params, "service")?, text(params, "address")?, keys(params));
         let spec = &self.config.services[at];
@@ -92,7 +111,7 @@ impl<D: Devices> Control<D> {
         self.replace_service(at, new, Change::AddServer { service, address, keys }, now)
     }
 
-    fn set_server(&mut self, params: &Value, now: Instant) -> Reply {
+    fn set_server(&mut self, params: &Value, now: Instant) -> Outcome {
         let (at, address, keys) =
             (self.service_at(params, "service")?, text(params, "address")?, keys(params));
         let place = self.own_server_at(at, address)?;
@@ -109,7 +128,7 @@ impl<D: Devices> Control<D> {
         self.replace_service(at, new, Change::SetServer { service, address, keys }, now)
     }
 
-    fn remove_server(&mut self, params: &Value, now: Instant) -> Reply {
+    fn remove_server(&mut self, params: &Value, now: Instant) -> Outcome {
         let (at, address) = (self.service_at(params, "service")?, text(params, "address")?);
         let place = self.own_server_at(at, address)?;
         let mut new = ServiceSpec::clone(&self.config.services[at]);
@@ -119,7 +138,7 @@ impl<D: Devices> Control<D> {
     }
 
     /// The server gets no new sessions; with a deadline it is removed then.
-    fn drain_server(&mut self, params: &Value, now: Instant) -> Reply {
+    fn drain_server(&mut self, params: &Value, now: Instant) -> Outcome {
         let (at, address) = (self.service_at(params, "service")?, text(params, "address")?);
         let endpoint = self.config.services[at].servers[self.server_at(at, address)?].endpoint;
         let deadline = seconds(params)?;
@@ -154,7 +173,7 @@ impl<D: Devices> Control<D> {
         }
     }
 
-    fn add_service(&mut self, params: &Value, now: Instant) -> Reply {
+    fn add_service(&mut self, params: &Value, now: Instant) -> Outcome {
         let (name, keys) = (text(params, "name")?, keys(params));
         if self.config.place_of(name).is_some() {
             return Err(Refusal::no(format!(
@@ -168,7 +187,7 @@ impl<D: Devices> Control<D> {
         self.replace_all(config, Change::AddService { name: name.to_owned(), keys }, now)
     }
 
-    fn set_service(&mut self, params: &Value, now: Instant) -> Reply {
+    fn set_service(&mut self, params: &Value, now: Instant) -> Outcome {
         let (at, keys) = (self.service_at(params, "name")?, keys(params));
         let name = self.config.services[at].name.clone();
         if keys.contains_key("name") {
@@ -182,7 +201,7 @@ impl<D: Devices> Control<D> {
         self.replace_all(config, change, now)
     }
 
-    fn remove_service(&mut self, params: &Value, now: Instant) -> Reply {
+    fn remove_service(&mut self, params: &Value, now: Instant) -> Outcome {
         let at = self.service_at(params, "name")?;
         let mut config = self.config.clone();
         let name = config.services.remove(at).name.clone();
@@ -191,7 +210,7 @@ impl<D: Devices> Control<D> {
 
     /// The operator's switch, for disasters: a tier, all, or a list of servers, whatever checks say. It ends by
     /// itself.
-    fn switch_service(&mut self, params: &Value, now: Instant) -> Reply {
+    fn switch_service(&mut self, params: &Value, now: Instant) -> Outcome {
         let at = self.service_at(params, "name")?;
         let to = text(params, "to")?;
         if to == "off" {
@@ -213,7 +232,7 @@ impl<D: Devices> Control<D> {
         self.set_switch(at, Some((switch, now + lasting)), now)
     }
 
-    fn set_switch(&mut self, at: usize, switch: Option<(Switch, Instant)>, now: Instant) -> Reply {
+    fn set_switch(&mut self, at: usize, switch: Option<(Switch, Instant)>, now: Instant) -> Outcome {
         self.standings.set_switch(at, switch);
         self.standings.weigh(at, now).into_iter().for_each(log::say);
         self.refresh(&[at]).map_err(Refusal::no)?;
@@ -221,7 +240,7 @@ impl<D: Devices> Control<D> {
     }
 
     /// Puts another specification in the place of a service whose listeners stay.
-    fn replace_service(&mut self, at: usize, new: ServiceSpec, change: Change, now: Instant) -> Reply {
+    fn replace_service(&mut self, at: usize, new: ServiceSpec, change: Change, now: Instant) -> Outcome {
         let before = (self.config.clone(), self.history.desired.clone());
         let old = std::mem::replace(&mut self.config.services[at], Arc::new(new));
         self.settle_service(at, old, now).map_err(Refusal::no)?;
@@ -263,7 +282,7 @@ impl<D: Devices> Control<D> {
     }
 
     /// Goes to another configuration by a change.
-    fn replace_all(&mut self, config: Config, change: Change, now: Instant) -> Reply {
+    fn replace_all(&mut self, config: Config, change: Change, now: Instant) -> Outcome {
         let before = (self.config.clone(), self.history.desired.clone());
         self.apply(config, now).map_err(Refusal::no)?;
         self.history.keep(before.0, before.1);
@@ -272,7 +291,7 @@ impl<D: Devices> Control<D> {
     }
 
     /// Goes back to what ran before the last change or reload.
-    fn roll_back(&mut self, now: Instant) -> Reply {
+    fn roll_back(&mut self, now: Instant) -> Outcome {
         let Some((config, desired)) = self.history.before.pop() else {
             return Err(Refusal::no("nothing was changed since sluiced started"));
         };
@@ -282,31 +301,52 @@ impl<D: Devices> Control<D> {
             return Err(Refusal::no(error));
         }
         self.history.desired = desired;
+        self.keep_last_good();
         Ok(json!({ "generation": self.world.generation.0, "changes": changes }))
     }
 
-    /// The running state as text; with `write` also into the files that it came from.
-    pub(super) fn export(&self, params: &Value) -> Reply {
+    /// The running state as text.
+    pub(super) fn export(&self) -> Outcome {
+        Ok(exported(&*self.history.desired.written().map_err(Refusal::no)?, &[]))
+    }
+
+    /// The running state as text, also into the files that it came from. What somebody wrote there meanwhile is not
+    /// overwritten.
+    fn write_back(&mut self) -> Outcome {
+        if let Some(fallback) = &self.identity.fallback {
+            return Err(Refusal::no(format!("nothing is written: {fallback}")));
+        }
         let text = self.history.desired.written().map_err(Refusal::no)?;
-        let mut written = Vec::new();
-        if params["write"] == true {
-            for (path, piece) in text.pieces() {
-                let same = std::fs::read_to_string(path).is_ok_and(|old| old == piece);
-                if !same {
-                    write(path, piece)
-                        .map_err(|error| Refusal::no(format!("{}: {error}", path.display())))?;
-                    written.push(path.display().to_string());
+        let known: HashMap<&Path, &str> = self.history.on_disk.pieces().collect();
+        let mut stale = Vec::new();
+        for (path, piece) in text.pieces() {
+            let there = std::fs::read_to_string(path);
+            match there {
+                Ok(there) if there == piece => {}
+                Ok(there) if known.get(path) != Some(&there.as_str()) => {
+                    return Err(Refusal::no(format!(
+                        "{} was edited since it was read, so nothing is written; `sluice config diff` shows what a reload would take from it, `sluice config export` prints what runs",
+                        path.display()
+                    )));
                 }
+                _ => stale.push((path, piece)),
             }
         }
-        let files: Vec<_> =
-            text.pieces().map(|(path, piece)| json!({ "path": path, "text": piece })).collect();
-        Ok(json!({ "files": files, "written": written }))
+        for (path, piece) in &stale {
+            last_good::replace(path, piece)
+                .map_err(|error| Refusal::no(format!("{}: {error}", path.display())))?;
+        }
+        let written: Vec<_> = stale.iter().map(|(path, _)| path.display().to_string()).collect();
+        let answer = exported(&text, &written);
+        self.history.on_disk = Arc::clone(&text);
+        self.history.desired = Desired::of(text);
+        self.keep_last_good();
+        Ok(answer)
     }
 
     /// What would change if the files were read again.
-    pub(super) fn differences(&self) -> Reply {
-        let loaded = config::load(&self.identity.config_path).map_err(problems)?;
+    pub(super) fn differences(&mut self) -> Outcome {
+        let loaded = self.reader.load(&self.identity.config_path).map_err(problems)?;
         let by_command = self.history.desired.changes().len();
         Ok(json!({ "changes": diff::lines(&self.config, &loaded.config), "by_command": by_command }))
     }
@@ -356,16 +396,9 @@ impl<D: Devices> Control<D> {
     }
 }
 
-/// Writes a file so that one who reads it sees the old or the new.
-pub(super) fn write(path: &Path, text: &str) -> std::io::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".new");
-    let fresh = path.with_file_name(name);
-    std::fs::write(&fresh, text)?;
-    if let Ok(old) = std::fs::metadata(path) {
-        std::fs::set_permissions(&fresh, old.permissions())?;
-    }
-    std::fs::rename(fresh, path)
+fn exported(text: &Text, written: &[String]) -> Value {
+    let files: Vec<_> = text.pieces().map(|(path, piece)| json!({ "path": path, "text": piece })).collect();
+    json!({ "files": files, "written": written })
 }
 
 fn problems(error: LoadError) -> Refusal {

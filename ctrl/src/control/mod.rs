@@ -20,16 +20,15 @@ mod world;
 pub use requests::{Refusal, Reply, Request};
 
 use crate::compile::DeviceFacts;
-use crate::config::{self, Config, LoadError, PortSpec, Problem};
+use crate::config::{self, Config, LoadError, PortSpec, Problem, Reader};
 use crate::desired::Desired;
 use crate::discovery::Discovery;
 use crate::health::Engine;
 use crate::kernel::KernelPath;
-use crate::last_good;
+use crate::last_good::Keeper;
 use crate::log;
 use crate::names::Names;
 use crate::neighbors::NeighborTable;
-use crate::passive::Record;
 use crate::registry::Registry;
 use crate::standing::Standings;
 use crate::steering::Ladder;
@@ -44,6 +43,7 @@ use dataplane::steering::Steering;
 use dataplane::wire::Mac;
 use dataplane::worker::{Event, Link};
 use discovery::SourceState;
+use passive::Traffic;
 use requests::Pending;
 use routers::Routers;
 use std::collections::HashMap;
@@ -102,8 +102,6 @@ pub struct Identity {
     pub memory: String,
     /// The configuration file.
     pub config_path: PathBuf,
-    /// Where the last good state is kept, if anywhere.
-    pub state_folder: Option<PathBuf>,
     /// Why the last good state runs, and not the file.
     pub fallback: Option<String>,
     /// What could not be started beside the workers, and why.
@@ -124,6 +122,8 @@ pub struct Parts<D> {
     pub publisher: Publisher,
     /// Queues to each worker.
     pub links: Vec<Link>,
+    /// Who keeps the last good state, if anybody does.
+    pub keeper: Option<Keeper>,
     /// The host's kernel, where it has a part in this.
     pub kernel: Option<KernelPath>,
     /// The health checks; without it every server that is to be checked counts as not yet known.
@@ -144,6 +144,7 @@ pub struct Parts<D> {
 pub struct Control<D> {
     identity: Identity,
     config: Config,
+    reader: Reader,
     history: History,
     warnings: Vec<Problem>,
     facts: Vec<DeviceFacts>,
@@ -151,6 +152,7 @@ pub struct Control<D> {
     devices: D,
     publisher: Publisher,
     links: Vec<Link>,
+    keeper: Option<Keeper>,
     kernel: Option<KernelPath>,
     engine: Option<Engine>,
     discovery: Option<Discovery>,
@@ -163,7 +165,7 @@ pub struct Control<D> {
     standings: Standings,
     next_weighing: Instant,
     /// What servers' traffic showed, by slot.
-    records: HashMap<ServerId, Record>,
+    traffic: HashMap<ServerId, Traffic>,
     ladder: Ladder,
     stats: Vec<Arc<WorkerStats>>,
     requests: Receiver<Request>,
@@ -200,6 +202,7 @@ impl<D: Devices> Control<D> {
             devices,
             publisher,
             links,
+            keeper,
             kernel,
             engine,
             names,
@@ -212,8 +215,9 @@ impl<D: Devices> Control<D> {
         let device_links = (0..facts.len()).map(|at| devices.link(PortId(at as u16))).collect();
         let mut control = Self {
             identity,
+            reader: Reader::of(&loaded),
             config: loaded.config,
-            history: History::of(Desired::of(loaded.text)),
+            history: History::of(loaded.text),
             warnings: loaded.warnings,
             macs: facts.iter().map(|facts| facts.mac).collect(),
             world: Arc::new(Snapshot::empty(Vec::new())),
@@ -221,6 +225,7 @@ impl<D: Devices> Control<D> {
             devices,
             publisher,
             links,
+            keeper,
             kernel,
             engine,
             names,
@@ -230,7 +235,7 @@ impl<D: Devices> Control<D> {
             named: 0,
             standings: Standings::default(),
             next_weighing: now,
-            records: HashMap::new(),
+            traffic: HashMap::new(),
             ladder,
             stats,
             requests,
@@ -313,7 +318,7 @@ impl<D: Devices> Control<D> {
     fn reload(&mut self, now: Instant) -> Result<Generation, Vec<String>> {
         let path = self.identity.config_path.clone();
         let texts = |problems: &[Problem]| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let loaded = config::load(&path).map_err(|error: LoadError| texts(error.problems()))?;
+        let loaded = self.reader.load(&path).map_err(|error: LoadError| texts(error.problems()))?;
         let fixed = needs_restart(&self.config, &loaded.config);
         if !fixed.is_empty() {
             let list = fixed.join(", ");
@@ -326,6 +331,7 @@ impl<D: Devices> Control<D> {
         self.apply(loaded.config, now).map_err(|error| vec![error])?;
         self.warnings = loaded.warnings;
         self.identity.fallback = None;
+        self.history.on_disk = Arc::clone(&loaded.text);
         let desired = std::mem::replace(&mut self.history.desired, Desired::of(loaded.text));
         if !desired.changes().is_empty() {
             log::say(format_args!(
@@ -340,10 +346,8 @@ impl<D: Devices> Control<D> {
 
     /// Writes down what runs, for a start with files that are bad.
     fn keep_last_good(&self) {
-        if let Some(folder) = &self.identity.state_folder
-            && let Err(error) = last_good::save(folder, self.history.desired.text())
-        {
-            log::say(format_args!("{}: the last good state is not kept: {error}", folder.display()));
+        if let Some(keeper) = &self.keeper {
+            keeper.keep(Arc::clone(self.history.desired.text()));
         }
     }
 

@@ -1,37 +1,60 @@
-//! Passive health checks: looks at what servers counted, once a second.
+//! Looks at what servers counted, once a second: those that do not answer are kept out, and those that answer slowly
+//! get less.
 
 use super::{Control, Devices};
 use crate::log;
-use crate::passive::Record;
+use crate::passive::{Pace, Record};
 use dataplane::clock::Instant;
 use dataplane::ids::ServerId;
 use std::collections::HashMap;
 
+/// What a server's traffic showed so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Traffic {
+    record: Option<Record>,
+    pace: Option<Pace>,
+}
+
 impl<D: Devices> Control<D> {
-    /// Keeps out servers whose traffic shows that they do not answer.
+    /// Follows what servers' traffic shows.
     pub(super) fn look_at_traffic(&mut self, now: Instant) {
-        let mut records: HashMap<ServerId, Record> = HashMap::new();
+        let mut all: HashMap<ServerId, Traffic> = HashMap::new();
         let mut inhibited = Vec::new();
         for (at, spec) in self.config.services.iter().enumerate() {
-            let Some(rules) = &spec.passive else { continue };
-            for server in spec.servers.iter().filter(|server| !server.is_sorry) {
+            if spec.passive.is_none() && spec.connect_limit.is_none() {
+                continue;
+            }
+            for (place, server) in spec.servers.iter().enumerate().filter(|(_, server)| !server.is_sorry) {
                 let Some(id) = self.registry.server_id(&spec.name, spec.protocol, server.endpoint) else {
                     continue;
                 };
-                let sum = |value: fn(&dataplane::stats::ServerCounters) -> u64| -> u64 {
-                    self.stats.iter().map(|stats| value(stats.server(id))).sum()
+                let stats = || self.stats.iter();
+                let before = self.traffic.remove(&id).unwrap_or_default();
+                // What nobody looks at any more begins anew when somebody does.
+                let mut traffic = Traffic {
+                    record: before.record.filter(|_| spec.passive.is_some()),
+                    pace: before.pace.filter(|_| spec.connect_limit.is_some()),
                 };
-                let failures = sum(|server| server.failures.value());
-                let answers = sum(|server| server.packets_out.value());
-                let known = self.records.get(&id).copied();
-                let mut record = known.unwrap_or_else(|| Record::new(failures, answers, rules, now));
-                if let Some(until) = record.sample(failures, answers, rules, now) {
-                    inhibited.push((at, server.endpoint, until));
+                if let Some(rules) = &spec.passive {
+                    let failures = stats().map(|stats| stats.server(id).failures.value()).sum();
+                    let answers = stats().map(|stats| stats.server(id).packets_out.value()).sum();
+                    let record =
+                        traffic.record.get_or_insert_with(|| Record::new(failures, answers, rules, now));
+                    if let Some(until) = record.sample(failures, answers, rules, now) {
+                        inhibited.push((at, server.endpoint, until));
+                    }
                 }
-                records.insert(id, record);
+                if let Some(limit) = spec.connect_limit {
+                    let answered = stats().map(|stats| stats.connects(id).answered.value()).sum();
+                    let waited = stats().map(|stats| stats.connects(id).waited_ms.value()).sum();
+                    let pace = traffic.pace.get_or_insert_with(|| Pace::new(answered, waited));
+                    pace.sample(answered, waited, limit);
+                    self.standings.note_pace(at, place, pace);
+                }
+                all.insert(id, traffic);
             }
         }
-        self.records = records;
+        self.traffic = all;
         for (at, endpoint, until) in inhibited {
             log::say(format_args!(
                 "service {}: server {endpoint} does not answer sessions; it gets none for {} s",

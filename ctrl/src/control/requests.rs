@@ -11,6 +11,7 @@ use dataplane::clock::Instant;
 use dataplane::ids::{Generation, PortId};
 use dataplane::worker::{Command, SessionQuery};
 use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -47,8 +48,9 @@ pub enum Request {
     Stop,
 }
 
-/// An answer, or why there is none.
-pub type Reply = Result<Value, Refusal>;
+/// An answer as JSON, or why there is none. Long lists are written as they are made: a tree of their values first
+/// would take four times as long.
+pub type Reply = Result<Box<RawValue>, Refusal>;
 
 /// Why a call was refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,7 +74,7 @@ impl Refusal {
 /// Answers that wait for workers.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
-    changes: Vec<(Generation, Instant, Value, Sender<Reply>)>,
+    changes: Vec<(Generation, Instant, Box<RawValue>, Sender<Reply>)>,
     lists: Vec<(u64, usize, Instant, Sender<Reply>)>,
     next_query: u64,
 }
@@ -104,16 +106,17 @@ impl<D: Devices> Control<D> {
                     "{} may look and not change anything; admin.operators in the configuration names those who may",
                     peer.name
                 );
+                log::say(format_args!("{method} {params}: refused: {message}"));
                 let _ = reply.send(Err(Refusal::no(message)));
             }
             Request::Call { method, params, peer, reply } => match method.as_str() {
                 "config.reload" => match self.reload(now) {
                     Ok(generation) => {
                         log::say(format_args!("config.reload by {}: generation {}", peer.name, generation.0));
-                        let answer = json!({ "generation": generation.0 });
-                        self.pending.changes.push((generation, now + PATIENCE, answer, reply));
+                        self.promise(&json!({ "generation": generation.0 }), reply, now);
                     }
                     Err(problems) => {
+                        log::say(format_args!("config.reload by {}: refused, nothing changed", peer.name));
                         let message = format!("not reloaded, nothing changed:\n{}", problems.join("\n"));
                         let _ = reply.send(Err(Refusal::no(message)));
                     }
@@ -121,10 +124,7 @@ impl<D: Devices> Control<D> {
                 "session.list" => self.begin_list(&params, reply, now),
                 _ => match self.change(&method, &params, &peer.name, now) {
                     // Who changed something waits until every worker follows.
-                    Some(Ok(answer)) => {
-                        let generation = self.world.generation;
-                        self.pending.changes.push((generation, now + PATIENCE, answer, reply));
-                    }
+                    Some(Ok(answer)) => self.promise(&answer, reply, now),
                     Some(Err(refusal)) => drop(reply.send(Err(refusal))),
                     None => drop(reply.send(self.call(&method, &params))),
                 },
@@ -132,26 +132,38 @@ impl<D: Devices> Control<D> {
         }
     }
 
+    /// Answers when every worker follows what is published now.
+    fn promise(&mut self, answer: &Value, reply: Sender<Reply>, now: Instant) {
+        match written(answer) {
+            Ok(answer) => {
+                self.pending.changes.push((self.world.generation, now + PATIENCE, answer, reply));
+            }
+            Err(refusal) => drop(reply.send(Err(refusal))),
+        }
+    }
+
     /// A method that is answered at once.
-    fn call(&self, method: &str, params: &Value) -> Reply {
+    fn call(&mut self, method: &str, params: &Value) -> Reply {
+        if method == "config.diff" {
+            return written(&self.differences()?);
+        }
         let observer = self.observer();
         match method {
-            "status" => to_value(&self.status()),
+            "status" => written(&self.status()),
             "service.list" => page_of_places(self.config.services.len(), params, |at| observer.service(at)),
-            "service.show" => to_value(&observer.service(self.service_at(params, "name")?)),
+            "service.show" => written(&observer.service(self.service_at(params, "name")?)),
             "server.list" => {
                 let places = observer.server_places();
                 page_of_places(places.len(), params, |at| observer.server(places[at].0, places[at].1))
             }
-            "session.count" => to_value(&observer.session_count()),
+            "session.count" => written(&observer.session_count()),
             "local.list" => page(&observer.locals(), params),
             "port.list" => page(&observer.ports(), params),
             "neighbor.list" => page(&observer.neighbors(), params),
             "worker.list" => page(&observer.workers(), params),
-            "stats" => to_value(&observer.stats()),
-            "stats.drops" => to_value(&observer.drops()),
-            "config.diff" => self.differences(),
-            "config.export" => self.export(params),
+            "stats" => written(&observer.stats()),
+            "stats.drops" => written(&observer.drops()),
+            "config.export" => written(&self.export()?),
             _ => Err(Refusal { code: -32601, message: format!("there is no method `{method}`") }),
         }
     }
@@ -254,7 +266,7 @@ impl<D: Devices> Control<D> {
                     (true, true) => Some((worker + 1) << LINE_BITS),
                     (true, false) => None,
                 };
-                let _ = reply.send(to_value(&items).map(|items| json!({ "items": items, "next": next })));
+                let _ = reply.send(written(&Page { items, next }));
             }
         }
         let applied = self.publisher.applied();
@@ -290,8 +302,15 @@ fn changes(method: &str, params: &Value) -> bool {
 /// Bits of a cursor that number a line; session_capacity is at most 2^30.
 const LINE_BITS: usize = 32;
 
-fn to_value<T: Serialize>(value: &T) -> Reply {
-    serde_json::to_value(value).map_err(|error| Refusal::no(format!("the answer cannot be written: {error}")))
+fn written<T: Serialize>(value: &T) -> Reply {
+    to_raw_value(value).map_err(|error| Refusal::no(format!("the answer cannot be written: {error}")))
+}
+
+/// A part of a list, and where the next one begins.
+#[derive(Serialize)]
+struct Page<T> {
+    items: Vec<T>,
+    next: Option<usize>,
 }
 
 /// The cursor and page size that the parameters name.
@@ -315,6 +334,6 @@ fn page<T: Serialize>(list: &[T], params: &Value) -> Reply {
 fn page_of_places<T: Serialize>(len: usize, params: &Value, item: impl Fn(usize) -> T) -> Reply {
     let (cursor, limit) = page_of(params)?;
     let end = cursor.saturating_add(limit).min(len);
-    let items: Vec<_> = (cursor.min(end)..end).map(item).collect();
-    Ok(json!({ "items": to_value(&items)?, "next": (end < len).then_some(end) }))
+    let items = (cursor.min(end)..end).map(item).collect();
+    written(&Page { items, next: (end < len).then_some(end) })
 }

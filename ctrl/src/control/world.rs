@@ -257,7 +257,8 @@ fn share_unchanged(new: &mut Config, old: &Config) {
     let known: HashMap<&str, &Arc<ServiceSpec>> =
         old.services.iter().map(|spec| (spec.name.as_str(), spec)).collect();
     for spec in &mut new.services {
-        if let Some(same) = known.get(spec.name.as_str()).filter(|same| ***same == *spec) {
+        let is_same = |same: &&&Arc<ServiceSpec>| Arc::ptr_eq(same, spec) || ***same == *spec;
+        if let Some(same) = known.get(spec.name.as_str()).filter(is_same) {
             *spec = Arc::clone(same);
         }
     }

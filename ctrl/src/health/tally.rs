@@ -2,13 +2,7 @@
 
 use crate::balance::Health;
 use crate::config::HealthSpec;
-
-/// The least that overload leaves a server of its weight.
-const RELIEF_MIN: f64 = 0.1;
-/// The most by which one answer changes a server's relief: a spike moves little, a lasting load all.
-const RELIEF_STEP: f64 = 0.2;
-/// Smaller changes are not told, so that the schedulers' tables rest.
-const RELIEF_GRAIN: f64 = 0.05;
+use crate::relief::Relief;
 
 /// One check's results so far.
 #[derive(Clone, Debug)]
@@ -19,10 +13,7 @@ pub struct Tally {
     health: Health,
     /// Answers in a row that speak against `health`, or, while it is not known, good or bad ones.
     streak: i64,
-    /// What the load leaves, step by step.
-    smooth: f64,
-    /// The same, as it was told.
-    relief: f64,
+    relief: Relief,
 }
 
 impl Tally {
@@ -34,8 +25,7 @@ impl Tally {
             limit: spec.load.as_ref().map(|load| f64::from(load.limit) / 1_000.0),
             health: if spec.initially_up { Health::Up } else { Health::Checking },
             streak: 0,
-            smooth: 1.0,
-            relief: 1.0,
+            relief: Relief::default(),
         }
     }
 
@@ -46,7 +36,7 @@ impl Tally {
 
     /// How much of its weight the server's load leaves it.
     pub fn relief(&self) -> f64 {
-        self.relief
+        self.relief.share()
     }
 
     /// Whether the state may change soon, so that the next answer is awaited sooner.
@@ -68,29 +58,18 @@ impl Tally {
         };
         let changed = next != self.health;
         self.health = next;
-        self.note_load(load) || changed
-    }
-
-    fn note_load(&mut self, load: Option<f64>) -> bool {
-        let (Some(limit), Some(load)) = (self.limit, load.filter(|load| load.is_finite() && *load >= 0.0))
-        else {
-            return false;
+        let relieved = match (load, self.limit) {
+            (Some(load), Some(limit)) => self.relief.note(load, limit),
+            _ => false,
         };
-        let wanted = if load > limit { (limit / load).max(RELIEF_MIN) } else { 1.0 };
-        self.smooth += (wanted - self.smooth).clamp(-RELIEF_STEP, RELIEF_STEP);
-        let told = (self.smooth / RELIEF_GRAIN).round() * RELIEF_GRAIN;
-        let changed = (told - self.relief).abs() >= RELIEF_GRAIN / 2.0;
-        if changed {
-            self.relief = told;
-        }
-        changed
+        relieved || changed
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{LoadSpec, Probe};
+    use crate::config::Probe;
     use std::time::Duration;
 
     fn spec(rise: u32, fall: u32) -> HealthSpec {
@@ -142,21 +121,5 @@ mod tests {
         let mut up = Tally::new(&HealthSpec { initially_up: true, ..spec(1, 3) });
         assert_eq!(up.health(), Health::Up);
         assert_eq!(states(&mut up, "--"), "UU");
-    }
-
-    #[test]
-    fn load_takes_weight_away_slowly_and_never_all() {
-        let load = Some(LoadSpec { header: "x-load".into(), limit: 800 });
-        let mut tally = Tally::new(&HealthSpec { load, ..spec(1, 1) });
-        let reliefs: Vec<_> = [0.5, 1.6, 1.6, 1.6, 1.6, 80.0, 80.0, 80.0, 0.8, 0.8]
-            .into_iter()
-            .map(|load| {
-                tally.note(true, Some(load));
-                (tally.relief() * 100.0).round()
-            })
-            .collect();
-        assert_eq!(reliefs, [100.0, 80.0, 60.0, 50.0, 50.0, 30.0, 10.0, 10.0, 30.0, 50.0]);
-        assert!(!tally.note(true, Some(f64::NAN)), "nonsense changes nothing");
-        assert!(!tally.note(true, None));
     }
 }

@@ -179,6 +179,7 @@ impl Observer<'_> {
             region: spec.location.region.clone(),
             slow_start: standing.ramp,
             relief: standing.relief,
+            connect_ms: standing.connect_ms,
             inhibited_ms: standing.inhibited.as_millis() as u64,
             check: standing.last.map(|last| CheckView {
                 asked: last.asked,

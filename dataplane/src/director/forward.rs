@@ -86,7 +86,10 @@ impl Director {
         }
         let next = match arrival.world.neighbors.egress(session.next_hop(direction)) {
             Some(egress) => Next::Known(egress),
-            None => find_next_hop(session, direction, arrival.world)?,
+            None => {
+                note_connect(session, packet, direction, arrival.stamp, stats);
+                find_next_hop(session, direction, arrival.world)?
+            }
         };
         if packet.total_len > arrival.smallest_mtu {
             let mtu = arrival.world.port(next.port()).link.mtu;
@@ -159,6 +162,24 @@ pub(super) fn account<S: Key, K: Key>(
         change_state(session, state, counters);
     }
     count_traffic(packet, direction, counters);
+}
+
+/// Counts a connection that its server answers. For packets whose way is not known yet: an answer's is looked up
+/// once for each session.
+#[inline(never)]
+pub(super) fn note_connect<S: Key, K: Key>(
+    session: &Session<S>,
+    packet: &Packet<K>,
+    direction: Direction,
+    stamp: Stamp,
+    stats: &WorkerStats,
+) {
+    let answers = packet.flags.syn() && packet.flags.ack();
+    if answers && direction == Direction::Outbound && session.state == State::SynRecv {
+        let counters = stats.connects(session.server);
+        counters.answered.add(1);
+        counters.waited_ms.add(u64::from(stamp.millis_since(session.last_seen)));
+    }
 }
 
 /// Counts a packet of a server's.

@@ -2,7 +2,7 @@
 //! tunnels, to servers of the other family, and to servers that are told where their clients are.
 
 use super::admit::OnceOnly;
-use super::forward::{Next, account, count_traffic, find_next_hop, next_hop_to};
+use super::forward::{Next, account, count_traffic, find_next_hop, next_hop_to, note_connect};
 use super::side::HasSide;
 use super::tell::{self, Told};
 use super::{Arrival, Director, Verdicts};
@@ -61,14 +61,17 @@ impl Director {
         arrival: &Arrival<'_>,
         verdicts: &mut Verdicts,
     ) -> Result<(), DropReason> {
-        let (sessions, _) = S::parts(self);
+        let (sessions, stats) = S::parts(self);
         if let Some(outer) = outer(sessions, index) {
             return self.forward_by_tunnel::<S, K>(frame, packet, (index, &outer), arrival, verdicts);
         }
         let session = sessions.get_mut(index);
         let next = match arrival.world.neighbors.egress(session.next_hop(direction)) {
             Some(egress) => Next::Known(egress),
-            None => find_next_hop(session, direction, arrival.world)?,
+            None => {
+                note_connect(session, packet, direction, arrival.stamp, stats);
+                find_next_hop(session, direction, arrival.world)?
+            }
         };
         let link_mtu = arrival.world.port(next.port()).link.mtu;
         let crosses = S::FAMILY == Family::V6 && session.changes_family();

@@ -3,8 +3,9 @@
 use super::servers::Wanted;
 use super::{Checker, raw, suggestion};
 use crate::balance::{Policy, Weight};
-use crate::config::{HealthSpec, Http, LoadSpec, PortSpec, Probe, ServerSpec, Tls};
+use crate::config::{HealthSpec, Http, LoadPlace, LoadSpec, PortSpec, Probe, ServerSpec, Tls};
 use crate::passive::Rules;
+use dataplane::flow::Protocol;
 use dataplane::session::ForwardMode;
 use dataplane::snapshot::Network;
 use std::ops::RangeInclusive;
@@ -16,13 +17,14 @@ const TYPES: [&str; 7] = ["tcp", "http", "https", "udp", "dns", "icmp", "script"
 const INTERVALS: std::ops::Range<Duration> = Duration::from_millis(100)..Duration::from_secs(86_400);
 
 /// The keys of some types, and the types that have them.
-const KEYS_OF: [(&str, &[&str]); 14] = [
+const KEYS_OF: [(&str, &[&str]); 15] = [
     ("path", &["http", "https"]),
     ("method", &["http", "https"]),
     ("host", &["http", "https"]),
     ("expect_status", &["http", "https"]),
     ("expect_body", &["http", "https"]),
     ("load_header", &["http", "https"]),
+    ("load_field", &["http", "https"]),
     ("load_limit", &["http", "https"]),
     ("server_name", &["https"]),
     ("verify", &["https"]),
@@ -174,23 +176,7 @@ impl Checker<'_> {
                 false
             }
         };
-        let load = raw.load_header.as_ref().map(|header| LoadSpec {
-            header: header.get_ref().to_ascii_lowercase(),
-            limit: match &raw.load_limit {
-                None => 1_000,
-                Some(value) => match value.get_ref().0 {
-                    Some(number) if number > 0.0 && number < 1e6 => (number * 1_000.0) as u32,
-                    _ => {
-                        self.error(
-                            value.span(),
-                            &key("load_limit"),
-                            "it is the load that is still good; write a number above 0, as 0.8",
-                        );
-                        1_000
-                    }
-                },
-            },
-        });
+        let load = self.load(raw, &key);
         let probe = self.probe(entry, kind, &key)?;
         Some(HealthSpec {
             probe,
@@ -204,6 +190,67 @@ impl Checker<'_> {
             initially_up,
             load,
         })
+    }
+
+    /// How servers tell their load.
+    fn load(&mut self, raw: &raw::Health, key: &impl Fn(&str) -> String) -> Option<LoadSpec> {
+        let place = match (&raw.load_header, &raw.load_field) {
+            (Some(header), None) => Some(LoadPlace::Header(header.get_ref().to_ascii_lowercase())),
+            (None, Some(field)) => {
+                let names: Vec<_> = field.get_ref().split('.').map(str::to_owned).collect();
+                if names.iter().any(String::is_empty) {
+                    let message =
+                        "it names a number in the JSON of the answer's body, as \"load\" or \"cpu.load\"";
+                    self.error(field.span(), &key("load_field"), message);
+                }
+                if raw.method.as_ref().is_some_and(|method| method.get_ref() == "HEAD") {
+                    let message = "the answer to HEAD has no body; use GET, or load_header";
+                    self.error(field.span(), &key("load_field"), message);
+                }
+                Some(LoadPlace::Field(names))
+            }
+            (Some(_), Some(field)) => {
+                let message = "a server tells its load in one place; remove this or load_header";
+                self.error(field.span(), &key("load_field"), message);
+                None
+            }
+            (None, None) => None,
+        };
+        let limit = match raw.load_limit.as_ref().map(|value| (value, value.get_ref().0)) {
+            None => 1_000,
+            Some((_, Some(number))) if number > 0.0 && number < 1e6 => (number * 1_000.0) as u32,
+            Some((value, _)) => {
+                let message = "it is the load that is still good; write a number above 0, as 0.8";
+                self.error(value.span(), &key("load_limit"), message);
+                1_000
+            }
+        };
+        if let (Some(value), None, None) = (&raw.load_limit, &raw.load_header, &raw.load_field) {
+            let message = "nothing says where servers tell their load; add load_header or load_field";
+            self.error(value.span(), &key("load_limit"), message);
+        }
+        Some(LoadSpec { place: place?, limit })
+    }
+
+    /// How long servers may take to answer connections.
+    pub(super) fn connect_limit(
+        &mut self,
+        value: &Spanned<String>,
+        key: &str,
+        mode: ForwardMode,
+        protocol: Option<Protocol>,
+    ) -> Option<Duration> {
+        if !matches!(mode, ForwardMode::FullNat | ForwardMode::Nat) {
+            let message = format!(
+                "servers of a {} service answer their clients themselves, so nobody sees how long they take; remove this",
+                mode.name()
+            );
+            self.error(value.span(), key, message);
+        }
+        if protocol == Some(Protocol::Udp) {
+            self.error(value.span(), key, "datagrams open no connection; remove this");
+        }
+        self.duration(value, key, Duration::from_millis(1)..Duration::from_secs(60))
     }
 
     /// What servers' traffic may show of them.
@@ -250,6 +297,7 @@ impl Checker<'_> {
             ("expect_status", raw.expect_status.as_ref().map(Spanned::span)),
             ("expect_body", raw.expect_body.as_ref().map(Spanned::span)),
             ("load_header", raw.load_header.as_ref().map(Spanned::span)),
+            ("load_field", raw.load_field.as_ref().map(Spanned::span)),
             ("load_limit", raw.load_limit.as_ref().map(Spanned::span)),
             ("server_name", raw.server_name.as_ref().map(Spanned::span)),
             ("verify", raw.verify.as_ref().map(Spanned::span)),

@@ -14,6 +14,7 @@ mod names;
 mod options;
 mod servers;
 mod services;
+mod together;
 mod topology;
 mod values;
 
@@ -53,24 +54,56 @@ const MAX_MTU: i64 = 9_216;
 const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 86_400);
 
 pub(super) fn check(file: &raw::File, text: Text) -> Result<Loaded, LoadError> {
-    let mut checker = Checker { text: &text, problems: Vec::new() };
-    let dataplane = checker.dataplane(&file.dataplane);
-    let admin = checker.admin(&file.admin);
-    let ports = checker.ports(&file.port);
-    let routes = checker.routes(&file.route, &ports);
-    let timeouts = checker.timeouts(&file.timeouts, Timeouts::default(), "timeouts");
-    let services = checker.services(&file.service, &ports, &routes, &timeouts);
-    let location = checker.location(file);
-    let names = checker.names(file.names.as_ref());
-    let warnings = checker.finish()?;
+    let mut checker = Checker::of(&text);
+    let machine = checker.machine(file);
+    let services = checker.services(&file.service, &machine.ports, &machine.routes, &machine.timeouts);
     let services = services.into_iter().map(Arc::new).collect();
-    let config = Config { dataplane, admin, ports, routes, services, location, names, timeouts };
-    Ok(Loaded { config, warnings, text })
+    let (config, warnings) = checker.finish_with(file, machine, services)?;
+    Ok(Loaded { config, warnings, text: Arc::new(text) })
+}
+
+/// A service of a text that is read again.
+pub(super) enum Block {
+    /// It stands there as it stood before.
+    Same(Arc<ServiceSpec>),
+    /// Another, which begins at this byte of the text.
+    Other(usize, Box<raw::File>),
+}
+
+/// The configuration of a text of which `head` is what is no service, and its warnings; `None` when anything is
+/// wrong, or services that are the same text as in `last` would be others now.
+pub(super) fn check_again(
+    head: &raw::File,
+    blocks: Vec<Block>,
+    text: &Text,
+    last: &Config,
+) -> Option<(Config, Vec<Problem>)> {
+    let mut checker = Checker::of(text);
+    let machine = checker.machine(head);
+    if (&machine.ports, &machine.routes, &machine.timeouts) != (&last.ports, &last.routes, &last.timeouts) {
+        return None;
+    }
+    let mut services = Vec::with_capacity(blocks.len());
+    for (at, block) in blocks.into_iter().enumerate() {
+        services.push(match block {
+            Block::Same(spec) => spec,
+            Block::Other(begin, file) => {
+                let [entry] = &file.service[..] else { return None };
+                checker.begin = begin;
+                Arc::new(checker.service(at, entry, &machine.ports, &machine.routes, &machine.timeouts)?)
+            }
+        });
+    }
+    checker.begin = 0;
+    if !together::clashes(services.iter().map(Arc::as_ref)).is_empty() {
+        return None;
+    }
+    checker.finish_with(head, machine, services).ok()
 }
 
 /// The one service of `file`, with what it needs from `config`.
 pub(super) fn check_service(file: &raw::File, text: Text, config: &Config) -> Result<ServiceSpec, LoadError> {
-    let mut checker = Checker { text: &text, problems: Vec::new() };
+    let mut checker = Checker::of(&text);
     let mut services = checker.services(&file.service, &config.ports, &config.routes, &config.timeouts);
     if let Some(service) = services.first() {
         checker.conflicts(service, config);
@@ -88,7 +121,7 @@ pub(super) fn check_server(
     service: &ServiceSpec,
     config: &Config,
 ) -> Result<ServerSpec, LoadError> {
-    let mut checker = Checker { text: &text, problems: Vec::new() };
+    let mut checker = Checker::of(&text);
     let raw = file.service.iter().flat_map(|service| &service.get_ref().server).next();
     let server = raw.and_then(|raw| checker.server_of(raw.get_ref(), service, config));
     checker.finish()?;
@@ -99,10 +132,49 @@ pub(super) fn check_server(
 
 struct Checker<'a> {
     text: &'a Text,
+    /// The byte of the text at which what is checked begins.
+    begin: usize,
     problems: Vec<Problem>,
 }
 
-impl Checker<'_> {
+/// What services depend on, and what cannot change while the process runs.
+struct Machine {
+    dataplane: Dataplane,
+    admin: Admin,
+    ports: Vec<PortSpec>,
+    routes: Vec<RouteSpec>,
+    timeouts: Timeouts,
+}
+
+impl<'a> Checker<'a> {
+    fn of(text: &'a Text) -> Self {
+        Self { text, begin: 0, problems: Vec::new() }
+    }
+
+    /// All of the file that stands before the services.
+    fn machine(&mut self, file: &raw::File) -> Machine {
+        let dataplane = self.dataplane(&file.dataplane);
+        let admin = self.admin(&file.admin);
+        let ports = self.ports(&file.port);
+        let routes = self.routes(&file.route, &ports);
+        let timeouts = self.timeouts(&file.timeouts, Timeouts::default(), "timeouts");
+        Machine { dataplane, admin, ports, routes, timeouts }
+    }
+
+    /// The rest of the file, and the whole with its warnings, if there is nothing worse.
+    fn finish_with(
+        mut self,
+        file: &raw::File,
+        machine: Machine,
+        services: Vec<Arc<ServiceSpec>>,
+    ) -> Result<(Config, Vec<Problem>), LoadError> {
+        let location = self.location(file);
+        let names = self.names(file.names.as_ref());
+        let warnings = self.finish()?;
+        let Machine { dataplane, admin, ports, routes, timeouts } = machine;
+        Ok((Config { dataplane, admin, ports, routes, services, location, names, timeouts }, warnings))
+    }
+
     /// The warnings, if there is nothing worse.
     fn finish(self) -> Result<Vec<Problem>, LoadError> {
         let (errors, warnings): (Vec<_>, Vec<_>) =
@@ -111,7 +183,7 @@ impl Checker<'_> {
     }
 
     fn report(&mut self, severity: Severity, place: Option<Range<usize>>, key: &str, message: String) {
-        let place = place.map(|span| self.text.place(span.start));
+        let place = place.map(|span| self.text.place(self.begin + span.start));
         self.problems.push(Problem {
             file: place.map_or(self.text.path(), |(path, _)| path).to_owned(),
             line: place.map(|(_, line)| line),

@@ -1,17 +1,17 @@
-//! Services, and that each address serves one purpose.
+//! Services, each by itself: what clients and servers see of it.
 
 use super::servers::Wanted;
+use super::together::{Share, clashes};
 use super::topology::{connected_port, is_broadcast, is_link_local, is_own, is_unicast, networks};
 use super::{Checker, raw, suggestion};
 use crate::balance::Weight;
 use crate::config::{Config, Location, PortSpec, RouteSpec, ServerSpec, ServiceSpec, Severity};
 use dataplane::flow::{Endpoint, Protocol};
-use dataplane::ids::{MAX_LOCALS, MAX_SERVERS, MAX_SERVICES};
 use dataplane::scheduler::{Flags, Scheduler};
 use dataplane::session::{ForwardMode, Timeouts};
 use dataplane::snapshot::{Listen, Network, ServiceOptions};
-use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 use toml::Spanned;
@@ -24,165 +24,41 @@ impl Checker<'_> {
         routes: &[RouteSpec],
         timeouts: &Timeouts,
     ) -> Vec<ServiceSpec> {
-        let mut services: Vec<ServiceSpec> = Vec::new();
-        if list.len() > MAX_SERVICES {
-            self.report(
-                Severity::Error,
-                None,
-                "service",
-                format!("{} services are more than the {MAX_SERVICES} that fit", list.len()),
-            );
-        }
-        let mut names = HashSet::new();
-        let mut listens = HashMap::new();
+        let (mut places, mut services) = (Vec::new(), Vec::new());
         for (at, entry) in list.iter().enumerate() {
-            let raw = entry.get_ref();
-            let Some(service) = self.service(at, entry, ports, routes, timeouts) else { continue };
-            if !names.insert(service.name.clone()) {
-                let message =
-                    format!("`{}` names another service already; choose another name", service.name);
-                self.error(raw.name.span(), &format!("service[{at}].name"), message);
+            if let Some(service) = self.service(at, entry, ports, routes, timeouts) {
+                places.push(at);
+                services.push(service);
             }
-            let taken = service.listens.iter().filter(|_| service.forward != ForwardMode::Snat);
-            for listen in taken {
-                let key = (service.protocol, listen.clone());
-                let Some(other) = listens.insert(key, service.name.clone()) else { continue };
-                let message = format!(
-                    "{} {listen} is service `{other}`'s already; use another address or port",
-                    service.protocol.name()
-                );
-                let place = raw.listen.as_ref().map_or(entry.span(), Spanned::span);
-                self.error(place, &format!("service[{at}].listen"), message);
-            }
-            services.push(service);
         }
-        self.check_roles(list, &services);
-        let servers: usize = services.iter().map(|service| service.servers.len()).sum();
-        if servers > MAX_SERVERS {
-            self.report(
-                Severity::Error,
-                None,
-                "service",
-                format!("{servers} servers are more than the {MAX_SERVERS} that fit"),
-            );
+        for clash in clashes(services.iter()) {
+            let Some((nth, share)) = clash.of else {
+                self.report(Severity::Error, None, "service", clash.message);
+                continue;
+            };
+            let at = places[nth];
+            let (place, field) = place_of(&list[at], &share);
+            self.error(place, &format!("service[{at}].{field}"), clash.message);
         }
         services
     }
 
-    /// An address serves one purpose: VIPs are not local addresses, and neither is a server.
-    fn check_roles(&mut self, list: &[Spanned<raw::Service>], services: &[ServiceSpec]) {
-        let listens = || {
-            let listening = services.iter().filter(|service| service.forward != ForwardMode::Snat);
-            listening.flat_map(|service| &service.listens)
-        };
-        let vips: HashSet<_> = listens().map(|listen| listen.network.address).collect();
-        let prefixes: Vec<_> =
-            listens().map(|listen| listen.network).filter(|network| !network.is_host()).collect();
-        let is_vip = |address: IpAddr| {
-            vips.contains(&address) || prefixes.iter().any(|network| network.contains(address))
-        };
-        let locals: HashSet<_> =
-            services.iter().flat_map(|service| service.local_addresses.iter().copied()).collect();
-        if locals.len() > MAX_LOCALS {
-            self.report(
-                Severity::Error,
-                None,
-                "service",
-                format!("{} local addresses are more than the {MAX_LOCALS} that fit", locals.len()),
-            );
-        }
-        let pools: HashSet<_> = services
-            .iter()
-            .filter(|service| service.forward == ForwardMode::Snat)
-            .flat_map(|service| service.local_addresses.iter().copied())
-            .collect();
-        let mut by_name: HashMap<&str, &ServiceSpec> = HashMap::new();
-        for service in services {
-            by_name.entry(&service.name).or_insert(service);
-        }
-        for (at, entry) in list.iter().enumerate() {
-            let raw = entry.get_ref();
-            let hides = raw.forward.as_ref().is_some_and(|mode| mode.get_ref() == "snat");
-            for (n, text) in raw.local_addresses.iter().enumerate() {
-                if !hides && text.get_ref().parse().is_ok_and(|address: IpAddr| pools.contains(&address)) {
-                    let message = format!(
-                        "{} hides hosts of a snat service; use another, because each keeps its own account of ports",
-                        text.get_ref()
-                    );
-                    self.error(text.span(), &format!("service[{at}].local_addresses[{n}]"), message);
-                }
-                if text.get_ref().parse().is_ok_and(is_vip) {
-                    let message = format!(
-                        "{} is a VIP; a local address must be another, because servers answer to it",
-                        text.get_ref()
-                    );
-                    self.error(text.span(), &format!("service[{at}].local_addresses[{n}]"), message);
-                }
-            }
-            for (n, server) in raw.server.iter().enumerate() {
-                let text = &server.get_ref().address;
-                let service = by_name.get(raw.name.get_ref().as_str());
-                let Some(server) = service.and_then(|service| service.servers.get(n)) else { continue };
-                let address = server.endpoint.address;
-                if is_vip(address) || locals.contains(&address) {
-                    let message = format!(
-                        "{address} is one of the appliance's VIPs or local addresses; a server must be another host"
-                    );
-                    self.error(text.span(), &format!("service[{at}].server[{n}].address"), message);
-                }
-            }
-        }
-    }
-
-    /// What a service must not share with those of `config` that have other names.
+    /// What a service cannot have together with those of `config` that have other names.
     pub(super) fn conflicts(&mut self, service: &ServiceSpec, config: &Config) {
-        let others = || config.services.iter().filter(|other| other.name != service.name);
-        let listening = |one: &ServiceSpec| one.forward != ForwardMode::Snat;
-        let mut say = |message: String| self.report(Severity::Error, None, "service", message);
-        for other in others() {
-            if let Some(listen) = service.listens.iter().find(|listen| {
-                listening(service)
-                    && listening(other)
-                    && service.protocol == other.protocol
-                    && other.listens.contains(listen)
-            }) {
-                say(format!(
-                    "{} {listen} is service `{}`'s already; use another address or port",
-                    service.protocol.name(),
-                    other.name
-                ));
-            }
-            let is_vip = |one: &ServiceSpec, address: IpAddr| {
-                listening(one) && one.listens.iter().any(|listen| listen.network.contains(address))
+        let others = config.services.iter().map(Arc::as_ref).filter(|other| other.name != service.name);
+        let all = || others.clone().chain([service]);
+        for clash in clashes(all()) {
+            let of = clash.of.and_then(|(at, _)| all().nth(at)).filter(|of| of.name != service.name);
+            let message = match of {
+                Some(other) => format!("of service `{}`: {}", other.name, clash.message),
+                None => clash.message,
             };
-            for (one, of) in [(service, &**other), (other, service)] {
-                if let Some(local) = one.local_addresses.iter().find(|local| is_vip(of, **local)) {
-                    say(format!(
-                        "{local} is a VIP of service `{}`; a local address must be another, because servers answer to it",
-                        of.name
-                    ));
-                }
-                let is_ours = |address| is_vip(of, address) || of.local_addresses.contains(&address);
-                let serving = one.servers.iter().filter(|_| listening(one));
-                if let Some(server) =
-                    serving.map(|server| server.endpoint.address).find(|address| is_ours(*address))
-                {
-                    say(format!("{server} is an address of the appliance; a server must be another host"));
-                }
-            }
-            let hides = |one: &ServiceSpec| !listening(one);
-            if hides(service) != hides(other)
-                && let Some(local) =
-                    service.local_addresses.iter().find(|local| other.local_addresses.contains(local))
-            {
-                say(format!(
-                    "{local} hides hosts of a snat service; use another, because each keeps its own account of ports"
-                ));
-            }
+            self.report(Severity::Error, None, "service", message);
         }
     }
 
-    fn service(
+    /// The service in place `at` of the file, if it is right by itself.
+    pub(super) fn service(
         &mut self,
         at: usize,
         entry: &Spanned<raw::Service>,
@@ -341,6 +217,10 @@ impl Checker<'_> {
         let slow_start = raw.slow_start.as_ref().map_or(Some(Duration::ZERO), |value| {
             self.duration(value, &key("slow_start"), Duration::ZERO..Duration::from_secs(86_400))
         });
+        let connect_limit = raw
+            .connect_limit
+            .as_ref()
+            .and_then(|value| self.connect_limit(value, &key("connect_limit"), mode, protocol));
         let passive = raw.passive.as_ref().and_then(|passive| self.passive(passive, mode, at));
         let wanted = Wanted { mode, listens: &listens, locals: &local_addresses };
         let health = raw.health.as_ref().and_then(|health| self.health(health, at, &servers, &wanted, ports));
@@ -362,6 +242,7 @@ impl Checker<'_> {
             locality: raw.locality.unwrap_or(true),
             policy,
             slow_start: slow_start?,
+            connect_limit,
         })
     }
 
@@ -517,5 +398,38 @@ impl Checker<'_> {
             }
         }
         flags
+    }
+}
+
+/// Where something stands that a service cannot have, and its key.
+fn place_of(entry: &Spanned<raw::Service>, share: &Share) -> (Range<usize>, String) {
+    let raw = entry.get_ref();
+    match share {
+        Share::Name => (raw.name.span(), "name".to_owned()),
+        Share::Listen => {
+            (raw.listen.as_ref().map_or(entry.span(), |listen| listen.span()), "listen".to_owned())
+        }
+        Share::Local(address) => {
+            let is_it = |text: &Spanned<String>| text.get_ref().parse() == Ok(*address);
+            match raw.local_addresses.iter().position(is_it) {
+                Some(n) => (raw.local_addresses[n].span(), format!("local_addresses[{n}]")),
+                None => (entry.span(), "local_addresses".to_owned()),
+            }
+        }
+        Share::Server(endpoint) => {
+            let is_it = |text: &Spanned<String>| match text.get_ref().parse::<SocketAddr>() {
+                Ok(socket) => (socket.ip(), socket.port()) == (endpoint.address, endpoint.l4_port),
+                Err(_) => {
+                    let bare = text.get_ref().trim_start_matches('[').trim_end_matches(']');
+                    bare.parse() == Ok(endpoint.address)
+                }
+            };
+            let server = raw.server.iter().position(|server| is_it(&server.get_ref().address));
+            match (server, &raw.sorry_server) {
+                (Some(n), _) => (raw.server[n].get_ref().address.span(), format!("server[{n}].address")),
+                (None, Some(text)) => (text.span(), "sorry_server".to_owned()),
+                (None, None) => (entry.span(), "server".to_owned()),
+            }
+        }
     }
 }
