@@ -6,7 +6,7 @@
 
 use dataplane::flow::{Endpoint, Protocol};
 use dataplane::ids::{LocalId, MAX_LOCALS, MAX_SERVERS, MAX_SERVICES, ServerId, ServiceId};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::ops::AddAssign;
 
@@ -65,8 +65,8 @@ pub struct Registry {
     free_servers: Vec<u32>,
     server_slots: u32,
     locals: HashMap<IpAddr, LocalId>,
-    /// Whether nothing was taken away since slots were last collected.
-    is_clean: bool,
+    /// Services of which something was taken away since slots were last collected, or is still used by sessions.
+    touched: BTreeSet<String>,
 }
 
 #[derive(Debug)]
@@ -158,8 +158,8 @@ impl Registry {
 
     /// Marks a service and its servers as not configured: before it is compiled anew, or because it was removed.
     pub fn retire(&mut self, service: &str) {
-        self.is_clean = false;
         if let Some(entry) = self.services.get_mut(service) {
+            self.touched.insert(service.to_owned());
             entry.present = false;
             entry.servers.values_mut().for_each(|server| server.present = false);
         }
@@ -168,29 +168,29 @@ impl Registry {
     /// Gives back the slots of servers that are neither configured nor used by a session.
     /// Call it only when every worker follows the last snapshot.
     pub fn collect(&mut self, read: ReadSlot<'_>) {
-        if self.is_clean {
-            return;
-        }
-        let mut is_clean = true;
-        let (free_servers, free_services) = (&mut self.free_servers, &mut self.free_services);
-        self.services.retain(|_, entry| {
+        let Self { services, touched, free_servers, free_services, .. } = self;
+        touched.retain(|name| {
+            let Some(entry) = services.get_mut(name) else { return false };
+            let mut is_used = false;
             entry.servers.retain(|_, server| {
+                if server.present {
+                    return true;
+                }
                 let totals = read(server.id);
-                let keep = server.present || totals.sessions_active + totals.sessions_inactive > 0;
+                let keep = totals.sessions_active + totals.sessions_inactive > 0;
                 if !keep {
                     entry.gone += totals.since(server.baseline);
                     free_servers.push(server.id.0);
                 }
-                is_clean &= server.present || !keep;
+                is_used |= keep;
                 keep
             });
-            let keep = entry.present || !entry.servers.is_empty();
-            if !keep {
+            if !entry.present && entry.servers.is_empty() {
                 free_services.push(entry.id.0);
+                services.remove(name);
             }
-            keep
+            is_used
         });
-        self.is_clean = is_clean;
     }
 
     /// What a server counted.

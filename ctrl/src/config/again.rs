@@ -89,7 +89,7 @@ fn service_of(key: &str) -> Option<usize> {
 
 /// Where each service's lines are, without the comments behind it; `None` unless all that follows the first one is
 /// services, a block each. Texts of several lines may have anything in them, so where there is one nothing is said.
-fn blocks(text: &str) -> Option<Vec<Range<usize>>> {
+pub(crate) fn blocks(text: &str) -> Option<Vec<Range<usize>>> {
     if [&b"\"\"\""[..], b"'''"].iter().any(|quotes| memmem::find(text.as_bytes(), quotes).is_some()) {
         return None;
     }

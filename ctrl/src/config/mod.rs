@@ -14,6 +14,7 @@ mod raw;
 mod text;
 
 pub use again::Reader;
+pub(crate) use again::blocks;
 pub(crate) use check::parse_duration;
 pub use discover::{DiscoverSpec, Source};
 pub use health::{HealthSpec, Http, LoadPlace, LoadSpec, Probe, Tls};
