@@ -17,7 +17,6 @@ use ctrl::health::Engine;
 use ctrl::kernel::KernelPath;
 use ctrl::last_good::{self, Keeper};
 use ctrl::log;
-use ctrl::names::Names;
 use ctrl::steering::Ladder;
 use dataplane::director::{Director, Limits};
 use dataplane::dpdk::{self, Clock, Device, DeviceSettings, Eal, EalSettings, Memory, Pool};
@@ -299,7 +298,6 @@ fn serve(
     let heard = sender.clone();
     let discovery = Discovery::start(move |news| heard.send(Request::Discovered(news)).unwrap_or_default());
     let discovery = discovery.map_err(&mut note).ok();
-    let names = config.names.as_ref().and_then(|names| Names::start(names).map_err(&mut note).ok());
     let keeper = Keeper::start(files.state);
     let keeper = keeper.map_err(|error| note(format!("the last good state is not kept: {error}"))).ok();
     let identity = Identity {
@@ -321,7 +319,7 @@ fn serve(
         keeper,
         kernel,
         engine,
-        names,
+        access: Some(admin.access()),
         discovery,
         ladder,
         stats,

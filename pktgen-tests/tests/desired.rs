@@ -37,7 +37,7 @@ fn answers(lab: &Lab) -> Vec<String> {
 
 #[test]
 fn servers_and_services_come_change_and_go_by_command() {
-    let lab = lab();
+    let mut lab = lab();
     assert_eq!(answers(&lab), ["rs1"]);
     sluice(&lab, "server add web 10.0.0.12:80 weight=2 zone=b").unwrap();
     assert_eq!(answers(&lab), ["rs1", "rs2"]);
@@ -91,6 +91,30 @@ fn servers_and_services_come_change_and_go_by_command() {
     let said = sluice(&lab, "config rollback").unwrap();
     assert!(said.contains("+ service two"), "{said}");
     assert_eq!(second(), ["rs1"; 4]);
+    let log = lab.sluiced().unwrap().output();
+    assert!(!log.contains("were given up"), "what was written is in the files: {log}");
+}
+
+#[test]
+fn what_somebody_edits_meanwhile_is_not_overwritten() {
+    let lab = lab();
+    sluice(&lab, "server add web 10.0.0.12:80").unwrap();
+    let edited = std::fs::read_to_string(lab.config_path()).unwrap() + "# by hand\n";
+    lab.write_config(&edited).unwrap();
+    let said = sluice(&lab, "config export --write").unwrap_err();
+    assert!(said.contains("was edited since it was read"), "{said}");
+    assert_eq!(std::fs::read_to_string(lab.config_path()).unwrap(), edited);
+    // What runs can be printed, and taken up by hand.
+    let printed = sluice(&lab, "config export").unwrap();
+    assert!(printed.contains("10.0.0.12:80"), "{printed}");
+    lab.write_config(&(printed + "# by hand\n")).unwrap();
+    sluice(&lab, "config reload").unwrap();
+    sluice(&lab, "server set web 10.0.0.12:80 weight=3").unwrap();
+    sluice(&lab, "config export --write").unwrap();
+    sluice(&lab, "server set web 10.0.0.12:80 weight=4").unwrap();
+    sluice(&lab, "config export --write").unwrap();
+    let text = std::fs::read_to_string(lab.config_path()).unwrap();
+    assert!(text.contains("weight = 4") && text.contains("# by hand"), "{text}");
 }
 
 #[test]
@@ -197,21 +221,16 @@ fn who_is_no_operator_may_only_look() {
         assert!(said.contains("nobody") && said.contains("may look and not change"), "{line}: {said}");
     }
     assert_eq!(answers(&lab), ["rs1"]);
-    let config = config.replace("[admin]\n", "[admin]\noperators = [\"@nogroup\"]\n");
-    lab.sluiced().unwrap().stop();
-    lab.start_sluiced(&config).unwrap();
-    let nobody = {
-        let mut command = Command::new("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(program("sluice"));
-        run(command.arg("--socket").arg(lab.socket()).args([
-            "server",
-            "set",
-            "web",
-            "10.0.0.11:80",
-            "weight=3",
-        ]))
-    };
-    nobody.unwrap();
+    // A reload makes them operators, and not any more; another group has the socket then.
+    lab.write_config(&config.replace("[admin]\n", "[admin]\noperators = [\"@nogroup\"]\n")).unwrap();
+    sluice(&lab, "config reload").unwrap();
+    nobody("server set web 10.0.0.11:80 weight=3").unwrap();
+    lab.write_config(&config).unwrap();
+    sluice(&lab, "config reload").unwrap();
+    assert!(nobody("server set web 10.0.0.11:80 weight=4").is_err());
+    lab.write_config(&config.replace("group = \"nogroup\"\n", "")).unwrap();
+    sluice(&lab, "config reload").unwrap();
+    assert!(nobody("status").unwrap_err().contains("ermission denied"));
     let log = lab.sluiced().unwrap().output();
     assert!(log.contains("server.set") && log.contains("by nobody (pid"), "{log}");
 }

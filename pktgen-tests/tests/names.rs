@@ -86,6 +86,23 @@ fn names_give_what_serves_and_the_nearest_first() {
     assert_eq!(resolve(&lab, "/v1/resolve/direct?client=203.0.113.9")["servers"][0]["address"], "10.0.0.13");
     lab.sluice(&["service", "switch", "direct", "off"]).unwrap();
     assert!(wait_until(SOON, || dig(&lab, "direct.lb.example.com") == ["10.0.0.11"]));
+
+    // A reload follows the zone, the TTL and the addresses; and takes the responders away.
+    let elsewhere =
+        config.replace("lb.example.com", "other.example").replace("7s", "9s").replace(":8053", ":8054");
+    lab.write_config(&elsewhere).unwrap();
+    lab.sluice(&["config", "reload"]).unwrap();
+    assert!(wait_until(SOON, || dig(&lab, "web.other.example") == [VIP]));
+    assert_eq!(dig(&lab, "web.lb.example.com"), [""; 0]);
+    let curl = |port: &str| {
+        let mut curl = lab.client().command("curl");
+        run(curl.args(["--silent", "--max-time", "3", &format!("http://{OWN}:{port}/v1/resolve/web")]))
+    };
+    assert!(curl("8054").unwrap().contains("\"ttl\":9"));
+    assert!(wait_until(SOON, || curl("8053").is_err()));
+    lab.write_config(&config.replace(&names, "")).unwrap();
+    lab.sluice(&["config", "reload"]).unwrap();
+    assert!(wait_until(SOON, || curl("8054").is_err()));
 }
 
 #[test]
@@ -99,4 +116,8 @@ fn a_port_that_somebody_has_takes_the_names_and_not_the_traffic() {
     assert_eq!(lab.http(1, 1).unwrap(), ["rs1"]);
     let warnings = lab.json(&["status"]).unwrap()["warnings"].to_string();
     assert!(warnings.contains("names: 192.0.2.2:8053: Address already in use"), "{warnings}");
+    // It is tried again until it works.
+    lab.program(1).stop();
+    assert!(wait_until(SOON, || lab.json(&["status"]).unwrap()["warnings"] == serde_json::json!([])));
+    assert_eq!(resolve(&lab, "/v1/resolve/web")["servers"][0]["address"], VIP);
 }

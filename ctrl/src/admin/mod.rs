@@ -9,10 +9,10 @@ pub mod peers;
 mod server;
 
 pub use client::{CallError, Client};
-pub use server::{BindError, Server};
+pub use server::{AccessHandle, BindError, Server};
 
 /// The protocol's version; it changes when an old client could misread an answer.
 pub const PROTOCOL: u64 = 1;
 
-/// Longest line that either side accepts, in bytes.
-const LINE_MAX: u64 = 16 * 1024 * 1024;
+/// Longest answer that a client takes, in bytes: a service with every server that fits has 80 MB.
+const LINE_MAX: u64 = 256 * 1024 * 1024;

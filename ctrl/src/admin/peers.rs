@@ -56,17 +56,22 @@ pub struct Peer {
 }
 
 /// The rules, with names as numbers.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
     operators: Vec<Operator>,
     own: u32,
+    /// Whose group the socket is.
+    pub(super) group: u32,
 }
 
 impl Access {
     /// The rules of a configuration.
     pub fn of(admin: &Admin) -> Self {
         let operators = admin.operators.iter().filter_map(|text| Operator::parse(text).ok()).collect();
-        Self { operators, own: Uid::effective().as_raw() }
+        // What is not said is the daemon's own, which is root's.
+        let group = admin.group.as_deref().and_then(|text| group(text).ok());
+        let group = group.unwrap_or(Gid::effective().as_raw());
+        Self { operators, own: Uid::effective().as_raw(), group }
     }
 
     /// Who is at the other end.
@@ -100,7 +105,8 @@ mod tests {
 
     #[test]
     fn only_operators_may_change() {
-        let access = Access { operators: vec![Operator::User(1_000), Operator::Group(2_000)], own: 77 };
+        let access =
+            Access { operators: vec![Operator::User(1_000), Operator::Group(2_000)], own: 77, group: 0 };
         assert!(
             [(0, 9), (77, 9), (1_000, 9), (5, 2_000)]
                 .iter()

@@ -1,7 +1,7 @@
 //! The daemon's side of the socket: a thread that accepts, and one per client.
 
 use super::PROTOCOL;
-use super::peers::{Access, Peer, group};
+use super::peers::{Access, Peer};
 use crate::config::Admin;
 use crate::control::{Refusal, Reply, Request};
 use serde_json::{Value, json};
@@ -10,9 +10,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Clients at a time; another is told so and sent away.
@@ -29,9 +29,36 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 /// The bound socket. Dropping it removes the file.
 #[derive(Debug)]
 pub struct Server {
-    path: PathBuf,
-    access: Access,
+    access: AccessHandle,
     listener: UnixListener,
+}
+
+/// Who may use the socket, and who may change things by it: for all clients, also those that are connected.
+#[derive(Clone, Debug)]
+pub struct AccessHandle {
+    path: PathBuf,
+    rules: Arc<Mutex<Arc<Access>>>,
+}
+
+impl AccessHandle {
+    /// Follows other rules.
+    ///
+    /// # Errors
+    /// When the socket cannot be given to the group.
+    pub fn follow(&self, admin: &Admin) -> Result<(), String> {
+        let rules = Access::of(admin);
+        if *self.current() == rules {
+            return Ok(());
+        }
+        let group = rules.group;
+        *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+        std::os::unix::fs::chown(&self.path, None, Some(group))
+            .map_err(|error| format!("admin.group: {}: {error}", self.path.display()))
+    }
+
+    fn current(&self) -> Arc<Access> {
+        Arc::clone(&self.rules.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// Why the socket cannot be had.
@@ -83,12 +110,17 @@ impl Server {
             Ok(_) | Err(_) => {}
         }
         let listener = UnixListener::bind(path).map_err(BindError::Path)?;
-        let server = Self { path: path.to_owned(), access: Access::of(admin), listener };
-        if let Some(Ok(group)) = admin.group.as_deref().map(group) {
-            std::os::unix::fs::chown(path, None, Some(group)).map_err(BindError::Path)?;
-        }
+        let access = Access::of(admin);
+        std::os::unix::fs::chown(path, None, Some(access.group)).map_err(BindError::Path)?;
+        let rules = Arc::new(Mutex::new(Arc::new(access)));
+        let server = Self { access: AccessHandle { path: path.to_owned(), rules }, listener };
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(BindError::Path)?;
         Ok(server)
+    }
+
+    /// Whoever decides who may use it.
+    pub fn access(&self) -> AccessHandle {
+        self.access.clone()
     }
 
     /// Serves for ever, on threads of its own.
@@ -102,8 +134,8 @@ impl Server {
         std::thread::Builder::new().name("admin".into()).spawn(move || {
             for stream in listener.incoming() {
                 let Ok(mut stream) = stream else { continue };
-                let peer = access.peer(&stream);
-                let most = if peer.may_change { CLIENTS_MAX } else { CLIENTS_MAX - RESERVED };
+                let may_change = access.current().peer(&stream).may_change;
+                let most = if may_change { CLIENTS_MAX } else { CLIENTS_MAX - RESERVED };
                 if clients.fetch_add(1, Ordering::Relaxed) >= most {
                     clients.fetch_sub(1, Ordering::Relaxed);
                     let refusal = Refusal {
@@ -114,11 +146,12 @@ impl Server {
                     continue;
                 }
                 let (requests, clients, version) = (requests.clone(), Arc::clone(&clients), version.clone());
+                let access = access.clone();
                 let client = std::thread::Builder::new().name("admin-client".into());
                 let counter = Arc::clone(&clients);
                 let spawned = client.spawn(move || {
                     // A client that goes away in mid-sentence is no event.
-                    let _ = converse(stream, &version, &peer, &requests);
+                    let _ = converse(stream, &version, &access, &requests);
                     clients.fetch_sub(1, Ordering::Relaxed);
                 });
                 if spawned.is_err() {
@@ -132,14 +165,14 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        let _ = std::fs::remove_file(&self.access.path);
     }
 }
 
 fn converse(
     stream: UnixStream,
     version: &str,
-    peer: &Peer,
+    access: &AccessHandle,
     requests: &Sender<Request>,
 ) -> std::io::Result<()> {
     stream.set_read_timeout(Some(IDLE_MAX))?;
@@ -148,6 +181,8 @@ fn converse(
     let mut reader = BufReader::new(stream);
     let greeting = json!({ "jsonrpc": "2.0", "method": "hello", "params": { "protocol": PROTOCOL, "server": "sluiced", "version": version } });
     writeln!(writer, "{greeting}")?;
+    let mut rules = access.current();
+    let mut peer = rules.peer(&writer);
     let mut line = Vec::new();
     loop {
         line.clear();
@@ -161,7 +196,13 @@ fn converse(
             writer.write_all(response(&Value::Null, Err(refusal)).as_bytes())?;
             return Ok(());
         }
-        if let Some(answer) = handle(&line, peer, requests) {
+        // The rules may have changed since this client came.
+        let current = access.current();
+        if !Arc::ptr_eq(&rules, &current) {
+            rules = current;
+            peer = rules.peer(&writer);
+        }
+        if let Some(answer) = handle(&line, &peer, requests) {
             // In one piece, which is one system call for most.
             writer.write_all(answer.as_bytes())?;
         }

@@ -19,6 +19,7 @@ mod world;
 
 pub use requests::{Refusal, Reply, Request};
 
+use crate::admin::AccessHandle;
 use crate::compile::DeviceFacts;
 use crate::config::{self, Config, LoadError, PortSpec, Problem, Reader};
 use crate::desired::Desired;
@@ -128,8 +129,8 @@ pub struct Parts<D> {
     pub kernel: Option<KernelPath>,
     /// The health checks; without it every server that is to be checked counts as not yet known.
     pub engine: Option<Engine>,
-    /// The responders that answer for names, if any do.
-    pub names: Option<Names>,
+    /// Who may use the admin socket.
+    pub access: Option<AccessHandle>,
     /// Who asks sources for servers.
     pub discovery: Option<Discovery>,
     /// How replies find their workers.
@@ -158,7 +159,11 @@ pub struct Control<D> {
     discovery: Option<Discovery>,
     /// By service.
     sources: HashMap<String, SourceState>,
+    access: Option<AccessHandle>,
+    /// The responders that answer for names, if any do.
     names: Option<Names>,
+    /// Where they cannot, and why.
+    names_problems: Vec<String>,
     next_names: Instant,
     /// The revision of the standings that names stand for.
     named: u64,
@@ -205,7 +210,7 @@ impl<D: Devices> Control<D> {
             keeper,
             kernel,
             engine,
-            names,
+            access,
             discovery,
             ladder,
             stats,
@@ -228,7 +233,9 @@ impl<D: Devices> Control<D> {
             keeper,
             kernel,
             engine,
-            names,
+            access,
+            names: None,
+            names_problems: Vec::new(),
             discovery,
             sources: HashMap::new(),
             next_names: now,
@@ -310,6 +317,9 @@ impl<D: Devices> Control<D> {
         if now >= self.next_poll {
             self.next_poll = now + POLL;
             self.look_at_traffic(now);
+            if !self.names_problems.is_empty() {
+                self.follow_names();
+            }
             self.poll();
         }
     }
@@ -423,13 +433,8 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     if old.dataplane != new.dataplane {
         keys.push("[dataplane]");
     }
-    if old.admin != new.admin {
-        keys.push("[admin]");
-    }
-    let sockets =
-        |config: &Config| config.names.clone().map(|names| (names.zone, names.listen, names.http, names.ttl));
-    if sockets(old) != sockets(new) {
-        keys.push("[names] (its clients can)");
+    if old.admin.socket != new.admin.socket {
+        keys.push("admin.socket");
     }
     let devices = |config: &Config| {
         let fixed = |port: &PortSpec| {

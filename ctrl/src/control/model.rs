@@ -424,7 +424,7 @@ impl Run {
             keeper: None,
             kernel: None,
             engine: None,
-            names: None,
+            access: None,
             discovery: None,
             ladder: Ladder::new(Arc::new(Steering::alone(1)), vec![choice]),
             stats: vec![Arc::new(WorkerStats::with_slots(1, 1_024, 256, 64))],

@@ -3,7 +3,8 @@
 use super::{Control, Devices};
 use crate::balance::{Candidate, Health, Weight};
 use crate::config::{Location, NameAnswers, ServiceSpec};
-use crate::names::{Entry, Table, Target};
+use crate::log;
+use crate::names::{Entry, Names, Table, Target, Zone};
 use dataplane::clock::Instant;
 use dataplane::session::ForwardMode;
 use std::time::Duration;
@@ -12,6 +13,26 @@ use std::time::Duration;
 pub(super) const NAMES_PAUSE: Duration = Duration::from_millis(100);
 
 impl<D: Devices> Control<D> {
+    /// Answers where the configuration says so. Returns what is wrong with that; addresses that could not be used are
+    /// tried again once a second.
+    pub(super) fn follow_names(&mut self) {
+        if self.names.is_none() && self.config.names.is_some() {
+            match Names::start() {
+                Ok(names) => self.names = Some(names),
+                Err(error) => return self.note_names(vec![error]),
+            }
+        }
+        let problems =
+            self.names.as_mut().map_or(Vec::new(), |names| names.follow(self.config.names.as_ref()));
+        self.note_names(problems);
+    }
+
+    fn note_names(&mut self, problems: Vec<String>) {
+        let news = problems.iter().filter(|problem| !self.names_problems.contains(problem));
+        news.for_each(log::say);
+        self.names_problems = problems;
+    }
+
     /// Publishes the table by which names are answered, if anything changed.
     pub(super) fn publish_names(&mut self, now: Instant) {
         let (Some(names), Some(spec)) = (&self.names, &self.config.names) else { return };
@@ -25,6 +46,7 @@ impl<D: Devices> Control<D> {
             self.config.services.iter().enumerate().filter(|(_, spec)| spec.forward != ForwardMode::Snat);
         let services = named.map(|(at, spec)| (spec.name.to_ascii_lowercase(), self.entry(at, spec, now)));
         names.publish(Table {
+            zone: Zone::of(spec),
             serial: revision as u32,
             services: services.collect(),
             clients: spec.clients.clone(),

@@ -19,6 +19,8 @@ use std::time::Duration;
 
 /// Most objects in one page.
 const PAGE_MAX: usize = 1_000;
+/// Servers from which on a page of services ends, so that it is written in a few milliseconds.
+const PAGE_SERVERS: usize = 10_000;
 /// How long a worker may take to follow a snapshot or to write a page.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Sessions' lists that may be open at a time.
@@ -150,7 +152,10 @@ impl<D: Devices> Control<D> {
         let observer = self.observer();
         match method {
             "status" => written(&self.status()),
-            "service.list" => page_of_places(self.config.services.len(), params, |at| observer.service(at)),
+            "service.list" => {
+                let servers = |at: usize| self.config.services[at].servers.len();
+                page_of_services(self.config.services.len(), params, servers, |at| observer.service(at))
+            }
             "service.show" => written(&observer.service(self.service_at(params, "name")?)),
             "server.list" => {
                 let places = observer.server_places();
@@ -177,7 +182,7 @@ impl<D: Devices> Control<D> {
         let is_warning = |problem: &&crate::config::Problem| problem.severity == Severity::Warning;
         let mut warnings: Vec<_> = self.warnings.iter().filter(is_warning).map(ToString::to_string).collect();
         warnings.extend(self.identity.fallback.clone());
-        warnings.extend(self.identity.missing.iter().cloned());
+        warnings.extend(self.identity.missing.iter().chain(&self.names_problems).cloned());
         warnings.extend(self.sources.iter().filter_map(|(name, state)| {
             Some(format!("service {name}: its source: {}", state.trouble.as_ref()?))
         }));
@@ -328,6 +333,25 @@ fn page_of(params: &Value) -> Result<(usize, usize), Refusal> {
 /// One page of a list that is at hand.
 fn page<T: Serialize>(list: &[T], params: &Value) -> Reply {
     page_of_places(list.len(), params, |at| &list[at])
+}
+
+/// One page of the list of services, of which some have many servers.
+fn page_of_services<T: Serialize>(
+    len: usize,
+    params: &Value,
+    servers: impl Fn(usize) -> usize,
+    item: impl Fn(usize) -> T,
+) -> Reply {
+    let (cursor, limit) = page_of(params)?;
+    let mut count = 0;
+    let fits = |at: &usize| {
+        let is_first = *at == cursor;
+        count += servers(*at);
+        is_first || count <= PAGE_SERVERS
+    };
+    let items: Vec<_> = (cursor.min(len)..len).take(limit).take_while(fits).map(item).collect();
+    let end = cursor + items.len();
+    written(&Page { items, next: (end < len).then_some(end) })
 }
 
 /// One page of a list of `len` items, of which only the page's are made.

@@ -62,6 +62,10 @@ impl<D: Devices> Control<D> {
         }
         // Not before the kernel has the addresses that are asked from.
         self.order(orders);
+        self.follow_names();
+        if let Some(access) = &self.access {
+            access.follow(&self.config.admin).unwrap_or_else(log::say);
+        }
         self.follow_sources();
         self.collect_after = Some(self.world.generation);
         self.neighbors.want(wanted, now);

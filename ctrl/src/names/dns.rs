@@ -1,6 +1,7 @@
 //! Answers to questions about the zone (RFC 1035; RFC 2308 for what is not there; RFC 7871 for the client's network).
 
 use super::{ANSWERS_MAX, Table};
+use crate::config::NamesSpec;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::opt::{ClientSubnet, EdnsCode, EdnsOption};
 use hickory_proto::rr::rdata::{A, AAAA, NS, SOA};
@@ -11,15 +12,23 @@ use std::net::IpAddr;
 const PAYLOAD: u16 = 1_232;
 
 /// The zone that is answered for.
-#[derive(Clone, Debug)]
-pub(super) struct Zone {
+#[derive(Clone, Debug, Default)]
+pub struct Zone {
     /// Its name.
-    pub(super) origin: Name,
+    origin: Name,
     /// How long answers may be kept, in seconds.
     pub(super) ttl: u32,
 }
 
 impl Zone {
+    /// The zone that the operator wants.
+    pub fn of(spec: &NamesSpec) -> Self {
+        // The configuration was checked.
+        let mut origin = Name::from_utf8(&spec.zone).unwrap_or_default().to_lowercase();
+        origin.set_fqdn(true);
+        Self { origin, ttl: spec.ttl.as_secs() as u32 }
+    }
+
     /// The answer to a message; `None` for what is no question.
     pub(super) fn answer(
         &self,

@@ -7,6 +7,7 @@
 mod dns;
 mod serve;
 
+pub use dns::Zone;
 pub use serve::Names;
 
 use crate::balance::{self, Candidate, Policy, TIER_NAMES};
@@ -22,6 +23,8 @@ pub const ANSWERS_MAX: usize = 8;
 /// What is known of all services at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
+    /// What is answered for.
+    pub zone: Zone,
     /// Counts tables; the zone's serial number.
     pub serial: u32,
     /// By name, in lower case.
@@ -68,6 +71,11 @@ pub struct Resolved {
 }
 
 impl Table {
+    /// The answer to a DNS message of `client`; `None` for what is no question.
+    fn answer(&self, message: &[u8], client: IpAddr) -> Option<Vec<u8>> {
+        self.zone.answer(message, client, self, fastrand::f64)
+    }
+
     /// Where a client is.
     pub fn place_of(&self, client: IpAddr) -> Location {
         let inside = self.clients.iter().filter(|(network, _)| network.contains(client));
@@ -135,6 +143,7 @@ pub(crate) mod tests {
         let entry = Entry { targets, policy: Policy::default(), protected: false };
         let here = |zone: &str| Location { zone: Some(zone.into()), region: Some("r".into()) };
         Table {
+            zone: Zone::default(),
             serial: 7,
             services: HashMap::from([("web".to_owned(), entry)]),
             clients: vec![
