@@ -151,23 +151,26 @@ pub fn balance(
     let mut picture = Picture { weights: vec![0; candidates.len()], ..Picture::default() };
     let weighted = |server: &Candidate| !server.is_sorry && server.weight > Weight::ZERO;
     // By weight, so that ten small servers do not outvote a large one.
-    let (mut all, mut healthy) = ([0.0; TIERS], [0.0; TIERS]);
+    let (mut all, mut healthy, mut unknown) = ([0.0; TIERS], [0.0; TIERS], 0.0);
     for server in candidates.iter().filter(|server| weighted(server)) {
         let tier = &mut picture.tiers[server.tier];
         tier.servers += 1;
-        all[server.tier] += server.weight.value();
-        if server.health == Health::Up {
-            tier.healthy += 1;
-            healthy[server.tier] += server.weight.value();
+        let weight = server.weight.value();
+        all[server.tier] += weight;
+        match server.health {
+            Health::Up => {
+                tier.healthy += 1;
+                healthy[server.tier] += weight;
+            }
+            Health::Down => {}
+            Health::Checking => unknown += weight,
         }
     }
-    let total: f64 = all.iter().sum();
-    let share = if total > 0.0 { healthy.iter().sum::<f64>() / total } else { 1.0 };
-    let nobody =
-        share == 0.0 && !candidates.iter().any(|one| weighted(one) && one.health == Health::Checking);
+    let (total, up): (f64, f64) = (all.iter().sum(), healthy.iter().sum());
     let has_sorry = candidates.iter().any(|server| server.is_sorry && server.weight > Weight::ZERO);
-    picture.sorry = has_sorry && (nobody || total == 0.0) && switch.is_none();
-    picture.protected = !picture.sorry && switch.is_none() && policy.protects(share, was_protected);
+    picture.sorry = has_sorry && up == 0.0 && unknown == 0.0 && switch.is_none();
+    let protects = || policy.protects(up, total, unknown, was_protected);
+    picture.protected = !picture.sorry && switch.is_none() && protects();
 
     let is_used = |at: usize, server: &Candidate| match switch {
         _ if picture.sorry => server.is_sorry,
@@ -209,10 +212,13 @@ pub fn balance(
 }
 
 impl Policy {
-    fn protects(&self, share: f64, was_protected: bool) -> bool {
+    /// Whether too few are healthy, by weights. Servers of which nothing is known yet are no sign of trouble, but
+    /// neither of its end.
+    fn protects(&self, up: f64, total: f64, unknown: f64, was_protected: bool) -> bool {
         let Some(threshold) = self.protect_threshold else { return false };
+        let known = total - unknown;
         let leave = (threshold + self.protect_hysteresis).min(1.0);
-        share <= threshold || was_protected && share < leave
+        known > 0.0 && (up <= threshold * known || was_protected && up < leave * total)
     }
 }
 
@@ -318,6 +324,24 @@ mod tests {
     }
 
     #[test]
+    fn servers_of_which_nothing_is_known_get_nothing_and_are_no_sign_of_trouble() {
+        let mut servers = tiers([(4, 0), (0, 0), (0, 0)]);
+        servers.iter_mut().for_each(|server| server.health = Health::Checking);
+        assert_eq!(weights(&servers), [0; 4], "at the start");
+        // One is up, and many more come: that they are not known yet must not make all be used.
+        let policy = Policy { protect_threshold: Some(0.3), ..Policy::default() };
+        servers[0].health = UP;
+        let protected = |servers: &[Candidate], was| balance(servers, &policy, was, None, false).protected;
+        assert_eq!(weights(&servers), [1, 0, 0, 0]);
+        assert!(!protected(&servers, false));
+        // But protection does not end by them.
+        servers[1].health = DOWN;
+        servers[2].health = DOWN;
+        assert!(!protected(&servers, false), "a third of those that are known");
+        assert!(protected(&servers, true), "and a quarter of all");
+    }
+
+    #[test]
     fn spilling_comes_before_protection() {
         let policy = Policy { protect_threshold: Some(0.3), ..Policy::default() };
         let picture = balance(&tiers([(0, 4), (6, 0), (0, 0)]), &policy, false, None, false);
@@ -357,7 +381,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens, a service that has a server with a weight has somewhere to send sessions, servers
+        /// Whatever happens, a service that knows of a server with a weight has somewhere to send sessions, servers
         /// without weight get none, and unless health is not believed only healthy ones do.
         #[test]
         fn a_service_with_servers_always_serves(
@@ -367,8 +391,8 @@ mod tests {
         ) {
             let policy = Policy { protect_threshold: Some(threshold), ..Policy::default() };
             let picture = balance(&servers, &policy, was, None, false);
-            let has_any = servers.iter().any(|server| server.weight > Weight::ZERO && !server.is_sorry);
-            if has_any {
+            let known = |server: &Candidate| server.health != Health::Checking;
+            if servers.iter().any(|server| server.weight > Weight::ZERO && !server.is_sorry && known(server)) {
                 prop_assert!(picture.weights.iter().any(|weight| *weight > 0));
                 let shares: f64 = picture.tiers.iter().map(|tier| tier.share).sum();
                 prop_assert!(picture.sorry || (shares - 1.0).abs() < 1e-6, "{shares}");

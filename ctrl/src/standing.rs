@@ -182,10 +182,18 @@ impl Standings {
         let mut servers = Vec::with_capacity(spec.servers.len());
         for server in &spec.servers {
             let old = known.remove(&server.endpoint);
-            let check = check_of(spec, server).map(|key| self.take_check(at, key, spec, server, orders));
-            let health = check.map_or(Health::Up, |id| self.checks[&id].health);
+            // Nobody asked an old one without a check, so it served.
+            let health_of = |all: &Self, check: Option<CheckId>| {
+                check.map_or(Health::Up, |id| {
+                    all.checks.get(&id).map_or(Health::Checking, |check| check.health)
+                })
+            };
+            let before = old.as_ref().map_or(Health::Checking, |old| health_of(self, old.check));
+            let check =
+                check_of(spec, server).map(|key| self.take_check(at, key, spec, server, before, orders));
+            let health = health_of(self, check);
             let healthy_since = match (health, old.as_ref()) {
-                (Health::Up, Some(old)) if old.check == check => old.healthy_since,
+                (Health::Up, Some(old)) if before == Health::Up => old.healthy_since,
                 // Nobody has to be careful with servers that were there from the start.
                 (Health::Up, None) if is_new => None,
                 (Health::Up, _) => Some(now),
@@ -205,13 +213,15 @@ impl Standings {
         Service { spec: Some(Arc::clone(spec)), servers, picture: before.picture, switch }
     }
 
-    /// The check with this key, begun if nobody wanted it so far.
+    /// The check with this key, begun if nobody wanted it so far. Another check of a server that was asked before
+    /// begins with what is known: a change of its words takes nobody out, and brings nobody back.
     fn take_check(
         &mut self,
         at: usize,
         key: CheckKey,
         spec: &ServiceSpec,
         server: &ServerSpec,
+        before: Health,
         orders: &mut Vec<Order>,
     ) -> CheckId {
         let source = source_of(spec, server).filter(|source| self.sources.contains(source));
@@ -222,8 +232,11 @@ impl Standings {
                 self.next_id += 1;
                 let key = new.key().clone();
                 let last = Arc::default();
-                orders.push(Order::Start { id, key: key.clone(), source, last: Arc::clone(&last) });
-                let health = if key.spec.initially_up { Health::Up } else { Health::Checking };
+                let health = match before {
+                    Health::Checking if key.spec.initially_up => Health::Up,
+                    known => known,
+                };
+                orders.push(Order::Start { id, key: key.clone(), source, health, last: Arc::clone(&last) });
                 self.checks
                     .insert(id, Check { key, source, users: BTreeSet::new(), health, relief: 1.0, last });
                 new.insert(id);
@@ -684,5 +697,38 @@ mod tests {
         assert_eq!(orders.len(), 2);
         assert!(orders.iter().all(|order| matches!(order, Order::Stop(_))));
         assert_eq!(standings.condition(0, 0, now), (Health::Up, false));
+    }
+
+    #[test]
+    fn other_words_of_a_check_take_nobody_out_and_bring_nobody_back() {
+        let now = Instant::from_millis(1_000);
+        let mut current = config([1; 8]);
+        let mut standings = Standings::default();
+        standings.follow(&current, now);
+        for (id, health) in [(0, Health::Up), (1, Health::Up), (2, Health::Down)] {
+            standings.note(Finding { id: CheckId(id), health, relief: 1.0 }, now);
+        }
+        let later = now + Duration::from_secs(60);
+        let weigh = |standings: &mut Standings| {
+            for at in standings.take_dirty(later) {
+                standings.weigh(at, later);
+            }
+            standings.picture(0).weights.clone()
+        };
+        let before = weigh(&mut standings);
+        let spec = Arc::make_mut(&mut current.services[0]);
+        let health = spec.health.as_mut().map(Arc::make_mut).unwrap();
+        health.interval = Duration::from_secs(7);
+
+        let orders = standings.follow_service(0, &current, later);
+
+        let begun = |order: &Order| match order {
+            Order::Start { health, .. } => Some(*health),
+            Order::Move { .. } | Order::Stop(_) => None,
+        };
+        let begun: Vec<_> = orders.iter().filter_map(begun).collect();
+        assert_eq!(begun, [Health::Up, Health::Up, Health::Down, Health::Checking]);
+        assert_eq!(weigh(&mut standings), before, "no slow start either");
+        assert!(before[0] > 0 && before[1] > 0 && before[2..] == [0, 0], "{before:?}");
     }
 }

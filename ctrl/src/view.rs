@@ -117,6 +117,8 @@ pub struct ServerView {
     pub relief: f64,
     /// Mean time to answer connections in the last second that had some, in milliseconds; `null` where nobody looks.
     pub connect_ms: Option<f64>,
+    /// In how many seconds it is removed, if it is drained with a deadline.
+    pub drain_s: Option<u64>,
     /// For how long its traffic keeps it out.
     pub inhibited_ms: u64,
     /// The last answer to its check.
@@ -370,6 +372,8 @@ pub struct StatusView {
     pub checks: usize,
     /// Services of which so many servers are down that all are used.
     pub protected: Vec<String>,
+    /// Services that the operator's switch sends elsewhere, where to and for how long.
+    pub switched: Vec<String>,
     /// Servers that were removed but still have sessions.
     pub draining: Vec<String>,
     /// Per port: how replies find their workers, in a sentence.

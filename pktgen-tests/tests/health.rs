@@ -258,13 +258,17 @@ fn every_kind_of_check_tells_good_from_bad() {
         let first = if wanted.is_none() { "up" } else { "down" };
         // A host that nobody is at is unreachable as soon as ARP says so.
         let is_gone = |state: &str| state == "down" || state == "unreachable";
-        let came = wait_until(
-            SOON,
-            || matches!(&lab.server_states()[..], [one, two] if one == first && is_gone(two)),
-        );
-        let show = lab.sluice(&["service", "show", "web"]).unwrap();
-        assert!(came, "{health}: {show}");
-        assert!(wanted.is_none_or(|wanted| show.contains(wanted)), "{health}: {show}");
+        // A new check begins with what is known, so that it must have asked.
+        let has_asked = || {
+            let shown = lab.json(&["service", "show", "web"]).unwrap();
+            let check = &shown["servers"][0]["check"];
+            let said = check["error"].as_str().unwrap_or_default();
+            check["asked"].as_u64() >= Some(3) && wanted.is_none_or(|wanted| said.contains(wanted))
+        };
+        let came = wait_until(SOON, || {
+            matches!(&lab.server_states()[..], [one, two] if one == first && is_gone(two)) && has_asked()
+        });
+        assert!(came, "{health}: {}", lab.sluice(&["service", "show", "web"]).unwrap());
     }
 }
 
@@ -448,6 +452,25 @@ fn loaded_servers_get_less_and_those_that_come_back_begin_slowly() {
         matches!(share[..], [one, 1_000] if (450..=550).contains(&one))
     }));
     assert!(seen.len() >= 6 && seen.is_sorted(), "its share grows step by step: {seen:?}");
+}
+
+#[test]
+fn nobody_is_used_unseen_and_other_words_of_a_check_change_nobodys_state() {
+    let mut lab = Lab::new(Plan::default()).unwrap();
+    lab.start_nginx_on(0, &[80]).unwrap();
+    let config =
+        lab.config_head() + &service("protect_threshold = 0.4", &servers(&lab, 2, 80), "type = \"tcp\"");
+    lab.start_sluiced(&config).unwrap();
+    // Nobody listens on the second: whoever got it would be refused. Clients try again until the first is known.
+    assert_eq!(answers(&lab, 20), ["rs1:80"]);
+    lab.await_states(&["up", "down"]);
+    for word in ["interval=1s", "timeout=300ms", "type=icmp", "type=tcp"] {
+        lab.sluice(&["service", "set", "web", &format!("health.{word}")]).unwrap();
+        assert_eq!(lab.server_states(), ["up", "down"], "{word}");
+    }
+    // Other words may lead to another finding, of course, and soon.
+    lab.sluice(&["service", "set", "web", "health.type=icmp", "health.rise=1"]).unwrap();
+    lab.await_states(&["up", "up"]);
 }
 
 #[test]

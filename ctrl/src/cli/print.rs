@@ -68,6 +68,9 @@ pub(super) fn status(out: Out<'_>, status: &Value) -> io::Result<()> {
     for name in array(&status["protected"]) {
         writeln!(out, "  {} is protected: too few servers are healthy, all are used", word(name))?;
     }
+    for switched in array(&status["switched"]) {
+        writeln!(out, "  switched by the operator: {}", word(switched))?;
+    }
     for (name, reason) in status["unready"].as_object().into_iter().flatten() {
         writeln!(out, "  {name} is unready: {}", word(reason))?;
     }
@@ -152,6 +155,9 @@ pub(super) fn service(out: Out<'_>, service: &Value) -> io::Result<()> {
         writeln!(out, "tier {name:<11} {healthy} of {servers} healthy, {share:.0} % of new sessions")?;
     }
     for server in array(&service["servers"]) {
+        if let Some(seconds) = server["drain_s"].as_u64() {
+            writeln!(out, "drains           {}, leaves in {seconds} s", word(&server["address"]))?;
+        }
         if let Some(error) = server["check"]["error"].as_str() {
             writeln!(out, "check            {}: {error}", word(&server["address"]))?;
         }

@@ -26,6 +26,17 @@ const HISTORY_MAX: usize = 16;
 /// The longest that a switch or a drain may last.
 const LONGEST: Duration = Duration::from_secs(30 * 86_400);
 
+/// A server that leaves at a time.
+#[derive(Clone, Debug)]
+pub struct Drain {
+    /// When.
+    pub until: Instant,
+    /// Its service.
+    pub service: String,
+    /// The server.
+    pub endpoint: Endpoint,
+}
+
 /// What runs, what ran before, and what is to happen.
 #[derive(Debug)]
 pub(super) struct History {
@@ -35,7 +46,7 @@ pub(super) struct History {
     pub(super) on_disk: Arc<Text>,
     before: Vec<(Config, Desired)>,
     /// Servers that leave at a time, if they still take no sessions then.
-    drains: Vec<(Instant, String, Endpoint)>,
+    pub(super) drains: Vec<Drain>,
     /// Those that left so, and whose last sessions end.
     pub(super) drained: Vec<(String, Protocol, Endpoint)>,
 }
@@ -145,9 +156,9 @@ impl<D: Devices> Control<D> {
         let service = self.config.services[at].name.clone();
         let set = json!({ "service": service, "address": address, "keys": { "weight": 0 } });
         let answer = self.set_server(&set, now)?;
-        self.history.drains.retain(|(_, name, other)| (name, other) != (&service, &endpoint));
+        self.history.drains.retain(|other| (&other.service, other.endpoint) != (&service, endpoint));
         if let Some(deadline) = deadline {
-            self.history.drains.push((now + deadline, service, endpoint));
+            self.history.drains.push(Drain { until: now + deadline, service, endpoint });
         }
         Ok(answer)
     }
@@ -155,9 +166,9 @@ impl<D: Devices> Control<D> {
     /// Removes servers whose time to drain is over; what sessions they have end with their next packet.
     pub(super) fn end_drains(&mut self, now: Instant) {
         let (over, later): (Vec<_>, Vec<_>) =
-            self.history.drains.drain(..).partition(|(deadline, ..)| *deadline <= now);
+            self.history.drains.drain(..).partition(|drain| drain.until <= now);
         self.history.drains = later;
-        for (_, service, endpoint) in over {
+        for Drain { service, endpoint, .. } in over {
             let Some(at) = self.config.place_of(&service) else { continue };
             let is_drained = |spec: &ServiceSpec| {
                 let mut servers = spec.servers.iter();
@@ -218,6 +229,13 @@ impl<D: Devices> Control<D> {
         }
         let tier = TIER_NAMES.iter().position(|name| *name == to);
         let switch = match tier {
+            Some(tier) if self.standings.picture(at).tiers[tier].servers == 0 => {
+                let message = format!(
+                    "{} has no server in tier {to}; `sluice service show {}` has its tiers",
+                    self.config.services[at].name, self.config.services[at].name
+                );
+                return Err(Refusal::no(message));
+            }
             Some(tier) => Switch::Tier(tier),
             None if to == "all" => Switch::All,
             None => {

@@ -17,6 +17,7 @@ mod requests;
 mod routers;
 mod world;
 
+pub use changes::Drain;
 pub use requests::{Refusal, Reply, Request};
 
 use crate::admin::AccessHandle;
@@ -422,6 +423,7 @@ impl<D: Devices> Control<D> {
             links: &self.device_links,
             kernel: self.kernel.as_ref(),
             standings: &self.standings,
+            drains: &self.history.drains,
             now: self.now,
         }
     }

@@ -216,7 +216,14 @@ impl Twin {
             Operation::Switch { service, to, seconds } => {
                 let names_all = match to {
                     Target::Servers(list) => list.iter().all(|server| place(*service, *server).is_some()),
-                    _ => true,
+                    // Each server's place in the list of places is its tier.
+                    Target::Tier(tier) => find(*service).is_some_and(|at| {
+                        self.plain[at]
+                            .servers
+                            .iter()
+                            .any(|(server, weight)| server % 3 == *tier && *weight > 0)
+                    }),
+                    Target::All => true,
                 };
                 if find(*service).is_none() || !names_all {
                     return false;

@@ -177,8 +177,8 @@ impl<D: Devices> Control<D> {
         let observer = self.observer();
         let (in_use, buffers) = self.devices.buffers();
         let count = observer.session_count();
-        let unready =
-            self.config.services.iter().filter_map(|spec| Some((spec.name.clone(), observer.unready(spec)?)));
+        let services = self.config.services.iter().enumerate();
+        let unready = services.filter_map(|(at, spec)| Some((spec.name.clone(), observer.unready(at)?)));
         let is_warning = |problem: &&crate::config::Problem| problem.severity == Severity::Warning;
         let mut warnings: Vec<_> = self.warnings.iter().filter(is_warning).map(ToString::to_string).collect();
         warnings.extend(self.identity.fallback.clone());
@@ -210,6 +210,7 @@ impl<D: Devices> Control<D> {
             servers: observer.server_states(),
             checks: self.standings.checks(),
             protected: observer.protected(),
+            switched: observer.switched(),
             draining: draining.map(|(service, endpoint)| format!("{service} {endpoint}")).collect(),
             steering: self
                 .config

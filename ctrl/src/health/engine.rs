@@ -29,6 +29,8 @@ pub enum Order {
         key: CheckKey,
         /// From where.
         source: Option<IpAddr>,
+        /// What the server counts as so far.
+        health: Health,
         /// Where the last answer is put for who wants to see it.
         last: Arc<Mutex<Last>>,
     },
@@ -126,10 +128,11 @@ async fn serve(
     let open = Arc::new(Semaphore::new(OPEN_MAX));
     while let Some(order) = orders.recv().await {
         match order {
-            Order::Start { id, key, source, last } => {
+            Order::Start { id, key, source, health, last } => {
                 let (sender, source) = watch::channel(source);
                 let (open, tell) = (Arc::clone(&open), Arc::clone(&tell));
-                let job = run(id, key, source, vip_checks.clone(), last, open, tell);
+                let tally = Tally::new(&key.spec, health);
+                let job = run(id, key, source, tally, vip_checks.clone(), last, open, tell);
                 checks.insert(id, Check { source: sender, task: tokio::task::spawn_local(job) });
             }
             Order::Move { id, source } => {
@@ -147,10 +150,12 @@ async fn serve(
 }
 
 /// One check's life.
+#[allow(clippy::too_many_arguments, reason = "what a check has and where its findings go")]
 async fn run(
     id: CheckId,
     key: CheckKey,
     source: watch::Receiver<Option<IpAddr>>,
+    mut tally: Tally,
     vip_checks: Option<Arc<VipChecks>>,
     last: Arc<Mutex<Last>>,
     open: Arc<Semaphore>,
@@ -161,7 +166,6 @@ async fn run(
     if let Err(error) = &prober {
         log::say(format_args!("health check of {target}: {error}"));
     }
-    let mut tally = Tally::new(&spec);
     // Not all at once.
     tokio::time::sleep(spec.interval.min(FIRST_PAUSE).mul_f64(fastrand::f64())).await;
     loop {
@@ -231,7 +235,8 @@ mod tests {
     fn begin(engine: &Engine, id: u64, target: SocketAddr, spec: Arc<HealthSpec>) -> Arc<Mutex<Last>> {
         let last = Arc::new(Mutex::new(Last::default()));
         let key = CheckKey { target, spec, vip: None };
-        engine.order(Order::Start { id: CheckId(id), key, source: None, last: Arc::clone(&last) });
+        let health = Health::Checking;
+        engine.order(Order::Start { id: CheckId(id), key, source: None, health, last: Arc::clone(&last) });
         last
     }
 

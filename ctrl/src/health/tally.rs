@@ -11,19 +11,22 @@ pub struct Tally {
     fall: u32,
     limit: Option<f64>,
     health: Health,
+    /// Whether there were too few answers yet to say what the server is.
+    is_fresh: bool,
     /// Answers in a row that speak against `health`, or, while it is not known, good or bad ones.
     streak: i64,
     relief: Relief,
 }
 
 impl Tally {
-    /// A tally before the first answer.
-    pub fn new(spec: &HealthSpec) -> Self {
+    /// A tally before the first answer, of a server that counts as `health` so far.
+    pub fn new(spec: &HealthSpec, health: Health) -> Self {
         Self {
             rise: spec.rise,
             fall: spec.fall,
             limit: spec.load.as_ref().map(|load| f64::from(load.limit) / 1_000.0),
-            health: if spec.initially_up { Health::Up } else { Health::Checking },
+            health,
+            is_fresh: true,
             streak: 0,
             relief: Relief::default(),
         }
@@ -41,7 +44,7 @@ impl Tally {
 
     /// Whether the state may change soon, so that the next answer is awaited sooner.
     pub fn is_undecided(&self) -> bool {
-        self.health == Health::Checking
+        self.is_fresh
     }
 
     /// Takes one answer in, with the load that it told. Returns whether anything changed.
@@ -56,6 +59,7 @@ impl Tally {
             Health::Down | Health::Checking if self.streak >= i64::from(self.rise) => Health::Up,
             same => same,
         };
+        self.is_fresh &= -i64::from(self.fall) < self.streak && self.streak < i64::from(self.rise);
         let changed = next != self.health;
         self.health = next;
         let relieved = match (load, self.limit) {
@@ -105,7 +109,7 @@ mod tests {
 
     #[test]
     fn only_answers_in_a_row_change_the_state() {
-        let mut tally = Tally::new(&spec(2, 3));
+        let mut tally = Tally::new(&spec(2, 3), Health::Checking);
         assert_eq!(states(&mut tally, "+-+-++"), "?????U");
         assert_eq!(states(&mut tally, "--+--+---"), "UUUUUUUUD");
         assert_eq!(states(&mut tally, "+-+-++"), "DDDDDU");
@@ -114,12 +118,15 @@ mod tests {
     #[test]
     fn nacos_takes_three_of_either_and_keepalived_one_good_after_retries() {
         // Nacos: three consecutive results either way.
-        assert_eq!(states(&mut Tally::new(&spec(3, 3)), "+++--+---+++"), "??UUUUUUDDDU");
+        assert_eq!(states(&mut Tally::new(&spec(3, 3), Health::Checking), "+++--+---+++"), "??UUUUUUDDDU");
         // keepalived with retry 2: the first try and two more must fail, one good answer is enough.
-        assert_eq!(states(&mut Tally::new(&spec(1, 3)), "+---+"), "UUUDU");
+        assert_eq!(states(&mut Tally::new(&spec(1, 3), Health::Checking), "+---+"), "UUUDU");
         // And with alpha: down until the first good answer; without: up.
-        let mut up = Tally::new(&HealthSpec { initially_up: true, ..spec(1, 3) });
+        let mut up = Tally::new(&spec(1, 3), Health::Up);
         assert_eq!(up.health(), Health::Up);
         assert_eq!(states(&mut up, "--"), "UU");
+        assert!(up.is_undecided(), "so it is asked again soon");
+        assert_eq!(states(&mut up, "-"), "D");
+        assert!(!up.is_undecided());
     }
 }

@@ -7,7 +7,7 @@ use super::{
 use crate::balance::{Health, Switch, TIER_NAMES, TierPicture, Weight};
 use crate::compile::DeviceFacts;
 use crate::config::{Config, ServerSpec, ServiceSpec};
-use crate::control::{DeviceCounters, Devices};
+use crate::control::{DeviceCounters, Devices, Drain};
 use crate::kernel::KernelPath;
 use crate::neighbors::{NeighborTable, Standing};
 use crate::registry::{Registry, Totals};
@@ -50,6 +50,8 @@ pub struct Observer<'a> {
     pub links: &'a [Option<(bool, u32)>],
     /// What is known of servers.
     pub standings: &'a Standings,
+    /// Servers that leave at a time.
+    pub drains: &'a [Drain],
     /// The host's kernel.
     pub kernel: Option<&'a KernelPath>,
     /// Now.
@@ -104,7 +106,7 @@ impl Observer<'_> {
             seconds: until.since(self.now).as_secs(),
         });
         let totals = self.registry.service_totals(&spec.name, &self.read());
-        let reason = self.unready(spec);
+        let reason = self.unready(at);
         let mut refused = BTreeMap::new();
         if let Some(id) = self.registry.service_id(&spec.name) {
             let counters = |stats: &WorkerStats| {
@@ -180,6 +182,10 @@ impl Observer<'_> {
             slow_start: standing.ramp,
             relief: standing.relief,
             connect_ms: standing.connect_ms,
+            drain_s: self.drains.iter().find_map(|drain| {
+                let is_it = drain.service == service.name && drain.endpoint == spec.endpoint;
+                is_it.then(|| drain.until.since(self.now).as_secs())
+            }),
             inhibited_ms: standing.inhibited.as_millis() as u64,
             check: standing.last.map(|last| CheckView {
                 asked: last.asked,
@@ -232,16 +238,40 @@ impl Observer<'_> {
     }
 
     /// Why a service cannot forward now.
-    pub fn unready(&self, spec: &ServiceSpec) -> Option<String> {
+    pub fn unready(&self, at: usize) -> Option<String> {
+        let spec = &self.config.services[at];
         let weighted: Vec<_> = spec.servers.iter().filter(|server| server.weight > Weight::ZERO).collect();
         if weighted.is_empty() {
             let reason =
                 if spec.servers.is_empty() { "it has no server" } else { "every server has weight 0" };
             return Some(reason.into());
         }
+        if self.standings.picture(at).weights.iter().all(|weight| *weight == 0) {
+            let mut healths =
+                (0..spec.servers.len()).map(|place| self.standings.condition(at, place, self.now));
+            let is_awaited = healths.any(|(health, _)| health == Health::Checking);
+            let reason = match (self.standings.switch(at), is_awaited) {
+                (Some(_), _) => "the operator's switch leaves it no server",
+                (None, true) => "the first answers of its servers to checks are awaited",
+                (None, false) => "no server is healthy",
+            };
+            return Some(reason.into());
+        }
         let reasons: BTreeSet<_> =
             weighted.iter().map(|server| self.unreachable(server)).collect::<Option<_>>()?;
         Some(reasons.into_iter().collect::<Vec<_>>().join("; "))
+    }
+
+    /// Services that the operator sends elsewhere for a while, and where.
+    pub fn switched(&self) -> Vec<String> {
+        let services = self.config.services.iter().enumerate();
+        let switched = services.filter_map(|(at, spec)| Some((spec, self.standings.switch(at)?)));
+        switched
+            .map(|(spec, (switch, until))| {
+                let seconds = until.since(self.now).as_secs();
+                format!("{} to {}, for {seconds} s more", spec.name, self.switch_text(spec, switch))
+            })
+            .collect()
     }
 
     /// Why a server cannot be reached now.
