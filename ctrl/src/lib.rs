@@ -35,4 +35,5 @@ pub mod registry;
 pub mod relief;
 pub mod standing;
 pub mod steering;
+mod tls;
 pub mod view;

@@ -4,6 +4,7 @@ use pktgen_tests::lab::{Lab, Plan};
 use pktgen_tests::process::{run, wait_until};
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -146,9 +147,18 @@ fn nacos_names_servers_with_weights_and_places() {
         *body.lock().unwrap() = format!("{{\"name\":\"web\",\"hosts\":[{}]}}", list.join(","))
     };
     set(&[instance(11, ""), instance(12, ""), instance(13, "")]);
-    let source = |_: &Lab| {
-        "type = \"nacos\"\nendpoint = \"127.0.0.1:8848\"\nservice = \"web\"\nnamespace = \"prod\"".to_owned()
+    // The first of the two endpoints is not there.
+    let source = |lab: &Lab| {
+        let file = lab.folder().join("password");
+        std::fs::write(&file, "s3cret&\n").unwrap();
+        format!(
+            "type = \"nacos\"\nendpoint = [\"127.0.0.1:8847\", \"127.0.0.1:8848\"]\nservice = \"web\"\nnamespace = \"prod\"\nusername = \"sluice\"\npassword_file = \"{}\"",
+            file.display()
+        )
     };
+    // What a login gives; it is not believed any more when it is another.
+    let token = Arc::new(Mutex::new("first".to_owned()));
+    let believed = Arc::clone(&token);
     let shared = Arc::clone(&body);
     let requests = Arc::new(Mutex::new(String::new()));
     let seen = Arc::clone(&requests);
@@ -160,10 +170,22 @@ fn nacos_names_servers_with_weights_and_places() {
                 let Ok(mut stream) = stream else { return };
                 let mut room = [0; 2_048];
                 let len = stream.read(&mut room).unwrap_or(0);
-                *seen.lock().unwrap() = String::from_utf8_lossy(&room[..len]).into_owned();
-                let body = shared.lock().unwrap().clone();
+                let asked = String::from_utf8_lossy(&room[..len]).into_owned();
+                let token = believed.lock().unwrap().clone();
+                let is_login = asked.starts_with("POST /nacos/v1/auth/login ")
+                    && asked.ends_with("username=sluice&password=s3cret%26");
+                let (status, body) = match asked.contains(&format!("&accessToken={token} ")) {
+                    _ if is_login => {
+                        ("200 OK", format!("{{\"accessToken\":\"{token}\",\"tokenTtl\":18000}}"))
+                    }
+                    true => ("200 OK", shared.lock().unwrap().clone()),
+                    false => ("403 Forbidden", "user not found!".to_owned()),
+                };
+                if !is_login {
+                    *seen.lock().unwrap() = asked;
+                }
                 let answer = format!(
-                    "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                    "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
                     body.len()
                 );
                 let _ = stream.write_all(answer.as_bytes());
@@ -174,7 +196,7 @@ fn nacos_names_servers_with_weights_and_places() {
     let asked = requests.lock().unwrap().clone();
     assert!(
         asked.starts_with(
-            "GET /nacos/v1/ns/instance/list?serviceName=web&groupName=DEFAULT_GROUP&namespaceId=prod "
+            "GET /nacos/v1/ns/instance/list?serviceName=web&groupName=DEFAULT_GROUP&namespaceId=prod&accessToken=first "
         ),
         "{asked}"
     );
@@ -185,9 +207,17 @@ fn nacos_names_servers_with_weights_and_places() {
     await_trouble(&lab, "it names no server; the last 3 stay");
     set(&[instance(11, "")]);
     await_trouble(&lab, "of 3 servers it names 1 still, which is too few at once");
+    // The login ends, and another works.
+    *token.lock().unwrap() = "second".to_owned();
     set(&[instance(11, ""), instance(12, "")]);
     await_servers(&lab, &["10.0.0.11:80", "10.0.0.12:80"]);
     assert_eq!(answers(&lab), ["rs1", "rs2"]);
+    // Nacos may take servers for ill, but not all of them.
+    let ill = |n: u8| instance(n, "").replace("\"healthy\":true", "\"healthy\":false");
+    set(&[ill(11), instance(12, "")]);
+    assert!(wait_until(SOON, || answers(&lab) == ["rs2"]));
+    set(&[ill(11), ill(12)]);
+    assert!(wait_until(SOON, || answers(&lab) == ["rs1", "rs2"]));
 }
 
 #[test]
@@ -222,4 +252,60 @@ fn etcd_has_a_key_for_each_server() {
     await_servers(&lab, &["10.0.0.12:80"]);
     etcdctl(&lab, &["del", "--prefix", "/services/web/"]).unwrap();
     await_trouble(&lab, "it names no server; the last 1 stay");
+}
+
+#[test]
+fn etcd_is_asked_by_https_as_a_user() {
+    let endpoint = "https://127.0.0.1:2379";
+    let source = |lab: &Lab| {
+        let folder = lab.folder().display().to_string();
+        format!(
+            "type = \"etcd\"\nendpoint = \"{endpoint}\"\nprefix = \"/services/web/\"\nca_file = \"{folder}/ca.pem\"\nusername = \"root\"\npassword_file = \"{folder}/password\""
+        )
+    };
+    let etcdctl = |lab: &Lab, words: &str| {
+        let mut command = lab.director().command("etcdctl");
+        command.arg(format!("--endpoints={endpoint}"));
+        command.arg("--cacert").arg(lab.folder().join("ca.pem")).args(words.split_whitespace());
+        run(command.env("ETCDCTL_API", "3"))
+    };
+    let mut lab = lab(source, |lab| {
+        let folder = lab.folder().to_owned();
+        std::fs::write(folder.join("password"), "s3cret\n").unwrap();
+        std::fs::write(folder.join("names"), "subjectAltName=IP:127.0.0.1").unwrap();
+        for words in [
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=lab -keyout ca.key -out ca.pem",
+            "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=etcd -keyout key.pem -out request.pem",
+            "x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -out cert.pem -days 2 -extfile names",
+        ] {
+            run(Command::new("openssl").args(words.split(' ')).current_dir(&folder)).unwrap();
+        }
+        let mut command = lab.director().command("etcd");
+        command.arg("--data-dir").arg(folder.join("etcd")).args(["--log-level=error"]);
+        command.arg("--cert-file").arg(folder.join("cert.pem")).arg("--key-file").arg(folder.join("key.pem"));
+        command.args(["--listen-client-urls", endpoint, "--advertise-client-urls", endpoint]);
+        lab.start("etcd", &mut command).unwrap();
+        assert!(wait_until(Duration::from_secs(20), || etcdctl(lab, "endpoint health").is_ok()));
+        etcdctl(lab, "put /services/web/1 10.0.0.11:80").unwrap();
+        for words in ["user add root:s3cret", "user grant-role root root", "auth enable"] {
+            etcdctl(lab, words).unwrap();
+        }
+    });
+    await_servers(&lab, &["10.0.0.11:80"]);
+    etcdctl(&lab, "--user=root:s3cret put /services/web/2 10.0.0.12:80").unwrap();
+    await_servers(&lab, &["10.0.0.11:80", "10.0.0.12:80"]);
+    // Another password: the last login is still believed. Another authority: nobody is.
+    std::fs::write(lab.folder().join("password"), "wrong\n").unwrap();
+    let config = std::fs::read_to_string(lab.config_path()).unwrap();
+    lab.write_config(&config.replace("300ms", "301ms")).unwrap();
+    lab.sluice(&["config", "reload"]).unwrap();
+    assert_eq!(servers(&lab).len(), 2);
+    await_trouble(&lab, "login as root");
+    run(Command::new("openssl")
+        .args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=other -keyout other.key -out ca.pem".split(' '))
+        .current_dir(lab.folder()))
+    .unwrap();
+    await_trouble(&lab, "TLS");
+    assert_eq!(answers(&lab), ["rs1", "rs2"]);
+    assert!(!lab.sluiced().unwrap().output().contains("s3cret"));
 }

@@ -1,5 +1,6 @@
 //! Where a service's servers are looked up, as the operator wants it.
 
+use super::Tls;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -32,8 +33,8 @@ pub enum Source {
     },
     /// Nacos's open HTTP API.
     Nacos {
-        /// HOST:PORT.
-        endpoint: String,
+        /// Where it is.
+        site: Site,
         /// The service there.
         service: String,
         /// Its group.
@@ -43,8 +44,8 @@ pub enum Source {
     },
     /// etcd's JSON gateway (v3): a key for each server.
     Etcd {
-        /// HOST:PORT.
-        endpoint: String,
+        /// Where it is.
+        site: Site,
         /// What the keys begin with.
         prefix: String,
     },
@@ -60,4 +61,24 @@ impl Source {
             Self::Etcd { .. } => "etcd",
         }
     }
+}
+
+/// Servers that are asked over HTTP and know the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// HOST:PORT of each; the next one is asked when one does not answer.
+    pub endpoints: Vec<String>,
+    /// TLS, for HTTPS.
+    pub tls: Option<Tls>,
+    /// Who asks, where that must be said.
+    pub login: Option<Login>,
+}
+
+/// A user, and the file whose first line is the password.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// The user.
+    pub user: String,
+    /// The file; read at each login.
+    pub password_file: PathBuf,
 }

@@ -16,7 +16,7 @@ mod text;
 pub use again::Reader;
 pub(crate) use again::blocks;
 pub(crate) use check::parse_duration;
-pub use discover::{DiscoverSpec, Source};
+pub use discover::{DiscoverSpec, Login, Site, Source};
 pub use health::{HealthSpec, Http, LoadPlace, LoadSpec, Probe, Tls};
 pub use names::{NameAnswers, NamesSpec};
 pub use problem::{Problem, Severity};

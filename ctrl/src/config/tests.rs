@@ -480,6 +480,48 @@ fn bad_health_checks_are_told_what_to_do() {
 }
 
 #[test]
+fn bad_sources_are_told_what_to_do() {
+    let cases = [
+        ("type = \"etdc\"", "did you mean `etcd`?"),
+        ("type = \"etcd\"\nprefix = \"/x\"", "the key `endpoint` is missing"),
+        ("type = \"etcd\"\nprefix = \"/x\"\nendpoint = \"10.0.0.5\"", "`10.0.0.5` is not HOST:PORT"),
+        (
+            "type = \"etcd\"\nprefix = \"/x\"\nendpoint = [\"http://a:1\", \"https://b:1\"]",
+            "write one of them",
+        ),
+        (
+            "type = \"etcd\"\nprefix = \"/x\"\nendpoint = \"a:1\"\nverify = false",
+            "without https nobody shows a certificate",
+        ),
+        (
+            "type = \"nacos\"\nservice = \"x\"\nendpoint = \"a:1\"\nusername = \"u\"",
+            "username and password_file belong together",
+        ),
+        (
+            "type = \"nacos\"\nservice = \"x\"\nendpoint = \"a:1\"\nusername = \"u\"\npassword_file = \"/nowhere\"",
+            "/nowhere cannot be read",
+        ),
+        (
+            "type = \"file\"\npath = \"/x\"\nprefix = \"/y\"",
+            "a source of type file has no prefix (etcd); remove it",
+        ),
+    ];
+    for (lines, expected) in cases {
+        let error = read(&format!("{GOOD}\n[service.discover]\n{lines}\n")).unwrap_err();
+        let said: Vec<_> = error.problems().iter().map(ToString::to_string).collect();
+        assert!(said.iter().any(|line| line.contains(expected)), "{lines}: {said:?}");
+    }
+    let good = "type = \"etcd\"\nprefix = \"/x\"\nendpoint = [\"https://a:1\", \"https://[2001:db8::1]:2\"]";
+    let config = read(&format!("{GOOD}\n[service.discover]\n{good}\n")).unwrap().config;
+    let Some(Source::Etcd { site, .. }) = config.services[0].discover.clone().map(|discover| discover.source)
+    else {
+        panic!("{config:?}");
+    };
+    assert_eq!(site.endpoints, ["a:1", "[2001:db8::1]:2"]);
+    assert!(site.tls.is_some_and(|tls| tls.verify));
+}
+
+#[test]
 fn places_thresholds_and_fractions_are_read() {
     let text = GOOD.replace("weight = 100", "weight = 0.5\nzone = \"z1\"\nregion = \"r\"").replace(
         "scheduler = \"wlc\"",

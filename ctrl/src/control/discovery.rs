@@ -1,13 +1,14 @@
 //! Follows what sources say of services' servers.
 
 use super::{Control, Devices};
+use crate::balance::Weight;
 use crate::compile;
 use crate::config::{self, Config, ServerSpec, ServiceSpec};
 use crate::desired;
 use crate::discovery::{Found, HOLD, News, Verdict, judge};
 use crate::log;
 use dataplane::clock::Instant;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// What is known of a service's source.
@@ -82,13 +83,19 @@ impl<D: Devices> Control<D> {
         let old: Vec<_> = spec
             .servers
             .iter()
-            .filter(|server| server.is_found)
+            .filter(|server| server.is_found && server.weight > Weight::ZERO)
             .map(|server| server.endpoint.to_string())
             .collect();
-        let kept = old.iter().filter(|address| list.iter().any(|found| found.address == **address)).count();
-        match judge(old.len(), kept, list.len(), spec.policy.protect_threshold) {
+        // A server without weight is as good as gone.
+        let serving: HashSet<&str> =
+            list.iter().filter(|found| found.serves()).map(|found| found.address.as_str()).collect();
+        let kept = old.iter().filter(|address| serving.contains(address.as_str())).count();
+        match judge(old.len(), kept, serving.len(), spec.policy.protect_threshold) {
             Verdict::Follow => self.use_list(at, &list, now),
-            Verdict::Keep => Some(format!("it names no server; the last {} stay", old.len())),
+            Verdict::Keep if list.is_empty() => {
+                Some(format!("it names no server; the last {} stay", old.len()))
+            }
+            Verdict::Keep => Some(format!("it gives no server any weight; the last {} stay", old.len())),
             Verdict::Hold => {
                 let trouble = format!(
                     "of {} servers it names {kept} still, which is too few at once; it is followed if it says so for {} s",
@@ -148,10 +155,8 @@ pub(super) fn keep_found(new: &mut Config, old: &Config) {
         .map(|spec| (spec.name.as_str(), spec))
         .collect();
     for spec in new.services.iter_mut().filter(|spec| spec.discover.is_some()) {
-        let Some(before) = known.get(spec.name.as_str()).filter(|before| before.discover == spec.discover)
-        else {
-            continue;
-        };
+        // Also when the source is asked otherwise now: until it answers nobody knows better.
+        let Some(before) = known.get(spec.name.as_str()) else { continue };
         let is_free = |server: &&ServerSpec| {
             let is_ours = ours.get(server.endpoint.address).is_some();
             if is_ours {

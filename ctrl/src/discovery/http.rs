@@ -1,35 +1,113 @@
 //! Small HTTP/1.1 requests to sources.
 
+use crate::config::Site;
 use crate::http::exchange;
+use crate::tls;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONTENT_TYPE, HOST};
-use hyper::{Method, Request, Response};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use hyper::{Method, Request, Response, StatusCode};
 use serde_json::Value;
+use std::time::Duration;
 use tokio::net::TcpStream;
 
 /// The longest answer: some fifty thousand servers.
 const ANSWER_MAX: usize = 16 * 1024 * 1024;
+/// As much of an error's words as is shown.
+const WORDS_MAX: usize = 200;
+/// How long one endpoint may take, where there are others.
+const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What `endpoint` answers, which must be JSON.
-pub(super) async fn fetch(endpoint: &str, method: Method, path: &str, body: String) -> Result<Value, String> {
-    let broken = |error: &dyn std::fmt::Display| format!("{endpoint}: {error}");
+/// What is asked.
+pub(super) struct Question {
+    pub(super) method: Method,
+    pub(super) path: String,
+    /// JSON, or a form.
+    pub(super) body: Body,
+    /// What an earlier login gave, for the header that says who asks.
+    pub(super) token: Option<String>,
+}
+
+pub(super) enum Body {
+    None,
+    Json(Value),
+    Form(String),
+}
+
+/// Why there is no answer.
+pub(super) struct Failure {
+    /// Whether the source wants to know who asks.
+    pub(super) is_stranger: bool,
+    pub(super) words: String,
+}
+
+/// What the first endpoint that answers says, which must be JSON.
+pub(super) async fn fetch(site: &Site, question: &Question) -> Result<Value, Failure> {
+    let mut words = Vec::new();
+    for endpoint in &site.endpoints {
+        let answer = async { ask(site, endpoint, question).await };
+        let answer = match site.endpoints.len() {
+            1 => answer.await,
+            _ => tokio::time::timeout(PATIENCE, answer)
+                .await
+                .unwrap_or_else(|_| Err(broken(&format!("no answer within {} s", PATIENCE.as_secs())))),
+        };
+        match answer {
+            Ok(answer) => return Ok(answer),
+            // The others would say the same.
+            Err(failure) if failure.is_stranger => {
+                return Err(Failure { words: format!("{endpoint}: {}", failure.words), ..failure });
+            }
+            Err(failure) => words.push(format!("{endpoint}: {}", failure.words)),
+        }
+    }
+    Err(Failure { is_stranger: false, words: words.join("; ") })
+}
+
+fn broken(error: &dyn std::fmt::Display) -> Failure {
+    Failure { is_stranger: false, words: error.to_string() }
+}
+
+async fn ask(site: &Site, endpoint: &str, question: &Question) -> Result<Value, Failure> {
     let stream = TcpStream::connect(endpoint).await.map_err(|error| broken(&error))?;
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
+    let (kind, body) = match &question.body {
+        Body::None => ("application/json", String::new()),
+        Body::Json(value) => ("application/json", value.to_string()),
+        Body::Form(text) => ("application/x-www-form-urlencoded", text.clone()),
+    };
+    let mut request = Request::builder()
+        .method(&question.method)
+        .uri(&question.path)
         .header(HOST, endpoint)
-        .header(CONTENT_TYPE, "application/json")
-        .body(Full::new(Bytes::from(body)))
-        .map_err(|error| broken(&error))?;
+        .header(CONTENT_TYPE, kind);
+    if let Some(token) = &question.token {
+        request = request.header(AUTHORIZATION, token);
+    }
+    let request = request.body(Full::new(Bytes::from(body))).map_err(|error| broken(&error))?;
     let read = async |response: Response<Incoming>| {
         let status = response.status();
-        if !status.is_success() {
-            return Err(format!("it answered {status}"));
-        }
         let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await;
-        let body = body.map_err(|error| error.to_string())?;
-        serde_json::from_slice(&body.to_bytes()).map_err(|error| error.to_string())
+        Ok((status, body.map_err(|error| error.to_string())?.to_bytes()))
     };
-    exchange(stream, request, read).await.map_err(|error| broken(&error))
+    let answer = match &site.tls {
+        None => exchange(stream, request, read).await,
+        Some(tls) => {
+            let connector = tls::connector(tls).map_err(|error| broken(&error))?;
+            let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host);
+            let host = host.trim_start_matches('[').trim_end_matches(']');
+            let stream = tls::handshake(&connector, stream, host).await.map_err(|error| broken(&error))?;
+            exchange(stream, request, read).await
+        }
+    };
+    let (status, body) = answer.map_err(|error| broken(&error))?;
+    if status.is_success() {
+        return serde_json::from_slice(&body).map_err(|error| broken(&error));
+    }
+    let said: String = String::from_utf8_lossy(&body).trim().chars().take(WORDS_MAX).collect();
+    let is_stranger = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+    let remedy = match is_stranger && site.login.is_none() {
+        true => "; say who asks: username and password_file",
+        false => "",
+    };
+    Err(Failure { is_stranger, words: format!("it answered {status} {said}").trim().to_owned() + remedy })
 }

@@ -24,6 +24,13 @@ pub struct Found {
     pub keys: Map<String, Value>,
 }
 
+impl Found {
+    /// Whether it is to get sessions.
+    pub fn serves(&self) -> bool {
+        self.keys.get("weight").and_then(Value::as_f64) != Some(0.0)
+    }
+}
+
 /// What a source said.
 #[derive(Clone, Debug, PartialEq)]
 pub struct News {
@@ -35,7 +42,7 @@ pub struct News {
 
 #[derive(Debug)]
 enum Order {
-    Start(String, DiscoverSpec),
+    Start(String, Box<DiscoverSpec>),
     Stop(String),
 }
 
@@ -80,7 +87,7 @@ impl Discovery {
         for (name, spec) in wanted {
             if !self.running.contains_key(name) {
                 self.running.insert(name.to_owned(), spec.clone());
-                let _ = self.orders.send(Order::Start(name.to_owned(), spec.clone()));
+                let _ = self.orders.send(Order::Start(name.to_owned(), Box::new(spec.clone())));
             }
         }
     }
@@ -91,7 +98,7 @@ async fn serve(mut orders: mpsc::UnboundedReceiver<Order>, tell: std::rc::Rc<dyn
     while let Some(order) = orders.recv().await {
         match order {
             Order::Start(name, spec) => {
-                let job = watch(name.clone(), spec, std::rc::Rc::clone(&tell));
+                let job = watch(name.clone(), *spec, std::rc::Rc::clone(&tell));
                 tasks.insert(name, tokio::task::spawn_local(job));
             }
             Order::Stop(name) => {
@@ -106,8 +113,9 @@ async fn serve(mut orders: mpsc::UnboundedReceiver<Order>, tell: std::rc::Rc<dyn
 /// Asks one source for ever.
 async fn watch(service: String, spec: DiscoverSpec, tell: std::rc::Rc<dyn Fn(News)>) {
     let mut last = None;
+    let mut memory = sources::Memory::default();
     loop {
-        let (servers, again) = match sources::ask(&spec).await {
+        let (servers, again) = match sources::ask(&spec, &mut memory).await {
             Ok((mut servers, again)) => {
                 servers.sort_by(|one, other| one.address.cmp(&other.address));
                 servers.dedup_by(|one, other| one.address == other.address);

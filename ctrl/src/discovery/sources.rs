@@ -1,7 +1,8 @@
 //! Asking each kind of source once.
 
+use super::http::{Body, Question};
 use super::{Found, dns, http};
-use crate::config::{DiscoverSpec, Source};
+use crate::config::{DiscoverSpec, Site, Source};
 use hickory_proto::rr::{Name, RData, RecordType};
 use hyper::Method;
 use serde_json::{Map, Value, json};
@@ -19,25 +20,58 @@ const FILE_PAUSE: Duration = Duration::from_millis(500);
 
 type Answer = Result<(Vec<Found>, Duration), String>;
 
+/// What is kept of a source from one question to the next.
+#[derive(Default)]
+pub(super) struct Memory {
+    /// What the last login gave.
+    token: Option<String>,
+}
+
 /// The servers that a source names now, and when to ask again.
-pub(super) async fn ask(spec: &DiscoverSpec) -> Answer {
+pub(super) async fn ask(spec: &DiscoverSpec, memory: &mut Memory) -> Answer {
     let answer = async {
         match &spec.source {
             Source::File { path } => file(path).map(|servers| (servers, FILE_PAUSE)),
             Source::Dns { name, resolver, l4_port } => names(name, *resolver, *l4_port).await,
-            Source::Nacos { endpoint, service, group, namespace } => {
+            Source::Nacos { site, service, group, namespace } => {
                 let path = format!(
                     "/nacos/v1/ns/instance/list?serviceName={}&groupName={}&namespaceId={}",
                     escape(service),
                     escape(group),
                     escape(namespace)
                 );
-                let answer = http::fetch(endpoint, Method::GET, &path, String::new()).await?;
+                let login = |user: &str, password: &str| Question {
+                    method: Method::POST,
+                    path: "/nacos/v1/auth/login".into(),
+                    body: Body::Form(format!("username={}&password={}", escape(user), escape(password))),
+                    token: None,
+                };
+                // Nacos wants to be told in the address.
+                let list = |token: Option<String>| Question {
+                    method: Method::GET,
+                    path: token
+                        .map_or(path.clone(), |token| format!("{path}&accessToken={}", escape(&token))),
+                    body: Body::None,
+                    token: None,
+                };
+                let answer = known(site, memory, login, "accessToken", list).await?;
                 Ok((nacos(&answer)?, spec.interval))
             }
-            Source::Etcd { endpoint, prefix } => {
-                let body = json!({ "key": base64(prefix.as_bytes()), "range_end": base64(&after(prefix.as_bytes())) });
-                let answer = http::fetch(endpoint, Method::POST, "/v3/kv/range", body.to_string()).await?;
+            Source::Etcd { site, prefix } => {
+                let range = json!({ "key": base64(prefix.as_bytes()), "range_end": base64(&after(prefix.as_bytes())) });
+                let login = |user: &str, password: &str| Question {
+                    method: Method::POST,
+                    path: "/v3/auth/authenticate".into(),
+                    body: Body::Json(json!({ "name": user, "password": password })),
+                    token: None,
+                };
+                let list = |token| Question {
+                    method: Method::POST,
+                    path: "/v3/kv/range".into(),
+                    body: Body::Json(range.clone()),
+                    token,
+                };
+                let answer = known(site, memory, login, "token", list).await?;
                 Ok((etcd(&answer)?, spec.interval))
             }
         }
@@ -45,6 +79,37 @@ pub(super) async fn ask(spec: &DiscoverSpec) -> Answer {
     match tokio::time::timeout(PATIENCE, answer).await {
         Ok(answer) => answer,
         Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
+    }
+}
+
+/// Asks as somebody, if the site has a user: logs in first, and again when the last login is not believed any more.
+async fn known(
+    site: &Site,
+    memory: &mut Memory,
+    login: impl Fn(&str, &str) -> Question,
+    token_key: &str,
+    list: impl Fn(Option<String>) -> Question,
+) -> Result<Value, String> {
+    let mut was_renewed = false;
+    loop {
+        if let Some(who) = site.login.as_ref().filter(|_| memory.token.is_none()) {
+            let file = who.password_file.display();
+            let text =
+                std::fs::read_to_string(&who.password_file).map_err(|error| format!("{file}: {error}"))?;
+            let password = text.lines().next().unwrap_or_default();
+            let answer = http::fetch(site, &login(&who.user, password)).await;
+            let answer = answer.map_err(|failure| format!("login as {}: {}", who.user, failure.words))?;
+            let token = answer[token_key].as_str().ok_or("the login gave no token")?;
+            memory.token = Some(token.to_owned());
+            was_renewed = true;
+        }
+        match http::fetch(site, &list(memory.token.clone())).await {
+            Ok(answer) => return Ok(answer),
+            Err(failure) if failure.is_stranger && memory.token.is_some() && !was_renewed => {
+                memory.token = None;
+            }
+            Err(failure) => return Err(failure.words),
+        }
     }
 }
 
@@ -123,11 +188,13 @@ async fn addresses(name: &Name, resolver: SocketAddr, ttl: &mut u32) -> Result<V
 }
 
 /// The instances that are enabled; whether they are healthy is for our own checks to say, unless Nacos knows better
-/// than that they are.
+/// than that they are. When it takes nobody for healthy it is not believed.
 fn nacos(answer: &Value) -> Result<Vec<Found>, String> {
     let hosts = answer["hosts"].as_array().ok_or("the answer has no `hosts`; is it a Nacos?")?;
-    let enabled = hosts.iter().filter(|host| host["enabled"] != false);
-    enabled
+    let enabled = || hosts.iter().filter(|host| host["enabled"] != false);
+    let is_sick = |host: &Value| host["healthy"] == false;
+    let is_believed = !enabled().all(is_sick);
+    enabled()
         .map(|host| {
             let address: IpAddr =
                 host["ip"].as_str().and_then(|text| text.parse().ok()).ok_or("an instance has no address")?;
@@ -137,7 +204,7 @@ fn nacos(answer: &Value) -> Result<Vec<Found>, String> {
                 .ok_or("an instance has no port")?;
             let mut one = server(address, l4_port);
             let weight = host["weight"].as_f64().unwrap_or(1.0);
-            one.keys.insert("weight".into(), json!(if host["healthy"] == false { 0.0 } else { weight }));
+            one.keys.insert("weight".into(), json!(if is_sick(host) && is_believed { 0.0 } else { weight }));
             for key in ["zone", "region"] {
                 if let Some(place) = host["metadata"][key].as_str() {
                     one.keys.insert(key.into(), json!(place));
@@ -215,6 +282,8 @@ mod tests {
         );
         assert_eq!((servers[1].address.as_str(), &servers[1].keys["weight"]), ("10.0.0.13:81", &json!(0.0)));
         assert!(nacos(&json!({})).is_err());
+        let sick = nacos(&json!({ "hosts": [{ "ip": "10.0.0.11", "port": 80, "healthy": false }] })).unwrap();
+        assert_eq!(sick[0].keys["weight"], 1.0, "not all at once");
 
         let pair = |value: &str| json!({ "key": base64(b"/s/1"), "value": base64(value.as_bytes()) });
         let answer =

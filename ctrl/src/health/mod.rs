@@ -10,7 +10,6 @@ mod icmp;
 mod probe;
 mod socket;
 mod tally;
-pub mod tls;
 
 pub use engine::{Engine, Finding, Last, Order};
 pub use probe::Answer;

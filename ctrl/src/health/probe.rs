@@ -2,9 +2,10 @@
 
 use super::http::contains;
 use super::socket::{Aim, Way};
-use super::{CheckKey, dns, http, icmp, socket, tls};
+use super::{CheckKey, dns, http, icmp, socket};
 use crate::config::Probe;
 use crate::kernel::{VipChecks, VipWay};
+use crate::tls;
 use std::net::{IpAddr, SocketAddr};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -74,8 +75,9 @@ impl Prober {
                 let (stream, _pass) = socket::connect(aim).await.map_err(|error| error.to_string())?;
                 match (&self.connector, &request.tls) {
                     (Some(connector), Some(tls)) => {
-                        let stream =
-                            tls::handshake(connector, stream, tls.server_name.as_deref(), target).await?;
+                        let address = target.ip().to_string();
+                        let name = tls.server_name.as_deref().unwrap_or(&address);
+                        let stream = tls::handshake(connector, stream, name).await?;
                         http::request(stream, target, request, spec.load.as_ref()).await
                     }
                     _ => http::request(stream, target, request, spec.load.as_ref()).await,

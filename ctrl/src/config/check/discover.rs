@@ -1,13 +1,31 @@
 //! Where servers are looked up.
 
 use super::{Checker, raw, suggestion};
-use crate::config::{DiscoverSpec, Source};
+use crate::config::{DiscoverSpec, Login, Site, Source, Tls};
+use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 use toml::Spanned;
 
 const TYPES: [&str; 4] = ["file", "dns", "nacos", "etcd"];
+
+/// The keys of some types, and the types that have them.
+const KEYS_OF: [(&str, &[&str]); 13] = [
+    ("path", &["file"]),
+    ("name", &["dns"]),
+    ("resolver", &["dns"]),
+    ("port", &["dns"]),
+    ("endpoint", &["nacos", "etcd"]),
+    ("service", &["nacos"]),
+    ("group", &["nacos"]),
+    ("namespace", &["nacos"]),
+    ("prefix", &["etcd"]),
+    ("ca_file", &["nacos", "etcd"]),
+    ("verify", &["nacos", "etcd"]),
+    ("username", &["nacos", "etcd"]),
+    ("password_file", &["nacos", "etcd"]),
+];
 
 impl Checker<'_> {
     pub(super) fn discover(&mut self, entry: &Spanned<raw::Discover>, at: usize) -> Option<DiscoverSpec> {
@@ -16,6 +34,11 @@ impl Checker<'_> {
         let kind = raw.kind.get_ref().as_str();
         let text = |value: &Option<Spanned<String>>| value.as_ref().map(|value| value.get_ref().clone());
         let interval = self.time(raw.interval.as_ref(), &key("interval"), Duration::from_secs(5));
+        self.refuse_others(entry, kind, &key);
+        let site = match kind {
+            "nacos" | "etcd" => Some(self.site(entry, &key)?),
+            _ => None,
+        };
         let mut need = |value: &Option<Spanned<String>>, field: &str, example: &str| {
             if value.is_none() {
                 let message = format!("the key `{field}` is missing; add it, as {field} = \"{example}\"");
@@ -28,15 +51,12 @@ impl Checker<'_> {
                 Source::File { path: PathBuf::from(need(&raw.path, "path", "/etc/sluice/servers/web.toml")?) }
             }
             "nacos" => Source::Nacos {
-                endpoint: need(&raw.endpoint, "endpoint", "10.0.0.5:8848")?,
+                site: site?,
                 service: need(&raw.service, "service", "web")?,
                 group: text(&raw.group).unwrap_or_else(|| "DEFAULT_GROUP".into()),
                 namespace: text(&raw.namespace).unwrap_or_default(),
             },
-            "etcd" => Source::Etcd {
-                endpoint: need(&raw.endpoint, "endpoint", "10.0.0.5:2379")?,
-                prefix: need(&raw.prefix, "prefix", "/services/web/")?,
-            },
+            "etcd" => Source::Etcd { site: site?, prefix: need(&raw.prefix, "prefix", "/services/web/")? },
             "dns" => {
                 let name = need(&raw.name, "name", "web.example.com")?;
                 let l4_port = match &raw.port {
@@ -65,6 +85,106 @@ impl Checker<'_> {
             }
         };
         Some(DiscoverSpec { source, interval })
+    }
+
+    /// Keys that another type of source has.
+    fn refuse_others(&mut self, entry: &Spanned<raw::Discover>, kind: &str, key: &impl Fn(&str) -> String) {
+        let raw = entry.get_ref();
+        let span = |value: &Option<Spanned<String>>| value.as_ref().map(Spanned::span);
+        let places = [
+            ("path", span(&raw.path)),
+            ("name", span(&raw.name)),
+            ("resolver", span(&raw.resolver)),
+            ("port", raw.port.as_ref().map(Spanned::span)),
+            ("endpoint", raw.endpoint.as_ref().map(Spanned::span)),
+            ("service", span(&raw.service)),
+            ("group", span(&raw.group)),
+            ("namespace", span(&raw.namespace)),
+            ("prefix", span(&raw.prefix)),
+            ("ca_file", span(&raw.ca_file)),
+            ("verify", raw.verify.as_ref().map(Spanned::span)),
+            ("username", span(&raw.username)),
+            ("password_file", span(&raw.password_file)),
+        ];
+        for (field, place) in places {
+            let of = KEYS_OF.iter().find(|(name, _)| *name == field).map_or(&[][..], |(_, types)| types);
+            if let Some(place) = place.filter(|_| TYPES.contains(&kind) && !of.contains(&kind)) {
+                let message =
+                    format!("a source of type {kind} has no {field} ({}); remove it", of.join(", "));
+                self.error(place, &key(field), message);
+            }
+        }
+    }
+
+    /// Where a source is, and how it is asked.
+    fn site(&mut self, entry: &Spanned<raw::Discover>, key: &impl Fn(&str) -> String) -> Option<Site> {
+        let raw = entry.get_ref();
+        let Some(list) = &raw.endpoint else {
+            let message = "the key `endpoint` is missing; add it, as endpoint = \"10.0.0.5:2379\", or a list";
+            self.error(entry.span(), &key("endpoint"), message);
+            return None;
+        };
+        let (mut endpoints, mut schemes) = (Vec::new(), HashSet::new());
+        for text in list.get_ref().iter() {
+            let (scheme, host) = text.split_once("://").unwrap_or(("http", text));
+            let host = host.trim_end_matches('/');
+            let has_port = host
+                .rsplit_once(':')
+                .is_some_and(|(name, port)| !name.is_empty() && port.parse::<u16>().is_ok());
+            if !has_port || !["http", "https"].contains(&scheme) {
+                let message = format!("`{text}` is not HOST:PORT, http://HOST:PORT or https://HOST:PORT");
+                self.error(list.span(), &key("endpoint"), message);
+            }
+            schemes.insert(scheme);
+            endpoints.push(host.to_owned());
+        }
+        if endpoints.is_empty() {
+            self.error(list.span(), &key("endpoint"), "there is nobody to ask; write HOST:PORT");
+        }
+        let with_tls = schemes.contains("https");
+        if schemes.len() > 1 {
+            self.error(
+                list.span(),
+                &key("endpoint"),
+                "some are asked by http and some by https; write one of them",
+            );
+        }
+        let of_tls = [
+            ("ca_file", raw.ca_file.as_ref().map(Spanned::span)),
+            ("verify", raw.verify.as_ref().map(Spanned::span)),
+        ];
+        for (field, place) in of_tls {
+            if let Some(place) = place.filter(|_| !with_tls) {
+                self.error(
+                    place,
+                    &key(field),
+                    "without https nobody shows a certificate; write https://HOST:PORT",
+                );
+            }
+        }
+        self.check_authorities(raw.ca_file.as_ref(), &key("ca_file"));
+        let tls = with_tls.then(|| Tls {
+            server_name: None,
+            verify: raw.verify.as_ref().is_none_or(|value| *value.get_ref()),
+            ca_file: raw.ca_file.as_ref().map(|file| PathBuf::from(file.get_ref())),
+        });
+        let login = match (&raw.username, &raw.password_file) {
+            (Some(user), Some(file)) => {
+                let password_file = PathBuf::from(file.get_ref());
+                if let Err(error) = std::fs::read_to_string(&password_file) {
+                    let message = format!("{} cannot be read: {error}", password_file.display());
+                    self.error(file.span(), &key("password_file"), message);
+                }
+                Some(Login { user: user.get_ref().clone(), password_file })
+            }
+            (None, None) => None,
+            (Some(one), None) | (None, Some(one)) => {
+                let message = "username and password_file belong together; add the other";
+                self.error(one.span(), &key("username"), message);
+                None
+            }
+        };
+        Some(Site { endpoints, tls, login })
     }
 }
 

@@ -9,7 +9,7 @@ use dataplane::flow::Protocol;
 use dataplane::session::ForwardMode;
 use dataplane::snapshot::Network;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::Spanned;
 
@@ -377,6 +377,15 @@ impl Checker<'_> {
         }
     }
 
+    /// A file with the authorities that are believed must have some.
+    pub(super) fn check_authorities(&mut self, file: Option<&Spanned<String>>, key: &str) {
+        if let Some(file) = file
+            && let Err(error) = crate::tls::authorities(Path::new(file.get_ref()))
+        {
+            self.error(file.span(), key, error);
+        }
+    }
+
     fn http(
         &mut self,
         entry: &Spanned<raw::Health>,
@@ -416,12 +425,7 @@ impl Checker<'_> {
             verify: raw.verify.as_ref().is_none_or(|value| *value.get_ref()),
             ca_file: text(raw.ca_file.as_ref()).map(PathBuf::from),
         });
-        if let Some(value) = &raw.ca_file {
-            match crate::health::tls::authorities(std::path::Path::new(value.get_ref())) {
-                Ok(_) => {}
-                Err(error) => self.error(value.span(), &key("ca_file"), error),
-            }
-        }
+        self.check_authorities(raw.ca_file.as_ref(), &key("ca_file"));
         Some(Probe::Http(Box::new(Http {
             method,
             path: text(raw.path.as_ref()).unwrap_or_else(|| "/".into()),

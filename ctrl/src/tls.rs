@@ -1,7 +1,6 @@
-//! The TLS side of HTTPS checks.
+//! The TLS side of checks and of questions to sources.
 
 use crate::config::Tls;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use tokio::net::TcpStream;
@@ -19,7 +18,7 @@ static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(ring:
 ///
 /// # Errors
 /// When it cannot be read, or has none.
-pub fn authorities(path: &Path) -> Result<RootCertStore, String> {
+pub(crate) fn authorities(path: &Path) -> Result<RootCertStore, String> {
     let says = |error: &dyn std::fmt::Display| format!("{} cannot be read: {error}", path.display());
     let mut store = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(path).map_err(|error| says(&error))? {
@@ -31,11 +30,11 @@ pub fn authorities(path: &Path) -> Result<RootCertStore, String> {
     Ok(store)
 }
 
-/// What a check's connections have in common; made once for a check.
+/// What connections of a kind have in common.
 ///
 /// # Errors
 /// When the authorities cannot be read.
-pub(super) fn connector(tls: &Tls) -> Result<TlsConnector, String> {
+pub(crate) fn connector(tls: &Tls) -> Result<TlsConnector, String> {
     let builder = ClientConfig::builder_with_provider(Arc::clone(&PROVIDER))
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
@@ -59,19 +58,17 @@ static SYSTEM: LazyLock<Arc<RootCertStore>> = LazyLock::new(|| {
     Arc::new(store)
 });
 
-/// A connection on which the server showed who it is.
-pub(super) async fn handshake(
+/// A connection on which the server showed who it is: `name`, or an address.
+///
+/// # Errors
+/// When it is somebody else, or cannot show it.
+pub(crate) async fn handshake(
     connector: &TlsConnector,
     stream: TcpStream,
-    name: Option<&str>,
-    target: SocketAddr,
+    name: &str,
 ) -> Result<TlsStream<TcpStream>, String> {
-    let name = match name {
-        Some(name) => {
-            ServerName::try_from(name.to_owned()).map_err(|_| format!("`{name}` is no name of a server"))?
-        }
-        None => ServerName::from(target.ip()),
-    };
+    let name =
+        ServerName::try_from(name.to_owned()).map_err(|_| format!("`{name}` is no name of a server"))?;
     connector.connect(name, stream).await.map_err(|error| format!("TLS: {error}"))
 }
 
