@@ -62,6 +62,7 @@ fn service(old: &ServiceSpec, new: &ServiceSpec, lines: &mut Vec<String>) {
         ("discover", old.discover != new.discover),
         ("passive", old.passive != new.passive),
         ("slow_start", old.slow_start != new.slow_start),
+        ("drain", old.drain != new.drain),
         ("connect_limit", old.connect_limit != new.connect_limit),
         ("protection or locality", old.policy != new.policy || old.locality != new.locality),
         (

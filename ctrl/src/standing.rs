@@ -29,8 +29,6 @@ pub struct Standings {
     checks: HashMap<CheckId, Check>,
     by_key: HashMap<CheckKey, CheckId>,
     next_id: u64,
-    /// Counts the times when something may have changed.
-    revision: u64,
     /// Local addresses by which the kernel can ask.
     sources: HashSet<IpAddr>,
     /// Services whose weights may have changed.
@@ -145,7 +143,6 @@ impl Standings {
                 check.users.remove(&(at, *endpoint));
             }
         }
-        self.revision += 1;
         self.services[at] = self.meet(at, &config.services[at], before, config, now, &mut orders);
         for (id, _) in old {
             self.forget_if_unused(id, &mut orders);
@@ -332,13 +329,7 @@ impl Standings {
             self.due.remove(&(at, service));
             self.dirty.insert(service);
         }
-        self.revision += u64::from(!self.dirty.is_empty());
         std::mem::take(&mut self.dirty).into_iter().filter(|at| *at < self.services.len()).collect()
-    }
-
-    /// A number that is another whenever something may have changed.
-    pub fn revision(&self) -> u64 {
-        self.revision
     }
 
     /// Works out a service's weights. Returns what to say, when something became different that matters.
@@ -361,7 +352,11 @@ impl Standings {
         // Overflow takes weights as numbers of sessions.
         let whole = spec.scheduler == Scheduler::Overflow;
         let before = &service.picture;
-        let picture = balance::balance(&candidates, &spec.policy, before.protected, switch, whole);
+        let mut picture = balance::balance(&candidates, &spec.policy, before.protected, switch, whole);
+        if spec.drain {
+            picture =
+                Picture { weights: vec![0; candidates.len()], tiers: picture.tiers, ..Picture::default() };
+        }
         let mut says = Vec::new();
         let is_first = before.weights.is_empty();
         let down = || candidates.iter().filter(|one| one.health != Health::Up && !one.is_sorry).count();

@@ -56,7 +56,8 @@ fn servers_and_services_come_change_and_go_by_command() {
             "is service `web`'s already",
         ),
         ("service set web scheduler=rrr", "did you mean `rr`?"),
-        ("service switch web zone", "say for how long"),
+        ("service switch web rest", "say for how long"),
+        ("service switch web zone --for 1h", "web has no server in tier zone"),
     ];
     for (line, expected) in refusals {
         let said = sluice(&lab, line).unwrap_err();
@@ -153,6 +154,21 @@ fn a_drained_server_leaves_at_its_deadline_and_a_switch_overrules_for_a_while() 
     assert_eq!(answers(&lab), ["rs2"]);
     sluice(&lab, "server add web 10.0.0.11:80").unwrap();
     sluice(&lab, "server remove web 10.0.0.12:80").unwrap();
+    // A whole service: what it has goes on until its deadline, and nobody comes.
+    sluice(&lab, "service add two listen=192.0.2.11:80 local_addresses=[\"10.0.0.201\"] server=[{address=\"10.0.0.11:80\"}]").unwrap();
+    let connect = || {
+        lab.client().inside(|| {
+            TcpStream::connect_timeout(&"192.0.2.11:80".parse().unwrap(), Duration::from_millis(600))
+        })
+    };
+    let mut stream = connect().unwrap();
+    assert!(ask(&mut stream).unwrap());
+    sluice(&lab, "service drain two --for 2s").unwrap();
+    assert!(ask(&mut stream).unwrap() && connect().is_err());
+    assert!(sluice(&lab, "status").unwrap().contains("two is unready: it drains"));
+    let services = || lab.json(&["service", "list"]).unwrap().as_array().unwrap().len();
+    assert!(wait_until(Duration::from_secs(6), || services() == 1));
+    assert!(ask(&mut stream).is_err());
     // One that gets a weight again stays.
     sluice(&lab, "server add web 10.0.0.12:80").unwrap();
     sluice(&lab, "server drain web 10.0.0.12:80 --for 1s").unwrap();

@@ -91,6 +91,14 @@ enum ServiceVerb {
         #[command(flatten)]
         keys: Keys,
     },
+    /// Give a service no new sessions; with --for remove it then.
+    Drain {
+        /// Its name.
+        name: String,
+        /// How long until it is removed: 30s, 10m, 2h.
+        #[arg(long = "for", value_name = "TIME")]
+        lasting: Option<String>,
+    },
     /// Remove a service.
     Remove {
         /// Its name.
@@ -276,6 +284,9 @@ fn service(client: &mut Client, verb: &ServiceVerb, json: bool) -> Result<(), Ca
         }
         ServiceVerb::Add { name, keys } => ("service.add", json!({ "name": name, "keys": keys.object()? })),
         ServiceVerb::Set { name, keys } => ("service.set", json!({ "name": name, "keys": keys.object()? })),
+        ServiceVerb::Drain { name, lasting } => {
+            ("service.drain", json!({ "name": name, "seconds": seconds(lasting.as_deref())? }))
+        }
         ServiceVerb::Remove { name } => ("service.remove", json!({ "name": name })),
         ServiceVerb::Switch { name, to, lasting } => {
             let seconds = seconds(lasting.as_deref())?;

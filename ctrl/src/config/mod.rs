@@ -247,6 +247,8 @@ pub struct ServiceSpec {
     pub locality: bool,
     /// What is done when servers are down.
     pub policy: Policy,
+    /// Whether it takes no new sessions, because it is to go.
+    pub drain: bool,
     /// How long a server that came up takes to get its whole weight; zero: at once.
     pub slow_start: Duration,
     /// How long a server may take to answer connections, on average, and keep its whole weight, if that matters.

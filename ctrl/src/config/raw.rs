@@ -140,6 +140,7 @@ pub(super) struct Service {
     pub(super) slow_start: Option<Spanned<String>>,
     pub(super) connect_limit: Option<Spanned<String>>,
     pub(super) sorry_server: Option<Spanned<String>>,
+    pub(super) drain: Option<Spanned<bool>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -26,15 +26,15 @@ const HISTORY_MAX: usize = 16;
 /// The longest that a switch or a drain may last.
 const LONGEST: Duration = Duration::from_secs(30 * 86_400);
 
-/// A server that leaves at a time.
+/// A server, or a service, that leaves at a time.
 #[derive(Clone, Debug)]
 pub struct Drain {
     /// When.
     pub until: Instant,
-    /// Its service.
+    /// The service.
     pub service: String,
-    /// The server.
-    pub endpoint: Endpoint,
+    /// Its server, if not all of it leaves.
+    pub endpoint: Option<Endpoint>,
 }
 
 /// What runs, what ran before, and what is to happen.
@@ -45,7 +45,7 @@ pub(super) struct History {
     /// What the files said when they were last read, or written by command.
     pub(super) on_disk: Arc<Text>,
     before: Vec<(Config, Desired)>,
-    /// Servers that leave at a time, if they still take no sessions then.
+    /// Servers and services that leave at a time, if they still take no sessions then.
     pub(super) drains: Vec<Drain>,
     /// Those that left so, and whose last sessions end.
     pub(super) drained: Vec<(String, Protocol, Endpoint)>,
@@ -89,6 +89,7 @@ impl<D: Devices> Control<D> {
             "service.add" => self.add_service(params, now),
             "service.set" => self.set_service(params, now),
             "service.remove" => self.remove_service(params, now),
+            "service.drain" => self.drain_service(params, now),
             "service.switch" => self.switch_service(params, now),
             "config.rollback" => self.roll_back(now),
             "config.export" if params["write"] == true => self.write_back(),
@@ -156,31 +157,61 @@ impl<D: Devices> Control<D> {
         let service = self.config.services[at].name.clone();
         let set = json!({ "service": service, "address": address, "keys": { "weight": 0 } });
         let answer = self.set_server(&set, now)?;
-        self.history.drains.retain(|other| (&other.service, other.endpoint) != (&service, endpoint));
-        if let Some(deadline) = deadline {
-            self.history.drains.push(Drain { until: now + deadline, service, endpoint });
-        }
+        self.leave_after(deadline, service, Some(endpoint), now);
         Ok(answer)
     }
 
-    /// Removes servers whose time to drain is over; what sessions they have end with their next packet.
+    /// The service gets no new sessions; with a deadline it is removed then.
+    fn drain_service(&mut self, params: &Value, now: Instant) -> Outcome {
+        let service = self.config.services[self.service_at(params, "name")?].name.clone();
+        let deadline = seconds(params)?;
+        let answer = self.set_service(&json!({ "name": service, "keys": { "drain": true } }), now)?;
+        self.leave_after(deadline, service, None, now);
+        Ok(answer)
+    }
+
+    /// Notes when something leaves, instead of what was noted of it before.
+    fn leave_after(
+        &mut self,
+        deadline: Option<Duration>,
+        service: String,
+        endpoint: Option<Endpoint>,
+        now: Instant,
+    ) {
+        let drains = &mut self.history.drains;
+        drains.retain(|other| (&other.service, other.endpoint) != (&service, endpoint));
+        drains.extend(deadline.map(|deadline| Drain { until: now + deadline, service, endpoint }));
+    }
+
+    /// Removes what had its time to drain; what sessions it has end with their next packet.
     pub(super) fn end_drains(&mut self, now: Instant) {
         let (over, later): (Vec<_>, Vec<_>) =
             self.history.drains.drain(..).partition(|drain| drain.until <= now);
         self.history.drains = later;
         for Drain { service, endpoint, .. } in over {
             let Some(at) = self.config.place_of(&service) else { continue };
-            let is_drained = |spec: &ServiceSpec| {
-                let mut servers = spec.servers.iter();
-                servers.any(|server| server.endpoint == endpoint && server.weight == Weight::ZERO)
+            let spec = Arc::clone(&self.config.services[at]);
+            let leaving: Vec<_> = match endpoint {
+                None if spec.drain => spec.servers.iter().collect(),
+                None => Vec::new(),
+                Some(endpoint) => {
+                    let is_it = |server: &&ServerSpec| server.endpoint == endpoint;
+                    spec.servers.iter().filter(is_it).filter(|server| server.weight == Weight::ZERO).collect()
+                }
             };
             // An operator who gave it a weight again wants it to stay.
-            if !is_drained(&self.config.services[at]) {
+            if leaving.is_empty() && !(endpoint.is_none() && spec.drain) {
                 continue;
             }
-            self.history.drained.push((service.clone(), self.config.services[at].protocol, endpoint));
-            let params = json!({ "service": service, "address": endpoint.to_string() });
-            let _ = self.change("server.remove", &params, "its deadline to drain", now);
+            let drained = leaving.iter().map(|server| (service.clone(), spec.protocol, server.endpoint));
+            self.history.drained.extend(drained);
+            let (method, params) = match endpoint {
+                Some(endpoint) => {
+                    ("server.remove", json!({ "service": service, "address": endpoint.to_string() }))
+                }
+                None => ("service.remove", json!({ "name": service })),
+            };
+            let _ = self.change(method, &params, "its deadline to drain", now);
         }
     }
 

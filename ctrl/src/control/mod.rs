@@ -45,6 +45,7 @@ use dataplane::steering::Steering;
 use dataplane::wire::Mac;
 use dataplane::worker::{Event, Link};
 use discovery::SourceState;
+use names::Book;
 use passive::Traffic;
 use requests::Pending;
 use routers::Routers;
@@ -165,9 +166,7 @@ pub struct Control<D> {
     names: Option<Names>,
     /// Where they cannot, and why.
     names_problems: Vec<String>,
-    next_names: Instant,
-    /// The revision of the standings that names stand for.
-    named: u64,
+    book: Book,
     standings: Standings,
     next_weighing: Instant,
     /// What servers' traffic showed, by slot.
@@ -239,8 +238,7 @@ impl<D: Devices> Control<D> {
             names_problems: Vec::new(),
             discovery,
             sources: HashMap::new(),
-            next_names: now,
-            named: 0,
+            book: Book::default(),
             standings: Standings::default(),
             next_weighing: now,
             traffic: HashMap::new(),
@@ -265,6 +263,7 @@ impl<D: Devices> Control<D> {
         };
         let config = control.config.clone();
         control.apply(config, now)?;
+        control.carry_links();
         if control.identity.fallback.is_none() {
             control.keep_last_good();
         }
@@ -359,6 +358,16 @@ impl<D: Devices> Control<D> {
     fn keep_last_good(&self) {
         if let Some(keeper) = &self.keeper {
             keeper.keep(Arc::clone(self.history.desired.text()));
+        }
+    }
+
+    /// Tells the kernel of links that are down from the start; interfaces begin with a carrier.
+    fn carry_links(&mut self) {
+        let Some(kernel) = &mut self.kernel else { return };
+        for (at, link) in self.device_links.iter().enumerate() {
+            if matches!(link, Some((false, _))) {
+                kernel.set_carrier(PortId(at as u16), false);
+            }
         }
     }
 

@@ -7,10 +7,49 @@ use crate::log;
 use crate::names::{Entry, Names, Table, Target, Zone};
 use dataplane::clock::Instant;
 use dataplane::session::ForwardMode;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Names follow servers so often at most.
 pub(super) const NAMES_PAUSE: Duration = Duration::from_millis(100);
+
+/// What names are answered by.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    entries: HashMap<Arc<str>, Arc<Entry>>,
+    pub(super) stale: Stale,
+    serial: u32,
+    next: Instant,
+}
+
+/// What of it must be made anew.
+#[derive(Debug)]
+pub(super) enum Stale {
+    /// All services, and what is answered for.
+    All,
+    /// The services in these places.
+    Some(BTreeSet<usize>),
+}
+
+impl Default for Stale {
+    fn default() -> Self {
+        Self::Some(BTreeSet::new())
+    }
+}
+
+impl Stale {
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::Some(places) if places.is_empty())
+    }
+
+    /// These services, too.
+    pub(super) fn add(&mut self, services: &[usize]) {
+        if let Self::Some(places) = self {
+            places.extend(services);
+        }
+    }
+}
 
 impl<D: Devices> Control<D> {
     /// Answers where the configuration says so. Returns what is wrong with that; addresses that could not be used are
@@ -33,24 +72,37 @@ impl<D: Devices> Control<D> {
         self.names_problems = problems;
     }
 
-    /// Publishes the table by which names are answered, if anything changed.
+    /// Publishes the table by which names are answered, if anything changed; makes anew what of it is stale.
     pub(super) fn publish_names(&mut self, now: Instant) {
         let (Some(names), Some(spec)) = (&self.names, &self.config.names) else { return };
-        let revision = self.standings.revision();
-        if now < self.next_names || self.named == revision {
+        if now < self.book.next || self.book.stale.is_empty() {
             return;
         }
-        self.next_names = now + NAMES_PAUSE;
-        self.named = revision;
-        let named =
-            self.config.services.iter().enumerate().filter(|(_, spec)| spec.forward != ForwardMode::Snat);
-        let services = named.map(|(at, spec)| (spec.name.to_ascii_lowercase(), self.entry(at, spec, now)));
+        self.book.next = now + NAMES_PAUSE;
+        let mut entries = std::mem::take(&mut self.book.entries);
+        let stale: Vec<usize> = match std::mem::take(&mut self.book.stale) {
+            Stale::Some(places) => places.into_iter().collect(),
+            Stale::All => {
+                entries.clear();
+                (0..self.config.services.len()).collect()
+            }
+        };
+        for at in stale {
+            // The places of a configuration that went since then mean nothing any more, but then all is stale.
+            let Some(spec) = self.config.services.get(at).filter(|spec| spec.forward != ForwardMode::Snat)
+            else {
+                continue;
+            };
+            entries.insert(spec.name.to_ascii_lowercase().into(), Arc::new(self.entry(at, spec, now)));
+        }
+        self.book.serial = self.book.serial.wrapping_add(1);
         names.publish(Table {
             zone: Zone::of(spec),
-            serial: revision as u32,
-            services: services.collect(),
+            serial: self.book.serial,
+            services: entries.clone(),
             clients: spec.clients.clone(),
         });
+        self.book.entries = entries;
     }
 
     fn entry(&self, at: usize, spec: &ServiceSpec, now: Instant) -> Entry {

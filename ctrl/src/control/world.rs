@@ -1,6 +1,7 @@
 //! The one path from what is wanted and known to what workers follow: compiled, published, and followed by all that
 //! depends on it.
 
+use super::names::Stale;
 use super::{Control, Devices, discovery};
 use crate::compile::{self, Sources};
 use crate::config::{Config, ServiceSpec};
@@ -63,6 +64,7 @@ impl<D: Devices> Control<D> {
         // Not before the kernel has the addresses that are asked from.
         self.order(orders);
         self.follow_names();
+        self.book.stale = Stale::All;
         if let Some(access) = &self.access {
             access.follow(&self.config.admin).unwrap_or_else(log::say);
         }
@@ -155,6 +157,7 @@ impl<D: Devices> Control<D> {
             return;
         }
         self.next_weighing = now + WEIGHING_PAUSE;
+        self.book.stale.add(&dirty);
         for at in &dirty {
             self.standings.weigh(*at, now).into_iter().for_each(log::say);
         }

@@ -16,6 +16,7 @@ use dataplane::snapshot::Network;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Addresses in one answer; more would not fit a datagram, and nobody tries as many.
 pub const ANSWERS_MAX: usize = 8;
@@ -28,7 +29,7 @@ pub struct Table {
     /// Counts tables; the zone's serial number.
     pub serial: u32,
     /// By name, in lower case.
-    pub services: HashMap<String, Entry>,
+    pub services: HashMap<Arc<str>, Arc<Entry>>,
     /// Where clients are, by their networks.
     pub clients: Vec<(Network, Location)>,
 }
@@ -91,7 +92,7 @@ impl Table {
         client: IpAddr,
         mut draw: impl FnMut() -> f64,
     ) -> Option<Vec<Resolved>> {
-        let entry = self.services.get(&service.to_ascii_lowercase())?;
+        let entry = self.services.get(&*service.to_ascii_lowercase())?;
         let here = self.place_of(client);
         let candidates: Vec<_> = entry
             .targets
@@ -145,7 +146,7 @@ pub(crate) mod tests {
         Table {
             zone: Zone::default(),
             serial: 7,
-            services: HashMap::from([("web".to_owned(), entry)]),
+            services: HashMap::from([("web".into(), Arc::new(entry))]),
             clients: vec![
                 ("10.1.0.0/16".parse().unwrap(), here("a")),
                 ("10.1.2.0/24".parse().unwrap(), here("b")),

@@ -248,7 +248,7 @@ fn resolve(request: &Request<Incoming>, from: IpAddr, table: &Table) -> Response
                 Some(servers) => {
                     let place = table.place_of(client);
                     let protected =
-                        table.services.get(&name.to_ascii_lowercase()).is_some_and(|entry| entry.protected);
+                        table.services.get(&*name.to_ascii_lowercase()).is_some_and(|entry| entry.protected);
                     let body = json!({
                         "service": name, "ttl": table.zone.ttl, "client": client, "zone": place.zone, "region": place.region,
                         "protected": protected, "servers": servers,

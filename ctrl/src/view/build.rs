@@ -182,10 +182,7 @@ impl Observer<'_> {
             slow_start: standing.ramp,
             relief: standing.relief,
             connect_ms: standing.connect_ms,
-            drain_s: self.drains.iter().find_map(|drain| {
-                let is_it = drain.service == service.name && drain.endpoint == spec.endpoint;
-                is_it.then(|| drain.until.since(self.now).as_secs())
-            }),
+            drain_s: self.drain_s(&service.name, Some(spec.endpoint)),
             inhibited_ms: standing.inhibited.as_millis() as u64,
             check: standing.last.map(|last| CheckView {
                 asked: last.asked,
@@ -202,6 +199,13 @@ impl Observer<'_> {
             bytes_in: totals.bytes_in,
             bytes_out: totals.bytes_out,
         }
+    }
+
+    /// In how many seconds a service, or a server of it, leaves, if it is drained with a deadline.
+    fn drain_s(&self, service: &str, endpoint: Option<Endpoint>) -> Option<u64> {
+        let found =
+            self.drains.iter().find(|drain| drain.service == service && drain.endpoint == endpoint)?;
+        Some(found.until.since(self.now).as_secs())
     }
 
     /// A server's state in one word.
@@ -245,6 +249,10 @@ impl Observer<'_> {
             let reason =
                 if spec.servers.is_empty() { "it has no server" } else { "every server has weight 0" };
             return Some(reason.into());
+        }
+        if spec.drain {
+            let until = self.drain_s(&spec.name, None).map(|seconds| format!("; it leaves in {seconds} s"));
+            return Some(format!("it drains, which takes no new sessions{}", until.unwrap_or_default()));
         }
         if self.standings.picture(at).weights.iter().all(|weight| *weight == 0) {
             let mut healths =

@@ -168,6 +168,7 @@ impl Checker<'_> {
                 ("passive", raw.passive.as_ref().map(Spanned::span)),
                 ("discover", raw.discover.as_ref().map(Spanned::span)),
                 ("sorry_server", raw.sorry_server.as_ref().map(Spanned::span)),
+                ("drain", raw.drain.as_ref().map(Spanned::span)),
             ];
             for (field, place) in others.into_iter().filter_map(|(field, place)| Some((field, place?))) {
                 let message = format!("a snat service has no servers, so it has no {field}; remove this");
@@ -243,6 +244,7 @@ impl Checker<'_> {
             policy,
             slow_start: slow_start?,
             connect_limit,
+            drain: raw.drain.as_ref().is_some_and(|value| *value.get_ref()),
         })
     }
 
