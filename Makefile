@@ -12,25 +12,24 @@ SHELL := /bin/sh
 FUZZ_SECONDS ?= 60
 BIN := target/release
 export QUICK
-PROGRAMS := -p sluice -p ctrl -p pktgen-tests
+PROGRAMS := -p sluice -p ctrl
 
-.PHONY: demo lab test bench lint fuzz pure model programs deps-build deps-bench deps clean
+.PHONY: demo lab test bench lint fuzz pure model programs labs deps-build deps-bench deps clean
 
-demo: deps programs
+demo: deps labs
 	$(BIN)/sluice-lab demo
 
-lab: deps programs
+lab: deps labs
 	$(BIN)/sluice-lab shell
 
 # Measures on the last core, where nothing else should run.
-bench: deps-bench programs
+bench: deps-bench labs
 	cargo build --release -p sluice --features bench --bin sluice-bench
 	$(BIN)/sluice-bench
 
 # The order is from cheap to dear: what fails early fails fast.
 test: deps lint pure model programs
-	cargo test --release -p dataplane --test mutations --test steering
-	cargo test --release -p dataplane --features dpdk --test softrss
+	cargo test --release -p dataplane --features thash --test softrss --test mutations --test steering
 	cargo build --release -p sluice --features bench --bin sluice-bench
 	$(BIN)/sluice-bench guard
 	$(BIN)/sluice-bench soft-nic 50000
@@ -39,7 +38,7 @@ test: deps lint pure model programs
 
 lint: deps-build
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets --features sluice/bench --quiet -- -D warnings
+	cargo clippy --workspace --all-targets --features sluice/bench,dataplane/thash --quiet -- -D warnings
 
 # What needs neither DPDK nor root.
 pure:
@@ -52,6 +51,10 @@ model:
 
 programs: deps-build
 	cargo build --release $(PROGRAMS)
+
+# The programs, and what makes a lab around them.
+labs: deps-build
+	cargo build --release $(PROGRAMS) -p pktgen-tests
 
 fuzz:
 	sh pktgen-tests/fuzz/run.sh $(FUZZ_SECONDS)

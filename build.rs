@@ -10,6 +10,10 @@ fn main() {
         println!("cargo:rustc-link-arg-bins={word}");
     }
 
+    // Each commit writes a line there.
+    if std::path::Path::new(".git/logs/HEAD").exists() {
+        println!("cargo:rerun-if-changed=.git/logs/HEAD");
+    }
     println!("cargo:rerun-if-changed=.git/HEAD");
     let describe = Command::new("git").args(["describe", "--always", "--dirty"]).output();
     let commit = match describe {

@@ -88,7 +88,9 @@ fn servers_and_services_come_change_and_go_by_command() {
     };
     assert_eq!(names(&lab.json(&["service", "list"]).unwrap()), names(&before));
     sluice(&lab, "service remove two").unwrap();
-    assert_ne!(second(), ["rs1"; 4]);
+    let address = "192.0.2.11:80".parse().unwrap();
+    let connect = || TcpStream::connect_timeout(&address, Duration::from_millis(600));
+    assert!(lab.client().inside(connect).is_err());
     let said = sluice(&lab, "config rollback").unwrap();
     assert!(said.contains("+ service two"), "{said}");
     assert_eq!(second(), ["rs1"; 4]);
