@@ -34,7 +34,7 @@ test: deps lint pure model programs
 	$(BIN)/sluice-bench guard
 	$(BIN)/sluice-bench soft-nic 50000
 	SLUICE_BIN="$(CURDIR)/$(BIN)" cargo test -p pktgen-tests -- --test-threads=1 --nocapture
-	$(MAKE) fuzz
+	$(MAKE) fuzz FUZZ_SECONDS=30
 
 lint: deps-build
 	cargo fmt --all --check

@@ -278,7 +278,7 @@ fn a_hundred_reloads_of_a_thousand_services_harm_no_session() {
     let texts: Vec<_> = (0..100).map(config).collect();
     lab.start_sluiced(&texts[0]).unwrap();
     let mut wrk = lab.client().command("wrk");
-    wrk.args(["-t1", "-c500", "-d25s", "--timeout", "10s", "--latency", &format!("http://{VIP}/")]);
+    wrk.args(["-t1", "-c500", "-d12s", "--timeout", "10s", "--latency", &format!("http://{VIP}/")]);
     let load = wrk.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let live = || lab.json(&["session", "count"]).unwrap()["active"].as_u64().unwrap();
     assert!(wait_until(Duration::from_secs(10), || live() >= 500), "{}", live());
