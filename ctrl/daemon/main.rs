@@ -69,7 +69,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
     let path = std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let state = arguments.state.clone().unwrap_or_else(|| last_good::usual_folder(&path));
     let (loaded, fallback) = load(&path, &state)?;
-    loaded.warnings.iter().for_each(log::say);
+    config::shown(&loaded.warnings).iter().for_each(log::say);
     let config = &loaded.config;
 
     // Everything that can be found wrong without touching a device.
@@ -109,8 +109,7 @@ fn load(path: &Path, state: &Path) -> Result<(Loaded, Option<String>), String> {
         Ok(loaded) => return Ok((loaded, None)),
         Err(error) => error,
     };
-    let lines: Vec<_> = error.problems().iter().map(ToString::to_string).collect();
-    let problems = lines.join("\nsluiced: ");
+    let problems = config::shown(error.problems()).join("\nsluiced: ");
     let Some((loaded, kept)) = last_good::load(state) else { return Err(problems) };
     log::say(problems);
     let fallback = format!(

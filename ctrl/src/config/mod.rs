@@ -19,7 +19,7 @@ pub(crate) use check::parse_duration;
 pub use discover::{DiscoverSpec, Login, Site, Source};
 pub use health::{HealthSpec, Http, LoadPlace, LoadSpec, Probe, Tls};
 pub use names::{NameAnswers, NamesSpec};
-pub use problem::{Problem, Severity};
+pub use problem::{Problem, Severity, shown};
 pub use text::Text;
 
 use crate::balance::{Policy, Weight};

@@ -49,3 +49,31 @@ impl fmt::Display for Problem {
         write!(f, ": {}", self.message)
     }
 }
+
+/// As many problems as anybody reads at a time.
+const SHOWN: usize = 20;
+
+/// The first of these in lines, and how many more there are.
+pub fn shown(problems: &[Problem]) -> Vec<String> {
+    let mut lines: Vec<_> = problems.iter().take(SHOWN).map(ToString::to_string).collect();
+    if problems.len() > SHOWN {
+        lines.push(format!("and {} more; `sluice config check FILE` lists all", problems.len() - SHOWN));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_problems_are_shown_by_their_first_and_their_number() {
+        let problem = |n: usize| Problem::of_file(Path::new("a.toml"), format!("problem {n}"));
+        let all: Vec<_> = (0..100).map(problem).collect();
+        assert_eq!(shown(&all[..SHOWN]).len(), SHOWN);
+        let lines = shown(&all);
+        assert_eq!((lines.len(), lines[19].as_str()), (SHOWN + 1, "a.toml: problem 19"));
+        assert!(lines[SHOWN].starts_with("and 80 more;"), "{}", lines[SHOWN]);
+        assert!(shown(&[]).is_empty());
+    }
+}

@@ -330,8 +330,7 @@ impl<D: Devices> Control<D> {
     /// Reads the configuration file again and follows it.
     fn reload(&mut self, now: Instant) -> Result<Generation, Vec<String>> {
         let path = self.identity.config_path.clone();
-        let texts = |problems: &[Problem]| problems.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let loaded = self.reader.load(&path).map_err(|error: LoadError| texts(error.problems()))?;
+        let loaded = self.reader.load(&path).map_err(|error: LoadError| config::shown(error.problems()))?;
         let fixed = needs_restart(&self.config, &loaded.config);
         if !fixed.is_empty() {
             let list = fixed.join(", ");

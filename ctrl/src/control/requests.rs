@@ -2,7 +2,7 @@
 
 use super::{Control, Devices};
 use crate::admin::peers::Peer;
-use crate::config::{ServiceSpec, Severity};
+use crate::config::{self, ServiceSpec};
 use crate::discovery::News;
 use crate::health::Finding;
 use crate::log;
@@ -186,8 +186,7 @@ impl<D: Devices> Control<D> {
         let count = observer.session_count();
         let services = self.config.services.iter().enumerate();
         let unready = services.filter_map(|(at, spec)| Some((spec.name.clone(), observer.unready(at)?)));
-        let is_warning = |problem: &&crate::config::Problem| problem.severity == Severity::Warning;
-        let mut warnings: Vec<_> = self.warnings.iter().filter(is_warning).map(ToString::to_string).collect();
+        let mut warnings = config::shown(&self.warnings);
         warnings.extend(self.identity.fallback.clone());
         warnings.extend(self.identity.missing.iter().chain(&self.names_problems).cloned());
         warnings.extend(self.sources.iter().filter_map(|(name, state)| {
