@@ -9,7 +9,7 @@
 //!
 //! [`desired`] keeps changes by command beside the files' text, [`diff`] tells them, [`last_good`] is for bad files.
 //! [`health`] and [`passive`] find out about servers, [`discovery`] finds servers; [`standing`] knows what was found,
-//! [`balance`] makes weights of it, and [`names`] answers for names.
+//! [`relief`] damps what their load takes away, [`balance`] makes weights of it all, and [`names`] answers for names.
 
 pub mod admin;
 pub mod arp;

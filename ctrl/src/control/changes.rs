@@ -191,18 +191,14 @@ impl<D: Devices> Control<D> {
         for Drain { service, endpoint, .. } in over {
             let Some(at) = self.config.place_of(&service) else { continue };
             let spec = Arc::clone(&self.config.services[at]);
-            let leaving: Vec<_> = match endpoint {
-                None if spec.drain => spec.servers.iter().collect(),
-                None => Vec::new(),
-                Some(endpoint) => {
-                    let is_it = |server: &&ServerSpec| server.endpoint == endpoint;
-                    spec.servers.iter().filter(is_it).filter(|server| server.weight == Weight::ZERO).collect()
-                }
+            // An operator who gave it a weight again, or took the drain back, wants it to stay.
+            let is_leaving =
+                |server: &&ServerSpec| server.weight == Weight::ZERO && Some(server.endpoint) == endpoint;
+            let leaving = match endpoint {
+                None => spec.drain.then(|| spec.servers.iter().collect::<Vec<_>>()),
+                Some(_) => spec.servers.iter().find(is_leaving).map(|server| vec![server]),
             };
-            // An operator who gave it a weight again wants it to stay.
-            if leaving.is_empty() && !(endpoint.is_none() && spec.drain) {
-                continue;
-            }
+            let Some(leaving) = leaving else { continue };
             let drained = leaving.iter().map(|server| (service.clone(), spec.protocol, server.endpoint));
             self.history.drained.extend(drained);
             let (method, params) = match endpoint {

@@ -59,8 +59,6 @@ use std::time::Duration;
 /// How long the thread sleeps when nothing comes; a packet that waits for ARP waits that
 /// much longer.
 const NAP: Duration = Duration::from_millis(1);
-/// And while somebody waits for workers to follow a change, which takes them a turn.
-const SHORT_NAP: Duration = Duration::from_micros(50);
 /// How often busy shares and slots are looked at.
 const POLL: Duration = Duration::from_secs(1);
 /// How often links are looked at.
@@ -275,8 +273,7 @@ impl<D: Devices> Control<D> {
     /// Serves until asked to stop. `clock` must be the workers' clock.
     pub fn run(&mut self, clock: impl Fn() -> Instant) {
         while !self.stopping {
-            let nap = if self.pending.awaits_workers() { SHORT_NAP } else { NAP };
-            match self.requests.recv_timeout(nap) {
+            match self.requests.recv_timeout(NAP) {
                 Ok(request) => self.answer(request, clock()),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => self.stopping = true,

@@ -52,8 +52,7 @@ impl Stale {
 }
 
 impl<D: Devices> Control<D> {
-    /// Answers where the configuration says so. Returns what is wrong with that; addresses that could not be used are
-    /// tried again once a second.
+    /// Answers where the configuration says so. Addresses that cannot be used are told, and tried again once a second.
     pub(super) fn follow_names(&mut self) {
         if self.names.is_none() && self.config.names.is_some() {
             match Names::start() {

@@ -81,13 +81,6 @@ pub(super) struct Pending {
     next_query: u64,
 }
 
-impl Pending {
-    /// Whether somebody waits for workers to follow a change.
-    pub(super) fn awaits_workers(&self) -> bool {
-        !self.changes.is_empty()
-    }
-}
-
 impl<D: Devices> Control<D> {
     pub(super) fn answer(&mut self, request: Request, now: Instant) {
         self.now = now;

@@ -10,23 +10,6 @@ use toml::Spanned;
 
 const TYPES: [&str; 4] = ["file", "dns", "nacos", "etcd"];
 
-/// The keys of some types, and the types that have them.
-const KEYS_OF: [(&str, &[&str]); 13] = [
-    ("path", &["file"]),
-    ("name", &["dns"]),
-    ("resolver", &["dns"]),
-    ("port", &["dns"]),
-    ("endpoint", &["nacos", "etcd"]),
-    ("service", &["nacos"]),
-    ("group", &["nacos"]),
-    ("namespace", &["nacos"]),
-    ("prefix", &["etcd"]),
-    ("ca_file", &["nacos", "etcd"]),
-    ("verify", &["nacos", "etcd"]),
-    ("username", &["nacos", "etcd"]),
-    ("password_file", &["nacos", "etcd"]),
-];
-
 impl Checker<'_> {
     pub(super) fn discover(&mut self, entry: &Spanned<raw::Discover>, at: usize) -> Option<DiscoverSpec> {
         let raw = entry.get_ref();
@@ -91,28 +74,25 @@ impl Checker<'_> {
     fn refuse_others(&mut self, entry: &Spanned<raw::Discover>, kind: &str, key: &impl Fn(&str) -> String) {
         let raw = entry.get_ref();
         let span = |value: &Option<Spanned<String>>| value.as_ref().map(Spanned::span);
-        let places = [
-            ("path", span(&raw.path)),
-            ("name", span(&raw.name)),
-            ("resolver", span(&raw.resolver)),
-            ("port", raw.port.as_ref().map(Spanned::span)),
-            ("endpoint", raw.endpoint.as_ref().map(Spanned::span)),
-            ("service", span(&raw.service)),
-            ("group", span(&raw.group)),
-            ("namespace", span(&raw.namespace)),
-            ("prefix", span(&raw.prefix)),
-            ("ca_file", span(&raw.ca_file)),
-            ("verify", raw.verify.as_ref().map(Spanned::span)),
-            ("username", span(&raw.username)),
-            ("password_file", span(&raw.password_file)),
+        let asked: &[&str] = &["nacos", "etcd"];
+        let keys = [
+            ("path", span(&raw.path), &["file"][..]),
+            ("name", span(&raw.name), &["dns"]),
+            ("resolver", span(&raw.resolver), &["dns"]),
+            ("port", raw.port.as_ref().map(Spanned::span), &["dns"]),
+            ("endpoint", raw.endpoint.as_ref().map(Spanned::span), asked),
+            ("service", span(&raw.service), &["nacos"]),
+            ("group", span(&raw.group), &["nacos"]),
+            ("namespace", span(&raw.namespace), &["nacos"]),
+            ("prefix", span(&raw.prefix), &["etcd"]),
+            ("ca_file", span(&raw.ca_file), asked),
+            ("verify", raw.verify.as_ref().map(Spanned::span), asked),
+            ("username", span(&raw.username), asked),
+            ("password_file", span(&raw.password_file), asked),
         ];
-        for (field, place) in places {
-            let of = KEYS_OF.iter().find(|(name, _)| *name == field).map_or(&[][..], |(_, types)| types);
-            if let Some(place) = place.filter(|_| TYPES.contains(&kind) && !of.contains(&kind)) {
-                let message =
-                    format!("a source of type {kind} has no {field} ({}); remove it", of.join(", "));
-                self.error(place, &key(field), message);
-            }
+        // A type that is unknown is told as that.
+        if TYPES.contains(&kind) {
+            self.refuse_keys("source", kind, &keys, key);
         }
     }
 

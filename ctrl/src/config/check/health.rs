@@ -16,25 +16,6 @@ use toml::Spanned;
 const TYPES: [&str; 7] = ["tcp", "http", "https", "udp", "dns", "icmp", "script"];
 const INTERVALS: std::ops::Range<Duration> = Duration::from_millis(100)..Duration::from_secs(86_400);
 
-/// The keys of some types, and the types that have them.
-const KEYS_OF: [(&str, &[&str]); 15] = [
-    ("path", &["http", "https"]),
-    ("method", &["http", "https"]),
-    ("host", &["http", "https"]),
-    ("expect_status", &["http", "https"]),
-    ("expect_body", &["http", "https"]),
-    ("load_header", &["http", "https"]),
-    ("load_field", &["http", "https"]),
-    ("load_limit", &["http", "https"]),
-    ("server_name", &["https"]),
-    ("verify", &["https"]),
-    ("ca_file", &["https"]),
-    ("send", &["tcp", "udp"]),
-    ("expect", &["tcp", "udp", "dns"]),
-    ("query", &["dns"]),
-    ("command", &["script"]),
-];
-
 /// Why a check cannot ask the VIP on a server.
 fn no_way_to_vip(kind: &str, wanted: &Wanted<'_>, ports: &[PortSpec]) -> Option<String> {
     if !matches!(wanted.mode, ForwardMode::DirectRoute | ForwardMode::Tunnel) {
@@ -290,30 +271,25 @@ impl Checker<'_> {
     /// Keys that another type of check has.
     fn refuse_strangers(&mut self, entry: &Spanned<raw::Health>, kind: &str, key: &impl Fn(&str) -> String) {
         let raw = entry.get_ref();
-        let texts = [
-            ("path", raw.path.as_ref().map(Spanned::span)),
-            ("method", raw.method.as_ref().map(Spanned::span)),
-            ("host", raw.host.as_ref().map(Spanned::span)),
-            ("expect_status", raw.expect_status.as_ref().map(Spanned::span)),
-            ("expect_body", raw.expect_body.as_ref().map(Spanned::span)),
-            ("load_header", raw.load_header.as_ref().map(Spanned::span)),
-            ("load_field", raw.load_field.as_ref().map(Spanned::span)),
-            ("load_limit", raw.load_limit.as_ref().map(Spanned::span)),
-            ("server_name", raw.server_name.as_ref().map(Spanned::span)),
-            ("verify", raw.verify.as_ref().map(Spanned::span)),
-            ("ca_file", raw.ca_file.as_ref().map(Spanned::span)),
-            ("send", raw.send.as_ref().map(Spanned::span)),
-            ("expect", raw.expect.as_ref().map(Spanned::span)),
-            ("query", raw.query.as_ref().map(Spanned::span)),
-            ("command", raw.command.as_ref().map(Spanned::span)),
+        let http: &[&str] = &["http", "https"];
+        let keys = [
+            ("path", raw.path.as_ref().map(Spanned::span), http),
+            ("method", raw.method.as_ref().map(Spanned::span), http),
+            ("host", raw.host.as_ref().map(Spanned::span), http),
+            ("expect_status", raw.expect_status.as_ref().map(Spanned::span), http),
+            ("expect_body", raw.expect_body.as_ref().map(Spanned::span), http),
+            ("load_header", raw.load_header.as_ref().map(Spanned::span), http),
+            ("load_field", raw.load_field.as_ref().map(Spanned::span), http),
+            ("load_limit", raw.load_limit.as_ref().map(Spanned::span), http),
+            ("server_name", raw.server_name.as_ref().map(Spanned::span), &["https"]),
+            ("verify", raw.verify.as_ref().map(Spanned::span), &["https"]),
+            ("ca_file", raw.ca_file.as_ref().map(Spanned::span), &["https"]),
+            ("send", raw.send.as_ref().map(Spanned::span), &["tcp", "udp"]),
+            ("expect", raw.expect.as_ref().map(Spanned::span), &["tcp", "udp", "dns"]),
+            ("query", raw.query.as_ref().map(Spanned::span), &["dns"]),
+            ("command", raw.command.as_ref().map(Spanned::span), &["script"]),
         ];
-        for (field, place) in texts {
-            let of = KEYS_OF.iter().find(|(name, _)| *name == field).map_or(&[][..], |(_, types)| types);
-            if let Some(place) = place.filter(|_| !of.contains(&kind)) {
-                let message = format!("a check of type {kind} has no {field} ({}); remove it", of.join(", "));
-                self.error(place, &key(field), message);
-            }
-        }
+        self.refuse_keys("check", kind, &keys, key);
     }
 
     fn probe(

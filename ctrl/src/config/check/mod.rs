@@ -5,7 +5,8 @@
 //! suffer most from; so what cannot forward is refused here, with the reason.
 //!
 //! This file has the order and the tables about the machine; `services` has what clients and
-//! servers see, `health` how they are checked, `values` reads single values, `topology` knows which way leads where.
+//! servers see, `together` what services cannot have side by side, `health` how servers are checked, `discover` where
+//! they are looked up, `values` reads single values, `topology` knows which way leads where.
 
 mod client_address;
 mod discover;

@@ -7,6 +7,9 @@ use std::ops::Range;
 use std::time::Duration;
 use toml::Spanned;
 
+/// A key, its place if it is there, and the types that have it.
+pub(super) type KeyOfTypes<'a> = (&'a str, Option<Range<usize>>, &'a [&'a str]);
+
 impl Checker<'_> {
     /// A whole number in `range`, or `None` and an error with `remedy`.
     pub(super) fn number(
@@ -26,6 +29,23 @@ impl Checker<'_> {
             return None;
         }
         Some(number)
+    }
+
+    /// Refuses keys of a check or a source that those of its type do not have.
+    pub(super) fn refuse_keys(
+        &mut self,
+        what: &str,
+        kind: &str,
+        keys: &[KeyOfTypes<'_>],
+        key: &impl Fn(&str) -> String,
+    ) {
+        for (field, place, types) in keys {
+            if let Some(place) = place.clone().filter(|_| !types.contains(&kind)) {
+                let message =
+                    format!("a {what} of type {kind} has no {field} ({}); remove it", types.join(", "));
+                self.error(place, &key(field), message);
+            }
+        }
     }
 
     pub(super) fn check_name(&mut self, value: &Spanned<String>, key: &str) {
