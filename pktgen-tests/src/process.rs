@@ -7,8 +7,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long a program that was asked to end may take before it is killed.
-const GRACE: Duration = Duration::from_secs(5);
+/// How long a program that was asked to end may take before it is killed, also on a busy machine.
+const GRACE: Duration = Duration::from_secs(30);
+/// A busy machine takes up to so many times longer than an idle one.
+const BUSY: u32 = 6;
 
 /// Runs a program to its end and gives what it printed.
 ///
@@ -87,8 +89,18 @@ impl Drop for Daemon {
     }
 }
 
-/// Asks every few milliseconds whether something has come true; false when it did not in time.
-pub fn wait_until(patience: Duration, mut holds: impl FnMut() -> bool) -> bool {
+/// Asks every few milliseconds whether something has come true; false when it did not in time. An idle machine has
+/// `patience` for it, and a busy one several times that: waiting longer costs nothing where it comes true.
+pub fn wait_until(patience: Duration, holds: impl FnMut() -> bool) -> bool {
+    comes_true(patience * BUSY, holds)
+}
+
+/// Whether something stays untrue for so long.
+pub fn never_within(time: Duration, holds: impl FnMut() -> bool) -> bool {
+    !comes_true(time, holds)
+}
+
+fn comes_true(patience: Duration, mut holds: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + patience;
     loop {
         if holds() {
