@@ -11,12 +11,12 @@ use clap::Parser;
 use ctrl::admin::Server;
 use ctrl::compile::{self, DeviceFacts};
 use ctrl::config::{self, Config, Loaded};
-use ctrl::control::{Control, Identity, Parts, Request};
+use ctrl::control::{Control, Files, Identity, Parts, Request};
 use ctrl::discovery::Discovery;
 use ctrl::health::Engine;
+use ctrl::journal;
 use ctrl::kernel::KernelPath;
 use ctrl::last_good::{self, Keeper};
-use ctrl::log;
 use ctrl::steering::Ladder;
 use dataplane::director::{Director, Limits};
 use dataplane::dpdk::{self, Clock, Device, DeviceSettings, Eal, EalSettings, Memory, Pool};
@@ -54,13 +54,16 @@ fn main() -> ExitCode {
     if let Some(file) = &arguments.check {
         return ExitCode::from(ctrl::cli::check(file, false));
     }
-    match run(&arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            log::say(message);
-            ExitCode::FAILURE
-        }
+    if let Err(error) = journal::start() {
+        eprintln!("sluiced: there can be no log: {error}");
+        return ExitCode::FAILURE;
     }
+    let ended = run(&arguments);
+    if let Err(message) = &ended {
+        message.lines().for_each(|line| log::error!(target: "start", "{line}"));
+    }
+    journal::flush();
+    if ended.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn run(arguments: &Arguments) -> Result<(), String> {
@@ -69,7 +72,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
     let path = std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let state = arguments.state.clone().unwrap_or_else(|| last_good::usual_folder(&path));
     let (loaded, fallback) = load(&path, &state)?;
-    config::shown(&loaded.warnings).iter().for_each(log::say);
+    config::shown(&loaded.warnings).iter().for_each(|line| log::warn!(target: "start", "{line}"));
     let config = &loaded.config;
 
     // Everything that can be found wrong without touching a device.
@@ -92,12 +95,12 @@ fn run(arguments: &Arguments) -> Result<(), String> {
     .map_err(|error| format!("DPDK does not start: {error}; {}", preflight::remedy(config)))?;
     let clock = Clock::start(&eal);
     let hardware = start_hardware(&mut eal, config, buffers)?;
-    let files = Files { config: path, state, fallback };
+    let files = Paths { config: path, state, fallback };
     serve(&eal, clock, hardware, loaded, files, memory, &admin, (sender, requests))
 }
 
 /// Where things stand, and why another file than the operator's runs, if it does.
-struct Files {
+struct Paths {
     config: PathBuf,
     state: PathBuf,
     fallback: Option<String>,
@@ -109,15 +112,15 @@ fn load(path: &Path, state: &Path) -> Result<(Loaded, Option<String>), String> {
         Ok(loaded) => return Ok((loaded, None)),
         Err(error) => error,
     };
-    let problems = config::shown(error.problems()).join("\nsluiced: ");
-    let Some((loaded, kept)) = last_good::load(state) else { return Err(problems) };
-    log::say(problems);
+    let problems = config::shown(error.problems()).join("\n");
+    let Some((loaded, kept)) = last_good::load(state, path) else { return Err(problems) };
+    problems.lines().for_each(|line| log::warn!(target: "start", "{line}"));
     let fallback = format!(
         "{} is bad: the last good state runs, {}; mend the file, then `sluice config reload`",
         path.display(),
         kept.display()
     );
-    log::say(&fallback);
+    log::warn!(target: "start", "{fallback}");
     Ok((loaded, Some(fallback)))
 }
 
@@ -233,7 +236,7 @@ fn serve(
     clock: Clock,
     mut hardware: Hardware,
     loaded: Loaded,
-    files: Files,
+    files: Paths,
     memory: Memory,
     admin: &Server,
     (sender, requests): (Sender<Request>, std::sync::mpsc::Receiver<Request>),
@@ -284,7 +287,7 @@ fn serve(
     // Packets are forwarded also without what cannot be started here.
     let mut missing = Vec::new();
     let mut note = |error: String| {
-        log::say(&error);
+        log::warn!(target: "start", "{error}");
         missing.push(error);
     };
     let kernel = KernelPath::start(config, &facts, kernel_lanes).map_err(&mut note).ok();
@@ -297,7 +300,12 @@ fn serve(
     let heard = sender.clone();
     let discovery = Discovery::start(move |news| heard.send(Request::Discovered(news)).unwrap_or_default());
     let discovery = discovery.map_err(&mut note).ok();
-    let keeper = Keeper::start(files.state);
+    let told = sender.clone();
+    let reader = Files::start(&loaded, files.config.clone(), move |done| {
+        told.send(done.into()).unwrap_or_default();
+    });
+    let reader = reader.map_err(|error| note(format!("the files are not read again: {error}"))).ok();
+    let keeper = Keeper::start(&files.state, &files.config);
     let keeper = keeper.map_err(|error| note(format!("the last good state is not kept: {error}"))).ok();
     let identity = Identity {
         version: env!("SLUICE_VERSION").to_owned(),
@@ -315,6 +323,7 @@ fn serve(
         devices: hardware,
         publisher,
         links,
+        files: reader,
         keeper,
         kernel,
         engine,
@@ -340,9 +349,9 @@ fn serve(
     });
     if served.is_ok() {
         machine::notify_ready();
-        log::say("ready");
+        log::info!(target: "start", "ready");
         control.run(|| clock.now());
-        log::say("stopping");
+        log::info!(target: "start", "stopping");
     }
     // Also when something failed: devices close only after the last worker has ended.
     stop.store(true, Ordering::Release);

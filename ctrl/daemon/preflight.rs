@@ -1,7 +1,6 @@
 //! What can be found wrong before a device is touched, said with its remedy.
 
 use ctrl::config::{Config, Device, Hugepages, PortSpec};
-use ctrl::log;
 use dataplane::director::Limits;
 use dataplane::dpdk::Memory;
 use std::collections::HashSet;
@@ -56,10 +55,10 @@ pub(crate) fn control_cores(workers: &[usize]) -> Result<Vec<usize>, String> {
     let taken: HashSet<_> = workers.iter().copied().collect();
     let rest: Vec<_> = allowed.iter().copied().filter(|core| !taken.contains(core)).collect();
     if rest.is_empty() {
-        log::say(format_args!(
+        log::warn!(target: "start",
             "warning: every core is a worker's; control shares core {} with one",
             allowed[0]
-        ));
+        );
         return Ok(allowed[..1].to_vec());
     }
     Ok(rest)

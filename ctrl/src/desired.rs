@@ -89,6 +89,18 @@ impl Desired {
         Self { text, changes: Vec::new() }
     }
 
+    /// A text, and changes beside it.
+    pub fn with(text: Arc<Text>, changes: Vec<Arc<Change>>) -> Self {
+        Self { text, changes }
+    }
+
+    /// The changes that came after `earlier`; `None` when this is not what came of that.
+    pub fn since(&self, earlier: &Self) -> Option<Vec<Arc<Change>>> {
+        let (old, new) = self.changes.split_at_checked(earlier.changes.len())?;
+        let is_same = old.iter().zip(&earlier.changes).all(|(one, other)| Arc::ptr_eq(one, other));
+        (is_same && Arc::ptr_eq(&self.text, &earlier.text)).then(|| new.to_vec())
+    }
+
     /// What the files said.
     pub fn text(&self) -> &Arc<Text> {
         &self.text

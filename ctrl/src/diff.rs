@@ -1,7 +1,9 @@
 //! What two configurations differ in, in lines that a person reads.
 
 use crate::config::{Config, ServerSpec, ServiceSpec};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::Arc;
 
 /// The changes from `old` to `new`; none when they are the same.
 pub fn lines(old: &Config, new: &Config) -> Vec<String> {
@@ -31,6 +33,73 @@ pub fn lines(old: &Config, new: &Config) -> Vec<String> {
         }
     }
     lines
+}
+
+/// How many of a kind came, changed and went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Those that came.
+    pub added: usize,
+    /// Those that are otherwise now.
+    pub changed: usize,
+    /// Those that went.
+    pub removed: usize,
+}
+
+/// What a reload did, in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Services; what changed of their servers alone does not count here.
+    pub services: Count,
+    /// Servers of the files.
+    pub servers: Count,
+}
+
+impl Counts {
+    /// The numbers as an object.
+    pub fn json(self) -> serde_json::Value {
+        let of = |count: Count| serde_json::json!({ "added": count.added, "changed": count.changed, "removed": count.removed });
+        serde_json::json!({ "services": of(self.services), "servers": of(self.servers) })
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |Count { added, changed, removed }| {
+            format!("{added} added, {changed} changed, {removed} removed")
+        };
+        write!(f, "services {}; servers {}", text(self.services), text(self.servers))
+    }
+}
+
+/// The changes from `old` to `new` in numbers.
+pub fn counts(old: &Config, new: &Config) -> Counts {
+    let mut counts = Counts::default();
+    let own = |spec: &ServiceSpec| spec.servers.iter().filter(|server| !server.is_found).count();
+    let mut before: HashMap<&str, &Arc<ServiceSpec>> =
+        old.services.iter().map(|spec| (spec.name.as_str(), spec)).collect();
+    for spec in &new.services {
+        let Some(old) = before.remove(spec.name.as_str()) else {
+            counts.services.added += 1;
+            counts.servers.added += own(spec);
+            continue;
+        };
+        if Arc::ptr_eq(old, spec) {
+            continue;
+        }
+        let (old, new) = (without_found(old), without_found(spec));
+        let known: HashMap<_, _> = old.servers.iter().map(|server| (server.endpoint, server)).collect();
+        let kept: Vec<_> =
+            new.servers.iter().filter_map(|server| Some((server, *known.get(&server.endpoint)?))).collect();
+        counts.servers.changed += kept.iter().filter(|(new, old)| new != old).count();
+        counts.servers.added += new.servers.len() - kept.len();
+        counts.servers.removed += old.servers.len() - kept.len();
+        let bare = |spec: ServiceSpec| ServiceSpec { servers: Vec::new(), ..spec };
+        counts.services.changed += usize::from(bare(old) != bare(new));
+    }
+    counts.services.removed = before.len();
+    counts.servers.removed += before.values().map(|spec| own(spec)).sum::<usize>();
+    counts
 }
 
 /// A service as the operator wrote it.

@@ -4,7 +4,7 @@
 //! [`config`] reads and checks the file. [`control`] is the one thread that owns the
 //! desired state; [`compile`] turns it into a snapshot, [`registry`] gives out stable
 //! ids, [`neighbors`], [`arp`] and [`nd`] find stations, [`kernel`] is the host's part in it. [`admin`] serves the Unix socket,
-//! [`view`] is what it says, [`cli`] is the command's side of it. [`log`] is the journal,
+//! [`view`] is what it says, [`cli`] is the command's side of it. [`journal`] is the log, [`files`] reads what may not answer,
 //! [`steering`] says how replies find their workers.
 //!
 //! [`desired`] keeps changes by command beside the files' text, [`diff`] tells them, [`last_good`] is for bad files.
@@ -22,11 +22,12 @@ pub mod desired;
 pub mod diff;
 pub mod discovery;
 mod dns;
+pub mod files;
 pub mod health;
 mod http;
+pub mod journal;
 pub mod kernel;
 pub mod last_good;
-pub mod log;
 pub mod names;
 pub mod nd;
 pub mod neighbors;

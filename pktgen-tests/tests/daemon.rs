@@ -1,8 +1,10 @@
 //! The daemon as an operator meets it: bad input, signals, reloads, what it says.
 
-use pktgen_tests::lab::{Lab, Plan, program};
+use pktgen_tests::lab::{Lab, Plan, VIP, program};
 use pktgen_tests::process::{Daemon, Hugepages, run, wait_until};
 use rustix::process::Signal;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -265,4 +267,70 @@ fn without_a_daemon_the_command_says_so() {
 fn the_command_does_not_link_dpdk() {
     let libraries = run(Command::new("ldd").arg(program("sluice"))).unwrap();
     assert!(!libraries.contains("librte"), "{libraries}");
+}
+
+/// A call of the admin protocol, without a command's process for each.
+fn call(stream: &UnixStream, method: &str, params: &serde_json::Value) -> std::io::Result<String> {
+    let request = serde_json::json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params });
+    (&mut &*stream).write_all(format!("{request}\n").as_bytes())?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line)?;
+    Ok(line)
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_nothing() {
+    let mut lab = lab();
+    lab.start_nginx(0, 80).unwrap();
+    lab.write_config(&config(&lab)).unwrap();
+    let fifo = lab.folder().join("log");
+    run(Command::new("mkfifo").arg(&fifo)).unwrap();
+    // Open at both ends, so that writing begins, and then waits for a reader.
+    let pipe = || std::fs::OpenOptions::new().read(true).write(true).open(&fifo).unwrap();
+    let kept = pipe();
+    let mut command = lab.director().command(&program("sluiced").display().to_string());
+    command.arg("--config").arg(lab.config_path()).stderr(pipe());
+    let mut sluiced = command.spawn().unwrap();
+    assert!(wait_until(10 * SECOND, || lab.sluice(&["status"]).is_ok()));
+
+    let stream = UnixStream::connect(lab.socket()).unwrap();
+    stream.set_read_timeout(Some(30 * SECOND)).unwrap();
+    BufReader::new(&stream).read_line(&mut String::new()).unwrap();
+    // Each refusal is a line of 1 KiB; the pipe holds 64 KiB.
+    let long = serde_json::json!({ "name": "x".repeat(2_000), "keys": {} });
+    for _ in 0..1_500 {
+        assert!(call(&stream, "service.add", &long).unwrap().contains("error"));
+        assert!(call(&stream, "config.reload", &serde_json::Value::Null).unwrap().contains("generation"));
+    }
+    // The pipe is full: nothing fits into it any more.
+    rustix::io::ioctl_fionbio(&kept, true).unwrap();
+    assert_eq!((&kept).write(&[b'x'; 8_192]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    rustix::io::ioctl_fionbio(&kept, false).unwrap();
+    lab.client().ip("neigh flush all").unwrap();
+    run(lab.client().command("ping").args(["-c", "1", "-W", "5", VIP])).unwrap();
+    assert_eq!(lab.http(4, 1).unwrap(), ["rs1"; 4]);
+    rustix::process::kill_process(rustix::process::Pid::from_child(&sluiced), Signal::TERM).unwrap();
+    assert!(wait_until(2 * SECOND, || sluiced.try_wait().unwrap().is_some()));
+}
+
+#[test]
+fn what_clients_say_forges_no_line_of_the_log_and_does_not_fill_it() {
+    let mut lab = lab();
+    let good = config(&lab);
+    lab.start_sluiced(&good).unwrap();
+    let stream = UnixStream::connect(lab.socket()).unwrap();
+    BufReader::new(&stream).read_line(&mut String::new()).unwrap();
+    let forged = "x\nsluiced: reloaded as generation 99\x1b[31m";
+    for _ in 0..1_000 {
+        let name = format!("{forged}{}", "y".repeat(10_000));
+        call(&stream, "service.remove", &serde_json::json!({ "name": name })).unwrap();
+    }
+    let mut log = String::new();
+    assert!(wait_until(5 * SECOND, || {
+        log = lab.sluiced().unwrap().output();
+        log.contains("calls of root: ")
+    }));
+    assert!(log.lines().all(|line| line.starts_with("sluiced: ")), "{log}");
+    assert!(!log.lines().any(|line| line.starts_with("sluiced: reloaded")) && !log.contains('\x1b'));
+    assert!(log.len() < 600 * 1_024, "{} bytes", log.len());
 }

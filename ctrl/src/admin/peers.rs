@@ -1,8 +1,13 @@
 //! Who is at the other end of the socket, and what they may do.
 
-use crate::config::Admin;
+use crate::files;
 use nix::unistd::{Gid, Group, Uid, User};
+use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+/// What is read when names of users and groups are looked up, which may be a server.
+const USERS: &str = "the system's users and groups (nsswitch.conf)";
 
 /// Someone who may change things.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,8 +30,10 @@ impl Operator {
         if let Ok(number) = text.parse() {
             return Ok(Self::User(number));
         }
-        match User::from_name(text) {
-            Ok(Some(user)) => Ok(Self::User(user.uid.as_raw())),
+        let name = text.to_owned();
+        match files::beside(Path::new(USERS), move |_| User::from_name(&name)) {
+            Ok(Ok(Some(user))) => Ok(Self::User(user.uid.as_raw())),
+            Err(error) if error.kind() == ErrorKind::TimedOut => Err(error.to_string()),
             _ => Err(format!("there is no user `{text}`; write @{text} for a group, or a number")),
         }
     }
@@ -40,8 +47,10 @@ pub fn group(text: &str) -> Result<u32, String> {
     if let Ok(number) = text.parse() {
         return Ok(number);
     }
-    match Group::from_name(text) {
-        Ok(Some(group)) => Ok(group.gid.as_raw()),
+    let name = text.to_owned();
+    match files::beside(Path::new(USERS), move |_| Group::from_name(&name)) {
+        Ok(Ok(Some(group))) => Ok(group.gid.as_raw()),
+        Err(error) if error.kind() == ErrorKind::TimedOut => Err(error.to_string()),
         _ => Err(format!("there is no group `{text}`; `groupadd {text}` makes it")),
     }
 }
@@ -49,10 +58,24 @@ pub fn group(text: &str) -> Result<u32, String> {
 /// A client of the socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Who it is, for the log.
+    /// The user, by name or number.
+    pub user: String,
+    /// The user and the process, for the log.
     pub name: String,
     /// Whether it may change things.
     pub may_change: bool,
+}
+
+impl Peer {
+    /// A part of the daemon that changes something as an operator would.
+    pub fn inside(name: &str) -> Self {
+        Self { user: name.to_owned(), name: name.to_owned(), may_change: true }
+    }
+
+    /// The kind of the log's lines about this user, so that one who calls without end uses up no other's lines.
+    pub fn log_kind(&self) -> String {
+        format!("calls of {}", self.user)
+    }
 }
 
 /// The rules, with names as numbers.
@@ -65,11 +88,8 @@ pub struct Access {
 }
 
 impl Access {
-    /// The rules of a configuration.
-    pub fn of(admin: &Admin) -> Self {
-        let operators = admin.operators.iter().filter_map(|text| Operator::parse(text).ok()).collect();
-        // What is not said is the daemon's own, which is root's.
-        let group = admin.group.as_deref().and_then(|text| group(text).ok());
+    /// These operators, and a socket of this group; of the daemon's own, which is root's, if none is said.
+    pub fn new(operators: Vec<Operator>, group: Option<u32>) -> Self {
         let group = group.unwrap_or(Gid::effective().as_raw());
         Self { operators, own: Uid::effective().as_raw(), group }
     }
@@ -77,12 +97,13 @@ impl Access {
     /// Who is at the other end.
     pub fn peer(&self, stream: &UnixStream) -> Peer {
         let Ok(peer) = rustix::net::sockopt::socket_peercred(stream) else {
-            return Peer { name: "somebody".into(), may_change: false };
+            return Peer { user: "somebody".into(), name: "somebody".into(), may_change: false };
         };
         let (uid, gid, pid) = (peer.uid.as_raw(), peer.gid.as_raw(), peer.pid.as_raw_nonzero());
         let user = User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name);
         let name = user.clone().unwrap_or_else(|| format!("uid {uid}"));
-        Peer { name: format!("{name} (pid {pid})"), may_change: self.allows(uid, gid, user.as_deref()) }
+        let may_change = self.allows(uid, gid, user.as_deref());
+        Peer { name: format!("{name} (pid {pid})"), user: name, may_change }
     }
 
     fn allows(&self, uid: u32, gid: u32, user: Option<&str>) -> bool {

@@ -46,7 +46,7 @@ impl AccessHandle {
     /// # Errors
     /// When the socket cannot be given to the group.
     pub fn follow(&self, admin: &Admin) -> Result<(), String> {
-        let rules = Access::of(admin);
+        let rules = admin.access.clone();
         if *self.current() == rules {
             return Ok(());
         }
@@ -110,7 +110,7 @@ impl Server {
             Ok(_) | Err(_) => {}
         }
         let listener = UnixListener::bind(path).map_err(BindError::Path)?;
-        let access = Access::of(admin);
+        let access = admin.access.clone();
         std::os::unix::fs::chown(path, None, Some(access.group)).map_err(BindError::Path)?;
         let rules = Arc::new(Mutex::new(Arc::new(access)));
         let server = Self { access: AccessHandle { path: path.to_owned(), rules }, listener };
@@ -257,7 +257,12 @@ mod tests {
         }
 
         fn admin(&self) -> Admin {
-            Admin { socket: self.0.clone(), group: None, operators: Vec::new() }
+            Admin {
+                socket: self.0.clone(),
+                group: None,
+                operators: Vec::new(),
+                access: Access::new(Vec::new(), None),
+            }
         }
     }
 

@@ -330,7 +330,12 @@ pub(super) fn drops(out: Out<'_>, counts: &Value) -> io::Result<()> {
 }
 
 pub(super) fn reloaded(out: Out<'_>, answer: &Value) -> io::Result<()> {
-    writeln!(out, "reloaded: every worker follows generation {}", word(&answer["generation"]))
+    writeln!(out, "reloaded: every worker follows generation {}", word(&answer["generation"]))?;
+    for kind in ["services", "servers"] {
+        let [added, changed, removed] = ["added", "changed", "removed"].map(|key| word(&answer[kind][key]));
+        writeln!(out, "{kind:<9} {added} added, {changed} changed, {removed} removed")?;
+    }
+    Ok(())
 }
 
 pub(super) fn changed(out: Out<'_>, answer: &Value) -> io::Result<()> {
@@ -343,6 +348,9 @@ pub(super) fn diff(out: Out<'_>, answer: &Value) -> io::Result<()> {
     changes.iter().try_for_each(|line| writeln!(out, "{}", word(line)))?;
     if changes.is_empty() {
         writeln!(out, "the files say what runs")?;
+    }
+    for keys in array(&answer["restart"]) {
+        writeln!(out, "needs a restart: {}", word(keys))?;
     }
     if answer["by_command"] != 0 {
         writeln!(

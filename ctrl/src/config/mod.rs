@@ -22,6 +22,7 @@ pub use names::{NameAnswers, NamesSpec};
 pub use problem::{Problem, Severity, shown};
 pub use text::Text;
 
+use crate::admin::peers::Access;
 use crate::balance::{Policy, Weight};
 use crate::passive::Rules;
 
@@ -67,6 +68,8 @@ pub struct Admin {
     /// Who may change things, by name or number, groups with `@`; everybody else who may use the socket only looks.
     /// Root and the daemon's own user always may.
     pub operators: Vec<String>,
+    /// Both as the system knew them when the file was read.
+    pub access: Access,
 }
 
 /// Where the director, or a server, is; what is not said is unknown.

@@ -1,6 +1,8 @@
 //! The text of a configuration: the file, and the fragments in the folder `conf.d` beside it, as one.
 
 use super::{LoadError, Problem};
+use crate::files::{self, Place};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -33,20 +35,13 @@ impl Text {
     /// # Errors
     /// When one of them cannot be read, or a fragment has anything but services.
     pub fn read(path: &Path) -> Result<Self, LoadError> {
-        let read = |path: &Path| {
-            std::fs::read_to_string(path).map_err(|error| {
-                LoadError::Unreadable(Problem::of_file(path, format!("cannot be read: {error}")))
-            })
-        };
-        let mut text = Self::of(path, &read(path)?);
-        for path in fragments(path) {
-            let piece = read(&path)?;
-            check_fragment(&piece, &path)?;
-            text.whole.push('\n');
-            text.pieces.push((text.whole.len(), path));
-            text.whole.push_str(&piece);
+        let main = path.to_owned();
+        let pieces = files::beside(path, move |place| read_all(&main, place));
+        let pieces = pieces.map_err(|error| unreadable(path, &error))??;
+        for (path, piece) in &pieces[1..] {
+            check_fragment(piece, path)?;
         }
-        Ok(text)
+        Ok(Self::join(pieces))
     }
 
     /// The text of pieces, the first of which is the file itself.
@@ -97,14 +92,50 @@ impl Text {
     }
 }
 
-/// The fragments beside the file at `path`, in the order of their names.
-fn fragments(path: &Path) -> Vec<PathBuf> {
+fn unreadable(path: &Path, error: &io::Error) -> LoadError {
+    LoadError::Unreadable(Problem::of_file(path, format!("cannot be read: {error}")))
+}
+
+/// The file and its fragments.
+fn read_all(main: &Path, place: &Place) -> Result<Vec<(PathBuf, String)>, LoadError> {
+    let read = |path: PathBuf| {
+        place.set(&path);
+        let text = files::bytes(&path).and_then(files::text).map_err(|error| unreadable(&path, &error))?;
+        // What some editors put before a text (RFC 3629 §6) is none of it, wherever it stands when all is one.
+        let text = text.strip_prefix('\u{feff}').map_or(text.clone(), str::to_owned);
+        Ok((path, text))
+    };
+    let mut pieces = vec![read(main.to_owned())?];
+    for path in fragments(main, place)? {
+        pieces.push(read(path)?);
+    }
+    Ok(pieces)
+}
+
+/// The fragments beside the file at `path`, in the order of their names. No folder means none; one that cannot be read
+/// is a problem, because its services would be gone otherwise.
+fn fragments(path: &Path, place: &Place) -> Result<Vec<PathBuf>, LoadError> {
     let folder = path.parent().unwrap_or(Path::new(".")).join(FRAGMENTS);
-    let entries = folder.read_dir().into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
-    let mut all: Vec<_> =
-        entries.filter(|path| path.extension().is_some_and(|extension| extension == "toml")).collect();
+    place.set(&folder);
+    // The link itself, if it is one: one that leads nowhere is there.
+    if folder.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        return Ok(Vec::new());
+    }
+    let remedy = |error: io::Error| {
+        let message =
+            format!("cannot be read: {error}; it is the folder of fragments: mend it, or remove it");
+        LoadError::Unreadable(Problem::of_file(&folder, message))
+    };
+    let mut all = Vec::new();
+    for entry in folder.read_dir().map_err(remedy)? {
+        let path = entry.map_err(remedy)?.path();
+        let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if path.extension().is_some_and(|extension| extension == "toml") && !is_hidden {
+            all.push(path);
+        }
+    }
     all.sort();
-    all
+    Ok(all)
 }
 
 /// A fragment has services alone: what stands in it must not continue a table of another file.
@@ -150,6 +181,53 @@ mod tests {
         let (a, b) = (Path::new("a"), Path::new("b"));
         assert_eq!(lines, [(a, 1), (a, 2), (a, 3), (b, 1), (b, 2)]);
         assert_eq!(text.pieces().collect::<Vec<_>>(), [(a, "1\n2\n3"), (b, "4\n5")]);
+    }
+
+    /// A folder with a configuration of no words, and beside it what `make` makes.
+    fn read_beside(name: &str, make: impl FnOnce(&Path)) -> Result<String, String> {
+        let folder = std::env::temp_dir().join(format!("sluice-text-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("sluice.toml"), "# main").unwrap();
+        make(&folder);
+        let read = Text::read(&folder.join("sluice.toml"));
+        std::fs::remove_dir_all(&folder).unwrap();
+        read.map(|text| text.whole().to_owned()).map_err(|error| error.problems()[0].to_string())
+    }
+
+    #[test]
+    fn only_a_folder_that_is_not_there_has_no_fragments() {
+        let link = |to: &'static str| {
+            move |folder: &Path| std::os::unix::fs::symlink(to, folder.join("conf.d")).unwrap()
+        };
+        assert_eq!(read_beside("none", |_| ()).unwrap(), "# main");
+        for (name, said) in [
+            ("dangling", read_beside("dangling", link("nowhere"))),
+            ("loop", read_beside("loop", link("conf.d"))),
+            ("file", read_beside("file", |folder| std::fs::write(folder.join("conf.d"), "").unwrap())),
+        ] {
+            let said = said.unwrap_err();
+            assert!(said.contains("conf.d: cannot be read") && said.contains("mend it"), "{name}: {said}");
+        }
+    }
+
+    #[test]
+    fn what_editors_leave_is_not_read_and_what_they_put_before_a_text_is_left_out() {
+        let text = read_beside("leftovers", |folder| {
+            let folder = folder.join("conf.d");
+            std::fs::create_dir(&folder).unwrap();
+            std::fs::write(folder.join("10-a.toml"), "\u{feff}[[service]]\nname = \"a\"\n").unwrap();
+            std::fs::write(folder.join(".10-b.toml"), "x").unwrap();
+            std::fs::write(folder.join("10-c.toml~"), "x").unwrap();
+            std::os::unix::fs::symlink("user@host.1", folder.join(".#10-a.toml")).unwrap();
+        });
+        assert_eq!(text.unwrap(), "# main\n[[service]]\nname = \"a\"\n");
+        let text = read_beside("dead", |folder| {
+            std::fs::create_dir(folder.join("conf.d")).unwrap();
+            // Nobody will ever write into it; reading it would wait for that.
+            let fifo = folder.join("conf.d/10-web.toml");
+            assert!(std::process::Command::new("mkfifo").arg(fifo).status().unwrap().success());
+        });
+        assert!(text.unwrap_err().contains("10-web.toml: cannot be read: it is not an ordinary file"));
     }
 
     #[test]

@@ -5,16 +5,15 @@
 
 use super::requests::Refusal;
 use super::{Control, Devices};
+use crate::admin::peers::Peer;
 use crate::balance::{Switch, TIER_NAMES, Weight};
 use crate::config::{self, Config, LoadError, ServerSpec, ServiceSpec, Text};
 use crate::desired::{self, Change, Desired};
-use crate::{diff, last_good, log};
+use crate::diff;
 use dataplane::clock::Instant;
 use dataplane::flow::{Endpoint, Protocol};
 use serde_json::{Map, Value, json};
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,12 +72,12 @@ impl History {
 }
 
 impl<D: Devices> Control<D> {
-    /// Makes a change that `who` asks for; `None` when the method is none that changes anything.
+    /// Makes a change that `peer` asks for; `None` when the method is none that changes anything.
     pub(super) fn change(
         &mut self,
         method: &str,
         params: &Value,
-        who: &str,
+        peer: &Peer,
         now: Instant,
     ) -> Option<Outcome> {
         let done = match method {
@@ -92,13 +91,13 @@ impl<D: Devices> Control<D> {
             "service.drain" => self.drain_service(params, now),
             "service.switch" => self.switch_service(params, now),
             "config.rollback" => self.roll_back(now),
-            "config.export" if params["write"] == true => self.write_back(),
             _ => return None,
         };
         match &done {
-            Ok(_) => log::say(format_args!("{method} {params} by {who}: done")),
+            Ok(_) => log::info!(target: &peer.log_kind(), "{method} by {}: done: {params}", peer.name),
             Err(refusal) => {
-                log::say(format_args!("{method} {params} by {who}: refused: {}", refusal.message))
+                let (who, message) = (&peer.name, &refusal.message);
+                log::warn!(target: &peer.log_kind(), "{method} by {who}: refused: {message}: {params}");
             }
         }
         Some(done)
@@ -207,7 +206,7 @@ impl<D: Devices> Control<D> {
                 }
                 None => ("service.remove", json!({ "name": service })),
             };
-            let _ = self.change(method, &params, "its deadline to drain", now);
+            let _ = self.change(method, &params, &Peer::inside("its deadline to drain"), now);
         }
     }
 
@@ -279,7 +278,7 @@ impl<D: Devices> Control<D> {
 
     fn set_switch(&mut self, at: usize, switch: Option<(Switch, Instant)>, now: Instant) -> Outcome {
         self.standings.set_switch(at, switch);
-        self.standings.weigh(at, now).into_iter().for_each(log::say);
+        self.standings.weigh(at, now).into_iter().for_each(|line| log::info!(target: "servers", "{line}"));
         self.refresh(&[at]).map_err(Refusal::no)?;
         Ok(json!({ "generation": self.world.generation.0 }))
     }
@@ -323,7 +322,7 @@ impl<D: Devices> Control<D> {
     fn follow_service(&mut self, at: usize, now: Instant) {
         let orders = self.standings.follow_service(at, &self.config, now);
         self.order(orders);
-        self.standings.weigh(at, now).into_iter().for_each(log::say);
+        self.standings.weigh(at, now).into_iter().for_each(|line| log::info!(target: "servers", "{line}"));
     }
 
     /// Goes to another configuration by a change.
@@ -348,52 +347,6 @@ impl<D: Devices> Control<D> {
         self.history.desired = desired;
         self.keep_last_good();
         Ok(json!({ "generation": self.world.generation.0, "changes": changes }))
-    }
-
-    /// The running state as text.
-    pub(super) fn export(&self) -> Outcome {
-        Ok(exported(&*self.history.desired.written().map_err(Refusal::no)?, &[]))
-    }
-
-    /// The running state as text, also into the files that it came from. What somebody wrote there meanwhile is not
-    /// overwritten.
-    fn write_back(&mut self) -> Outcome {
-        if let Some(fallback) = &self.identity.fallback {
-            return Err(Refusal::no(format!("nothing is written: {fallback}")));
-        }
-        let text = self.history.desired.written().map_err(Refusal::no)?;
-        let known: HashMap<&Path, &str> = self.history.on_disk.pieces().collect();
-        let mut stale = Vec::new();
-        for (path, piece) in text.pieces() {
-            let there = std::fs::read_to_string(path);
-            match there {
-                Ok(there) if there == piece => {}
-                Ok(there) if known.get(path) != Some(&there.as_str()) => {
-                    return Err(Refusal::no(format!(
-                        "{} was edited since it was read, so nothing is written; `sluice config diff` shows what a reload would take from it, `sluice config export` prints what runs",
-                        path.display()
-                    )));
-                }
-                _ => stale.push((path, piece)),
-            }
-        }
-        for (path, piece) in &stale {
-            last_good::replace(path, piece)
-                .map_err(|error| Refusal::no(format!("{}: {error}", path.display())))?;
-        }
-        let written: Vec<_> = stale.iter().map(|(path, _)| path.display().to_string()).collect();
-        let answer = exported(&text, &written);
-        self.history.on_disk = Arc::clone(&text);
-        self.history.desired = Desired::of(text);
-        self.keep_last_good();
-        Ok(answer)
-    }
-
-    /// What would change if the files were read again.
-    pub(super) fn differences(&mut self) -> Outcome {
-        let loaded = self.reader.load(&self.identity.config_path).map_err(problems)?;
-        let by_command = self.history.desired.changes().len();
-        Ok(json!({ "changes": diff::lines(&self.config, &loaded.config), "by_command": by_command }))
     }
 
     pub(super) fn service_at(&self, params: &Value, key: &str) -> Result<usize, Refusal> {
@@ -441,7 +394,8 @@ impl<D: Devices> Control<D> {
     }
 }
 
-fn exported(text: &Text, written: &[String]) -> Value {
+/// A text as an answer, with the files that were written.
+pub(super) fn exported(text: &Text, written: &[String]) -> Value {
     let files: Vec<_> = text.pieces().map(|(path, piece)| json!({ "path": path, "text": piece })).collect();
     json!({ "files": files, "written": written })
 }

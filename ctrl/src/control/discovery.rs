@@ -6,7 +6,6 @@ use crate::compile;
 use crate::config::{self, Config, ServerSpec, ServiceSpec};
 use crate::desired;
 use crate::discovery::{Found, HOLD, News, Verdict, judge};
-use crate::log;
 use dataplane::clock::Instant;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -64,8 +63,8 @@ impl<D: Devices> Control<D> {
     fn note_trouble(&mut self, name: &str, trouble: Option<String>, state: SourceState) {
         if trouble != state.trouble {
             match &trouble {
-                Some(trouble) => log::say(format_args!("service {name}: its source: {trouble}")),
-                None => log::say(format_args!("service {name}: its source is followed again")),
+                Some(trouble) => log::info!(target: "discovery", "service {name}: its source: {trouble}"),
+                None => log::info!(target: "discovery", "service {name}: its source is followed again"),
             }
         }
         self.sources.insert(name.to_owned(), SourceState { trouble, ..state });
@@ -160,10 +159,10 @@ pub(super) fn keep_found(new: &mut Config, old: &Config) {
         let is_free = |server: &&ServerSpec| {
             let is_ours = ours.get(server.endpoint.address).is_some();
             if is_ours {
-                log::say(format_args!(
+                log::info!(target: "discovery",
                     "service {}: its source names {}, which is the appliance's own now; it is left out",
                     spec.name, server.endpoint
-                ));
+                );
             }
             !is_ours && !spec.servers.iter().any(|other| other.endpoint == server.endpoint)
         };

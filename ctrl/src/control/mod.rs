@@ -8,6 +8,7 @@
 mod announce;
 mod changes;
 mod discovery;
+mod files;
 #[cfg(test)]
 mod model;
 mod names;
@@ -18,17 +19,16 @@ mod routers;
 mod world;
 
 pub use changes::Drain;
+pub use files::{Done, Files};
 pub use requests::{Refusal, Reply, Request};
 
 use crate::admin::AccessHandle;
 use crate::compile::DeviceFacts;
-use crate::config::{self, Config, LoadError, PortSpec, Problem, Reader};
-use crate::desired::Desired;
+use crate::config::{self, Config, PortSpec, Problem};
 use crate::discovery::Discovery;
 use crate::health::Engine;
 use crate::kernel::KernelPath;
 use crate::last_good::Keeper;
-use crate::log;
 use crate::names::Names;
 use crate::neighbors::NeighborTable;
 use crate::registry::Registry;
@@ -125,6 +125,8 @@ pub struct Parts<D> {
     pub publisher: Publisher,
     /// Queues to each worker.
     pub links: Vec<Link>,
+    /// Who has to do with the files; without it they are not read again.
+    pub files: Option<Files>,
     /// Who keeps the last good state, if anybody does.
     pub keeper: Option<Keeper>,
     /// The host's kernel, where it has a part in this.
@@ -147,7 +149,9 @@ pub struct Parts<D> {
 pub struct Control<D> {
     identity: Identity,
     config: Config,
-    reader: Reader,
+    files: Option<Files>,
+    /// Why the files that are there now are not followed.
+    failed_reload: Option<String>,
     history: History,
     warnings: Vec<Problem>,
     facts: Vec<DeviceFacts>,
@@ -207,6 +211,7 @@ impl<D: Devices> Control<D> {
             devices,
             publisher,
             links,
+            files,
             keeper,
             kernel,
             engine,
@@ -220,7 +225,8 @@ impl<D: Devices> Control<D> {
         let device_links = (0..facts.len()).map(|at| devices.link(PortId(at as u16))).collect();
         let mut control = Self {
             identity,
-            reader: Reader::of(&loaded),
+            files,
+            failed_reload: None,
             config: loaded.config,
             history: History::of(loaded.text),
             warnings: loaded.warnings,
@@ -272,6 +278,8 @@ impl<D: Devices> Control<D> {
 
     /// Serves until asked to stop. `clock` must be the workers' clock.
     pub fn run(&mut self, clock: impl Fn() -> Instant) {
+        // What is not read at once is not read on this thread.
+        crate::files::set_patience(Duration::from_millis(200));
         while !self.stopping {
             match self.requests.recv_timeout(NAP) {
                 Ok(request) => self.answer(request, clock()),
@@ -324,35 +332,6 @@ impl<D: Devices> Control<D> {
         }
     }
 
-    /// Reads the configuration file again and follows it.
-    fn reload(&mut self, now: Instant) -> Result<Generation, Vec<String>> {
-        let path = self.identity.config_path.clone();
-        let loaded = self.reader.load(&path).map_err(|error: LoadError| config::shown(error.problems()))?;
-        let fixed = needs_restart(&self.config, &loaded.config);
-        if !fixed.is_empty() {
-            let list = fixed.join(", ");
-            return Err(vec![format!(
-                "{}: {list} cannot change while sluiced runs; restart it, or undo that change",
-                path.display()
-            )]);
-        }
-        let before = self.config.clone();
-        self.apply(loaded.config, now).map_err(|error| vec![error])?;
-        self.warnings = loaded.warnings;
-        self.identity.fallback = None;
-        self.history.on_disk = Arc::clone(&loaded.text);
-        let desired = std::mem::replace(&mut self.history.desired, Desired::of(loaded.text));
-        if !desired.changes().is_empty() {
-            log::say(format_args!(
-                "{} changes by command are not in the files and were given up; `sluice config rollback` brings them back",
-                desired.changes().len()
-            ));
-        }
-        self.history.keep(before, desired);
-        self.keep_last_good();
-        Ok(self.world.generation)
-    }
-
     /// Writes down what runs, for a start with files that are bad.
     fn keep_last_good(&self) {
         if let Some(keeper) = &self.keeper {
@@ -384,7 +363,7 @@ impl<D: Devices> Control<D> {
             let is_up = |link: Option<(bool, u32)>| link.is_some_and(|(up, _)| up);
             if is_up(link) != is_up(self.device_links[at]) {
                 let what = if is_up(link) { "up" } else { "down" };
-                log::say(format_args!("port {}: the link is {what}", spec.name));
+                log::info!(target: "links", "port {}: the link is {what}", spec.name);
                 if let Some(kernel) = &mut self.kernel {
                     kernel.set_carrier(port, is_up(link));
                 }
@@ -406,7 +385,7 @@ impl<D: Devices> Control<D> {
         }
         for (port, reason) in self.ladder.watch(&self.stats) {
             let name = &self.config.ports[usize::from(port.0)].name;
-            log::say(format_args!("port {name}: falls back to hand-over, because {reason}"));
+            log::info!(target: "links", "port {name}: falls back to hand-over, because {reason}");
         }
         self.forget_unused_locals();
         self.publisher.collect();

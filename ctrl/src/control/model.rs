@@ -2,8 +2,10 @@
 //! has, compiled from nothing.
 
 use super::*;
+use crate::admin::peers::Peer;
 use crate::balance::{Health, Switch, TIER_NAMES};
 use crate::compile::{self, Sources};
+use crate::config::Reader;
 use crate::health::Finding;
 use dataplane::flow::Endpoint;
 use dataplane::snapshot::mailboxes;
@@ -404,6 +406,7 @@ struct Run {
     mailbox: dataplane::snapshot::Mailbox,
     current: Arc<Snapshot>,
     file: PathBuf,
+    reader: Reader,
 }
 
 impl Run {
@@ -414,6 +417,8 @@ impl Run {
         let choice =
             ladder::choose(&Facts { rules: Ok(()), rss: Err(String::new()), keeps_flows: true }, 1).0;
         let (_, requests) = channel();
+        let loaded = config::load(&file).unwrap();
+        let reader = Reader::of(&loaded);
         let parts = Parts {
             identity: Identity {
                 version: String::new(),
@@ -423,11 +428,12 @@ impl Run {
                 fallback: None,
                 missing: Vec::new(),
             },
-            loaded: config::load(&file).unwrap(),
+            loaded,
             facts: facts(),
             devices: NoDevices,
             publisher,
             links: vec![dataplane::worker::link().0],
+            files: None,
             keeper: None,
             kernel: None,
             engine: None,
@@ -439,7 +445,12 @@ impl Run {
         };
         let control = Control::new(parts, Instant::from_millis(0)).unwrap();
         let current = Arc::clone(&control.world);
-        Self { control, mailbox: mailboxes.into_iter().next().unwrap(), current, file }
+        Self { control, mailbox: mailboxes.into_iter().next().unwrap(), current, file, reader }
+    }
+
+    fn reload(&mut self, now: Instant) -> bool {
+        let read = self.reader.load(&self.file);
+        self.control.follow_files(read, now).is_ok()
     }
 
     /// Does what is asked for; says whether it was done.
@@ -509,12 +520,12 @@ impl Run {
             }
             Operation::Reload(plain) => {
                 std::fs::write(&self.file, text(plain)).unwrap();
-                return self.control.reload(now).is_ok();
+                return self.reload(now);
             }
-            Operation::ReloadSame => return self.control.reload(now).is_ok(),
+            Operation::ReloadSame => return self.reload(now),
             Operation::ReloadBroken => {
                 std::fs::write(&self.file, "[[service]]\nname = \"broken\"\n").unwrap();
-                return self.control.reload(now).is_ok();
+                return self.reload(now);
             }
             Operation::RollBack => ("config.rollback", json!({})),
             Operation::Wait(_) => {
@@ -522,7 +533,7 @@ impl Run {
                 return true;
             }
         };
-        let done = self.control.change(method, &params, "the test", now);
+        let done = self.control.change(method, &params, &Peer::inside("the test"), now);
         done.is_some_and(|done| done.is_ok())
     }
 }

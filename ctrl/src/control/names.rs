@@ -3,7 +3,6 @@
 use super::{Control, Devices};
 use crate::balance::{Candidate, Health, Weight};
 use crate::config::{Location, NameAnswers, ServiceSpec};
-use crate::log;
 use crate::names::{Entry, Names, Table, Target, Zone};
 use dataplane::clock::Instant;
 use dataplane::session::ForwardMode;
@@ -67,7 +66,7 @@ impl<D: Devices> Control<D> {
 
     fn note_names(&mut self, problems: Vec<String>) {
         let news = problems.iter().filter(|problem| !self.names_problems.contains(problem));
-        news.for_each(log::say);
+        news.for_each(|line| log::info!(target: "names", "{line}"));
         self.names_problems = problems;
     }
 

@@ -3,7 +3,6 @@
 use super::{Control, Devices};
 use crate::arp::{Arp, BROADCAST};
 use crate::compile::port_of;
-use crate::log;
 use crate::nd;
 use dataplane::clock::Instant;
 use dataplane::ids::PortId;
@@ -79,7 +78,7 @@ impl<D: Devices> Control<D> {
         }
         if station != self.mac(port) && self.announcements.defend(port, address, now) {
             let name = &self.config.ports[usize::from(port.0)].name;
-            log::say(format_args!("another station on port {name} uses {address}, which is ours"));
+            log::info!(target: "links", "another station on port {name} uses {address}, which is ours");
         }
         true
     }

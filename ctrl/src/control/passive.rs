@@ -2,7 +2,6 @@
 //! get less.
 
 use super::{Control, Devices};
-use crate::log;
 use crate::passive::{Pace, Record};
 use dataplane::clock::Instant;
 use dataplane::ids::ServerId;
@@ -56,11 +55,11 @@ impl<D: Devices> Control<D> {
         }
         self.traffic = all;
         for (at, endpoint, until) in inhibited {
-            log::say(format_args!(
+            log::info!(target: "servers",
                 "service {}: server {endpoint} does not answer sessions; it gets none for {} s",
                 self.config.services[at].name,
                 until.since(now).as_secs()
-            ));
+            );
             self.standings.inhibit(at, endpoint, until);
         }
     }

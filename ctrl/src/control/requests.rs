@@ -1,18 +1,17 @@
 //! What the admin socket and signals ask of the control thread, and its answers.
 
-use super::{Control, Devices};
+use super::{Control, Devices, Done};
 use crate::admin::peers::Peer;
 use crate::config::{self, ServiceSpec};
 use crate::discovery::News;
 use crate::health::Finding;
-use crate::log;
 use crate::view::{SessionView, StatusView};
 use dataplane::clock::Instant;
 use dataplane::ids::{Generation, PortId};
 use dataplane::worker::{Command, SessionQuery};
 use serde::Serialize;
+use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
-use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
@@ -42,6 +41,8 @@ pub enum Request {
     },
     /// A health check found something out.
     Found(Finding),
+    /// Something came of what was asked of the files.
+    Files(Done),
     /// A source of servers said something.
     Discovered(News),
     /// Read the configuration file again (SIGHUP).
@@ -90,17 +91,14 @@ impl<D: Devices> Control<D> {
         }
         match request {
             Request::Stop => self.stopping = true,
+            Request::Files(done) => self.hear_of_files(done, now),
             Request::Discovered(news) => self.hear_source(news, now),
             Request::Found(finding) => {
-                self.standings.note(finding, now).into_iter().for_each(log::say);
-            }
-            Request::Reload => match self.reload(now) {
-                Ok(generation) => log::say(format_args!("reloaded as generation {}", generation.0)),
-                Err(problems) => {
-                    log::say("not reloaded, nothing changed:");
-                    problems.iter().for_each(log::say);
+                if let Some(line) = self.standings.note(finding, now) {
+                    log::info!(target: "health", "{line}");
                 }
-            },
+            }
+            Request::Reload => self.reload_by_signal(),
             Request::Call { method, params, peer, reply }
                 if changes(&method, &params) && !peer.may_change =>
             {
@@ -108,23 +106,16 @@ impl<D: Devices> Control<D> {
                     "{} may look and not change anything; admin.operators in the configuration names those who may",
                     peer.name
                 );
-                log::say(format_args!("{method} {params}: refused: {message}"));
+                log::warn!(target: &peer.log_kind(), "{method}: refused: {message}: {params}");
                 let _ = reply.send(Err(Refusal::no(message)));
             }
             Request::Call { method, params, peer, reply } => match method.as_str() {
-                "config.reload" => match self.reload(now) {
-                    Ok(generation) => {
-                        log::say(format_args!("config.reload by {}: generation {}", peer.name, generation.0));
-                        self.promise(&json!({ "generation": generation.0 }), reply, now);
-                    }
-                    Err(problems) => {
-                        log::say(format_args!("config.reload by {}: refused, nothing changed", peer.name));
-                        let message = format!("not reloaded, nothing changed:\n{}", problems.join("\n"));
-                        let _ = reply.send(Err(Refusal::no(message)));
-                    }
-                },
+                "config.reload" => self.reload_by_call(peer, reply),
+                "config.diff" => self.differences(reply),
+                "config.export" if params["write"] == true => self.write_back(peer, reply),
+                "config.export" => self.export(reply),
                 "session.list" => self.begin_list(&params, reply, now),
-                _ => match self.change(&method, &params, &peer.name, now) {
+                _ => match self.change(&method, &params, &peer, now) {
                     // Who changed something waits until every worker follows.
                     Some(Ok(answer)) => self.promise(&answer, reply, now),
                     Some(Err(refusal)) => drop(reply.send(Err(refusal))),
@@ -135,7 +126,7 @@ impl<D: Devices> Control<D> {
     }
 
     /// Answers when every worker follows what is published now.
-    fn promise(&mut self, answer: &Value, reply: Sender<Reply>, now: Instant) {
+    pub(super) fn promise(&mut self, answer: &Value, reply: Sender<Reply>, now: Instant) {
         match written(answer) {
             Ok(answer) => {
                 self.pending.changes.push((self.world.generation, now + PATIENCE, answer, reply));
@@ -145,10 +136,7 @@ impl<D: Devices> Control<D> {
     }
 
     /// A method that is answered at once.
-    fn call(&mut self, method: &str, params: &Value) -> Reply {
-        if method == "config.diff" {
-            return written(&self.differences()?);
-        }
+    fn call(&self, method: &str, params: &Value) -> Reply {
         let observer = self.observer();
         match method {
             "status" => written(&self.status()),
@@ -168,7 +156,6 @@ impl<D: Devices> Control<D> {
             "worker.list" => page(&observer.workers(), params),
             "stats" => written(&observer.stats()),
             "stats.drops" => written(&observer.drops()),
-            "config.export" => written(&self.export()?),
             _ => Err(Refusal { code: -32601, message: format!("there is no method `{method}`") }),
         }
     }
@@ -181,6 +168,11 @@ impl<D: Devices> Control<D> {
         let unready = services.filter_map(|(at, spec)| Some((spec.name.clone(), observer.unready(at)?)));
         let mut warnings = config::shown(&self.warnings);
         warnings.extend(self.identity.fallback.clone());
+        warnings.extend(self.failed_reload.as_ref().map(|problem| {
+            format!(
+                "the files were not followed when they were last read, and what ran before goes on: {problem}"
+            )
+        }));
         warnings.extend(self.identity.missing.iter().chain(&self.names_problems).cloned());
         warnings.extend(self.sources.iter().filter_map(|(name, state)| {
             Some(format!("service {name}: its source: {}", state.trouble.as_ref()?))
@@ -307,7 +299,7 @@ fn changes(method: &str, params: &Value) -> bool {
 /// Bits of a cursor that number a line; session_capacity is at most 2^30.
 const LINE_BITS: usize = 32;
 
-fn written<T: Serialize>(value: &T) -> Reply {
+pub(super) fn written<T: Serialize>(value: &T) -> Reply {
     to_raw_value(value).map_err(|error| Refusal::no(format!("the answer cannot be written: {error}")))
 }
 

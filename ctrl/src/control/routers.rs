@@ -1,7 +1,6 @@
 //! IPv6 routers that advertise themselves (RFC 4861 §6.3): default gateways of ports that accept them.
 
 use super::{Control, Devices};
-use crate::log;
 use crate::nd;
 use dataplane::clock::Instant;
 use dataplane::ids::PortId;
@@ -75,7 +74,7 @@ impl<D: Devices> Control<D> {
         let hop = NextHop { port, address: IpAddr::V6(router) };
         if self.routers.hear(hop, lifetime, now) {
             let does = if lifetime.is_zero() { "left" } else { "is there" };
-            log::say(format_args!("port {}: the IPv6 router {router} {does}", spec.name));
+            log::info!(target: "links", "port {}: the IPv6 router {router} {does}", spec.name);
             self.follow_routers(now);
         }
     }
@@ -83,7 +82,7 @@ impl<D: Devices> Control<D> {
     /// Asks for routers, and forgets those that are silent.
     pub(super) fn look_after_routers(&mut self, now: Instant) {
         if self.routers.expire(now) {
-            log::say("an IPv6 router did not advertise itself again in time");
+            log::info!(target: "links", "an IPv6 router did not advertise itself again in time");
             self.follow_routers(now);
         }
         let asking: Vec<_> =

@@ -7,7 +7,6 @@ use crate::compile::{self, Sources};
 use crate::config::{Config, ServiceSpec};
 use crate::health::Order;
 use crate::kernel::KernelPath;
-use crate::log;
 use dataplane::clock::Instant;
 use dataplane::ids::{Generation, ServerId};
 use dataplane::session::ForwardMode;
@@ -51,7 +50,7 @@ impl<D: Devices> Control<D> {
         for spec in self.config.services.iter().filter(|spec| !names.contains(spec.name.as_str())) {
             self.registry.retire(&spec.name);
         }
-        says.into_iter().for_each(log::say);
+        says.into_iter().for_each(|line| log::info!(target: "servers", "{line}"));
         self.keep_used_locals(&mut snapshot);
         self.routers.keep(|hop| routers.contains(hop));
         let wanted = self.wanted_hops(&config, &snapshot);
@@ -59,14 +58,17 @@ impl<D: Devices> Control<D> {
         self.config = config;
         self.publish(snapshot);
         if let Some(kernel) = &mut self.kernel {
-            kernel.follow(&self.config, &self.facts).into_iter().for_each(log::say);
+            kernel
+                .follow(&self.config, &self.facts)
+                .into_iter()
+                .for_each(|line| log::warn!(target: "kernel", "{line}"));
         }
         // Not before the kernel has the addresses that are asked from.
         self.order(orders);
         self.follow_names();
         self.book.stale = Stale::All;
         if let Some(access) = &self.access {
-            access.follow(&self.config.admin).unwrap_or_else(log::say);
+            access.follow(&self.config.admin).unwrap_or_else(|error| log::warn!(target: "config", "{error}"));
         }
         self.follow_sources();
         self.collect_after = Some(self.world.generation);
@@ -159,7 +161,10 @@ impl<D: Devices> Control<D> {
         self.next_weighing = now + WEIGHING_PAUSE;
         self.book.stale.add(&dirty);
         for at in &dirty {
-            self.standings.weigh(*at, now).into_iter().for_each(log::say);
+            self.standings
+                .weigh(*at, now)
+                .into_iter()
+                .for_each(|line| log::info!(target: "servers", "{line}"));
         }
         let _ = self.refresh(&dirty);
     }

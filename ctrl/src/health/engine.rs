@@ -4,7 +4,6 @@ use super::probe::Prober;
 use super::{CheckId, CheckKey, Tally};
 use crate::balance::Health;
 use crate::kernel::VipChecks;
-use crate::log;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -164,7 +163,7 @@ async fn run(
     let (target, spec) = (key.target, Arc::clone(&key.spec));
     let prober = Prober::new(key, vip_checks);
     if let Err(error) = &prober {
-        log::say(format_args!("health check of {target}: {error}"));
+        log::info!(target: "health", "health check of {target}: {error}");
     }
     // Not all at once.
     tokio::time::sleep(spec.interval.min(FIRST_PAUSE).mul_f64(fastrand::f64())).await;

@@ -15,7 +15,6 @@ pub use vip::{CheckFlow, INTERFACE as CHECKS_INTERFACE, VipChecks, VipPass, VipW
 
 use crate::compile::{self, DeviceFacts};
 use crate::config::Config;
-use crate::log;
 use dataplane::ids::PortId;
 use dataplane::snapshot::AddressRole;
 use dataplane::worker::KernelLane;
@@ -75,7 +74,10 @@ impl KernelPath {
             }
         }
         netlink.forget_rules();
-        netlink.follow(&Plan::default(), &plan).into_iter().for_each(log::say);
+        netlink
+            .follow(&Plan::default(), &plan)
+            .into_iter()
+            .for_each(|line| log::info!(target: "kernel", "{line}"));
         let mut vip_checks = None;
         let mut vip_trouble = Vec::new();
         let mut pump = None;

@@ -5,7 +5,6 @@
 //! far behind the host's own.
 
 use super::{Interface, Plan};
-use crate::log;
 use dataplane::ids::PortId;
 use dataplane::snapshot::Network;
 use futures_util::TryStreamExt;
@@ -82,17 +81,17 @@ impl Netlink {
         if addresses.iter().any(|address| !is_link_local(*address)) {
             let ours = own.iter().any(|network| addresses.contains(&network.address));
             let of_whom = if ours { "of the port" } else { "" };
-            log::say(format_args!(
+            log::info!(target: "kernel",
                 "interface {interface} has addresses {of_whom} in the kernel, which answers there too; leave them to Sluice: ip addr flush dev {interface}"
-            ));
+            );
             return;
         }
         self.set(&format!("ipv4/conf/{interface}/rp_filter"), "1");
         self.set(&format!("ipv6/conf/{interface}/disable_ipv6"), "1");
         if read("ipv4/conf/all/rp_filter").as_deref() == Some("2") {
-            log::say(format_args!(
+            log::info!(target: "kernel",
                 "net.ipv4.conf.all.rp_filter = 2 lets the kernel answer on {interface} as well; set it to 0 or 1"
-            ));
+            );
         }
     }
 

@@ -2,7 +2,6 @@
 
 use super::Table;
 use crate::config::NamesSpec;
-use crate::log;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
@@ -144,7 +143,7 @@ async fn serve(mut orders: mpsc::UnboundedReceiver<Order>, table: Shared) {
                         (_, Socket::Tcp(socket)) => connections(socket, table).await,
                     };
                     if let Err(error) = ended {
-                        log::say(format_args!("names: {address}: {error}"));
+                        log::info!(target: "names", "names: {address}: {error}");
                     }
                 });
                 tasks.insert((kind, address), task);

@@ -2,9 +2,10 @@
 
 use super::{Checker, raw, suggestion};
 use crate::config::{DiscoverSpec, Login, Site, Source, Tls};
+use crate::files;
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::Spanned;
 
@@ -151,7 +152,7 @@ impl Checker<'_> {
         let login = match (&raw.username, &raw.password_file) {
             (Some(user), Some(file)) => {
                 let password_file = PathBuf::from(file.get_ref());
-                if let Err(error) = std::fs::read_to_string(&password_file) {
+                if let Err(error) = files::read_text(&password_file) {
                     let message = format!("{} cannot be read: {error}", password_file.display());
                     self.error(file.span(), &key("password_file"), message);
                 }
@@ -170,7 +171,7 @@ impl Checker<'_> {
 
 /// The first server of resolv.conf(5).
 fn system_resolver() -> Option<SocketAddr> {
-    let text = std::fs::read_to_string("/etc/resolv.conf").ok()?;
+    let text = files::read_text(Path::new("/etc/resolv.conf")).ok()?;
     let mut servers =
         text.lines().filter_map(|line| line.trim().strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok());
     servers.next().map(|address| SocketAddr::new(address, 53))

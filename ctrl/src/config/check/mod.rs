@@ -24,7 +24,7 @@ use super::{
     Admin, Config, Dataplane, Device, Hugepages, LoadError, Loaded, Location, PortSpec, Problem, RouteSpec,
     RssSpec, ServerSpec, ServiceSpec, Severity, Text,
 };
-use crate::admin::peers;
+use crate::admin::peers::{self, Access};
 use dataplane::ids::PortId;
 use dataplane::session::{State, Timeouts};
 use dataplane::snapshot::{Network, NextHop};
@@ -278,20 +278,25 @@ impl<'a> Checker<'a> {
 
     fn admin(&mut self, raw: &raw::Admin) -> Admin {
         let socket = self.socket(raw);
-        if let Some(group) = &raw.group
-            && let Err(error) = peers::group(group.get_ref())
-        {
-            self.error(group.span(), "admin.group", error);
+        let mut group = None;
+        if let Some(text) = &raw.group {
+            match peers::group(text.get_ref()) {
+                Ok(number) => group = Some(number),
+                Err(error) => self.error(text.span(), "admin.group", error),
+            }
         }
+        let mut operators = Vec::new();
         for (at, name) in raw.operators.iter().enumerate() {
-            if let Err(error) = peers::Operator::parse(name.get_ref()) {
-                self.error(name.span(), &format!("admin.operators[{at}]"), error);
+            match peers::Operator::parse(name.get_ref()) {
+                Ok(operator) => operators.push(operator),
+                Err(error) => self.error(name.span(), &format!("admin.operators[{at}]"), error),
             }
         }
         Admin {
             socket,
             group: raw.group.as_ref().map(|group| group.get_ref().clone()),
             operators: raw.operators.iter().map(|name| name.get_ref().clone()).collect(),
+            access: Access::new(operators, group),
         }
     }
 

@@ -1,0 +1,294 @@
+//! The files, beside the control thread: a disk may be slow and a server gone, and packets' neighbours do not wait for
+//! either. One thread reads, checks and writes, one job after the other; control goes on and hears of it.
+
+use super::changes::exported;
+use super::requests::{Refusal, Reply, Request};
+use super::{Control, Devices, needs_restart};
+use crate::admin::peers::Peer;
+use crate::config::{self, Config, LoadError, Loaded, Reader, Text};
+use crate::desired::Desired;
+use crate::{diff, files, last_good};
+use dataplane::clock::Instant;
+use dataplane::ids::Generation;
+use serde_json::{Value, json};
+use std::collections::{HashMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+
+/// Something to do with the files.
+#[derive(Debug)]
+enum Job {
+    /// Read and check them.
+    Read,
+    /// Work changes by command into their text, and write it unless somebody edited them since they were `on_disk`.
+    Export { desired: Desired, on_disk: Option<Arc<Text>> },
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub enum Done {
+    /// What the files say.
+    Read(Box<Result<Loaded, LoadError>>),
+    /// The text with all changes, and the files that were written.
+    Exported(Result<(Arc<Text>, Vec<String>), String>),
+}
+
+/// The thread that has to do with the files. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Files {
+    jobs: Sender<Job>,
+    /// By whom each job that is under way was asked for.
+    asked: VecDeque<Asker>,
+}
+
+/// Who waits for a job, and what for.
+#[derive(Debug)]
+enum Asker {
+    /// SIGHUP.
+    Signal,
+    Reload(Peer, Sender<Reply>),
+    Diff(Sender<Reply>),
+    Export(Sender<Reply>),
+    /// The text from which it began, and how many changes it had.
+    Write(Peer, Sender<Reply>, Desired),
+}
+
+impl Files {
+    /// Starts the thread; `tell` gets what comes of jobs, on that thread.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(
+        loaded: &Loaded,
+        path: PathBuf,
+        tell: impl Fn(Done) + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let (jobs, given) = channel();
+        let mut reader = Reader::of(loaded);
+        std::thread::Builder::new().name("files".into()).spawn(move || {
+            for job in given {
+                tell(match job {
+                    Job::Read => Done::Read(Box::new(reader.load(&path))),
+                    Job::Export { desired, on_disk } => Done::Exported(export(&desired, on_disk.as_deref())),
+                });
+            }
+        })?;
+        Ok(Self { jobs, asked: VecDeque::new() })
+    }
+
+    fn ask(&mut self, job: Job, asker: Asker) {
+        // The thread ends after this does.
+        if self.jobs.send(job).is_ok() {
+            self.asked.push_back(asker);
+        }
+    }
+}
+
+/// The text with all changes; with `on_disk` also in the files, if they still say that or what is to be written.
+fn export(desired: &Desired, on_disk: Option<&Text>) -> Result<(Arc<Text>, Vec<String>), String> {
+    let text = desired.written()?;
+    let Some(on_disk) = on_disk else { return Ok((text, Vec::new())) };
+    let known: HashMap<&Path, &str> = on_disk.pieces().collect();
+    let mut stale = Vec::new();
+    for (path, piece) in text.pieces() {
+        match files::read_text(path) {
+            Ok(there) if there == piece => {}
+            Ok(there) if known.get(path) != Some(&there.trim_start_matches('\u{feff}')) => {
+                return Err(format!(
+                    "{} was edited since it was read, so nothing is written; `sluice config diff` shows what a reload would take from it, `sluice config export` prints what runs",
+                    path.display()
+                ));
+            }
+            _ => stale.push((path, piece)),
+        }
+    }
+    for (path, piece) in &stale {
+        last_good::replace(path, piece).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    let written = stale.iter().map(|(path, _)| path.display().to_string()).collect();
+    Ok((text, written))
+}
+
+impl<D: Devices> Control<D> {
+    /// Reads the files again and follows them, when a signal asks for it.
+    pub(super) fn reload_by_signal(&mut self) {
+        // Many signals at once ask for one reading, unless that has begun.
+        let waits = |files: &Files| files.asked.iter().skip(1).any(|asker| matches!(asker, Asker::Signal));
+        if !self.files.as_ref().is_some_and(waits) {
+            self.ask_files(Job::Read, Asker::Signal);
+        }
+    }
+
+    pub(super) fn reload_by_call(&mut self, peer: Peer, reply: Sender<Reply>) {
+        self.ask_files(Job::Read, Asker::Reload(peer, reply));
+    }
+
+    /// What would change if the files were read again.
+    pub(super) fn differences(&mut self, reply: Sender<Reply>) {
+        self.ask_files(Job::Read, Asker::Diff(reply));
+    }
+
+    /// The running state as text.
+    pub(super) fn export(&mut self, reply: Sender<Reply>) {
+        let desired = self.history.desired.clone();
+        self.ask_files(Job::Export { desired, on_disk: None }, Asker::Export(reply));
+    }
+
+    /// The running state as text, also into the files that it came from. What somebody wrote there meanwhile is not
+    /// overwritten.
+    pub(super) fn write_back(&mut self, peer: Peer, reply: Sender<Reply>) {
+        if let Some(fallback) = &self.identity.fallback {
+            return drop(reply.send(Err(Refusal::no(format!("nothing is written: {fallback}")))));
+        }
+        let desired = self.history.desired.clone();
+        let on_disk = Some(Arc::clone(&self.history.on_disk));
+        let asker = Asker::Write(peer, reply, desired.clone());
+        self.ask_files(Job::Export { desired, on_disk }, asker);
+    }
+
+    fn ask_files(&mut self, job: Job, asker: Asker) {
+        match &mut self.files {
+            Some(files) => files.ask(job, asker),
+            None => {
+                self.tell_asker(asker, "the files' thread could not be started; `sluice status` says why")
+            }
+        }
+    }
+
+    fn tell_asker(&mut self, asker: Asker, message: &str) {
+        match asker {
+            Asker::Signal => log::warn!(target: "config", "not reloaded: {message}"),
+            Asker::Reload(_, reply)
+            | Asker::Diff(reply)
+            | Asker::Export(reply)
+            | Asker::Write(_, reply, _) => {
+                let _ = reply.send(Err(Refusal::no(message)));
+            }
+        }
+    }
+
+    /// Takes in what came of a job.
+    pub(super) fn hear_of_files(&mut self, done: Done, now: Instant) {
+        let Some(asker) = self.files.as_mut().and_then(|files| files.asked.pop_front()) else { return };
+        match (done, asker) {
+            (Done::Read(read), Asker::Signal) => match self.follow_files(*read, now) {
+                Ok((generation, counts)) => {
+                    log::info!(target: "config", "reloaded as generation {}: {counts}", generation.0);
+                }
+                Err(problems) => {
+                    log::warn!(target: "config", "not reloaded, nothing changed:");
+                    problems.iter().for_each(|line| log::warn!(target: "config", "{line}"));
+                }
+            },
+            (Done::Read(read), Asker::Reload(peer, reply)) => match self.follow_files(*read, now) {
+                Ok((generation, counts)) => {
+                    let (who, number) = (&peer.name, generation.0);
+                    log::info!(target: &peer.log_kind(), "config.reload by {who}: generation {number}: {counts}");
+                    let mut answer = counts.json();
+                    answer["generation"] = json!(generation.0);
+                    self.promise(&answer, reply, now);
+                }
+                Err(problems) => {
+                    log::warn!(target: &peer.log_kind(), "config.reload by {}: refused, nothing changed", peer.name);
+                    let message = format!("not reloaded, nothing changed:\n{}", problems.join("\n"));
+                    let _ = reply.send(Err(Refusal::no(message)));
+                }
+            },
+            (Done::Read(read), Asker::Diff(reply)) => {
+                let by_command = self.history.desired.changes().len();
+                let answer = read.map_err(|error| Refusal::no(config::shown(error.problems()).join("\n")));
+                let answer = answer.and_then(|loaded| {
+                    let changes = diff::lines(&self.config, &loaded.config);
+                    let restart = needs_restart(&self.config, &loaded.config);
+                    super::requests::written(&json!({
+                        "changes": changes, "by_command": by_command, "restart": restart,
+                    }))
+                });
+                let _ = reply.send(answer);
+            }
+            (Done::Exported(done), Asker::Export(reply)) => {
+                let answer = done.map_err(Refusal::no);
+                let answer = answer.and_then(|(text, _)| super::requests::written(&exported(&text, &[])));
+                let _ = reply.send(answer);
+            }
+            (Done::Exported(done), Asker::Write(peer, reply, began)) => {
+                let answer = done.map(|(text, written)| self.note_written(text, &written, &began));
+                match answer {
+                    Ok(answer) => {
+                        log::info!(target: &peer.log_kind(), "config.export by {}: done: written", peer.name);
+                        self.promise(&answer, reply, now);
+                    }
+                    Err(message) => {
+                        log::warn!(target: &peer.log_kind(), "config.export by {}: refused: {message}", peer.name);
+                        let _ = reply.send(Err(Refusal::no(message)));
+                    }
+                }
+            }
+            // Jobs are done in the order in which they are asked for.
+            (_, asker) => self.tell_asker(asker, "something else came of it; try again"),
+        }
+    }
+
+    /// What was written is what the files say now; changes that came meanwhile stand beside it still.
+    fn note_written(&mut self, text: Arc<Text>, written: &[String], began: &Desired) -> Value {
+        let answer = exported(&text, written);
+        self.history.on_disk = Arc::clone(&text);
+        if let Some(later) = self.history.desired.since(began) {
+            self.history.desired = Desired::with(text, later);
+            self.keep_last_good();
+        }
+        answer
+    }
+
+    /// Follows what the files say, as one change or not at all.
+    pub(super) fn follow_files(
+        &mut self,
+        read: Result<Loaded, LoadError>,
+        now: Instant,
+    ) -> Result<(Generation, diff::Counts), Vec<String>> {
+        let followed = self.try_files(read, now);
+        self.failed_reload = match &followed {
+            Ok(_) => None,
+            Err(problems) => problems.first().cloned(),
+        };
+        followed
+    }
+
+    fn try_files(
+        &mut self,
+        read: Result<Loaded, LoadError>,
+        now: Instant,
+    ) -> Result<(Generation, diff::Counts), Vec<String>> {
+        let loaded = read.map_err(|error| config::shown(error.problems()))?;
+        let fixed = needs_restart(&self.config, &loaded.config);
+        if !fixed.is_empty() {
+            let (path, list) = (self.identity.config_path.display(), fixed.join(", "));
+            return Err(vec![format!(
+                "{path}: {list} cannot change while sluiced runs; restart it, or undo that change"
+            )]);
+        }
+        let before: Config = self.config.clone();
+        self.apply(loaded.config, now).map_err(|error| vec![error])?;
+        let counts = diff::counts(&before, &self.config);
+        self.warnings = loaded.warnings;
+        self.identity.fallback = None;
+        self.history.on_disk = Arc::clone(&loaded.text);
+        let desired = std::mem::replace(&mut self.history.desired, Desired::of(loaded.text));
+        if !desired.changes().is_empty() {
+            log::warn!(target: "config",
+                "{} changes by command are not in the files and were given up; `sluice config rollback` brings them back",
+                desired.changes().len()
+            );
+        }
+        self.history.keep(before, desired);
+        self.keep_last_good();
+        Ok((self.world.generation, counts))
+    }
+}
+
+impl From<Done> for Request {
+    fn from(done: Done) -> Self {
+        Self::Files(done)
+    }
+}
