@@ -173,7 +173,9 @@ mod tests {
         assert!(error.to_string().contains("/somewhere/dead/10-web.toml"), "{error}");
         let error = beside(what, |_| ()).unwrap_err();
         assert!(error.to_string().contains("has not ended"), "{error}");
+        set_patience(Duration::from_secs(10));
         assert!(beside(Path::new("/somewhere/else"), |_| ()).is_ok());
+        set_patience(Duration::from_millis(50));
         drop(end);
         let deadline = Instant::now() + Duration::from_secs(10);
         while beside(what, |_| ()).is_err() {

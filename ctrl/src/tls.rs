@@ -1,54 +1,106 @@
 //! The TLS side of checks and of questions to sources.
 
 use crate::config::Tls;
+use crate::files;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use tokio_rustls::rustls::client::{WebPkiServerVerifier, verify_server_name};
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use tokio_rustls::rustls::server::ParsedCertificate;
+use tokio_rustls::rustls::{
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore,
+    SignatureScheme,
+};
 
 static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(ring::default_provider()));
+
+/// What a PEM file with authorities has in it.
+#[derive(Debug)]
+pub(crate) struct Authorities {
+    store: Arc<RootCertStore>,
+    /// The certificates themselves: a server may show one of them as its own.
+    certificates: Vec<CertificateDer<'static>>,
+}
 
 /// The authorities of a PEM file.
 ///
 /// # Errors
-/// When it cannot be read, or has none.
-pub(crate) fn authorities(path: &Path) -> Result<RootCertStore, String> {
+/// When it cannot be read in time, or has none.
+pub(crate) fn authorities(path: &Path) -> Result<Authorities, String> {
     let says = |error: &dyn std::fmt::Display| format!("{} cannot be read: {error}", path.display());
+    let text = files::read(path).map_err(|error| says(&error))?;
     let mut store = RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| says(&error))? {
-        store.add(certificate.map_err(|error| says(&error))?).map_err(|error| says(&error))?;
+    let mut certificates = Vec::new();
+    for certificate in CertificateDer::pem_slice_iter(&text) {
+        let certificate = certificate.map_err(|_| says(&"a certificate in it is damaged"))?;
+        // What is no authority may be the server's own.
+        store.add_parsable_certificates([certificate.clone()]);
+        certificates.push(certificate);
     }
-    if store.is_empty() {
+    if certificates.is_empty() {
         return Err(format!("{} has no certificate; it must be in PEM", path.display()));
     }
-    Ok(store)
+    Ok(Authorities { store: Arc::new(store), certificates })
 }
 
 /// What connections of a kind have in common.
 ///
 /// # Errors
 /// When the authorities cannot be read.
-pub(crate) fn connector(tls: &Tls) -> Result<TlsConnector, String> {
+pub(crate) async fn connector(tls: &Tls) -> Result<TlsConnector, String> {
     let builder = ClientConfig::builder_with_provider(Arc::clone(&PROVIDER))
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
-    let mut config = if !tls.verify {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone)).with_no_client_auth()
-    } else {
-        let store = match &tls.ca_file {
-            Some(path) => Arc::new(authorities(path)?),
-            None => Arc::clone(&SYSTEM),
-        };
-        builder.with_root_certificates(store).with_no_client_auth()
+    let verifier: Arc<dyn ServerCertVerifier> = match (&tls.ca_file, tls.verify) {
+        (_, false) => Arc::new(Anyone),
+        (None, true) => usual(Arc::clone(&SYSTEM))?,
+        (Some(path), true) => {
+            let path = path.clone();
+            let read = tokio::task::spawn_blocking(move || authorities(&path)).await;
+            let Authorities { store, certificates } =
+                read.map_err(|error| format!("the authorities cannot be read: {error}"))??;
+            // Without a single authority nobody but the certificates themselves is believed.
+            let others = if store.is_empty() { None } else { Some(usual(store)?) };
+            Arc::new(Known { others, certificates })
+        }
     };
+    let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
+}
+
+fn usual(store: Arc<RootCertStore>) -> Result<Arc<WebPkiServerVerifier>, String> {
+    let builder = WebPkiServerVerifier::builder_with_provider(store, Arc::clone(&PROVIDER));
+    builder.build().map_err(|error| format!("the authorities cannot be used: {error}"))
+}
+
+/// The name by which a server is asked for in TLS: a host without port and brackets, an IDN in its ASCII form. An
+/// address is one too; it is not told to the server (RFC 6066 §3).
+///
+/// # Errors
+/// When there can be no such name.
+pub(crate) fn server_name(text: &str) -> Result<ServerName<'static>, String> {
+    let bare = text.strip_prefix('[').and_then(|rest| Some(rest.split_once(']')?.0)).unwrap_or(text);
+    if let Ok(address) = bare.parse::<IpAddr>() {
+        return Ok(ServerName::IpAddress(address.into()));
+    }
+    let host = match bare.rsplit_once(':') {
+        Some((host, port)) if port.parse::<u16>().is_ok() => host,
+        _ => bare,
+    };
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok(ServerName::IpAddress(address.into()));
+    }
+    let wrong = || format!("`{text}` is not the name of a server; write it as www.example.com");
+    let ascii = idna::domain_to_ascii(host).map_err(|_| wrong())?;
+    ServerName::try_from(ascii).map_err(|_| wrong())
 }
 
 /// The system's authorities, read once.
@@ -58,18 +110,91 @@ static SYSTEM: LazyLock<Arc<RootCertStore>> = LazyLock::new(|| {
     Arc::new(store)
 });
 
-/// A connection on which the server showed who it is: `name`, or an address.
+/// A connection on which the server showed that it is `name`.
 ///
 /// # Errors
 /// When it is somebody else, or cannot show it.
-pub(crate) async fn handshake(
+pub(crate) async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     connector: &TlsConnector,
-    stream: TcpStream,
+    stream: S,
     name: &str,
-) -> Result<TlsStream<TcpStream>, String> {
-    let name =
-        ServerName::try_from(name.to_owned()).map_err(|_| format!("`{name}` is no name of a server"))?;
-    connector.connect(name, stream).await.map_err(|error| format!("TLS: {error}"))
+) -> Result<TlsStream<S>, String> {
+    let name = server_name(name)?;
+    connector.connect(name, stream).await.map_err(|error| {
+        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+        format!("TLS: {}", inner.map_or_else(|| error.to_string(), said))
+    })
+}
+
+/// What went wrong in a handshake, as a sentence.
+fn said(error: &Error) -> String {
+    use CertificateError as Wrong;
+    let Error::InvalidCertificate(wrong) = error else {
+        return match error {
+            Error::AlertReceived(alert) => format!("the server refuses, with alert {}", alert_name(*alert)),
+            Error::InvalidMessage(_) => "what the server says is not TLS".to_owned(),
+            Error::PeerIncompatible(_) => {
+                "the server and Sluice have no version or cipher of TLS in common; Sluice has TLS 1.2 and 1.3"
+                    .to_owned()
+            }
+            other => one_line(&other.to_string()),
+        };
+    };
+    match wrong {
+        Wrong::Expired | Wrong::ExpiredContext { .. } => "the server's certificate has expired".to_owned(),
+        Wrong::NotValidYet | Wrong::NotValidYetContext { .. } => {
+            "the server's certificate is not valid yet; look at both clocks".to_owned()
+        }
+        Wrong::UnknownIssuer => {
+            "the server's certificate is signed by an authority that is not known here; name its file: ca_file".to_owned()
+        }
+        Wrong::NotValidForName => "the server's certificate is for another name; say which: server_name".to_owned(),
+        Wrong::NotValidForNameContext { expected, presented } => {
+            let names: Vec<_> = presented.iter().take(3).map(|name| bare(name)).collect();
+            format!(
+                "the server's certificate is not for {}, but for {}; say for which: server_name",
+                expected.to_str(),
+                if names.is_empty() { "no name at all".to_owned() } else { names.join(", ") }
+            )
+        }
+        Wrong::Revoked => "the server's certificate was revoked".to_owned(),
+        Wrong::BadEncoding => {
+            "the server's certificate cannot be read: X.509 version 3 is needed, or verify = false".to_owned()
+        }
+        Wrong::BadSignature => "the signature of the server's certificate is wrong".to_owned(),
+        Wrong::InvalidPurpose | Wrong::InvalidPurposeContext { .. } => {
+            "the server's certificate is not for servers".to_owned()
+        }
+        Wrong::UnsupportedSignatureAlgorithmContext { .. }
+        | Wrong::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            "the server's certificate has a kind of signature that is not verified here; use verify = false, or another certificate".to_owned()
+        }
+        _ => "the server's certificate is not accepted: it is no server's certificate of X.509 version 3, or an authority's own".to_owned(),
+    }
+}
+
+/// `b.example` of `DnsName("b.example")`, as the library writes names.
+fn bare(name: &str) -> String {
+    let inner =
+        name.split_once('(').and_then(|(_, rest)| rest.rsplit_once(')')).map_or(name, |(inner, _)| inner);
+    one_line(inner.trim_matches('"'))
+}
+
+fn alert_name(alert: AlertDescription) -> String {
+    // RFC 8446 §6.2 writes handshake_failure, and the crate HandshakeFailure.
+    let mut name = String::new();
+    for c in format!("{alert:?}").chars() {
+        if c.is_ascii_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(c.to_ascii_lowercase());
+    }
+    name
+}
+
+/// A library's words, of which no more than fits on a line.
+fn one_line(words: &str) -> String {
+    words.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(160).collect()
 }
 
 /// Believes every certificate, because the operator said so.
@@ -86,6 +211,83 @@ impl ServerCertVerifier for Anyone {
         _: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         Ok(ServerCertVerified::assertion())
+    }
+
+    // The key may be of a kind that nobody here can verify, as the certificate may.
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        use SignatureScheme as S;
+        vec![
+            S::ECDSA_NISTP256_SHA256,
+            S::ECDSA_NISTP384_SHA384,
+            S::ECDSA_NISTP521_SHA512,
+            S::ED25519,
+            S::ED448,
+            S::RSA_PSS_SHA256,
+            S::RSA_PSS_SHA384,
+            S::RSA_PSS_SHA512,
+            S::RSA_PKCS1_SHA256,
+            S::RSA_PKCS1_SHA384,
+            S::RSA_PKCS1_SHA512,
+            S::ECDSA_SHA1_Legacy,
+            S::RSA_PKCS1_SHA1,
+        ]
+    }
+}
+
+/// Believes the authorities of a file, and a server that shows a certificate of the file as its own.
+#[derive(Debug)]
+struct Known {
+    others: Option<Arc<WebPkiServerVerifier>>,
+    certificates: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for Known {
+    fn verify_server_cert(
+        &self,
+        own: &CertificateDer<'_>,
+        between: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let usual = match &self.others {
+            Some(others) => others.verify_server_cert(own, between, name, ocsp, now),
+            None => Err(Error::InvalidCertificate(CertificateError::UnknownIssuer)),
+        };
+        let Err(error) = usual else { return usual };
+        // An authority that shows itself is refused by the usual rules, after its dates were found good.
+        let is_about_kind = !matches!(
+            error,
+            Error::InvalidCertificate(
+                CertificateError::Expired
+                    | CertificateError::ExpiredContext { .. }
+                    | CertificateError::NotValidYet
+                    | CertificateError::NotValidYetContext { .. }
+            )
+        );
+        if is_about_kind && self.certificates.iter().any(|known| known == own) {
+            verify_server_name(&ParsedCertificate::try_from(own)?, name)?;
+            return Ok(ServerCertVerified::assertion());
+        }
+        Err(error)
     }
 
     fn verify_tls12_signature(
@@ -108,5 +310,45 @@ impl ServerCertVerifier for Anyone {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         PROVIDER.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_header_is_a_servers_name() {
+        let name = |text: &str| server_name(text).map(|name| name.to_str().into_owned());
+        assert_eq!(name("www.example.com:8443").unwrap(), "www.example.com");
+        assert_eq!(name("bücher.example").unwrap(), "xn--bcher-kva.example");
+        for address in ["192.0.2.1", "192.0.2.1:443"] {
+            assert_eq!(
+                server_name(address),
+                Ok(ServerName::IpAddress("192.0.2.1".parse::<IpAddr>().unwrap().into()))
+            );
+        }
+        for address in ["[2001:db8::1]", "[2001:db8::1]:443", "2001:db8::1"] {
+            assert_eq!(name(address).unwrap(), "2001:db8::1", "{address}");
+        }
+        assert!(name("a b").unwrap_err().contains("write it as"));
+    }
+
+    #[test]
+    fn errors_are_sentences() {
+        let of = |wrong| said(&Error::InvalidCertificate(wrong));
+        assert_eq!(of(CertificateError::Expired), "the server's certificate has expired");
+        let names = CertificateError::NotValidForNameContext {
+            expected: server_name("a.example").unwrap(),
+            presented: vec!["DnsName(\"b.example\")".into()],
+        };
+        assert_eq!(
+            of(names),
+            "the server's certificate is not for a.example, but for b.example; say for which: server_name"
+        );
+        assert_eq!(
+            said(&Error::AlertReceived(AlertDescription::HandshakeFailure)),
+            "the server refuses, with alert handshake_failure"
+        );
     }
 }

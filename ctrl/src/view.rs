@@ -84,12 +84,16 @@ pub struct CheckView {
     pub asked: u64,
     /// How often the answer was bad.
     pub failed: u64,
+    /// How often it could not be asked, for reasons of the appliance.
+    pub unasked: u64,
     /// How long the last answer took, in microseconds.
     pub took_us: u64,
     /// What was wrong with it.
     pub error: Option<String>,
     /// The load that it told.
     pub load: Option<f64>,
+    /// Why the load that it was asked for cannot be read.
+    pub load_error: Option<String>,
 }
 
 /// `server list`.

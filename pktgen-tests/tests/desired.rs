@@ -218,6 +218,61 @@ fn the_last_good_state_is_used_when_the_file_is_bad_at_start() {
 }
 
 #[test]
+fn another_file_never_runs_instead_of_the_one_that_was_named() {
+    let mut lab = lab();
+    lab.sluiced().unwrap().stop();
+    let mut command = lab.director().command(&program("sluiced").display().to_string());
+    command.arg("--config").arg(lab.folder().join("typo.toml"));
+    let said = run(&mut command).unwrap_err();
+    assert!(said.contains("typo.toml: cannot be read") && !said.contains("last good"), "{said}");
+    // A folder of fragments that is not what it was is no folder without services, at the start as later.
+    let good = std::fs::read_to_string(lab.config_path()).unwrap();
+    let folder = lab.folder().join("conf.d");
+    std::os::unix::fs::symlink("/nowhere", &folder).unwrap();
+    lab.start_sluiced(&good).unwrap();
+    assert!(sluice(&lab, "status").unwrap().contains("the last good state runs"));
+    assert_eq!(answers(&lab), ["rs1"]);
+    std::fs::remove_file(&folder).unwrap();
+    assert!(sluice(&lab, "config reload").unwrap().contains("services  0 added, 0 changed, 0 removed"));
+    // A reload that meets one says so, also when a signal asked for it, as long as it is so.
+    std::os::unix::fs::symlink("conf.d", &folder).unwrap();
+    lab.sluiced().unwrap().signal(Signal::HUP);
+    let warned = || sluice(&lab, "status").unwrap().contains("conf.d: cannot be read");
+    assert!(wait_until(Duration::from_secs(5), warned));
+    std::fs::remove_file(&folder).unwrap();
+    sluice(&lab, "config reload").unwrap();
+    assert!(!warned());
+    let state = lab.folder().join("state");
+    let kept: Vec<_> = std::fs::read_dir(&state).unwrap().map(|entry| entry.unwrap()).collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    use std::os::unix::fs::MetadataExt;
+    assert_eq!(kept[0].metadata().unwrap().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn a_file_that_does_not_answer_holds_nothing() {
+    let lab = lab();
+    let folder = lab.folder().join("conf.d");
+    std::fs::create_dir(&folder).unwrap();
+    run(Command::new("mkfifo").arg(folder.join("10-web.toml"))).unwrap();
+    let said = sluice(&lab, "config reload").unwrap_err();
+    assert!(said.contains("10-web.toml: cannot be read: it is not an ordinary file"), "{said}");
+    std::fs::remove_dir_all(&folder).unwrap();
+    let authorities = lab.folder().join("ca.pem");
+    run(Command::new("mkfifo").arg(&authorities)).unwrap();
+    let key = format!("health.ca_file={}", authorities.display());
+    let said = lab.sluice(&["service", "set", "web", "health.type=https", &key]).unwrap_err();
+    assert!(said.contains("ca.pem cannot be read: it is not an ordinary file"), "{said}");
+    lab.client().ip("neigh flush all").unwrap();
+    assert_eq!(answers(&lab), ["rs1"]);
+    let removed = sluice(&lab, "service add two listen=192.0.2.11:80 local_addresses=[\"10.0.0.201\"] server=[{address=\"10.0.0.11:80\"}]")
+        .and_then(|_| sluice(&lab, "config reload"))
+        .unwrap();
+    assert!(removed.contains("services  0 added, 0 changed, 1 removed"), "{removed}");
+    assert!(removed.contains("servers   0 added, 0 changed, 1 removed"), "{removed}");
+}
+
+#[test]
 fn who_is_no_operator_may_only_look() {
     let mut lab = Lab::new(Plan::default()).unwrap();
     lab.start_nginx(0, 80).unwrap();

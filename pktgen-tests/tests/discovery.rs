@@ -87,6 +87,167 @@ fn a_file_is_followed_as_long_as_it_makes_sense() {
 }
 
 #[test]
+fn a_list_of_which_nothing_can_be_used_takes_no_server_away() {
+    let path = |lab: &Lab| lab.folder().join("servers.toml");
+    let write = |lab: &Lab, text: &str| {
+        // As a whole, so that nobody reads a part.
+        let fresh = lab.folder().join("servers.new");
+        std::fs::write(&fresh, text).unwrap();
+        std::fs::rename(fresh, path(lab)).unwrap();
+    };
+    let both = "[[server]]\naddress = \"10.0.0.11:80\"\n[[server]]\naddress = \"10.0.0.12:80\"\nweight = 2\n";
+    let source = |lab: &Lab| format!("type = \"file\"\npath = \"{}\"", path(lab).display());
+    let lab = lab(source, |lab| write(lab, both));
+    await_servers(&lab, &["10.0.0.11:80", "10.0.0.12:80"]);
+    let weights = || {
+        let shown = lab.json(&["service", "show", "web"]).unwrap();
+        let servers = shown["servers"].as_array().unwrap();
+        servers.iter().map(|server| server["weight"].clone()).collect::<Vec<_>>()
+    };
+    for (text, said) in [
+        (
+            both.replace("10.0.0.11", "127.0.0.1").replace("10.0.0.12", "0.0.0.0"),
+            "it names no server that can be used",
+        ),
+        (both.replace("10.0.0.1", "172.16.9.1"), "no route leads to 172.16.9.11"),
+        (
+            both.replace("10.0.0.11", "web.example.com").replace("10.0.0.12", "x"),
+            "`web.example.com:80` is not",
+        ),
+    ] {
+        write(&lab, &text);
+        await_trouble(&lab, said);
+    }
+    // One that is there and cannot be read stays what it was; words that nobody knows are passed over.
+    write(&lab, &both.replace("weight = 2", "weight = \"3\""));
+    await_trouble(&lab, "10.0.0.12:80 stays as it was");
+    assert_eq!(weights(), [1, 2]);
+    write(&lab, &both.replace("weight = 2", "weight = 5\nrack = \"r7\""));
+    await_trouble(&lab, "10.0.0.12:80: unknown keys are passed over: rack");
+    assert!(wait_until(SOON, || weights() == [1, 5]));
+    // More than are taken from a source.
+    let many: String =
+        (0..5_000).map(|n| format!("[[server]]\naddress = \"10.0.0.11:{}\"\n", 1_000 + n)).collect();
+    write(&lab, &many);
+    await_trouble(&lab, "it names 5000 servers, more than the 4096");
+    write(&lab, both);
+    let quiet = || lab.json(&["status"]).unwrap()["warnings"] == serde_json::json!([]);
+    assert!(wait_until(SOON, quiet), "{}", lab.sluice(&["status"]).unwrap());
+    // A file that nobody will ever write holds nothing.
+    std::fs::remove_file(path(&lab)).unwrap();
+    run(Command::new("mkfifo").arg(path(&lab))).unwrap();
+    await_trouble(&lab, "is not an ordinary file");
+    assert_eq!(answers(&lab), ["rs1", "rs2"]);
+}
+
+/// A name server that answers as `answer` says, by datagram.
+fn name_server(lab: &Lab, answer: impl Fn(&[u8], u16) -> Vec<Vec<u8>> + Send + 'static) {
+    let socket = lab.director().inside(|| std::net::UdpSocket::bind("127.0.0.1:5353").unwrap());
+    std::thread::spawn(move || {
+        let mut room = [0; 4_096];
+        // It ends with the test's process.
+        while let Ok((len, from)) = socket.recv_from(&mut room) {
+            let question = &room[..len];
+            // Behind the name, which ends with an empty label.
+            let end = 12 + question[12..].iter().position(|byte| *byte == 0).unwrap() + 1;
+            let kind = u16::from_be_bytes([question[end], question[end + 1]]);
+            for message in answer(question, kind) {
+                let _ = socket.send_to(&message, from);
+            }
+        }
+    });
+}
+
+/// The answer to a question for a name with this code and these records; without its EDNS.
+fn dns_answer(question: &[u8], code: u8, records: &[&[u8]]) -> Vec<u8> {
+    let end = 12 + question[12..].iter().position(|byte| *byte == 0).unwrap() + 5;
+    let mut answer = question[..end].to_vec();
+    answer[2..4].copy_from_slice(&[0x81, 0x80 | code]);
+    answer[6..12].copy_from_slice(&[0, records.len() as u8, 0, 0, 0, 0]);
+    records.iter().for_each(|record| answer.extend_from_slice(record));
+    answer
+}
+
+/// An address of the name that was asked for, for a second.
+fn a_record(last: u8) -> Vec<u8> {
+    [&[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4][..], &[10, 0, 0, last]].concat()
+}
+
+#[test]
+fn a_name_is_followed_by_the_family_that_answers() {
+    const AAAA: u16 = 28;
+    for (what, code) in [("SERVFAIL", Some(2)), ("NXDOMAIN", Some(3)), ("NOTIMP", Some(4)), ("silence", None)]
+    {
+        let mut lab = Lab::new(Plan { servers: 1, ipv6: true, ..Plan::default() }).unwrap();
+        lab.start_nginx(0, 80).unwrap();
+        // It is older than EDNS, and the first of three datagrams is lost.
+        let count = std::sync::atomic::AtomicUsize::new(0);
+        name_server(&lab, move |question, kind| {
+            let number = count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let has_edns = question[11] != 0;
+            match code {
+                _ if number % 3 == 0 => Vec::new(),
+                _ if has_edns => vec![dns_answer(question, 1, &[])],
+                Some(code) if kind == AAAA => vec![dns_answer(question, code, &[])],
+                None if kind == AAAA => Vec::new(),
+                _ => vec![dns_answer(question, 0, &[&a_record(11)])],
+            }
+        });
+        let source = "[service.discover]\ninterval = \"300ms\"\ntype = \"dns\"\nname = \"web.lab\"\nport = 80\nresolver = \"127.0.0.1:5353\"\n";
+        let service =
+            lab.service("web", "tcp", 80, "rr", &[]).replace("\"10.0.0.201\"", "\"2001:db8:b::200\"");
+        let config = lab.config_head() + &service + source;
+        lab.start_sluiced(&config).unwrap();
+        let came = wait_until(SOON, || servers(&lab) == ["10.0.0.11:80"]);
+        assert!(came, "{what}: {}", lab.sluice(&["status"]).unwrap());
+        assert_eq!(answers(&lab), ["rs1"], "{what}");
+    }
+}
+
+#[test]
+fn a_hundred_targets_are_found_side_by_side_and_one_that_is_not_leaves_the_others() {
+    const SRV: u16 = 33;
+    let by_srv =
+        |_: &Lab| "type = \"dns\"\nname = \"_web._tcp.lab\"\nresolver = \"127.0.0.1:5353\"".to_owned();
+    let one = lab(by_srv, |lab| {
+        let lost = std::sync::atomic::AtomicUsize::new(0);
+        name_server(lab, move |question, kind| {
+            let name = &question[13..13 + usize::from(question[12])];
+            let number =
+                std::str::from_utf8(name).ok().and_then(|name| name.strip_prefix('t')?.parse::<u8>().ok());
+            // One of fifty datagrams is lost, and each answer takes a while.
+            if lost.fetch_add(1, std::sync::atomic::Ordering::Relaxed) % 50 == 7 {
+                return Vec::new();
+            }
+            match (kind, number) {
+                (SRV, None) => {
+                    let target = |number: u8| {
+                        let label = format!("t{number}");
+                        let name = [&[label.len() as u8][..], label.as_bytes(), b"\x03lab\0"].concat();
+                        let data = [&[0, 1, 0, 3, 0x1f, number][..], &name].concat();
+                        [&[0xc0, 12, 0, 33, 0, 1, 0, 0, 0, 60][..], &(data.len() as u16).to_be_bytes(), &data]
+                            .concat()
+                    };
+                    // And the root, which says that somewhere there is no server (RFC 2782).
+                    let mut records: Vec<_> = (1..=100).map(target).collect();
+                    records.push(
+                        [&[0xc0, 12, 0, 33, 0, 1, 0, 0, 0, 60, 0, 7][..], &[0, 1, 0, 3, 0, 1, 0]].concat(),
+                    );
+                    vec![dns_answer(question, 0, &records.iter().map(Vec::as_slice).collect::<Vec<_>>())]
+                }
+                (1, Some(13)) => vec![dns_answer(question, 2, &[])],
+                (1, Some(_)) => vec![dns_answer(question, 0, &[&a_record(11)])],
+                _ => vec![dns_answer(question, 3, &[])],
+            }
+        });
+    });
+    let came = wait_until(SOON, || servers(&one).len() == 99);
+    assert!(came, "{}: {}", servers(&one).len(), one.sluice(&["status"]).unwrap());
+    assert!(!servers(&one).contains(&"10.0.0.11:7949".to_owned()), "the thirteenth");
+    assert!(one.sluice(&["status"]).unwrap().contains("t13.lab.: "));
+}
+
+#[test]
 fn names_are_asked_again_when_they_say_so() {
     let dnsmasq = |lab: &mut Lab, records: &[&str]| {
         let mut command = lab.director().command("dnsmasq");

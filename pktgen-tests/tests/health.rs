@@ -273,6 +273,95 @@ fn every_kind_of_check_tells_good_from_bad() {
 }
 
 #[test]
+fn https_takes_what_curl_takes_and_a_certificate_that_is_its_own_authority() {
+    let mut lab = Lab::new(Plan { servers: 1, ..Plan::default() }).unwrap();
+    let folder = lab.folder().to_owned();
+    let dir = folder.display().to_string();
+    let openssl =
+        |line: &str| run(Command::new("openssl").args(line.split_whitespace()).current_dir(&folder)).unwrap();
+    let keys = ["rsa:2048", "rsa:1024", "ec -pkeyopt ec_paramgen_curve:secp521r1", "rsa:2048"];
+    for (at, key) in keys.iter().enumerate() {
+        openssl(&format!(
+            "req -newkey {key} -nodes -keyout {at}.key -out {at}.req -subj /CN=www.example.com"
+        ));
+        // Without extensions it is one of version 1.
+        openssl(&format!("x509 -req -in {at}.req -signkey {at}.key -out {at}.pem -days 2"));
+    }
+    openssl(
+        "req -x509 -key 3.key -out 3.pem -days 2 -subj /CN=own -addext subjectAltName=DNS:www.example.com",
+    );
+    for at in 0..keys.len() {
+        let mut server = lab.server(0).command("openssl");
+        server.args(["s_server", "-quiet", "-www", "-accept", &(4430 + at).to_string()]);
+        server.args(["-cipher", "DEFAULT:@SECLEVEL=0"]);
+        server.args(["-cert", &format!("{dir}/{at}.pem"), "-key", &format!("{dir}/{at}.key")]);
+        lab.start(&format!("s_server-{at}"), &mut server).unwrap();
+        lab.wait_for_listener(0, 4430 + at as u16).unwrap();
+    }
+    let own = "host = \"www.example.com:8443\"";
+    let cases = [
+        (4430, "verify = false".to_owned(), None),
+        (4431, "verify = false".to_owned(), None),
+        (4432, "verify = false".to_owned(), None),
+        (4433, format!("ca_file = \"{dir}/3.pem\"\n{own}"), None),
+        (4433, own.to_owned(), Some("signed by an authority that is not known here")),
+        (
+            4433,
+            format!("ca_file = \"{dir}/3.pem\"\nhost = \"else.example.com\""),
+            Some("is not for else.example.com"),
+        ),
+    ];
+    let list = [(format!("{}:80", lab.server_ip(0)), "")];
+    let configs: Vec<_> = cases
+        .iter()
+        .map(|(port, more, _)| {
+            let health = format!("type = \"https\"\npath = \"/\"\nport = {port}\n{more}");
+            lab.config_head() + &service("", &list, &health)
+        })
+        .collect();
+    lab.start_sluiced(&configs[0]).unwrap();
+    for (config, (port, more, wanted)) in configs.iter().zip(&cases) {
+        lab.write_config(config).unwrap();
+        lab.sluice(&["config", "reload"]).unwrap();
+        let came = wait_until(SOON, || {
+            let shown = lab.json(&["service", "show", "web"]).unwrap();
+            let server = &shown["servers"][0];
+            let said = server["check"]["error"].as_str().unwrap_or_default();
+            let state = if wanted.is_none() { "up" } else { "down" };
+            server["state"] == state
+                && server["check"]["asked"].as_u64() >= Some(3)
+                && wanted.is_none_or(|wanted| said.contains(wanted))
+        });
+        assert!(came, "{port} {more}: {}", lab.sluice(&["service", "show", "web"]).unwrap());
+    }
+}
+
+#[test]
+fn servers_that_want_a_proxy_header_are_checked_with_one() {
+    let mut lab = Lab::new(Plan { servers: 1, ..Plan::default() }).unwrap();
+    lab.start_nginx_with(0, "listen 80 proxy_protocol;", 80).unwrap();
+    for version in [1, 2] {
+        let rules = format!("client_address = {{ type = \"proxy\", version = {version} }}");
+        let config =
+            lab.config_head() + &service(&rules, &servers(&lab, 1, 80), "type = \"http\"\npath = \"/\"");
+        if version == 1 {
+            lab.start_sluiced(&config).unwrap();
+        } else {
+            lab.write_config(&config).unwrap();
+            lab.sluice(&["config", "reload"]).unwrap();
+        }
+        lab.await_states(&["up"]);
+        let asked = || {
+            let check = lab.json(&["server", "list"]).unwrap()[0]["check"].clone();
+            assert_eq!(check["failed"], 0, "{check}");
+            check["asked"].as_u64() >= Some(3)
+        };
+        assert!(wait_until(SOON, asked));
+        assert_eq!(answers(&lab, 10), ["rs1"]);
+    }
+}
+
+#[test]
 fn too_many_down_at_once_and_all_are_used_until_they_are_back() {
     let mut lab = Lab::new(Plan { servers: 1, ..Plan::default() }).unwrap();
     let ports: Vec<u16> = (8001..8011).collect();

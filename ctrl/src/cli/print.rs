@@ -161,6 +161,9 @@ pub(super) fn service(out: Out<'_>, service: &Value) -> io::Result<()> {
         if let Some(error) = server["check"]["error"].as_str() {
             writeln!(out, "check            {}: {error}", word(&server["address"]))?;
         }
+        if let Some(error) = server["check"]["load_error"].as_str() {
+            writeln!(out, "load             {}: not known: {error}", word(&server["address"]))?;
+        }
     }
     for (reason, count) in service["refused"].as_object().into_iter().flatten() {
         if count.as_u64() != Some(0) {

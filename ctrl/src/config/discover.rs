@@ -1,6 +1,7 @@
 //! Where a service's servers are looked up, as the operator wants it.
 
 use super::Tls;
+use hickory_proto::rr::RecordType;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,6 +13,8 @@ pub struct DiscoverSpec {
     pub source: Source,
     /// Time between two questions; names are asked again sooner when they say so.
     pub interval: Duration,
+    /// The most servers that are taken from it.
+    pub max_servers: usize,
 }
 
 /// Who knows a service's servers.
@@ -30,6 +33,8 @@ pub enum Source {
         resolver: SocketAddr,
         /// The servers' port; without one SRV records are asked for.
         l4_port: Option<u16>,
+        /// The kinds of addresses that the service can use.
+        families: Vec<RecordType>,
     },
     /// Nacos's open HTTP API.
     Nacos {

@@ -1,5 +1,6 @@
 //! A health check, as the operator wants it. Two servers' checks that are equal are one check.
 
+use dataplane::wire::ProxyVersion;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -28,6 +29,8 @@ pub struct HealthSpec {
     pub initially_up: bool,
     /// How a server tells its load, if it does.
     pub load: Option<LoadSpec>,
+    /// The PROXY header that stands before each question, which tells of no client, where servers want one.
+    pub proxy: Option<ProxyVersion>,
 }
 
 /// What is asked of a server.

@@ -20,6 +20,7 @@ pub use discover::{DiscoverSpec, Login, Site, Source};
 pub use health::{HealthSpec, Http, LoadPlace, LoadSpec, Probe, Tls};
 pub use names::{NameAnswers, NamesSpec};
 pub use problem::{Problem, Severity, shown};
+pub(crate) use raw::SERVER_KEYS;
 pub use text::Text;
 
 use crate::admin::peers::Access;

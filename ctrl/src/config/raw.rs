@@ -248,6 +248,9 @@ impl<'de> Deserialize<'de> for OneOrMany {
     }
 }
 
+/// The keys of a server beside its address.
+pub(crate) const SERVER_KEYS: [&str; 5] = ["weight", "zone", "region", "max_sessions", "min_sessions"];
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Server {
@@ -265,6 +268,7 @@ pub(super) struct Discover {
     #[serde(rename = "type")]
     pub(super) kind: Spanned<String>,
     pub(super) interval: Option<Spanned<String>>,
+    pub(super) max_servers: Option<Spanned<i64>>,
     pub(super) path: Option<Spanned<String>>,
     pub(super) name: Option<Spanned<String>>,
     pub(super) resolver: Option<Spanned<String>>,
@@ -309,6 +313,7 @@ pub(super) struct Health {
     pub(super) fall: Option<Spanned<i64>>,
     pub(super) jitter: Option<Spanned<Number>>,
     pub(super) initial: Option<Spanned<String>>,
+    pub(super) proxy: Option<Spanned<bool>>,
     // HTTP and HTTPS.
     pub(super) path: Option<Spanned<String>>,
     pub(super) method: Option<Spanned<String>>,
@@ -426,4 +431,16 @@ pub(super) fn suggestion(unknown: &str, known: &[&str]) -> String {
 
 fn one_line(message: &str) -> String {
     message.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_servers_keys_are_listed() {
+        let error = toml::from_str::<Server>("address = \"x\"\nno_such_key = 1").unwrap_err().to_string();
+        let known: Vec<_> = error.split('`').skip(3).step_by(2).filter(|key| *key != "address").collect();
+        assert_eq!(known, SERVER_KEYS, "{error}");
+    }
 }

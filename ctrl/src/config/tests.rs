@@ -1,6 +1,7 @@
 //! What the file may say, and what is said to one who gets it wrong.
 
 use super::*;
+use dataplane::wire::ProxyVersion;
 use std::path::Path;
 
 const GOOD: &str = r#"[dataplane]
@@ -471,12 +472,66 @@ fn bad_health_checks_are_told_what_to_do() {
         ("type = \"http\"\nload_field = \"a\"\nmethod = \"HEAD\"", "the answer to HEAD has no body"),
         ("type = \"http\"\nload_limit = 0.5", "nothing says where servers tell their load"),
         ("type = \"tcp\"\ninterval = \"1ms\"", "out of range"),
+        // What could never succeed.
+        ("type = \"http\"\npath = \"/a b\"", "' ' cannot stand in a path; write it as %20"),
+        ("type = \"http\"\npath = \"/a\\\"b\"", "write it as %22"),
+        ("type = \"http\"\npath = \"/ä\"", "write it as %C3%A4"),
+        ("type = \"http\"\nhost = \"a\\nX: b\"", "cannot stand in a header"),
+        ("type = \"https\"\nhost = \"a b\"", "is not the name of a server"),
+        ("type = \"https\"\nserver_name = \"a_b..c\"", "is not the name of a server"),
+        ("type = \"dns\"\nquery = \"a..b\"", "\"a..b\" cannot be asked for"),
+        ("type = \"dns\"\nquery = \"\"", "cannot be asked for"),
+        ("type = \"http\"\nexpect_status = \"299-200\"", "is no status code"),
+        (
+            "type = \"script\"\ncommand = \"/bin/check --fast\"",
+            "a list: command = [\"/bin/check\", \"--fast\"]",
+        ),
+        ("type = \"script\"\ncommand = \"/bin/no-such-check\"", "/bin/no-such-check: No such file"),
+        ("type = \"script\"\ncommand = \"/etc/passwd\"", "cannot be run; `chmod +x` it"),
+        ("type = \"tcp\"\nproxy = true", "servers of this service get no PROXY header"),
+        ("type = \"icmp\"\nproxy = false", "a check of type icmp has no proxy"),
     ];
     for (lines, expected) in cases {
         let error = with_health(lines).unwrap_err();
         let said: Vec<_> = error.problems().iter().map(ToString::to_string).collect();
         assert!(said.iter().any(|line| line.contains(expected)), "{lines}: {said:?}");
     }
+}
+
+/// The warnings of the good file with this lines behind it.
+fn warnings(text: &str) -> Vec<String> {
+    read(text).unwrap().warnings.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn checks_that_hardly_succeed_are_warned_about() {
+    let of = |lines: &str| warnings(&format!("{GOOD}\n[service.health]\n{lines}\n"));
+    let slow = of("type = \"tcp\"\ninterval = \"1s\"\ntimeout = \"5s\"");
+    assert!(slow.len() == 1 && slow[0].contains("make it shorter than the interval"), "{slow:?}");
+    let udp = GOOD.replace("\"tcp\"", "\"udp\"");
+    let of_udp = |lines: &str| warnings(&format!("{udp}\n[service.health]\n{lines}\n"));
+    let stream = of_udp("type = \"http\"");
+    assert!(stream.len() == 1 && stream[0].contains("though the service is udp"), "{stream:?}");
+    assert!(of_udp("type = \"http\"\nport = 8081").is_empty());
+    assert!(of("type = \"https\"\nhost = \"bücher.example:8443\"").is_empty());
+    assert!(of("type = \"https\"\nhost = \"[2001:db8::1]:8443\"").is_empty());
+}
+
+#[test]
+fn checks_speak_proxy_where_sessions_do_and_the_same_port_is_asked() {
+    let version = |service: &str, health: &str| {
+        let text = GOOD.replace("scheduler = \"wlc\"", &format!("scheduler = \"wlc\"\n{service}"));
+        let loaded = read(&format!("{text}\n[service.health]\n{health}\n")).unwrap();
+        loaded.config.services[0].health.as_ref().unwrap().proxy
+    };
+    let (two, one) =
+        ("client_address = { type = \"proxy\" }", "client_address = { type = \"proxy\", version = 1 }");
+    assert_eq!(version(two, "type = \"http\""), Some(ProxyVersion::Two));
+    assert_eq!(version(one, "type = \"tcp\""), Some(ProxyVersion::One));
+    assert_eq!(version(two, "type = \"http\"\nport = 8081"), None);
+    assert_eq!(version(two, "type = \"http\"\nport = 8081\nproxy = true"), Some(ProxyVersion::Two));
+    assert_eq!(version(two, "type = \"http\"\nproxy = false"), None);
+    assert_eq!(version("", "type = \"http\""), None);
 }
 
 #[test]

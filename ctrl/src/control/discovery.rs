@@ -5,8 +5,10 @@ use crate::balance::Weight;
 use crate::compile;
 use crate::config::{self, Config, ServerSpec, ServiceSpec};
 use crate::desired;
-use crate::discovery::{Found, HOLD, News, Verdict, judge};
+use crate::discovery::{Found, HOLD, List, News, Verdict, judge, notes_text};
 use dataplane::clock::Instant;
+use dataplane::flow::Endpoint;
+use serde_json::Map;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -16,7 +18,7 @@ pub(super) struct SourceState {
     /// Why it is not followed now.
     pub(super) trouble: Option<String>,
     /// A list that is held back, and until when.
-    held: Option<(Vec<Found>, Instant)>,
+    held: Option<(List, Instant)>,
 }
 
 impl<D: Devices> Control<D> {
@@ -41,7 +43,7 @@ impl<D: Devices> Control<D> {
         state.held = None;
         let trouble = match news.servers {
             Err(error) => Some(format!("{error}; the last known servers stay")),
-            Ok(list) => self.consider(at, list, &mut state, now),
+            Ok(list) => self.consider(at, list, &mut state, false, now),
         };
         self.note_trouble(&news.service, trouble, state);
     }
@@ -55,7 +57,7 @@ impl<D: Devices> Control<D> {
             let Some(mut state) = self.sources.remove(&name) else { continue };
             let Some((list, _)) = state.held.take() else { continue };
             let Some(at) = self.config.place_of(&name) else { continue };
-            let trouble = self.use_list(at, &list, now);
+            let trouble = self.consider(at, list, &mut state, true, now);
             self.note_trouble(&name, trouble, state);
         }
     }
@@ -70,75 +72,124 @@ impl<D: Devices> Control<D> {
         self.sources.insert(name.to_owned(), SourceState { trouble, ..state });
     }
 
-    /// Uses a list, or says why not.
+    /// Uses a list, or says why not. It is judged by what of it can be used: a list of as many names as before of which
+    /// none can be used is as empty as an empty one. One that was held back long enough may be short.
     fn consider(
         &mut self,
         at: usize,
-        list: Vec<Found>,
+        list: List,
         state: &mut SourceState,
+        was_held: bool,
         now: Instant,
     ) -> Option<String> {
+        let usable = self.usable(at, &list);
         let spec = &self.config.services[at];
-        let old: Vec<_> = spec
-            .servers
-            .iter()
-            .filter(|server| server.is_found && server.weight > Weight::ZERO)
-            .map(|server| server.endpoint.to_string())
-            .collect();
         // A server without weight is as good as gone.
-        let serving: HashSet<&str> =
-            list.iter().filter(|found| found.serves()).map(|found| found.address.as_str()).collect();
-        let kept = old.iter().filter(|address| serving.contains(address.as_str())).count();
-        match judge(old.len(), kept, serving.len(), spec.policy.protect_threshold) {
-            Verdict::Follow => self.use_list(at, &list, now),
-            Verdict::Keep if list.is_empty() => {
-                Some(format!("it names no server; the last {} stay", old.len()))
-            }
-            Verdict::Keep => Some(format!("it gives no server any weight; the last {} stay", old.len())),
-            Verdict::Hold => {
+        let serves = |server: &&ServerSpec| server.weight > Weight::ZERO;
+        let found = spec.servers.iter().filter(|server| server.is_found).filter(serves);
+        let old: HashSet<Endpoint> = found.map(|server| server.endpoint).collect();
+        let serving: HashSet<Endpoint> =
+            usable.servers.iter().filter(serves).map(|server| server.endpoint).collect();
+        let kept = old.intersection(&serving).count();
+        let left = serving.len() + usable.own;
+        let notes =
+            notes_text(&usable.notes).map(|notes| format!("of {} entries: {notes}", list.servers.len()));
+        let because = |trouble: String| match &notes {
+            Some(notes) => format!("{trouble} ({notes})"),
+            None => trouble,
+        };
+        match judge(old.len(), kept, left, spec.policy.protect_threshold) {
+            Verdict::Hold if !was_held => {
                 let trouble = format!(
                     "of {} servers it names {kept} still, which is too few at once; it is followed if it says so for {} s",
                     old.len(),
                     HOLD.as_secs()
                 );
                 state.held = Some((list, now + HOLD));
-                Some(trouble)
+                Some(because(trouble))
+            }
+            Verdict::Follow | Verdict::Hold => match self.use_servers(at, usable.servers, now) {
+                Ok(()) => notes,
+                Err(error) => Some(because(error)),
+            },
+            Verdict::Keep if list.servers.is_empty() => {
+                Some(because(format!("it names no server; the last {} stay", old.len())))
+            }
+            Verdict::Keep if usable.servers.is_empty() => {
+                Some(because(format!("it names no server that can be used; the last {} stay", old.len())))
+            }
+            Verdict::Keep => {
+                Some(because(format!("it gives no server any weight; the last {} stay", old.len())))
             }
         }
     }
 
-    /// Gives a service the servers of a list beside its own.
-    fn use_list(&mut self, at: usize, list: &[Found], now: Instant) -> Option<String> {
+    /// What of a list can be used beside the service's own servers. An entry that is there, and cannot be read, stands
+    /// for the server that it was before.
+    fn usable(&self, at: usize, list: &List) -> Usable {
         let spec = &self.config.services[at];
-        let mut wrong = None;
-        let mut new = ServiceSpec::clone(spec);
-        new.servers.retain(|server| !server.is_found);
-        let mut found: Vec<ServerSpec> = Vec::new();
-        for server in list {
-            let lines = desired::server_lines(&server.address, &server.keys);
+        let mut usable = Usable { servers: Vec::new(), own: 0, notes: list.notes.clone() };
+        let own: HashSet<Endpoint> =
+            spec.servers.iter().filter(|server| !server.is_found).map(|server| server.endpoint).collect();
+        let mut seen: HashSet<Endpoint> = HashSet::new();
+        for found in &list.servers {
+            let Found { address, keys } = found;
+            let (keys, unknown): (Map<_, _>, Map<_, _>) =
+                keys.clone().into_iter().partition(|(key, _)| config::SERVER_KEYS.contains(&key.as_str()));
+            if !unknown.is_empty() {
+                let names: Vec<_> = unknown.keys().map(String::as_str).collect();
+                usable.notes.push(format!("{address}: unknown keys are passed over: {}", names.join(", ")));
+            }
+            let lines = desired::server_lines(address, &keys);
             let parsed = lines.and_then(|lines| {
                 config::parse_server(&lines, spec, &self.config).map_err(|error| {
                     error.problems().first().map_or(String::new(), |problem| problem.message.clone())
                 })
             });
-            match parsed {
+            let server = match parsed {
+                Ok(server) => ServerSpec { is_found: true, ..server },
+                Err(error) => {
+                    let was =
+                        |server: &&ServerSpec| server.is_found && server.endpoint.to_string() == *address;
+                    let Some(before) = spec.servers.iter().find(was) else {
+                        usable.notes.push(format!("{address} is left out: {error}"));
+                        continue;
+                    };
+                    usable.notes.push(format!("{address} stays as it was: {error}"));
+                    before.clone()
+                }
+            };
+            if own.contains(&server.endpoint) {
                 // What the operator says of a server counts.
-                Ok(server)
-                    if new.servers.iter().chain(&found).any(|other| other.endpoint == server.endpoint) => {}
-                Ok(server) => found.push(ServerSpec { is_found: true, ..server }),
-                Err(error) => wrong = Some(format!("{}: {error}; it is left out", server.address)),
+                usable.own += 1;
+            } else if seen.insert(server.endpoint) {
+                usable.servers.push(server);
             }
         }
+        usable
+    }
+
+    /// Gives a service these servers beside its own.
+    fn use_servers(&mut self, at: usize, found: Vec<ServerSpec>, now: Instant) -> Result<(), String> {
+        let spec = &self.config.services[at];
+        let mut new = ServiceSpec::clone(spec);
+        new.servers.retain(|server| !server.is_found);
         new.add_servers(found);
         if new == **spec {
-            return wrong;
+            return Ok(());
         }
         let old = std::mem::replace(&mut self.config.services[at], Arc::new(new));
-        match self.settle_service(at, old, now) {
-            Ok(()) => wrong,
-            Err(error) => Some(error),
-        }
+        self.settle_service(at, old, now)
     }
+}
+
+/// What of a list can be used.
+struct Usable {
+    servers: Vec<ServerSpec>,
+    /// Entries that are the operator's own servers.
+    own: usize,
+    /// What was left out or is odd.
+    notes: Vec<String>,
 }
 
 /// Gives services of a new configuration the servers that their sources named so far.

@@ -92,7 +92,7 @@ async fn ask(site: &Site, endpoint: &str, question: &Question) -> Result<Value, 
     let answer = match &site.tls {
         None => exchange(stream, request, read).await,
         Some(tls) => {
-            let connector = tls::connector(tls).map_err(|error| broken(&error))?;
+            let connector = tls::connector(tls).await.map_err(|error| broken(&error))?;
             let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host);
             let host = host.trim_start_matches('[').trim_end_matches(']');
             let stream = tls::handshake(&connector, stream, host).await.map_err(|error| broken(&error))?;

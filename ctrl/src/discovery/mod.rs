@@ -6,6 +6,7 @@
 
 mod dns;
 mod http;
+mod names;
 mod sources;
 
 use crate::config::DiscoverSpec;
@@ -24,11 +25,13 @@ pub struct Found {
     pub keys: Map<String, Value>,
 }
 
-impl Found {
-    /// Whether it is to get sessions.
-    pub fn serves(&self) -> bool {
-        self.keys.get("weight").and_then(Value::as_f64) != Some(0.0)
-    }
+/// What a source named.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct List {
+    /// The servers.
+    pub servers: Vec<Found>,
+    /// What in it is no server, and what is odd.
+    pub notes: Vec<String>,
 }
 
 /// What a source said.
@@ -37,7 +40,7 @@ pub struct News {
     /// The service.
     pub service: String,
     /// Its servers, or why they are not known.
-    pub servers: Result<Vec<Found>, String>,
+    pub servers: Result<List, String>,
 }
 
 #[derive(Debug)]
@@ -116,11 +119,7 @@ async fn watch(service: String, spec: DiscoverSpec, tell: std::rc::Rc<dyn Fn(New
     let mut memory = sources::Memory::default();
     loop {
         let (servers, again) = match sources::ask(&spec, &mut memory).await {
-            Ok((mut servers, again)) => {
-                servers.sort_by(|one, other| one.address.cmp(&other.address));
-                servers.dedup_by(|one, other| one.address == other.address);
-                (Ok(servers), again)
-            }
+            Ok((list, again)) => (in_order(list, spec.max_servers), again),
             Err(error) => (Err(error), spec.interval),
         };
         let news = News { service: service.clone(), servers };
@@ -129,6 +128,41 @@ async fn watch(service: String, spec: DiscoverSpec, tell: std::rc::Rc<dyn Fn(New
             last = Some(news);
         }
         tokio::time::sleep(again.min(spec.interval)).await;
+    }
+}
+
+/// The list by address, each once; no longer than it may be.
+fn in_order(mut list: List, most: usize) -> Result<List, String> {
+    let named = list.servers.len();
+    if named > most {
+        return Err(format!(
+            "it names {named} servers, more than the {most} that are taken from it; raise max_servers if that is right"
+        ));
+    }
+    // The sort is stable: of several with one address the first that was named counts.
+    list.servers.sort_by(|one, other| one.address.cmp(&other.address));
+    let notes = &mut list.notes;
+    list.servers.dedup_by(|later, first| {
+        let is_same = later.address == first.address;
+        if is_same && later.keys != first.keys {
+            notes.push(format!("{} is named twice, with other words; the first counts", first.address));
+        }
+        is_same
+    });
+    Ok(list)
+}
+
+/// As many notes as are told.
+const NOTES_SHOWN: usize = 5;
+
+/// Notes as a sentence; none without any.
+pub fn notes_text(notes: &[String]) -> Option<String> {
+    let shown: Vec<_> = notes.iter().take(NOTES_SHOWN).map(String::as_str).collect();
+    let rest = notes.len().saturating_sub(NOTES_SHOWN);
+    match (notes.len(), rest) {
+        (0, _) => None,
+        (_, 0) => Some(shown.join("; ")),
+        _ => Some(format!("{}; and {rest} more", shown.join("; "))),
     }
 }
 
@@ -159,6 +193,22 @@ pub enum Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_has_each_server_once_and_not_too_many() {
+        let found = |address: &str, weight: u64| {
+            let keys = Map::from_iter([("weight".to_owned(), Value::from(weight))]);
+            Found { address: address.to_owned(), keys }
+        };
+        let servers = vec![found("b", 1), found("a", 2), found("b", 9), found("a", 2)];
+        let list = in_order(List { servers, notes: Vec::new() }, 4).unwrap();
+        assert_eq!(list.servers, [found("a", 2), found("b", 1)]);
+        assert_eq!(list.notes, ["b is named twice, with other words; the first counts"]);
+        assert!(in_order(list, 1).unwrap_err().contains("raise max_servers"));
+        let many: Vec<_> = (0..12).map(|n| n.to_string()).collect();
+        assert_eq!(notes_text(&many).unwrap(), "0; 1; 2; 3; 4; and 7 more");
+        assert_eq!(notes_text(&[]), None);
+    }
 
     #[test]
     fn nobody_acts_on_an_empty_list_and_sudden_shrinkage_waits() {

@@ -1,38 +1,42 @@
 //! Asking each kind of source once.
 
 use super::http::{Body, Question};
-use super::{Found, dns, http};
+use super::names::{self, Asked};
+use super::{Found, List, http};
 use crate::config::{DiscoverSpec, Site, Source};
-use hickory_proto::rr::{Name, RData, RecordType};
+use crate::files;
 use hyper::Method;
 use serde_json::{Map, Value, json};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::str::FromStr;
 use std::time::Duration;
 
 /// How long a source may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Names are asked for no more often than that, whatever they say.
-const TTL_MIN: Duration = Duration::from_secs(1);
 /// Files are looked at so often.
 const FILE_PAUSE: Duration = Duration::from_millis(500);
 
-type Answer = Result<(Vec<Found>, Duration), String>;
+type Answer = Result<(List, Duration), String>;
 
 /// What is kept of a source from one question to the next.
 #[derive(Default)]
 pub(super) struct Memory {
     /// What the last login gave.
     token: Option<String>,
+    names: names::Memory,
 }
 
 /// The servers that a source names now, and when to ask again.
 pub(super) async fn ask(spec: &DiscoverSpec, memory: &mut Memory) -> Answer {
+    // Each of its questions has a limit of its own.
+    if let Source::Dns { name, resolver, l4_port, families } = &spec.source {
+        let asked = Asked { name, resolver: *resolver, l4_port: *l4_port, families };
+        return names::ask(&asked, &mut memory.names).await;
+    }
     let answer = async {
         match &spec.source {
-            Source::File { path } => file(path).map(|servers| (servers, FILE_PAUSE)),
-            Source::Dns { name, resolver, l4_port } => names(name, *resolver, *l4_port).await,
+            Source::File { path } => file(&text_of(path).await?, path).map(|list| (list, FILE_PAUSE)),
+            Source::Dns { .. } => Ok((List::default(), spec.interval)),
             Source::Nacos { site, service, group, namespace } => {
                 let path = format!(
                     "/nacos/v1/ns/instance/list?serviceName={}&groupName={}&namespaceId={}",
@@ -93,9 +97,7 @@ async fn known(
     let mut was_renewed = false;
     loop {
         if let Some(who) = site.login.as_ref().filter(|_| memory.token.is_none()) {
-            let file = who.password_file.display();
-            let text =
-                std::fs::read_to_string(&who.password_file).map_err(|error| format!("{file}: {error}"))?;
+            let text = text_of(&who.password_file).await?;
             let password = text.lines().next().unwrap_or_default();
             let answer = http::fetch(site, &login(&who.user, password)).await;
             let answer = answer.map_err(|failure| format!("login as {}: {}", who.user, failure.words))?;
@@ -113,18 +115,43 @@ async fn known(
     }
 }
 
+/// What stands in a file, which is read beside this thread.
+async fn text_of(path: &Path) -> Result<String, String> {
+    let owned = path.to_owned();
+    let read = tokio::task::spawn_blocking(move || files::read_text(&owned)).await;
+    read.map_err(std::io::Error::other)
+        .and_then(|read| read)
+        .map_err(|error| format!("{}: {error}", path.display()))
+}
+
 /// `[[server]]` tables with the keys of `[[service.server]]`.
-fn file(path: &Path) -> Result<Vec<Found>, String> {
+fn file(text: &str, path: &Path) -> Result<List, String> {
     let says = |error: &dyn std::fmt::Display| format!("{}: {}", path.display(), error.to_string().trim());
-    let text = std::fs::read_to_string(path).map_err(|error| says(&error))?;
-    let mut table: toml::Table = text.parse().map_err(|error: toml::de::Error| says(&error))?;
+    let mut table: toml::Table = text.parse().map_err(|error: toml::de::Error| says(&error.message()))?;
     let list = table.remove("server").unwrap_or(toml::Value::Array(Vec::new()));
     let list = serde_json::to_value(list).map_err(|error| says(&error))?;
     if let Some(other) = table.keys().next() {
         return Err(says(&format!("`{other}` is unknown; such a file has [[server]] tables alone")));
     }
     let list = list.as_array().ok_or_else(|| says(&"servers are [[server]] tables"))?;
-    list.iter().map(|server| found(server).ok_or_else(|| says(&"a server has no address"))).collect()
+    let servers = list.iter().enumerate();
+    Ok(collect(
+        servers.map(|(at, server)| {
+            found(server).ok_or_else(|| format!("server[{at}] has no address as a text"))
+        }),
+    ))
+}
+
+/// What can be read of a list, and why the rest cannot.
+fn collect(servers: impl Iterator<Item = Result<Found, String>>) -> List {
+    let mut list = List::default();
+    for server in servers {
+        match server {
+            Ok(server) => list.servers.push(server),
+            Err(note) => list.notes.push(note),
+        }
+    }
+    list
 }
 
 /// A server from an object with `address` and other keys.
@@ -134,105 +161,68 @@ fn found(object: &Value) -> Option<Found> {
     Some(Found { address, keys })
 }
 
-fn server(address: IpAddr, l4_port: u16) -> Found {
-    Found { address: SocketAddr::new(address, l4_port).to_string(), keys: Map::new() }
-}
-
-/// The addresses of a name, or the servers of its SRV records (RFC 2782) of the best priority.
-async fn names(name: &str, resolver: SocketAddr, l4_port: Option<u16>) -> Answer {
-    let mut name = Name::from_str(name).map_err(|error| format!("`{name}` is no name: {error}"))?;
-    name.set_fqdn(true);
-    let mut ttl = u32::MAX;
-    let mut all = Vec::new();
-    match l4_port {
-        Some(l4_port) => {
-            for address in addresses(&name, resolver, &mut ttl).await? {
-                all.push(server(address, l4_port));
-            }
-        }
-        None => {
-            let answer = dns::ask(resolver, &name, RecordType::SRV).await?;
-            let records: Vec<_> = answer
-                .answers
-                .iter()
-                .filter_map(|record| match &record.data {
-                    RData::SRV(srv) => Some((record.ttl, srv.clone())),
-                    _ => None,
-                })
-                .collect();
-            let best = records.iter().map(|(_, srv)| srv.priority).min();
-            for (kept, srv) in records.into_iter().filter(|(_, srv)| Some(srv.priority) == best) {
-                ttl = ttl.min(kept);
-                for address in addresses(&srv.target, resolver, &mut ttl).await? {
-                    let mut one = server(address, srv.port);
-                    one.keys.insert("weight".into(), json!(srv.weight.max(1)));
-                    all.push(one);
-                }
-            }
-        }
-    }
-    Ok((all, Duration::from_secs(ttl.into()).max(TTL_MIN)))
-}
-
-async fn addresses(name: &Name, resolver: SocketAddr, ttl: &mut u32) -> Result<Vec<IpAddr>, String> {
-    let mut all = Vec::new();
-    for kind in [RecordType::A, RecordType::AAAA] {
-        for record in dns::ask(resolver, name, kind).await?.answers {
-            if let Some(address) = crate::dns::address(&record) {
-                *ttl = (*ttl).min(record.ttl);
-                all.push(address);
-            }
-        }
-    }
-    Ok(all)
-}
-
 /// The instances that are enabled; whether they are healthy is for our own checks to say, unless Nacos knows better
 /// than that they are. When it takes nobody for healthy it is not believed.
-fn nacos(answer: &Value) -> Result<Vec<Found>, String> {
+fn nacos(answer: &Value) -> Result<List, String> {
     let hosts = answer["hosts"].as_array().ok_or("the answer has no `hosts`; is it a Nacos?")?;
     let enabled = || hosts.iter().filter(|host| host["enabled"] != false);
     let is_sick = |host: &Value| host["healthy"] == false;
     let is_believed = !enabled().all(is_sick);
-    enabled()
-        .map(|host| {
-            let address: IpAddr =
-                host["ip"].as_str().and_then(|text| text.parse().ok()).ok_or("an instance has no address")?;
-            let l4_port = host["port"]
-                .as_u64()
-                .and_then(|port| u16::try_from(port).ok())
-                .ok_or("an instance has no port")?;
-            let mut one = server(address, l4_port);
-            let weight = host["weight"].as_f64().unwrap_or(1.0);
-            one.keys.insert("weight".into(), json!(if is_sick(host) && is_believed { 0.0 } else { weight }));
-            for key in ["zone", "region"] {
-                if let Some(place) = host["metadata"][key].as_str() {
-                    one.keys.insert(key.into(), json!(place));
-                }
+    Ok(collect(enabled().map(|host| {
+        let address: IpAddr = host["ip"]
+            .as_str()
+            .and_then(|text| text.parse().ok())
+            .ok_or_else(|| format!("an instance's ip is {}, which is not an address", shown(&host["ip"])))?;
+        let l4_port = host["port"].as_u64().and_then(|port| u16::try_from(port).ok()).ok_or_else(|| {
+            format!("the port of instance {address} is {}, which is not a port", shown(&host["port"]))
+        })?;
+        let weight = match &host["weight"] {
+            Value::Null => 1.0,
+            Value::Number(number) => number.as_f64().unwrap_or(1.0),
+            other => {
+                let weight = shown(other);
+                return Err(format!("the weight of instance {address} is {weight}, which is not a number"));
             }
-            Ok(one)
-        })
-        .collect()
+        };
+        let mut keys = Map::new();
+        keys.insert("weight".into(), json!(if is_sick(host) && is_believed { 0.0 } else { weight }));
+        for key in ["zone", "region"] {
+            if let Some(place) = host["metadata"][key].as_str() {
+                keys.insert(key.into(), json!(place));
+            }
+        }
+        Ok(Found { address: SocketAddr::new(address, l4_port).to_string(), keys })
+    })))
 }
 
 /// A key for each server; its value is `ADDRESS:PORT`, or an object with `address` and the keys of the file.
-fn etcd(answer: &Value) -> Result<Vec<Found>, String> {
+fn etcd(answer: &Value) -> Result<List, String> {
     let nothing = Vec::new();
-    let pairs = answer["kvs"].as_array().unwrap_or(&nothing);
-    pairs
-        .iter()
-        .map(|pair| {
-            let key = pair["key"].as_str().and_then(unbase64).unwrap_or_default();
-            let value = pair["value"].as_str().and_then(unbase64).unwrap_or_default();
-            let text = String::from_utf8_lossy(&value).trim().to_owned();
-            let object = serde_json::from_str(&text).ok().and_then(|object| found(&object));
-            let plain =
-                || Some(Found { address: text.parse::<SocketAddr>().ok()?.to_string(), keys: Map::new() });
-            object
-                .or_else(plain)
-                .ok_or_else(|| format!("the value of {} is no server: {text}", String::from_utf8_lossy(&key)))
+    let pairs = match &answer["kvs"] {
+        // What the gateway says of a range in which there is nothing.
+        Value::Null if answer["header"].is_object() || answer["count"].is_string() => &nothing,
+        Value::Array(pairs) => pairs,
+        _ => return Err("the answer has no `kvs`; is it an etcd?".to_owned()),
+    };
+    Ok(collect(pairs.iter().map(|pair| {
+        let key = pair["key"].as_str().and_then(unbase64).unwrap_or_default();
+        let value = pair["value"].as_str().and_then(unbase64).unwrap_or_default();
+        let text = String::from_utf8_lossy(&value).trim().to_owned();
+        let object = serde_json::from_str(&text).ok().and_then(|object| found(&object));
+        let plain =
+            || Some(Found { address: text.parse::<SocketAddr>().ok()?.to_string(), keys: Map::new() });
+        object.or_else(plain).ok_or_else(|| {
+            let (key, value) = (String::from_utf8_lossy(&key).into_owned(), json!(text));
+            format!("the value of {} is not a server: {}", shown(&json!(key)), shown(&value))
         })
-        .collect()
+    })))
+}
+
+/// A value as a source wrote it, as far as it fits into a message.
+fn shown(value: &Value) -> String {
+    const SHOWN: usize = 80;
+    let text = value.as_str().map_or_else(|| value.to_string(), |text| format!("`{text}`"));
+    if text.chars().count() <= SHOWN { text } else { text.chars().take(SHOWN).chain("…".chars()).collect() }
 }
 
 /// The end of the range of keys that begin with `prefix`.
@@ -274,7 +264,7 @@ mod tests {
             { "ip": "10.0.0.12", "port": 80, "weight": 1.0, "enabled": false, "healthy": true },
             { "ip": "10.0.0.13", "port": 81, "weight": 1.0, "healthy": false },
         ]});
-        let servers = nacos(&answer).unwrap();
+        let servers = nacos(&answer).unwrap().servers;
         assert_eq!(servers.len(), 2);
         assert_eq!(
             (servers[0].address.as_str(), &servers[0].keys["weight"], &servers[0].keys["zone"]),
@@ -283,18 +273,53 @@ mod tests {
         assert_eq!((servers[1].address.as_str(), &servers[1].keys["weight"]), ("10.0.0.13:81", &json!(0.0)));
         assert!(nacos(&json!({})).is_err());
         let sick = nacos(&json!({ "hosts": [{ "ip": "10.0.0.11", "port": 80, "healthy": false }] })).unwrap();
-        assert_eq!(sick[0].keys["weight"], 1.0, "not all at once");
+        assert_eq!(sick.servers[0].keys["weight"], 1.0, "not all at once");
 
         let pair = |value: &str| json!({ "key": base64(b"/s/1"), "value": base64(value.as_bytes()) });
         let answer =
             json!({ "kvs": [pair("10.0.0.11:80"), pair(r#"{"address":"10.0.0.12:80","weight":3}"#)] });
-        let servers = etcd(&answer).unwrap();
+        let servers = etcd(&answer).unwrap().servers;
         assert_eq!(servers[1].keys["weight"], 3);
         assert_eq!(servers[0].address, "10.0.0.11:80");
-        assert!(etcd(&json!({ "kvs": [pair("x")] })).unwrap_err().contains("/s/1"));
-        assert_eq!(etcd(&json!({})).unwrap(), []);
+        assert!(etcd(&json!({})).is_err(), "not an etcd");
+        assert_eq!(etcd(&json!({ "header": {} })).unwrap(), List::default());
         assert_eq!(after(b"/s/"), b"/s0");
         assert_eq!(after(&[1, 0xff]), [2]);
         assert_eq!(escape("a@@b c"), "a%40%40b%20c");
+    }
+
+    #[test]
+    fn a_record_that_is_none_is_named_and_leaves_the_others() {
+        let host = |ip: Value, port: Value| json!({ "ip": ip, "port": port, "weight": 1.0 });
+        let answer = json!({ "hosts": [
+            host(json!("web.example.com"), json!(80)),
+            host(json!("[2001:db8:b::11]"), json!(80)),
+            host(json!("fe80::1%eth0"), json!(80)),
+            host(json!("10.0.0.12"), json!("80")),
+            host(json!("10.0.0.13"), json!(70_000)),
+            { "ip": "10.0.0.14", "port": 80, "weight": "3" },
+            host(json!("10.0.0.11"), json!(80)),
+        ]});
+        let list = nacos(&answer).unwrap();
+        assert_eq!(list.servers.len(), 1, "{list:?}");
+        assert_eq!(list.servers[0].address, "10.0.0.11:80");
+        assert_eq!(list.notes.len(), 6);
+        assert!(list.notes[0].contains("`web.example.com`") && list.notes[3].contains("10.0.0.12 is `80`"));
+
+        let pair = |key: &str, value: &str| json!({ "key": base64(key.as_bytes()), "value": base64(value.as_bytes()) });
+        let answer = json!({ "kvs": [
+            pair("/s/lock", "held by x"), pair("/s/1", "10.0.0.11:80"), pair("/s/2", "{\"address\":"),
+            pair("/s/3\nsluiced: x", "web.example.com:80"),
+        ]});
+        let list = etcd(&answer).unwrap();
+        assert_eq!(list.servers.len(), 1);
+        assert!(list.notes.len() == 3 && list.notes[1].contains("/s/2"), "{:?}", list.notes);
+
+        let text = "[[server]]\naddress = \"10.0.0.11:80\"\n[[server]]\nweight = 3\n";
+        let list = file(text, Path::new("x.toml")).unwrap();
+        assert_eq!(
+            (list.servers.len(), list.notes),
+            (1, vec!["server[1] has no address as a text".to_owned()])
+        );
     }
 }

@@ -1,12 +1,14 @@
 //! All checks, on one thread: begins and ends them one by one, so that a change of one touches no other.
 
+use super::ports::Ports;
 use super::probe::Prober;
-use super::{CheckId, CheckKey, Tally};
+use super::{CheckId, CheckKey, Fault, Tally};
 use crate::balance::Health;
 use crate::kernel::VipChecks;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -62,18 +64,23 @@ pub struct Last {
     pub asked: u64,
     /// How many of them were bad.
     pub failed: u64,
+    /// How often the server could not be asked, for reasons of this host.
+    pub unasked: u64,
     /// How long the last one took.
     pub took: Duration,
     /// What was wrong with it; `None` when it was good.
     pub error: Option<String>,
     /// The load that the server told.
     pub load: Option<f64>,
+    /// Why the load that it was asked for cannot be read.
+    pub load_error: Option<String>,
 }
 
 /// The thread with all checks. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Engine {
-    orders: mpsc::UnboundedSender<Order>,
+    orders: Option<mpsc::UnboundedSender<Order>>,
+    thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Engine {
@@ -90,20 +97,32 @@ impl Engine {
         let (orders, received) = mpsc::unbounded_channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(says)?;
         raise_file_limit();
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("health".into())
             .spawn(move || {
                 let tasks = tokio::task::LocalSet::new();
-                tasks.block_on(&runtime, serve(received, vip_checks, Arc::new(tell)));
+                tasks.block_on(&runtime, serve(received, vip_checks, Rc::new(tell)));
+                // What is under way ends here, programs that check included.
+                drop(tasks);
+                // Files that do not answer are not waited for.
+                runtime.shutdown_background();
             })
             .map_err(says)?;
-        Ok(Self { orders })
+        Ok(Self { orders: Some(orders), thread: Some(thread) })
     }
 
     /// Tells the engine something.
     pub fn order(&self, order: Order) {
-        // It ends only with the process.
-        let _ = self.orders.send(order);
+        // The thread ends after this does.
+        self.orders.as_ref().map(|orders| orders.send(order));
+    }
+}
+
+/// No check, and no program that checks, is left when this is gone.
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.orders = None;
+        let _ = self.thread.take().map(std::thread::JoinHandle::join);
     }
 }
 
@@ -121,17 +140,17 @@ struct Check {
 async fn serve(
     mut orders: mpsc::UnboundedReceiver<Order>,
     vip_checks: Option<Arc<VipChecks>>,
-    tell: Arc<dyn Fn(Finding)>,
+    tell: Rc<dyn Fn(Finding)>,
 ) {
     let mut checks: HashMap<CheckId, Check> = HashMap::new();
-    let open = Arc::new(Semaphore::new(OPEN_MAX));
+    let ports = Rc::new(Ports::default());
+    let means = Means { open: Rc::new(Semaphore::new(OPEN_MAX)), tell, vip_checks, ports };
     while let Some(order) = orders.recv().await {
         match order {
             Order::Start { id, key, source, health, last } => {
                 let (sender, source) = watch::channel(source);
-                let (open, tell) = (Arc::clone(&open), Arc::clone(&tell));
                 let tally = Tally::new(&key.spec, health);
-                let job = run(id, key, source, tally, vip_checks.clone(), last, open, tell);
+                let job = run(id, key, source, tally, last, means.clone());
                 checks.insert(id, Check { source: sender, task: tokio::task::spawn_local(job) });
             }
             Order::Move { id, source } => {
@@ -143,28 +162,35 @@ async fn serve(
                 if let Some(check) = checks.remove(&id) {
                     check.task.abort();
                 }
+                if checks.len().is_multiple_of(64) {
+                    means.ports.forget_unused();
+                }
             }
         }
     }
 }
 
+/// What all checks share.
+#[derive(Clone)]
+struct Means {
+    open: Rc<Semaphore>,
+    tell: Rc<dyn Fn(Finding)>,
+    vip_checks: Option<Arc<VipChecks>>,
+    ports: Rc<Ports>,
+}
+
 /// One check's life.
-#[allow(clippy::too_many_arguments, reason = "what a check has and where its findings go")]
 async fn run(
     id: CheckId,
     key: CheckKey,
     source: watch::Receiver<Option<IpAddr>>,
     mut tally: Tally,
-    vip_checks: Option<Arc<VipChecks>>,
     last: Arc<Mutex<Last>>,
-    open: Arc<Semaphore>,
-    tell: Arc<dyn Fn(Finding)>,
+    Means { open, tell, vip_checks, ports }: Means,
 ) {
     let (target, spec) = (key.target, Arc::clone(&key.spec));
-    let prober = Prober::new(key, vip_checks);
-    if let Err(error) = &prober {
-        log::info!(target: "health", "health check of {target}: {error}");
-    }
+    let prober = Prober::new(key, vip_checks, ports);
+    let mut is_hindered = false;
     // Not all at once.
     tokio::time::sleep(spec.interval.min(FIRST_PAUSE).mul_f64(fastrand::f64())).await;
     loop {
@@ -173,21 +199,51 @@ async fn run(
             let _turn = open.acquire().await;
             began = Instant::now();
             let source = *source.borrow();
-            match &prober {
-                // Boxed, because a check that waits for its time must be small.
-                Ok(prober) => Box::pin(prober.ask(source)).await,
-                Err(error) => Err(error.clone()),
+            // Boxed, because a check that waits for its time must be small.
+            Box::pin(prober.ask(source)).await
+        };
+        let mut noted = last.lock().unwrap_or_else(PoisonError::into_inner);
+        let hindrance = match answer {
+            Err(Fault::Here(error)) => {
+                noted.unasked += 1;
+                noted.error = Some(format!("it was not asked: {error}"));
+                Some(error)
+            }
+            Ok(_) | Err(Fault::Server(_)) => {
+                noted.asked += 1;
+                noted.took = began.elapsed();
+                let good = answer.is_ok();
+                noted.failed += u64::from(!good);
+                let told = match answer {
+                    Ok(answer) => {
+                        noted.error = None;
+                        answer.load
+                    }
+                    Err(Fault::Server(error) | Fault::Here(error)) => {
+                        noted.error = Some(error);
+                        None
+                    }
+                };
+                noted.load = told.as_ref().and_then(|told| told.as_ref().ok()).copied();
+                if let Some(told) = told {
+                    say_load_edge(target, noted.load_error.as_deref(), told.as_ref().err());
+                    noted.load_error = told.err();
+                }
+                let load = noted.load;
+                if tally.note(good, load) {
+                    tell(Finding { id, health: tally.health(), relief: tally.relief() });
+                }
+                None
             }
         };
-        let (good, load) = (answer.is_ok(), answer.as_ref().ok().and_then(|answer| answer.load));
-        {
-            let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
-            let Last { asked, failed, .. } = *last;
-            let failed = failed + u64::from(!good);
-            *last = Last { asked: asked + 1, failed, took: began.elapsed(), error: answer.err(), load };
-        }
-        if tally.note(good, load) {
-            tell(Finding { id, health: tally.health(), relief: tally.relief() });
+        drop(noted);
+        if hindrance.is_some() != is_hindered {
+            is_hindered = hindrance.is_some();
+            match hindrance {
+                Some(error) => log::warn!(target: "health",
+                    "{target} cannot be asked ({}), which says nothing of it: {error}", spec.probe.name()),
+                None => log::info!(target: "health", "{target} can be asked again ({})", spec.probe.name()),
+            }
         }
         let jitter = f64::from(spec.jitter) / 1_000.0 * (fastrand::f64() * 2.0 - 1.0);
         let interval = if tally.is_undecided() { spec.interval.min(FIRST_PAUSE) } else { spec.interval };
@@ -196,11 +252,24 @@ async fn run(
     }
 }
 
+/// Logs when a server's load can no longer be read, and when it can again: protection from overload depends on it.
+fn say_load_edge(target: SocketAddr, before: Option<&str>, now: Option<&String>) {
+    match (before, now) {
+        (None, Some(error)) => {
+            log::warn!(target: "health", "the load of {target} is not known, so it keeps its weight: {error}");
+        }
+        (Some(_), None) => log::info!(target: "health", "the load of {target} is known again"),
+        _ => {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{HealthSpec, Probe};
-    use std::net::{SocketAddr, TcpListener, UdpSocket};
+    use crate::config::{HealthSpec, Http, Probe};
+    use dataplane::wire::ProxyVersion;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, UdpSocket};
     use std::sync::mpsc::{Receiver, channel};
 
     fn spec(probe: Probe) -> Arc<HealthSpec> {
@@ -218,6 +287,7 @@ mod tests {
             initially_up: false,
             load: None,
             at_vip: false,
+            proxy: None,
         })
     }
 
@@ -307,5 +377,180 @@ mod tests {
         begin(&engine, 2, target, script("sleep 60"));
         assert_eq!(next(&findings), (1, Health::Up));
         assert_eq!(next(&findings), (2, Health::Down));
+    }
+
+    /// A server that gives these answers, one to each connection and the last for ever, and tells what it was sent. With
+    /// `at_once` it does not wait to be asked.
+    fn answering(at_once: bool, answers: &'static [&'static [u8]]) -> (SocketAddr, Receiver<Vec<u8>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (sender, asked) = channel();
+        std::thread::spawn(move || {
+            let mut answers = answers.iter().chain(std::iter::repeat(answers.last().unwrap()));
+            for stream in listener.incoming() {
+                let (mut stream, answer) = (stream.unwrap(), answers.next().unwrap());
+                stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+                let mut room = [0; 1_024];
+                if at_once {
+                    let _ = stream.write_all(answer);
+                }
+                let mut len = 0;
+                let is_whole =
+                    |seen: &[u8]| seen.ends_with(b"\r\n\r\n") && seen.windows(3).any(|part| part == b"GET");
+                while !is_whole(&room[..len]) {
+                    match stream.read(&mut room[len..]) {
+                        Ok(0) | Err(_) => break,
+                        Ok(more) => len += more,
+                    }
+                }
+                let _ = sender.send(room[..len].to_vec());
+                if !at_once {
+                    let _ = stream.write_all(answer);
+                }
+            }
+        });
+        (address, asked)
+    }
+
+    fn http() -> Arc<HealthSpec> {
+        spec(Probe::Http(Box::new(Http {
+            method: "GET".into(),
+            path: "/".into(),
+            host: None,
+            status: vec![200..=299],
+            body: None,
+            tls: None,
+        })))
+    }
+
+    #[test]
+    fn answers_that_everybody_else_takes_are_good() {
+        let (engine, findings) = engine();
+        let many: &'static [u8] = {
+            let headers: String = (0..500).map(|n| format!("X-{n}: {n}\r\n")).collect();
+            format!("HTTP/1.1 200 OK\r\n{headers}Content-Length: 0\r\n\r\n").into_bytes().leak()
+        };
+        let odd: [&'static [u8]; 5] = [
+            b"HTTP/1.1 200 OK\r\nX-Long: a\r\n  b\r\nContent-Length: 0\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length : 0\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nX(odd): 1\r\nContent-Length: 0\r\n\r\n",
+            b"HTTP/1.0 200 OK\r\n\r\nhello",
+            many,
+        ];
+        let mut lasts = Vec::new();
+        for (answer, id) in odd.into_iter().zip(1..) {
+            let (address, _) = answering(false, vec![answer].leak());
+            lasts.push(begin(&engine, id, address, http()));
+        }
+        // One that answers before it is asked.
+        let (early, _) = answering(true, &[b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"]);
+        lasts.push(begin(&engine, 6, early, http()));
+        let mut found: Vec<_> = (0..6).map(|_| next(&findings)).collect();
+        found.sort_by_key(|(id, _)| *id);
+        let errors: Vec<_> = lasts.iter().map(|last| last.lock().unwrap().error.clone()).collect();
+        assert!(found.iter().all(|(_, health)| *health == Health::Up), "{found:?}: {errors:?}");
+    }
+
+    #[test]
+    fn servers_that_want_a_proxy_header_get_one_that_tells_of_nobody() {
+        let (engine, _findings) = engine();
+        let good: &[&[u8]] = &[b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"];
+        for (version, wanted) in [
+            (ProxyVersion::One, &b"PROXY UNKNOWN\r\nGET / HTTP/1.1\r\n"[..]),
+            (ProxyVersion::Two, b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0GET / HTTP/1.1\r\n"),
+        ] {
+            let (address, asked) = answering(false, good);
+            let spec = HealthSpec { proxy: Some(version), ..HealthSpec::clone(&http()) };
+            begin(&engine, wanted.len() as u64, address, Arc::new(spec));
+            let seen = asked.recv_timeout(Duration::from_secs(10)).unwrap();
+            assert!(seen.starts_with(wanted), "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn what_this_host_cannot_do_is_no_servers_failure() {
+        let (engine, findings) = engine();
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = server.local_addr().unwrap();
+        let last = Arc::new(Mutex::new(Last::default()));
+        let key = CheckKey { target, spec: tcp(), vip: None };
+        // An address that this host does not have.
+        let source = Some("192.0.2.200".parse().unwrap());
+        let (id, health) = (CheckId(1), Health::Checking);
+        engine.order(Order::Start { id, key, source, health, last: Arc::clone(&last) });
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while last.lock().unwrap().unasked < 5 {
+            assert!(Instant::now() < deadline);
+            std::thread::yield_now();
+        }
+        assert!(findings.try_recv().is_err(), "nothing is known of it");
+        let said = last.lock().unwrap().clone();
+        assert_eq!((said.asked, said.failed), (0, 0));
+        assert!(said.error.unwrap().starts_with("it was not asked: "));
+        // And when it can be asked again, it is.
+        engine.order(Order::Move { id, source: None });
+        assert_eq!(next(&findings), (1, Health::Up));
+    }
+
+    #[test]
+    fn more_checks_of_one_slow_server_than_there_are_ports_wait_for_each_other() {
+        let (engine, findings) = engine();
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let target = server.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let mut room = [0; 64];
+            while let Ok((len, from)) = server.recv_from(&mut room) {
+                let _ = server.send_to(&room[..len], from);
+            }
+        });
+        let mut lasts = Vec::new();
+        for id in 0..700 {
+            let send = format!("question {id}").into_bytes();
+            let probe = Probe::Udp { send: send.clone(), expect: send };
+            let spec = HealthSpec { timeout: Duration::from_secs(5), ..HealthSpec::clone(&spec(probe)) };
+            let last = Arc::new(Mutex::new(Last::default()));
+            let key = CheckKey { target, spec: Arc::new(spec), vip: None };
+            let source = Some("127.0.0.1".parse().unwrap());
+            let (id, health) = (CheckId(id), Health::Checking);
+            engine.order(Order::Start { id, key, source, health, last: Arc::clone(&last) });
+            lasts.push(last);
+        }
+        for _ in 0..700 {
+            assert_eq!(next(&findings).1, Health::Up);
+        }
+        let failed: u64 = lasts.iter().map(|last| last.lock().unwrap().failed).sum();
+        assert_eq!(failed, 0);
+    }
+
+    #[test]
+    fn what_a_script_started_ends_with_it_and_with_the_daemon() {
+        let folder = std::env::temp_dir().join(format!("sluice-script-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let note = folder.join("pids");
+        let (engine, findings) = engine();
+        let text = format!("sleep 600 & echo $! >> {}; sleep 600", note.display());
+        let command = ["/bin/sh", "-c", &text].map(str::to_owned).to_vec();
+        begin(&engine, 1, "127.0.0.9:80".parse().unwrap(), spec(Probe::Script { command }));
+        assert_eq!(next(&findings), (1, Health::Down));
+        let started = || std::fs::read_to_string(&note).unwrap_or_default().lines().count();
+        let before = started();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while started() == before {
+            assert!(Instant::now() < deadline);
+            std::thread::yield_now();
+        }
+        drop(engine);
+        let is_alive = |pid: &str| {
+            // A killed one may wait to be asked for its status.
+            let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            state.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+        };
+        let pids = std::fs::read_to_string(&note).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while pids.lines().any(is_alive) {
+            assert!(Instant::now() < deadline, "{pids}");
+            std::thread::yield_now();
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

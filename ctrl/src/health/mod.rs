@@ -7,7 +7,9 @@ mod dns;
 mod engine;
 mod http;
 mod icmp;
+mod ports;
 mod probe;
+mod script;
 mod socket;
 mod tally;
 
@@ -19,6 +21,38 @@ use crate::config::HealthSpec;
 use crate::kernel::VipWay;
 use std::net::SocketAddr;
 use std::sync::Arc;
+
+/// Why there is no good answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The server's: none, or a wrong one.
+    Server(String),
+    /// The appliance's: the server was not asked at all, which says nothing of it.
+    Here(String),
+}
+
+impl From<std::io::Error> for Fault {
+    /// Errors that this host makes before anything is sent are its own.
+    fn from(error: std::io::Error) -> Self {
+        use rustix::io::Errno;
+        let ours = [
+            Errno::ADDRINUSE,
+            Errno::ADDRNOTAVAIL,
+            Errno::MFILE,
+            Errno::NFILE,
+            Errno::NOBUFS,
+            Errno::NOMEM,
+            Errno::ACCESS,
+            Errno::PERM,
+            Errno::NODEV,
+            Errno::AFNOSUPPORT,
+        ];
+        match Errno::from_io_error(&error) {
+            Some(errno) if ours.contains(&errno) => Self::Here(error.to_string()),
+            _ => Self::Server(error.to_string()),
+        }
+    }
+}
 
 /// A check's number; it is never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

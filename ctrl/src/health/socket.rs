@@ -1,17 +1,17 @@
 //! Sockets that ask from where a service's packets come.
 
+use super::ports::{self, Lease, Ports};
 use crate::kernel::{CHECKS_INTERFACE, CheckFlow, VipChecks, VipPass};
 use dataplane::snapshot::Tunnel;
 use dataplane::wire::protocol;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 
-/// Ports that sessions never have: what comes back to them from a server is a check's.
-const CHECK_PORTS: std::ops::Range<u16> = 512..1_024;
 /// Ports that are tried when others use them towards the same server.
 const TRIES: usize = 32;
 
@@ -21,6 +21,25 @@ pub(super) struct Aim<'a> {
     pub(super) source: Option<IpAddr>,
     /// Set when the target is a VIP.
     pub(super) way: Option<Way<'a>>,
+    /// Where source ports come from.
+    pub(super) ports: &'a Rc<Ports>,
+}
+
+/// What must be kept as long as a socket: its port, and where it asks a VIP its way there.
+pub(super) type Held = (Option<Lease>, Option<VipPass>);
+
+impl Aim<'_> {
+    /// What a source port must be alone with; none where the kernel chooses the source.
+    fn port_way(&self, protocol: u8) -> Option<ports::Way> {
+        Some(ports::Way { protocol, source: self.source?, target: self.target })
+    }
+
+    /// Waits until there is a port for a question by this protocol.
+    pub(super) async fn wait_for_port(&self, protocol: u8) {
+        if let Some(way) = self.port_way(protocol) {
+            self.ports.wait(way).await;
+        }
+    }
 }
 
 /// The way to a VIP on one server.
@@ -30,31 +49,37 @@ pub(super) struct Way<'a> {
     pub(super) tunnel: Option<&'a Tunnel>,
 }
 
-/// Opens with `open` a socket that is bound to where `aim` asks from; again with another port when that one is in use.
-/// Where it asks a VIP, what comes with it must be kept as long as the socket.
+/// Opens with `open` a socket that is bound to where `aim` asks from; again with another port when somebody else on this
+/// host uses that one.
 async fn bound<T, F: Future<Output = io::Result<T>>>(
     aim: &Aim<'_>,
     protocol: u8,
     open: impl Fn(Option<SocketAddr>) -> F,
-) -> io::Result<(T, Option<VipPass>)> {
-    let Some(address) = aim.source else { return Ok((open(None).await?, None)) };
+) -> io::Result<(T, Held)> {
+    let Some(way) = aim.port_way(protocol) else { return Ok((open(None).await?, (None, None))) };
     let mut last = None;
+    // Ports of which the system says that they are in use; they are not tried twice.
+    let mut used = Vec::new();
     for _ in 0..TRIES {
-        let local = SocketAddr::new(address, fastrand::u16(CHECK_PORTS));
+        let Some(lease) = aim.ports.lend(way) else { break };
+        let local = SocketAddr::new(way.source, lease.port());
         let mut pass = None;
         if let Some(Way { checks, server, tunnel }) = &aim.way {
             let flow = CheckFlow { protocol, local, vip: aim.target };
             pass = checks.begin(flow, *server, tunnel.cloned(), Instant::now());
             if pass.is_none() {
+                used.push(lease);
                 continue;
             }
         }
         match open(Some(local)).await {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => last = Some(error),
-            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable && last.is_none() => {
-                last = Some(error)
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable) =>
+            {
+                last = Some(error);
+                used.push(lease);
             }
-            other => return Ok((other?, pass)),
+            other => return Ok((other?, (Some(lease), pass))),
         }
     }
     Err(last.unwrap_or_else(|| io::ErrorKind::AddrInUse.into()))
@@ -71,7 +96,7 @@ fn bind(socket: SockRef<'_>, local: Option<SocketAddr>, aim: &Aim<'_>) -> io::Re
 }
 
 /// A connection to the target. It ends by a reset, so that no port rests.
-pub(super) async fn connect(aim: &Aim<'_>) -> io::Result<(TcpStream, Option<VipPass>)> {
+pub(super) async fn connect(aim: &Aim<'_>) -> io::Result<(TcpStream, Held)> {
     let target = aim.target;
     bound(aim, protocol::TCP, |local| async move {
         let socket = if target.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
@@ -83,7 +108,7 @@ pub(super) async fn connect(aim: &Aim<'_>) -> io::Result<(TcpStream, Option<VipP
 }
 
 /// A socket for datagrams that hears only the target, and its ICMP errors.
-pub(super) async fn datagrams(aim: &Aim<'_>) -> io::Result<(UdpSocket, Option<VipPass>)> {
+pub(super) async fn datagrams(aim: &Aim<'_>) -> io::Result<(UdpSocket, Held)> {
     let target = aim.target;
     bound(aim, protocol::UDP, |local| async move {
         let socket = Socket::new(Domain::for_address(target), Type::DGRAM, Some(Protocol::UDP))?;

@@ -86,6 +86,7 @@ mod tests {
             fall,
             jitter: 100,
             at_vip: false,
+            proxy: None,
             initially_up: false,
             load: None,
         }

@@ -187,9 +187,11 @@ impl Observer<'_> {
             check: standing.last.map(|last| CheckView {
                 asked: last.asked,
                 failed: last.failed,
+                unasked: last.unasked,
                 took_us: last.took.as_micros() as u64,
                 error: last.error,
                 load: last.load,
+                load_error: last.load_error,
             }),
             sessions_active: totals.sessions_active,
             sessions_inactive: totals.sessions_inactive,

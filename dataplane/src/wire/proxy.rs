@@ -25,7 +25,7 @@ pub struct Proxy {
 }
 
 /// The forms of the header.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ProxyVersion {
     /// A line of text, for TCP.
     One,

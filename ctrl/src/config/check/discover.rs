@@ -1,5 +1,6 @@
 //! Where servers are looked up.
 
+use super::servers::Wanted;
 use super::{Checker, raw, suggestion};
 use crate::config::{DiscoverSpec, Login, Site, Source, Tls};
 use crate::files;
@@ -9,15 +10,30 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::Spanned;
 
+/// The most servers that are taken from a source that does not say how many.
+const MAX_SERVERS_USUAL: i64 = 4_096;
+
 const TYPES: [&str; 4] = ["file", "dns", "nacos", "etcd"];
 
 impl Checker<'_> {
-    pub(super) fn discover(&mut self, entry: &Spanned<raw::Discover>, at: usize) -> Option<DiscoverSpec> {
+    pub(super) fn discover(
+        &mut self,
+        entry: &Spanned<raw::Discover>,
+        at: usize,
+        wanted: &Wanted<'_>,
+    ) -> Option<DiscoverSpec> {
         let raw = entry.get_ref();
         let key = |field: &str| format!("service[{at}].discover.{field}");
         let kind = raw.kind.get_ref().as_str();
         let text = |value: &Option<Spanned<String>>| value.as_ref().map(|value| value.get_ref().clone());
         let interval = self.time(raw.interval.as_ref(), &key("interval"), Duration::from_secs(5));
+        let max_servers = match &raw.max_servers {
+            None => Some(MAX_SERVERS_USUAL),
+            Some(value) => {
+                let range = 1..dataplane::ids::MAX_SERVERS as i64 + 1;
+                self.number(value, &key("max_servers"), range, "it counts servers")
+            }
+        };
         self.refuse_others(entry, kind, &key);
         let site = match kind {
             "nacos" | "etcd" => Some(self.site(entry, &key)?),
@@ -43,6 +59,9 @@ impl Checker<'_> {
             "etcd" => Source::Etcd { site: site?, prefix: need(&raw.prefix, "prefix", "/services/web/")? },
             "dns" => {
                 let name = need(&raw.name, "name", "web.example.com")?;
+                if let Some(value) = &raw.name {
+                    self.check_dns_name(value, &key("name"));
+                }
                 let l4_port = match &raw.port {
                     None => None,
                     Some(value) => Some(self.number(value, &key("port"), 1..65_536, "it is a port")? as u16),
@@ -60,7 +79,7 @@ impl Checker<'_> {
                     self.error(entry.span(), &key("resolver"), message);
                     return None;
                 };
-                Source::Dns { name, resolver, l4_port }
+                Source::Dns { name, resolver, l4_port, families: wanted.kinds() }
             }
             other => {
                 let message = format!("`{other}` is unknown; {}", suggestion(other, &TYPES));
@@ -68,7 +87,7 @@ impl Checker<'_> {
                 return None;
             }
         };
-        Some(DiscoverSpec { source, interval })
+        Some(DiscoverSpec { source, interval, max_servers: max_servers? as usize })
     }
 
     /// Keys that another type of source has.

@@ -4,11 +4,15 @@ use super::servers::Wanted;
 use super::{Checker, raw, suggestion};
 use crate::balance::{Policy, Weight};
 use crate::config::{HealthSpec, Http, LoadPlace, LoadSpec, PortSpec, Probe, ServerSpec, Tls};
+use crate::files;
 use crate::passive::Rules;
 use dataplane::flow::Protocol;
 use dataplane::session::ForwardMode;
-use dataplane::snapshot::Network;
+use dataplane::snapshot::{ClientAddress, Network};
+use dataplane::wire::ProxyVersion;
+use hyper::header::HeaderValue;
 use std::ops::RangeInclusive;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::Spanned;
@@ -104,6 +108,7 @@ impl Checker<'_> {
         at: usize,
         servers: &[ServerSpec],
         wanted: &Wanted<'_>,
+        service: (Option<Protocol>, Option<ClientAddress>),
         ports: &[PortSpec],
     ) -> Option<HealthSpec> {
         let raw = entry.get_ref();
@@ -117,6 +122,15 @@ impl Checker<'_> {
         self.refuse_strangers(entry, kind, &key);
         let interval = self.time(raw.interval.as_ref(), &key("interval"), Duration::from_secs(2));
         let timeout = self.time(raw.timeout.as_ref(), &key("timeout"), interval.min(Duration::from_secs(5)));
+        if timeout > interval {
+            let message = format!(
+                "a server that is silent is asked again only when its time is over, after {} ms and not after {}; make it shorter than the interval",
+                timeout.as_millis(),
+                interval.as_millis()
+            );
+            let place = raw.timeout.as_ref().map_or(entry.span(), Spanned::span);
+            self.warn(place, &key("timeout"), message);
+        }
         let mut count = |value: Option<&Spanned<i64>>, field: &str, default: i64| match value {
             None => Some(default),
             Some(value) => self.number(value, &key(field), 1..1001, "it counts answers in a row"),
@@ -157,6 +171,14 @@ impl Checker<'_> {
                 false
             }
         };
+        let by_stream = matches!(kind, "tcp" | "http" | "https");
+        if by_stream && service.0 == Some(Protocol::Udp) && l4_port.is_none() {
+            let message = format!(
+                "a check of type {kind} asks the servers' TCP port of the same number, though the service is udp; use udp or dns, or name another port"
+            );
+            self.warn(raw.kind.span(), &key("type"), message);
+        }
+        let proxy = self.check_proxy(raw, kind, service.1, l4_port.is_some(), &key);
         let load = self.load(raw, &key);
         let probe = self.probe(entry, kind, &key)?;
         Some(HealthSpec {
@@ -170,7 +192,34 @@ impl Checker<'_> {
             jitter: (jitter * 1_000.0) as u32,
             initially_up,
             load,
+            proxy,
         })
+    }
+
+    /// Whether a PROXY header stands before questions: where sessions have one, if the same port is asked.
+    fn check_proxy(
+        &mut self,
+        raw: &raw::Health,
+        kind: &str,
+        client_address: Option<ClientAddress>,
+        has_port: bool,
+        key: &impl Fn(&str) -> String,
+    ) -> Option<ProxyVersion> {
+        let version = match client_address {
+            Some(ClientAddress::Proxy(proxy)) => Some(proxy.version),
+            _ => None,
+        };
+        let by_datagram = matches!(kind, "udp" | "dns");
+        match raw.proxy.as_ref().map(|value| (value, *value.get_ref())) {
+            Some((value, true)) if version.is_none() => {
+                let message = "servers of this service get no PROXY header: client_address = { type = \"proxy\" } says so; remove this";
+                self.error(value.span(), &key("proxy"), message);
+                None
+            }
+            Some((_, false)) => None,
+            None if has_port => None,
+            Some((_, true)) | None => version.filter(|version| !by_datagram || *version == ProxyVersion::Two),
+        }
     }
 
     /// How servers tell their load.
@@ -287,6 +336,7 @@ impl Checker<'_> {
             ("send", raw.send.as_ref().map(Spanned::span), &["tcp", "udp"]),
             ("expect", raw.expect.as_ref().map(Spanned::span), &["tcp", "udp", "dns"]),
             ("query", raw.query.as_ref().map(Spanned::span), &["dns"]),
+            ("proxy", raw.proxy.as_ref().map(Spanned::span), &["tcp", "http", "https", "udp", "dns"]),
             ("command", raw.command.as_ref().map(Spanned::span), &["script"]),
         ];
         self.refuse_keys("check", kind, &keys, key);
@@ -321,6 +371,7 @@ impl Checker<'_> {
                     );
                     return None;
                 };
+                self.check_dns_name(query, &key("query"));
                 let wants_ipv6 = match raw.query_type.as_ref().map(|value| value.get_ref().as_str()) {
                     None | Some("A") => false,
                     Some("AAAA") => true,
@@ -340,6 +391,19 @@ impl Checker<'_> {
             _ => {
                 let command: Vec<_> =
                     raw.command.iter().flat_map(|list| list.get_ref().iter().cloned()).collect();
+                if let [line] = &command[..]
+                    && line.split_whitespace().count() > 1
+                    && !Path::new(line).exists()
+                {
+                    let words: Vec<_> = line.split_whitespace().map(|word| format!("\"{word}\"")).collect();
+                    let place = raw.command.as_ref().map_or(entry.span(), Spanned::span);
+                    let message = format!(
+                        "there is no program of this name; a program and its arguments are a list: command = [{}]",
+                        words.join(", ")
+                    );
+                    self.error(place, &key("command"), message);
+                    return None;
+                }
                 let absolute = command.first().is_some_and(|program| program.starts_with('/'));
                 if !absolute {
                     let message =
@@ -347,6 +411,10 @@ impl Checker<'_> {
                     let place = raw.command.as_ref().map_or(entry.span(), Spanned::span);
                     self.error(place, &key("command"), message);
                     return None;
+                }
+                if let Err(error) = executable(Path::new(&command[0])) {
+                    let place = raw.command.as_ref().map_or(entry.span(), Spanned::span);
+                    self.error(place, &key("command"), format!("{}: {error}", command[0]));
                 }
                 Some(Probe::Script { command })
             }
@@ -373,6 +441,28 @@ impl Checker<'_> {
         if let Some(path) = raw.path.as_ref().filter(|path| !path.get_ref().starts_with('/')) {
             let message = format!("`{}` does not begin with /; write /{}", path.get_ref(), path.get_ref());
             self.error(path.span(), &key("path"), message);
+        } else if let Some(path) = &raw.path
+            && let Some(wrong) = path.get_ref().chars().find(|c| !is_of_path(*c))
+        {
+            let mut bytes = [0; 4];
+            let escaped: String =
+                wrong.encode_utf8(&mut bytes).bytes().map(|byte| format!("%{byte:02X}")).collect();
+            let message = format!("{wrong:?} cannot stand in a path; write it as {escaped}");
+            self.error(path.span(), &key("path"), message);
+        }
+        if let Some(host) = &raw.host
+            && (host.get_ref().is_empty() || HeaderValue::from_str(host.get_ref()).is_err())
+            && !with_tls
+        {
+            let message = "it cannot stand in a header; write it as www.example.com";
+            self.error(host.span(), &key("host"), message);
+        }
+        for (field, value) in [("host", &raw.host), ("server_name", &raw.server_name)] {
+            if let Some(value) = value.as_ref().filter(|_| with_tls)
+                && let Err(message) = crate::tls::server_name(value.get_ref())
+            {
+                self.error(value.span(), &key(field), message);
+            }
         }
         let method = text(raw.method.as_ref()).unwrap_or_else(|| "GET".into());
         if let Some(value) =
@@ -413,6 +503,23 @@ impl Checker<'_> {
     }
 }
 
+/// What may stand in the path and query of a request (RFC 3986 §3.3, §3.4).
+fn is_of_path(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "/-._~!$&'()*+,;=:@%?".contains(c)
+}
+
+/// Whether a program is there and can be run.
+fn executable(path: &Path) -> Result<(), String> {
+    let owned = path.to_owned();
+    let metadata = files::beside(path, move |_| owned.metadata()).and_then(|metadata| metadata);
+    match metadata {
+        Err(error) => Err(error.to_string()),
+        Ok(file) if !file.is_file() => Err("it is not a program".to_owned()),
+        Ok(file) if file.mode() & 0o111 == 0 => Err("it cannot be run; `chmod +x` it".to_owned()),
+        Ok(_) => Ok(()),
+    }
+}
+
 /// Status codes as `200`, `200-299` or `2xx`.
 fn statuses(text: &str) -> Option<RangeInclusive<u16>> {
     let code = |text: &str| text.parse::<u16>().ok().filter(|code| (100..=599).contains(code));
@@ -422,6 +529,6 @@ fn statuses(text: &str) -> Option<RangeInclusive<u16>> {
     }
     match text.split_once('-') {
         None => code(text).map(|code| code..=code),
-        Some((first, last)) => Some(code(first)?..=code(last)?),
+        Some((first, last)) => Some(code(first)?..=code(last)?).filter(|range| !range.is_empty()),
     }
 }

@@ -6,6 +6,7 @@ use crate::config::{Config, Location, PortSpec, RouteSpec, ServerSpec, ServiceSp
 use dataplane::flow::{Endpoint, Family};
 use dataplane::session::ForwardMode;
 use dataplane::snapshot::Listen;
+use hickory_proto::rr::RecordType;
 use std::net::IpAddr;
 use toml::Spanned;
 
@@ -21,6 +22,19 @@ impl Wanted<'_> {
     fn l4_port(&self) -> Option<u16> {
         let [listen] = self.listens else { return None };
         listen.single().map(|endpoint| endpoint.l4_port)
+    }
+
+    /// The kinds of addresses that its servers may have.
+    pub(super) fn kinds(&self) -> Vec<RecordType> {
+        let usable = |is_ipv4: bool| match self.mode {
+            ForwardMode::FullNat => self.locals.iter().any(|local| local.is_ipv4() == is_ipv4),
+            ForwardMode::Nat | ForwardMode::DirectRoute => {
+                self.listens.iter().all(|listen| listen.network.address.is_ipv4() == is_ipv4)
+            }
+            ForwardMode::Tunnel | ForwardMode::Snat => true,
+        };
+        let all = [(RecordType::A, true), (RecordType::AAAA, false)];
+        all.into_iter().filter(|(_, is_ipv4)| usable(*is_ipv4)).map(|(kind, _)| kind).collect()
     }
 
     /// Why packets cannot reach a server in this mode.

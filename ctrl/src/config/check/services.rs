@@ -212,7 +212,8 @@ impl Checker<'_> {
             let found = self.server(&sorry, &key("sorry_server"), &wanted, ports, routes);
             servers.extend(found.map(|server| ServerSpec { is_sorry: true, ..server }));
         }
-        let discover = raw.discover.as_ref().and_then(|discover| self.discover(discover, at));
+        let wanted = Wanted { mode, listens: &listens, locals: &local_addresses };
+        let discover = raw.discover.as_ref().and_then(|discover| self.discover(discover, at, &wanted));
         let policy = self.policy(raw, &key);
         let names = self.name_answers(raw.names.as_ref(), &key("names"));
         let slow_start = raw.slow_start.as_ref().map_or(Some(Duration::ZERO), |value| {
@@ -223,8 +224,9 @@ impl Checker<'_> {
             .as_ref()
             .and_then(|value| self.connect_limit(value, &key("connect_limit"), mode, protocol));
         let passive = raw.passive.as_ref().and_then(|passive| self.passive(passive, mode, at));
-        let wanted = Wanted { mode, listens: &listens, locals: &local_addresses };
-        let health = raw.health.as_ref().and_then(|health| self.health(health, at, &servers, &wanted, ports));
+        let health = raw.health.as_ref().and_then(|health| {
+            self.health(health, at, &servers, &wanted, (protocol, options.client_address), ports)
+        });
         Some(ServiceSpec {
             name: raw.name.get_ref().clone(),
             listens,

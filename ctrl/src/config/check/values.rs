@@ -2,8 +2,10 @@
 
 use super::Checker;
 use dataplane::snapshot::Network;
+use hickory_proto::rr::Name;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
+use std::str::FromStr;
 use std::time::Duration;
 use toml::Spanned;
 
@@ -85,6 +87,16 @@ impl Checker<'_> {
             return None;
         }
         Some(duration)
+    }
+
+    /// A name that can be asked for (RFC 1035 §3.1).
+    pub(super) fn check_dns_name(&mut self, value: &Spanned<String>, key: &str) {
+        let text = value.get_ref();
+        let is_plain = !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic());
+        if !is_plain || Name::from_str(text).is_err() {
+            let message = format!("{text:?} cannot be asked for; write a name as www.example.com");
+            self.error(value.span(), key, message);
+        }
     }
 
     pub(super) fn network(&mut self, value: &Spanned<String>, key: &str) -> Option<Network> {
