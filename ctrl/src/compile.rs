@@ -52,6 +52,8 @@ pub fn compile(
         timeouts: config.timeouts,
         // Control knows them.
         ended: Arc::default(),
+        // Filled in when it is published.
+        links_down: 0,
     })
 }
 

@@ -57,8 +57,25 @@ pub struct Entry {
     pub standing: Standing,
     /// When it last answered.
     pub confirmed: Option<Instant>,
+    /// Whether it did not answer when it was asked for, and has not since: also while it is asked again.
+    pub is_absent: bool,
     tries: u32,
     next: Instant,
+}
+
+impl Entry {
+    /// One that is to be asked for at once.
+    fn fresh(hop: NextHop, now: Instant) -> Self {
+        Self {
+            hop,
+            mac: None,
+            standing: Standing::Incomplete,
+            confirmed: None,
+            is_absent: false,
+            tries: 0,
+            next: now,
+        }
+    }
 }
 
 /// A question to send: who has this address? To one station, or to everybody.
@@ -79,6 +96,8 @@ pub struct NeighborTable {
     free: Vec<usize>,
     changed: bool,
     moved: bool,
+    /// Those that became absent, or are there again, since that was last asked.
+    turned: Vec<NextHop>,
 }
 
 impl NeighborTable {
@@ -103,29 +122,17 @@ impl NeighborTable {
         if self.by_hop.contains_key(&hop) {
             return;
         }
-        let entry =
-            Entry { hop, mac: None, standing: Standing::Incomplete, confirmed: None, tries: 0, next: now };
-        self.insert(entry);
+        self.insert(Entry::fresh(hop, now));
     }
 
     /// Notes that a neighbour has a station address. With `create`, also one that nobody asked for.
     pub fn learn(&mut self, hop: NextHop, mac: Mac, create: bool, now: Instant) {
         let at = match self.by_hop.get(&hop) {
             Some(at) => *at,
-            None if create => {
-                let fresh = Entry {
-                    hop,
-                    mac: None,
-                    standing: Standing::Incomplete,
-                    confirmed: None,
-                    tries: 0,
-                    next: now,
-                };
-                match self.insert(fresh) {
-                    Some(at) => at,
-                    None => return,
-                }
-            }
+            None if create => match self.insert(Entry::fresh(hop, now)) {
+                Some(at) => at,
+                None => return,
+            },
             None => return,
         };
         let Some(entry) = &mut self.slots[at] else { return };
@@ -133,6 +140,9 @@ impl NeighborTable {
         entry.mac = Some(mac);
         entry.standing = Standing::Reachable;
         entry.confirmed = Some(now);
+        if std::mem::take(&mut entry.is_absent) {
+            self.turned.push(hop);
+        }
         entry.tries = 0;
         entry.next = now + REACHABLE;
     }
@@ -162,6 +172,9 @@ impl NeighborTable {
             }
             if entry.tries == TRIES {
                 entry.standing = Standing::Failed;
+                if !std::mem::replace(&mut entry.is_absent, true) {
+                    self.turned.push(entry.hop);
+                }
                 self.changed |= entry.mac.is_some();
                 entry.mac = None;
                 entry.next = now + FAILED;
@@ -194,6 +207,16 @@ impl NeighborTable {
         };
         let slots = self.slots.iter().map(|slot| slot.as_ref().map(neighbor)).collect();
         Some((Neighbors::new(slots), std::mem::take(&mut self.moved)))
+    }
+
+    /// The neighbours that became absent, or are there again, since the last call.
+    pub fn take_turned(&mut self) -> Vec<NextHop> {
+        std::mem::take(&mut self.turned)
+    }
+
+    /// Whether a neighbour did not answer when it was asked for, and has not since.
+    pub fn is_absent(&self, hop: NextHop) -> bool {
+        self.entry(hop).is_some_and(|entry| entry.is_absent)
     }
 
     /// Every neighbour, by address.
@@ -289,6 +312,24 @@ mod tests {
         let asked: Vec<_> = (0..12).map(|second| table.tick(at(second * 1000)).len()).collect();
 
         assert_eq!(asked, [1, 1, 1, 0, 0, 0, 0, 0, 1, 1, 1, 0]);
+    }
+
+    #[test]
+    fn one_that_does_not_answer_is_absent_until_it_does() {
+        let mut table = NeighborTable::default();
+        table.want([hop(1)].into(), at(0));
+        let mut turns = Vec::new();
+        for second in 0..30 {
+            table.tick(at(second * 1000));
+            turns.extend(table.take_turned().into_iter().map(|hop| (second, hop)));
+        }
+        assert_eq!(turns, [(3, hop(1))], "once, however often it is asked again");
+        assert!(table.is_absent(hop(1)));
+
+        table.learn(hop(1), MAC, false, at(31_000));
+
+        assert_eq!(table.take_turned(), [hop(1)]);
+        assert!(!table.is_absent(hop(1)));
     }
 
     #[test]

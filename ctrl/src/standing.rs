@@ -54,6 +54,8 @@ struct Server {
     healthy_since: Option<Instant>,
     /// Until when passive checks keep it out.
     inhibited_until: Option<Instant>,
+    /// Whether it does not answer on its link, so that no packet reaches it.
+    is_absent: bool,
     /// What the time that it takes to answer connections leaves it of its weight, and that time in milliseconds.
     pace: (f64, Option<f64>),
 }
@@ -198,10 +200,11 @@ impl Standings {
             };
             let tier = if spec.locality { config.location.tier_of(&server.location) } else { TIERS - 1 };
             let inhibited_until = old.as_ref().and_then(|old| old.inhibited_until);
+            let is_absent = old.as_ref().is_some_and(|old| old.is_absent);
             // Who does not look any more takes nothing away.
             let pace = old.filter(|_| spec.connect_limit.is_some()).map_or((1.0, None), |old| old.pace);
             let endpoint = server.endpoint;
-            servers.push(Server { endpoint, check, tier, healthy_since, inhibited_until, pace });
+            servers.push(Server { endpoint, check, tier, healthy_since, inhibited_until, is_absent, pace });
         }
         if let Some((_, until)) = &switch {
             self.due.insert((*until, at));
@@ -303,6 +306,23 @@ impl Standings {
             self.dirty.insert(at);
             self.due.insert((until, at));
         }
+    }
+
+    /// Takes in whether a server answers on its link. Returns what to say, if it did otherwise before.
+    pub fn set_absent(&mut self, at: usize, place: usize, is_absent: bool) -> Option<String> {
+        let server = self.services.get_mut(at)?.servers.get_mut(place)?;
+        if server.is_absent == is_absent {
+            return None;
+        }
+        server.is_absent = is_absent;
+        self.dirty.insert(at);
+        let address = server.endpoint.address;
+        Some(match is_absent {
+            true => {
+                format!("server {address} does not answer on its link; it gets no sessions until it does")
+            }
+            false => format!("server {address} answers on its link again"),
+        })
     }
 
     /// Takes in how fast the server in place `place` of the service in place `at` answers connections.
@@ -416,7 +436,8 @@ impl Standings {
         let health = check.map_or(Health::Up, |check| check.health);
         let (ramp, step) = ramp(server.healthy_since, spec.slow_start, now);
         let candidate = Candidate {
-            weight: spec_of.weight,
+            // One that no packet reaches is as good as one without weight: no protection makes it serve.
+            weight: if server.is_absent { balance::Weight::ZERO } else { spec_of.weight },
             tier: server.tier,
             health: if inhibited { Health::Down } else { health },
             ramp,

@@ -2,9 +2,11 @@
 //! protocol, and how each is made from the control thread's state.
 
 mod build;
+mod condition;
 
 pub use build::Observer;
 pub(crate) use build::read_slot;
+pub use condition::{AWAITED, Condition, ServiceState, TableUse, USED_UP};
 
 use crate::balance::Weight;
 use serde::{Deserialize, Serialize};
@@ -23,9 +25,9 @@ pub struct ServiceView {
     pub forward: String,
     /// LVS's name of the scheduler.
     pub scheduler: String,
-    /// `ready` or `unready`.
+    /// `ready`, `full`, `protected`, `down`, `unready` or `draining`.
     pub state: String,
-    /// Why it is unready.
+    /// Why it is not ready.
     pub reason: Option<String>,
     /// Live sessions.
     pub sessions: u64,
@@ -173,8 +175,12 @@ pub struct SessionCount {
     pub active: u64,
     /// Other live sessions.
     pub inactive: u64,
-    /// Sessions that fit, over all workers.
+    /// Sessions that fit, over all workers and both families.
     pub capacity: u64,
+    /// Live sessions with an IPv6 address, which have a table of their own.
+    pub sessions_ipv6: u64,
+    /// Sessions with an IPv6 address that fit, over all workers.
+    pub capacity_ipv6: u64,
     /// Sessions ever made.
     pub created: u64,
     /// Sessions ended by timeout.
@@ -294,8 +300,12 @@ pub struct WorkerView {
     pub generation: u64,
     /// Live sessions.
     pub sessions: u64,
-    /// Sessions that fit.
+    /// Sessions that fit, of both families.
     pub session_capacity: u64,
+    /// Live sessions with an IPv6 address, which have a table of their own.
+    pub sessions_ipv6: u64,
+    /// Sessions with an IPv6 address that fit.
+    pub session_capacity_ipv6: u64,
     /// Packets taken from all ports.
     pub rx_packets: u64,
     /// Packets given to all ports.
@@ -364,11 +374,19 @@ pub struct StatusView {
     pub buffers_in_use: u64,
     /// Live sessions.
     pub sessions: u64,
-    /// Sessions that fit.
+    /// Sessions that fit, of both families.
     pub session_capacity: u64,
+    /// Live sessions with an IPv6 address, which have a table of their own.
+    pub sessions_ipv6: u64,
+    /// Sessions with an IPv6 address that fit.
+    pub session_capacity_ipv6: u64,
     /// Services configured.
     pub services: usize,
-    /// Services that cannot forward now, with the reason.
+    /// How many services are in which state.
+    pub service_states: BTreeMap<String, usize>,
+    /// The state of each service that is not ready.
+    pub not_ready: BTreeMap<String, String>,
+    /// Services that a new client cannot use now, with the reason: those that are full, down, unready or draining.
     pub unready: BTreeMap<String, String>,
     /// Servers by state.
     pub servers: BTreeMap<String, usize>,
@@ -386,4 +404,6 @@ pub struct StatusView {
     pub ports: BTreeMap<String, String>,
     /// What an operator should know.
     pub warnings: Vec<String>,
+    /// What could be better and harms nobody.
+    pub hints: Vec<String>,
 }

@@ -126,6 +126,8 @@ reasons! {
     LocalNoSession = "local_no_session",
     /// The service has no real server with a weight above zero.
     NoRealServer = "no_real_server",
+    /// Every real server with a weight has as many sessions as its max_sessions lets it have.
+    ServersFull = "servers_full",
     /// The service has as many sessions as it may have.
     ServiceLimit = "service_limit",
     /// Every local port towards the chosen real server is in use.
@@ -148,6 +150,8 @@ reasons! {
     NoHeadroom = "no_headroom",
     /// A datagram in which the server could not be told where its client is: a fragment, or no room for the header.
     AddressUntold = "address_untold",
+    /// The link by which the packet would have left is down.
+    LinkDown = "link_down",
     /// The device's transmit queue was full.
     TransmitRefused = "transmit_refused",
     /// The ring to the worker that owns the packet's session was full.

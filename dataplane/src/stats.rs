@@ -92,6 +92,37 @@ pub struct ServiceCounters {
     pub no_route: Counter,
     /// TCP segments that opened nothing and belonged to no session.
     pub no_session: Counter,
+    /// New sessions refused because every real server has as many as it may have.
+    pub servers_full: Counter,
+    /// New sessions refused because the service has as many as it may have.
+    pub service_limit: Counter,
+    /// New sessions refused because the link towards the server is down.
+    pub link_down: Counter,
+}
+
+const _: () = assert!(size_of::<ServiceCounters>() == 64);
+
+impl ServiceCounters {
+    /// Why new sessions of a service are refused, with the counter of each reason.
+    pub fn refusals(&self) -> [(DropReason, &Counter); 8] {
+        [
+            (DropReason::NoRealServer, &self.no_real_server),
+            (DropReason::ServersFull, &self.servers_full),
+            (DropReason::ServiceLimit, &self.service_limit),
+            (DropReason::LocalPortsExhausted, &self.local_ports_exhausted),
+            (DropReason::SessionTableFull, &self.session_table_full),
+            (DropReason::NoRoute, &self.no_route),
+            (DropReason::LinkDown, &self.link_down),
+            (DropReason::NoSession, &self.no_session),
+        ]
+    }
+
+    /// Counts a refusal, if its reason is one of [`refusals`](Self::refusals).
+    pub fn refuse(&self, reason: DropReason) {
+        if let Some((_, counter)) = self.refusals().into_iter().find(|(one, _)| *one == reason) {
+            counter.add(1);
+        }
+    }
 }
 
 /// What one worker did on one port.
@@ -133,8 +164,10 @@ pub struct WorkerStats {
     pub sessions_expired: Counter,
     /// Closed sessions ended early because their local port or slot was needed.
     pub sessions_recycled: Counter,
-    /// Sessions now in the table.
+    /// Sessions now in the tables of both families.
     pub sessions_live: Counter,
+    /// Sessions now in the table of those with an IPv6 address.
+    pub sessions_live_ipv6: Counter,
     /// ICMP echo requests answered.
     pub echo_replies: Counter,
     /// ICMP errors sent.
@@ -182,6 +215,7 @@ impl WorkerStats {
             sessions_expired: Counter::default(),
             sessions_recycled: Counter::default(),
             sessions_live: Counter::default(),
+            sessions_live_ipv6: Counter::default(),
             echo_replies: Counter::default(),
             icmp_errors: Counter::default(),
             icmp_relayed: Counter::default(),

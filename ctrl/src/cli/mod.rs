@@ -31,7 +31,12 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Noun {
     /// How the appliance is, on one page.
-    Status,
+    Status {
+        /// Say it by the exit status, too, for monitors: 0 all is well, 3 there are warnings, or a service is protected,
+        /// 4 there is a service that new clients cannot use.
+        #[arg(long)]
+        exit_code: bool,
+    },
     /// What clients connect to.
     #[command(subcommand)]
     Service(ServiceVerb),
@@ -207,7 +212,7 @@ pub fn run(arguments: &Arguments) -> u8 {
         return check(file, arguments.json);
     }
     match ask(arguments) {
-        Ok(()) => 0,
+        Ok(status) => status,
         Err(CallError::Broken(message) | CallError::Refused(message)) => {
             if arguments.json {
                 println!("{}", json!({ "error": message }));
@@ -250,11 +255,16 @@ pub fn check(file: &Path, json: bool) -> u8 {
     status
 }
 
-fn ask(arguments: &Arguments) -> Result<(), CallError> {
+fn ask(arguments: &Arguments) -> Result<u8, CallError> {
     let mut client = Client::connect(&arguments.socket)?;
     let json = arguments.json;
-    match &arguments.noun {
-        Noun::Status => one(&mut client, "status", Value::Null, json, print::status),
+    if let Noun::Status { exit_code } = arguments.noun {
+        let answer = client.call("status", Value::Null)?;
+        show(&answer, json, print::status)?;
+        return Ok(if exit_code { severity(&answer) } else { 0 });
+    }
+    let done = match &arguments.noun {
+        Noun::Status { .. } => Ok(()),
         Noun::Service(verb) => service(&mut client, verb, json),
         Noun::Server(verb) => server(&mut client, verb, json),
         Noun::Session(SessionVerb::List) => list(&mut client, "session.list", json, print::sessions),
@@ -280,6 +290,21 @@ fn ask(arguments: &Arguments) -> Result<(), CallError> {
             one(&mut client, "config.rollback", Value::Null, json, print::changed)
         }
         Noun::Config(ConfigVerb::Check { .. }) => Ok(()),
+    };
+    done.map(|()| 0)
+}
+
+/// How bad what `status` says is, as an exit status that says nothing else.
+fn severity(status: &Value) -> u8 {
+    let has_any = |key: &str| match &status[key] {
+        Value::Object(object) => !object.is_empty(),
+        Value::Array(list) => !list.is_empty(),
+        _ => false,
+    };
+    match () {
+        () if has_any("unready") => 4,
+        () if has_any("warnings") || has_any("protected") => 3,
+        () => 0,
     }
 }
 
@@ -367,9 +392,12 @@ fn one(
     json: bool,
     print: PrintOne,
 ) -> Result<(), CallError> {
-    let answer = client.call(method, params)?;
+    show(&client.call(method, params)?, json, print)
+}
+
+fn show(answer: &Value, json: bool, print: PrintOne) -> Result<(), CallError> {
     let mut out = io::stdout().lock();
-    finish(if json { writeln!(out, "{answer}") } else { print(&mut out, &answer) })
+    finish(if json { writeln!(out, "{answer}") } else { print(&mut out, answer) })
 }
 
 /// Prints a list page by page, so that a million sessions need no memory here.

@@ -50,16 +50,27 @@ pub(super) fn status(out: Out<'_>, status: &Value) -> io::Result<()> {
         get("buffers_in_use"),
         get("buffers")
     )?;
-    writeln!(out, "sessions  {} of {}", get("sessions"), get("session_capacity"))?;
+    let number = |name: &str| status[name].as_u64().unwrap_or(0);
+    let four = |all: &str, six: &str| number(all).saturating_sub(number(six));
+    writeln!(
+        out,
+        "sessions  {} of {} (IPv4), {} of {} (IPv6)",
+        four("sessions", "sessions_ipv6"),
+        four("session_capacity", "session_capacity_ipv6"),
+        number("sessions_ipv6"),
+        number("session_capacity_ipv6")
+    )?;
     let ports = status["ports"].as_object().into_iter().flatten();
     let ports: Vec<_> = ports.map(|(name, link)| format!("{name} {}", word(link))).collect();
     writeln!(out, "ports     {}", ports.join(", "))?;
     for (port, sentence) in status["steering"].as_object().into_iter().flatten() {
         writeln!(out, "steering  {port}: {}", word(sentence))?;
     }
-    let unready = status["unready"].as_object().map_or(0, serde_json::Map::len);
-    let services = status["services"].as_u64().unwrap_or(0);
-    writeln!(out, "services  {} of {services} ready", services.saturating_sub(unready as u64))?;
+    let states = &status["service_states"];
+    let others = states.as_object().into_iter().flatten().filter(|(state, _)| *state != "ready");
+    let others: String = others.map(|(state, count)| format!(", {} {state}", word(count))).collect();
+    let ready = states["ready"].as_u64().unwrap_or(0);
+    writeln!(out, "services  {ready} of {} ready{others}", number("services"))?;
     let healths = status["servers"].as_object().into_iter().flatten();
     let healths: Vec<_> = healths.map(|(state, count)| format!("{} {state}", word(count))).collect();
     if !healths.is_empty() {
@@ -72,13 +83,16 @@ pub(super) fn status(out: Out<'_>, status: &Value) -> io::Result<()> {
         writeln!(out, "  switched by the operator: {}", word(switched))?;
     }
     for (name, reason) in status["unready"].as_object().into_iter().flatten() {
-        writeln!(out, "  {name} is unready: {}", word(reason))?;
+        writeln!(out, "  {name} is {}: {}", word(&status["not_ready"][name]), word(reason))?;
     }
     for draining in array(&status["draining"]) {
         writeln!(out, "  removed, but still has sessions: {}", word(draining))?;
     }
     for warning in array(&status["warnings"]) {
         writeln!(out, "warning: {}", word(warning))?;
+    }
+    for hint in array(&status["hints"]) {
+        writeln!(out, "hint: {}", word(hint))?;
     }
     Ok(())
 }
@@ -141,7 +155,7 @@ pub(super) fn service(out: Out<'_>, service: &Value) -> io::Result<()> {
     services(out, (std::slice::from_ref(service), true))?;
     writeln!(out, "local addresses  {}", word(&service["local_addresses"]).replace(',', ", "))?;
     if let Some(reason) = service["reason"].as_str() {
-        writeln!(out, "unready          {reason}")?;
+        writeln!(out, "{:<16} {reason}", word(&service["state"]))?;
     }
     if service["protected"] == true {
         writeln!(out, "protected        too few servers are healthy: checks are not believed, all are used")?;
@@ -233,6 +247,7 @@ pub(super) fn session_count(out: Out<'_>, count: &Value) -> io::Result<()> {
         get("active"),
         get("inactive")
     )?;
+    writeln!(out, "{} of {} with an IPv6 address", get("sessions_ipv6"), get("capacity_ipv6"))?;
     writeln!(out, "{} created, {} expired, {} recycled", get("created"), get("expired"), get("recycled"))
 }
 

@@ -314,6 +314,7 @@ impl<D: Devices> Control<D> {
         }
         let hops = self.server_hops(&self.config.services[at], &self.world);
         self.neighbors.want_more(hops, now);
+        self.absences_stale = true;
         self.publish_neighbors();
         self.collect_after = Some(self.world.generation);
         Ok(())

@@ -93,7 +93,7 @@ impl<D: Devices> Control<D> {
         let kept = old.intersection(&serving).count();
         let left = serving.len() + usable.own;
         let notes =
-            notes_text(&usable.notes).map(|notes| format!("of {} entries: {notes}", list.servers.len()));
+            notes_text(&usable.notes).map(|notes| format!("not every entry is used as it is: {notes}"));
         let because = |trouble: String| match &notes {
             Some(notes) => format!("{trouble} ({notes})"),
             None => trouble,

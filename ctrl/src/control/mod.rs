@@ -9,6 +9,7 @@ mod announce;
 mod changes;
 mod discovery;
 mod files;
+mod links;
 #[cfg(test)]
 mod model;
 mod names;
@@ -16,6 +17,7 @@ mod neighbors;
 mod passive;
 mod requests;
 mod routers;
+mod watch;
 mod world;
 
 pub use changes::Drain;
@@ -45,6 +47,7 @@ use dataplane::steering::Steering;
 use dataplane::wire::Mac;
 use dataplane::worker::{Event, Link};
 use discovery::SourceState;
+use links::LinkState;
 use names::Book;
 use passive::Traffic;
 use requests::Pending;
@@ -55,6 +58,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
+use watch::Watch;
 
 /// How long the thread sleeps when nothing comes; a packet that waits for ARP waits that
 /// much longer.
@@ -171,6 +175,9 @@ pub struct Control<D> {
     /// Where they cannot, and why.
     names_problems: Vec<String>,
     book: Book,
+    watch: Watch,
+    /// Sessions with an IPv6 address that fit on each worker; fixed at the start.
+    capacity_ipv6: u64,
     standings: Standings,
     next_weighing: Instant,
     /// What servers' traffic showed, by slot.
@@ -188,7 +195,10 @@ pub struct Control<D> {
     routers: Routers,
     /// Removed servers' slots may be given back when every worker follows this.
     collect_after: Option<Generation>,
-    device_links: Vec<Option<(bool, u32)>>,
+    /// By port.
+    links_now: Vec<LinkState>,
+    /// Whether it must be looked anew which servers answer on their links.
+    absences_stale: bool,
     busy: Vec<f64>,
     busy_samples: Vec<(u64, u64)>,
     next_poll: Instant,
@@ -222,11 +232,11 @@ impl<D: Devices> Control<D> {
             requests,
         } = parts;
         let workers = stats.len();
-        let device_links = (0..facts.len()).map(|at| devices.link(PortId(at as u16))).collect();
         let mut control = Self {
             identity,
             files,
             failed_reload: None,
+            capacity_ipv6: loaded.config.session_capacity_ipv6() as u64,
             config: loaded.config,
             history: History::of(loaded.text),
             warnings: loaded.warnings,
@@ -245,6 +255,7 @@ impl<D: Devices> Control<D> {
             discovery,
             sources: HashMap::new(),
             book: Book::default(),
+            watch: Watch::default(),
             standings: Standings::default(),
             next_weighing: now,
             traffic: HashMap::new(),
@@ -258,7 +269,8 @@ impl<D: Devices> Control<D> {
             removed_locals: Vec::new(),
             pending: Pending::default(),
             collect_after: None,
-            device_links,
+            links_now: Vec::new(),
+            absences_stale: false,
             busy: vec![0.0; workers],
             busy_samples: vec![(0, 0); workers],
             next_poll: now,
@@ -267,9 +279,9 @@ impl<D: Devices> Control<D> {
             now,
             stopping: false,
         };
+        control.begin_links();
         let config = control.config.clone();
         control.apply(config, now)?;
-        control.carry_links();
         if control.identity.fallback.is_none() {
             control.keep_last_good();
         }
@@ -310,6 +322,7 @@ impl<D: Devices> Control<D> {
             self.next_age = now + AGE;
             self.ask_neighbors(now);
         }
+        self.follow_absences();
         self.look_after_routers(now);
         self.follow_findings(now);
         self.publish_names(now);
@@ -322,9 +335,11 @@ impl<D: Devices> Control<D> {
         }
         self.end_drains(now);
         self.end_holds(now);
+        self.watch_services(now);
         if now >= self.next_poll {
             self.next_poll = now + POLL;
             self.look_at_traffic(now);
+            self.watch_capacities();
             if !self.names_problems.is_empty() {
                 self.follow_names();
             }
@@ -336,42 +351,6 @@ impl<D: Devices> Control<D> {
     fn keep_last_good(&self) {
         if let Some(keeper) = &self.keeper {
             keeper.keep(Arc::clone(self.history.desired.text()));
-        }
-    }
-
-    /// Tells the kernel of links that are down from the start; interfaces begin with a carrier.
-    fn carry_links(&mut self) {
-        let Some(kernel) = &mut self.kernel else { return };
-        for (at, link) in self.device_links.iter().enumerate() {
-            if matches!(link, Some((false, _))) {
-                kernel.set_carrier(PortId(at as u16), false);
-            }
-        }
-    }
-
-    /// Notices links that went down or came up.
-    fn poll_links(&mut self, now: Instant) {
-        for at in 0..self.facts.len() {
-            let (port, spec) = (PortId(at as u16), &self.config.ports[at]);
-            let mut link = self.devices.link(port);
-            // Devices that read a kernel's interface do not see its carrier.
-            if let (Some(kernel), Some(interface)) = (&mut self.kernel, spec.device.interface())
-                && let Some(up) = kernel.carrier(interface)
-            {
-                link = Some((up, link.map_or(0, |(_, speed)| speed)));
-            }
-            let is_up = |link: Option<(bool, u32)>| link.is_some_and(|(up, _)| up);
-            if is_up(link) != is_up(self.device_links[at]) {
-                let what = if is_up(link) { "up" } else { "down" };
-                log::info!(target: "links", "port {}: the link is {what}", spec.name);
-                if let Some(kernel) = &mut self.kernel {
-                    kernel.set_carrier(port, is_up(link));
-                }
-                if is_up(link) {
-                    self.announcements.schedule_port(&self.config, port, now);
-                }
-            }
-            self.device_links[at] = link;
         }
     }
 
@@ -407,9 +386,11 @@ impl<D: Devices> Control<D> {
             world: &self.world,
             publisher: &self.publisher,
             busy: &self.busy,
-            links: &self.device_links,
+            links: self.links_now.iter().map(|state| state.link).collect(),
             kernel: self.kernel.as_ref(),
             standings: &self.standings,
+            refusing: &self.watch.refusing,
+            capacity_ipv6: self.capacity_ipv6,
             drains: &self.history.drains,
             now: self.now,
         }

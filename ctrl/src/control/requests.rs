@@ -5,13 +5,14 @@ use crate::admin::peers::Peer;
 use crate::config::{self, ServiceSpec};
 use crate::discovery::News;
 use crate::health::Finding;
-use crate::view::{SessionView, StatusView};
+use crate::view::{ServiceState, SessionView, StatusView};
 use dataplane::clock::Instant;
 use dataplane::ids::{Generation, PortId};
 use dataplane::worker::{Command, SessionQuery};
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
@@ -164,8 +165,17 @@ impl<D: Devices> Control<D> {
         let observer = self.observer();
         let (in_use, buffers) = self.devices.buffers();
         let count = observer.session_count();
-        let services = self.config.services.iter().enumerate();
-        let unready = services.filter_map(|(at, spec)| Some((spec.name.clone(), observer.unready(at)?)));
+        let mut service_states = BTreeMap::new();
+        let (mut not_ready, mut unready) = (BTreeMap::new(), BTreeMap::new());
+        for (at, spec) in self.config.services.iter().enumerate() {
+            let (state, reason) = observer.condition(at);
+            *service_states.entry(state.name().to_owned()).or_insert(0) += 1;
+            let Some(reason) = reason else { continue };
+            not_ready.insert(spec.name.clone(), state.name().to_owned());
+            if state != ServiceState::Protected {
+                unready.insert(spec.name.clone(), reason);
+            }
+        }
         let mut warnings = config::shown(&self.warnings);
         warnings.extend(self.identity.fallback.clone());
         warnings.extend(self.failed_reload.as_ref().map(|problem| {
@@ -178,6 +188,10 @@ impl<D: Devices> Control<D> {
             Some(format!("service {name}: its source: {}", state.trouble.as_ref()?))
         }));
         warnings.extend(observer.port_warnings());
+        for (port, state) in self.config.ports.iter().zip(&self.links_now) {
+            warnings.extend(state.trouble.as_ref().map(|trouble| format!("port {}: {trouble}", port.name)));
+        }
+        warnings.extend(observer.scarce().into_iter().map(|(_, words)| words));
         warnings.extend(observer.gateway_warnings());
         let asks_vip = |spec: &Arc<ServiceSpec>| spec.health.as_ref().is_some_and(|health| health.at_vip);
         let asks_vips = self.config.services.iter().any(asks_vip);
@@ -196,8 +210,12 @@ impl<D: Devices> Control<D> {
             buffers_in_use: u64::from(in_use),
             sessions: count.sessions,
             session_capacity: count.capacity,
+            sessions_ipv6: count.sessions_ipv6,
+            session_capacity_ipv6: count.capacity_ipv6,
             services: self.config.services.len(),
-            unready: unready.collect(),
+            service_states,
+            not_ready,
+            unready,
             servers: observer.server_states(),
             checks: self.standings.checks(),
             protected: observer.protected(),
@@ -218,6 +236,7 @@ impl<D: Devices> Control<D> {
                 .map(|(at, port)| (port.name.clone(), observer.link_text(at)))
                 .collect(),
             warnings,
+            hints: observer.hints(),
         }
     }
 

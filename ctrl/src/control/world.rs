@@ -73,6 +73,7 @@ impl<D: Devices> Control<D> {
         self.follow_sources();
         self.collect_after = Some(self.world.generation);
         self.neighbors.want(wanted, now);
+        self.absences_stale = true;
         self.publish_neighbors();
         Ok(())
     }
@@ -80,6 +81,7 @@ impl<D: Devices> Control<D> {
     /// Gives workers, and checks that send as they do, a new world.
     pub(super) fn publish(&mut self, mut snapshot: Snapshot) {
         snapshot.ended = self.ended();
+        snapshot.links_down = self.links_down();
         self.world = self.publisher.publish(snapshot);
         if let Some(checks) = self.kernel.as_ref().and_then(KernelPath::vip_checks) {
             checks.follow(&self.world);

@@ -19,6 +19,7 @@ use dataplane::ids::PortId;
 use dataplane::snapshot::AddressRole;
 use dataplane::worker::KernelLane;
 use net::Netlink;
+pub use net::Outside;
 use pump::Pump;
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -124,9 +125,14 @@ impl KernelPath {
         self.plan.interfaces.iter().find(|interface| interface.port == port)
     }
 
-    /// Whether the interface that a device uses has a carrier; `None` when the kernel does not say.
-    pub fn carrier(&mut self, interface: &str) -> Option<bool> {
-        self.netlink.carrier(interface)
+    /// The kernel's interface of this name, if there is one: of those that devices open, not of the ports' own.
+    pub fn outside(&self, name: &str) -> Option<Outside> {
+        self.netlink.interface(Some(name), 0)
+    }
+
+    /// The kernel's interface of this number.
+    pub fn outside_by_index(&self, index: u32) -> Option<Outside> {
+        self.netlink.interface(None, index)
     }
 
     /// Gives a port's interface the state of its link, so that routing daemons notice.

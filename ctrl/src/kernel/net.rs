@@ -23,6 +23,19 @@ const TABLE: u32 = 5_200;
 /// The table of what is sent by the interface of checks that aim at VIPs.
 const VIP_TABLE: u32 = 5_201;
 
+/// An interface of the kernel that a device opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outside {
+    /// Its number, which it keeps as long as it lives.
+    pub index: u32,
+    /// What it is called.
+    pub name: String,
+    /// Whether it is up and has a carrier.
+    pub is_up: bool,
+    /// Its largest IP packet, in bytes.
+    pub mtu: u32,
+}
+
 /// A netlink socket, and what must be put back.
 #[derive(Debug)]
 pub(super) struct Netlink {
@@ -50,20 +63,25 @@ impl Netlink {
         self.runtime.block_on(links.try_next()).ok().flatten().map(|link| link.header.index)
     }
 
-    /// Whether an interface is up and has a carrier; `Some(false)` when it is gone.
-    pub(super) fn carrier(&mut self, name: &str) -> Option<bool> {
-        let mut links = self.handle.link().get().match_name(name.to_owned()).execute();
-        let link = match self.runtime.block_on(links.try_next()) {
-            Ok(Some(link)) => link,
-            Ok(None) | Err(rtnetlink::Error::NetlinkError(_)) => return Some(false),
-            Err(_) => return None,
+    /// The interface of this name, or of this number.
+    pub(super) fn interface(&self, name: Option<&str>, index: u32) -> Option<Outside> {
+        let get = self.handle.link().get();
+        let get = match name {
+            Some(name) => get.match_name(name.to_owned()),
+            None => get.match_index(index),
         };
-        let mut attributes = link.attributes.iter();
-        let state = attributes.find_map(|attribute| match attribute {
-            LinkAttribute::OperState(state) => Some(*state),
-            _ => None,
-        });
-        state.map(|state| matches!(state, State::Up | State::Unknown))
+        let mut links = get.execute();
+        let link = self.runtime.block_on(links.try_next()).ok().flatten()?;
+        let mut found = Outside { index: link.header.index, name: String::new(), is_up: true, mtu: u32::MAX };
+        for attribute in link.attributes {
+            match attribute {
+                LinkAttribute::IfName(name) => found.name = name,
+                LinkAttribute::Mtu(mtu) => found.mtu = mtu,
+                LinkAttribute::OperState(state) => found.is_up = matches!(state, State::Up | State::Unknown),
+                _ => {}
+            }
+        }
+        Some(found)
     }
 
     /// Tells an interface's users whether there is a link behind it.

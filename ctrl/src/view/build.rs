@@ -9,19 +9,19 @@ use crate::compile::DeviceFacts;
 use crate::config::{Config, ServerSpec, ServiceSpec};
 use crate::control::{DeviceCounters, Devices, Drain};
 use crate::kernel::KernelPath;
-use crate::neighbors::{NeighborTable, Standing};
+use crate::neighbors::NeighborTable;
 use crate::registry::{Registry, Totals};
 use crate::standing::Standings;
 use crate::steering::Ladder;
 use dataplane::clock::Instant;
 use dataplane::drop::DropReason;
 use dataplane::flow::{Endpoint, Protocol};
-use dataplane::ids::{PortId, ServerId, WorkerId};
+use dataplane::ids::{PortId, ServerId, ServiceId, WorkerId};
 use dataplane::snapshot::{LocalAddress, NextHop, Publisher, Snapshot};
 use dataplane::stats::WorkerStats;
 use dataplane::wire::Mac;
 use dataplane::worker::SessionRecord;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// Everything that views are made from.
@@ -47,9 +47,13 @@ pub struct Observer<'a> {
     /// Each worker's busy share over the last second.
     pub busy: &'a [f64],
     /// Each port's link, as last polled.
-    pub links: &'a [Option<(bool, u32)>],
+    pub links: Vec<Option<(bool, u32)>>,
     /// What is known of servers.
     pub standings: &'a Standings,
+    /// Services that refused sessions of late, for want of what, and until when that counts.
+    pub refusing: &'a HashMap<ServiceId, (DropReason, Instant)>,
+    /// Sessions with an IPv6 address that fit on each worker.
+    pub capacity_ipv6: u64,
     /// Servers that leave at a time.
     pub drains: &'a [Drain],
     /// The host's kernel.
@@ -106,21 +110,11 @@ impl Observer<'_> {
             seconds: until.since(self.now).as_secs(),
         });
         let totals = self.registry.service_totals(&spec.name, &self.read());
-        let reason = self.unready(at);
+        let (state, reason) = self.condition(at);
         let mut refused = BTreeMap::new();
         if let Some(id) = self.registry.service_id(&spec.name) {
-            let counters = |stats: &WorkerStats| {
-                let counters = stats.service(id);
-                [
-                    (DropReason::NoRealServer, counters.no_real_server.value()),
-                    (DropReason::LocalPortsExhausted, counters.local_ports_exhausted.value()),
-                    (DropReason::SessionTableFull, counters.session_table_full.value()),
-                    (DropReason::NoRoute, counters.no_route.value()),
-                    (DropReason::NoSession, counters.no_session.value()),
-                ]
-            };
-            for (reason, count) in self.stats.iter().flat_map(|stats| counters(stats)) {
-                *refused.entry(reason.name().to_owned()).or_insert(0) += count;
+            for (reason, counter) in self.stats.iter().flat_map(|stats| stats.service(id).refusals()) {
+                *refused.entry(reason.name().to_owned()).or_insert(0) += counter.value();
             }
         }
         ServiceView {
@@ -129,7 +123,7 @@ impl Observer<'_> {
             protocol: spec.protocol.name().into(),
             forward: spec.forward.name().into(),
             scheduler: spec.scheduler.name().into(),
-            state: if reason.is_none() { "ready" } else { "unready" }.into(),
+            state: state.name().into(),
             reason,
             sessions: totals.sessions_active + totals.sessions_inactive,
             packets_in: totals.packets_in,
@@ -204,7 +198,7 @@ impl Observer<'_> {
     }
 
     /// In how many seconds a service, or a server of it, leaves, if it is drained with a deadline.
-    fn drain_s(&self, service: &str, endpoint: Option<Endpoint>) -> Option<u64> {
+    pub(super) fn drain_s(&self, service: &str, endpoint: Option<Endpoint>) -> Option<u64> {
         let found =
             self.drains.iter().find(|drain| drain.service == service && drain.endpoint == endpoint)?;
         Some(found.until.since(self.now).as_secs())
@@ -243,35 +237,6 @@ impl Observer<'_> {
             .collect()
     }
 
-    /// Why a service cannot forward now.
-    pub fn unready(&self, at: usize) -> Option<String> {
-        let spec = &self.config.services[at];
-        let weighted: Vec<_> = spec.servers.iter().filter(|server| server.weight > Weight::ZERO).collect();
-        if weighted.is_empty() {
-            let reason =
-                if spec.servers.is_empty() { "it has no server" } else { "every server has weight 0" };
-            return Some(reason.into());
-        }
-        if spec.drain {
-            let until = self.drain_s(&spec.name, None).map(|seconds| format!("; it leaves in {seconds} s"));
-            return Some(format!("it drains, which takes no new sessions{}", until.unwrap_or_default()));
-        }
-        if self.standings.picture(at).weights.iter().all(|weight| *weight == 0) {
-            let mut healths =
-                (0..spec.servers.len()).map(|place| self.standings.condition(at, place, self.now));
-            let is_awaited = healths.any(|(health, _)| health == Health::Checking);
-            let reason = match (self.standings.switch(at), is_awaited) {
-                (Some(_), _) => "the operator's switch leaves it no server",
-                (None, true) => "the first answers of its servers to checks are awaited",
-                (None, false) => "no server is healthy",
-            };
-            return Some(reason.into());
-        }
-        let reasons: BTreeSet<_> =
-            weighted.iter().map(|server| self.unreachable(server)).collect::<Option<_>>()?;
-        Some(reasons.into_iter().collect::<Vec<_>>().join("; "))
-    }
-
     /// Services that the operator sends elsewhere for a while, and where.
     pub fn switched(&self) -> Vec<String> {
         let services = self.config.services.iter().enumerate();
@@ -285,7 +250,7 @@ impl Observer<'_> {
     }
 
     /// Why a server cannot be reached now.
-    fn unreachable(&self, server: &ServerSpec) -> Option<String> {
+    pub(super) fn unreachable(&self, server: &ServerSpec) -> Option<String> {
         let Some(hop) = self.world.routes.lookup(server.endpoint.address, 0) else {
             return Some(format!("no route leads to {}", server.endpoint.address));
         };
@@ -293,8 +258,7 @@ impl Observer<'_> {
         if matches!(self.links[port], Some((false, _))) {
             return Some(format!("the link of port {} is down", self.config.ports[port].name));
         }
-        let failed = self.neighbors.entry(hop).is_some_and(|entry| entry.standing == Standing::Failed);
-        failed.then(|| {
+        self.neighbors.is_absent(hop).then(|| {
             format!(
                 "{} does not answer {} on port {}",
                 hop.address,
@@ -316,7 +280,9 @@ impl Observer<'_> {
             sessions: self.sum(|stats| stats.sessions_live.value()),
             active,
             inactive,
-            capacity: (self.config.dataplane.session_capacity * self.stats.len()) as u64,
+            capacity: self.tables().iter().map(|table| table.capacity).sum(),
+            sessions_ipv6: self.sum(|stats| stats.sessions_live_ipv6.value()),
+            capacity_ipv6: self.capacity_ipv6 * self.stats.len() as u64,
             created: self.sum(|stats| stats.sessions_created.value()),
             expired: self.sum(|stats| stats.sessions_expired.value()),
             recycled: self.sum(|stats| stats.sessions_recycled.value()),
@@ -449,7 +415,9 @@ impl Observer<'_> {
                     busy_ratio: self.busy[at],
                     generation: self.publisher.applied_by(at).0,
                     sessions: stats.sessions_live.value(),
-                    session_capacity: self.config.dataplane.session_capacity as u64,
+                    session_capacity: self.config.dataplane.session_capacity as u64 + self.capacity_ipv6,
+                    sessions_ipv6: stats.sessions_live_ipv6.value(),
+                    session_capacity_ipv6: self.capacity_ipv6,
                     rx_packets: ports(|port| port.rx_packets.value()),
                     tx_packets: ports(|port| port.tx_packets.value()),
                     dropped: DropReason::ALL.iter().map(|reason| stats.drops(*reason).value()).sum(),
@@ -485,9 +453,7 @@ impl Observer<'_> {
     pub fn gateway_warnings(&self) -> Vec<String> {
         let hops =
             self.config.routes.iter().flat_map(|route| route.hops.iter().map(move |hop| (route, *hop)));
-        let failed = hops.filter(|(_, hop)| {
-            self.neighbors.entry(*hop).is_some_and(|entry| entry.standing == Standing::Failed)
-        });
+        let failed = hops.filter(|(_, hop)| self.neighbors.is_absent(*hop));
         failed
             .map(|(route, hop)| {
                 let port = self.port_name(hop.port);
@@ -510,13 +476,6 @@ impl Observer<'_> {
                     spec.name
                 ));
             }
-            let partial: u64 = self.stats.iter().map(|stats| stats.port(id).partial_checksums.value()).sum();
-            if partial > 0 {
-                warnings.push(format!(
-                    "port {}: {partial} partial checksums were finished in software because a sender leaves them to its device; `ethtool -K IFACE tx off` at the other end of {interface} saves that work",
-                    spec.name
-                ));
-            }
             if matches!(self.links[at], Some((false, _))) {
                 warnings.push(format!("port {}: the link is down", spec.name));
             }
@@ -524,7 +483,24 @@ impl Observer<'_> {
         warnings
     }
 
-    fn port_name(&self, port: PortId) -> String {
+    /// What costs time and harms nobody.
+    pub fn hints(&self) -> Vec<String> {
+        let mut hints = Vec::new();
+        for (at, spec) in self.config.ports.iter().enumerate() {
+            let id = PortId(at as u16);
+            let interface = spec.device.argument("iface").unwrap_or(spec.device.name());
+            let partial: u64 = self.stats.iter().map(|stats| stats.port(id).partial_checksums.value()).sum();
+            if partial > 0 {
+                hints.push(format!(
+                    "port {}: {partial} partial checksums were finished in software because a sender leaves them to its device; `ethtool -K IFACE tx off` at the other end of {interface} saves that work",
+                    spec.name
+                ));
+            }
+        }
+        hints
+    }
+
+    pub(super) fn port_name(&self, port: PortId) -> String {
         self.config.ports[usize::from(port.0)].name.clone()
     }
 }
@@ -545,7 +521,7 @@ impl From<&SessionRecord> for SessionView {
 }
 
 /// A server's endpoint; its address alone where it takes every port of the service.
-fn server_text(endpoint: Endpoint) -> String {
+pub(super) fn server_text(endpoint: Endpoint) -> String {
     if endpoint.l4_port == 0 { endpoint.address.to_string() } else { endpoint.to_string() }
 }
 

@@ -164,16 +164,14 @@ impl Director {
         let service = service_for(stage, protocol, world)?;
         world.addresses.check_source(packet.source())?;
         let options = &service.options;
-        let counters = self.stats.service(service.id);
         if protocol.has_connections() && !(packet.flags.opens() || options.sloppy && !packet.flags.rst()) {
-            counters.no_session.add(1);
-            return Err(DropReason::NoSession.into());
+            return Err(self.not_admitted(service, DropReason::NoSession));
         }
         if packet.ttl <= 1 {
             return Err(DropReason::TtlExceeded.into());
         }
         if options.session_limit > 0 && self.sessions_of(service) >= options.session_limit {
-            return Err(DropReason::ServiceLimit.into());
+            return Err(self.not_admitted(service, DropReason::ServiceLimit));
         }
         let client =
             options.persistence.map(|persistence| (persistence, persistence.network(packet.source())));
@@ -193,15 +191,20 @@ impl Director {
             }
         };
         let Some(server) = server else {
-            self.stats.service(service.id).no_real_server.add(1);
-            return Err(DropReason::NoRealServer.into());
+            let has_weight = service.servers.iter().any(|server| server.weight > 0);
+            let reason = if has_weight { DropReason::ServersFull } else { DropReason::NoRealServer };
+            return Err(self.not_admitted(service, reason));
         };
         let towards =
             if service.mode == ForwardMode::Snat { packet.destination() } else { server.endpoint.address };
         let Some(next_hop) = self.find_towards(server, towards, flow_number(packet.key), world) else {
-            self.stats.service(service.id).no_route.add(1);
-            return Err(DropReason::NoRoute.into());
+            return Err(self.not_admitted(service, DropReason::NoRoute));
         };
+        if world.has_links_down()
+            && world.routes.lookup(towards, 0).is_some_and(|hop| world.is_down(hop.port))
+        {
+            return Err(self.not_admitted(service, DropReason::LinkDown));
+        }
         if options.one_packet {
             let (flow, address) = (K::side(self).sessions.hash(packet.key), server.endpoint.address);
             let tunnel = match service.mode {
@@ -239,6 +242,13 @@ impl Director {
         }
         self.note_begin(service, server);
         Ok(admitted)
+    }
+
+    /// Counts a refusal for its service.
+    #[cold]
+    fn not_admitted(&self, service: &Service, reason: DropReason) -> NotAdmitted {
+        self.stats.service(service.id).refuse(reason);
+        reason.into()
     }
 
     /// The next hop towards a server, or what hosts behind the appliance ask for.
@@ -422,19 +432,12 @@ impl Director {
                 self.open_from_pool(service, &mut new, arrival)
             }
         };
-        let counters = self.stats.service(service.id);
-        let admitted = match made {
-            Ok(admitted) => admitted,
-            Err(reason) => {
-                match reason {
-                    DropReason::LocalPortsExhausted => counters.local_ports_exhausted.add(1),
-                    _ => counters.session_table_full.add(1),
-                }
-                return Err(reason);
-            }
-        };
+        let admitted = made.inspect_err(|reason| self.stats.service(service.id).refuse(*reason))?;
         self.stats.sessions_created.add(1);
         self.stats.sessions_live.add(1);
+        if S::FAMILY == Family::V6 {
+            self.stats.sessions_live_ipv6.add(1);
+        }
         if new.local_id != LocalId::NONE {
             self.stats.local_ports_used(new.local_id).add(1);
         }

@@ -127,6 +127,9 @@ impl Director {
             K::side_mut(self).across -= 1;
         }
         self.stats.sessions_live.decrement();
+        if K::FAMILY == Family::V6 {
+            self.stats.sessions_live_ipv6.decrement();
+        }
         let counters = self.stats.server(session.server);
         if session.state.is_active() {
             counters.sessions_active.decrement();

@@ -54,6 +54,8 @@ pub struct Snapshot {
     pub timeouts: Timeouts,
     /// Removed servers whose sessions end with their next packet, in order.
     pub ended: Arc<[ServerId]>,
+    /// The ports whose links are down, a bit each.
+    pub links_down: u64,
 }
 
 /// A port as the director sees it.
@@ -80,6 +82,7 @@ impl Snapshot {
             neighbors: Arc::default(),
             timeouts: Timeouts::default(),
             ended: Arc::default(),
+            links_down: 0,
         }
     }
 
@@ -110,6 +113,18 @@ impl Snapshot {
         let networks = &self.port(hop.port).networks;
         let nearest = networks.iter().find(|network| network.contains(hop.address));
         nearest.or(networks.iter().find(is_of_family)).map(|own| own.address)
+    }
+
+    /// Whether any link is down.
+    #[inline]
+    pub fn has_links_down(&self) -> bool {
+        self.links_down != 0
+    }
+
+    /// Whether a port's link is down.
+    #[inline]
+    pub fn is_down(&self, port: PortId) -> bool {
+        self.links_down >> (port.0 & 63) & 1 == 1
     }
 
     /// The port's configuration.

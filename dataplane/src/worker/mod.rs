@@ -418,6 +418,11 @@ impl<P: Port> Worker<P> {
         if egress.is_empty() {
             return;
         }
+        if self.world.is_down(PortId(at as u16)) {
+            // Many devices take packets without a link, and lose them without a word.
+            self.stats.drops(DropReason::LinkDown).add(egress.len() as u64);
+            return self.ports[at].discard(egress);
+        }
         let (packets, bytes) = (egress.len(), egress.iter().map(Buffer::len).sum::<usize>());
         self.ports[at].tx(egress);
         let (refused, refused_bytes) = (egress.len(), egress.iter().map(Buffer::len).sum::<usize>());

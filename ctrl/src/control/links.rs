@@ -1,0 +1,161 @@
+//! What the links are like: whether they are up, whether the interfaces behind devices are still what they were, and
+//! whether servers on them answer.
+
+use super::{Control, Devices};
+use crate::compile;
+use crate::kernel::Outside;
+use dataplane::clock::Instant;
+use dataplane::ids::PortId;
+use std::collections::BTreeSet;
+
+/// What is known of one port's link.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LinkState {
+    /// Whether it is up, and its speed in Mbit/s; `None` when the device cannot tell.
+    pub(super) link: Option<(bool, u32)>,
+    /// The number of the kernel's interface that the device opened.
+    index: Option<u32>,
+    /// The MTU that the device began with.
+    mtu: u16,
+    /// What is wrong with the interface, and what to do.
+    pub(super) trouble: Option<String>,
+}
+
+impl LinkState {
+    fn is_up(&self) -> bool {
+        self.link.is_some_and(|(up, _)| up)
+    }
+}
+
+impl<D: Devices> Control<D> {
+    /// Links as they are at the start. Interfaces of the kernel path begin with a carrier, so it is told of links that
+    /// are down.
+    pub(super) fn begin_links(&mut self) {
+        for at in 0..self.facts.len() {
+            let port = PortId(at as u16);
+            let index = match (&self.kernel, self.config.ports[at].device.interface()) {
+                (Some(kernel), Some(name)) => kernel.outside(name).map(|interface| interface.index),
+                _ => None,
+            };
+            let state =
+                LinkState { link: self.devices.link(port), index, mtu: self.facts[at].mtu, trouble: None };
+            if let (Some((false, _)), Some(kernel)) = (state.link, &mut self.kernel) {
+                kernel.set_carrier(port, false);
+            }
+            self.links_now.push(state);
+        }
+    }
+
+    /// Notices links that went down or came up, and interfaces that are no longer what devices opened.
+    pub(super) fn poll_links(&mut self, now: Instant) {
+        let mut news = false;
+        for at in 0..self.facts.len() {
+            let port = PortId(at as u16);
+            let mut state = LinkState { link: self.devices.link(port), ..self.links_now[at].clone() };
+            let mtu = self.look_at_interface(at, &mut state);
+            let before = std::mem::replace(&mut self.links_now[at], state);
+            let (was_up, is_up) = (before.is_up(), self.links_now[at].is_up());
+            let name = &self.config.ports[at].name;
+            let trouble = &self.links_now[at].trouble;
+            if before.trouble != *trouble {
+                match trouble {
+                    Some(trouble) => log::warn!(target: "links", "port {name}: {trouble}"),
+                    None => log::info!(target: "links", "port {name}: its interface is as it was"),
+                }
+            }
+            if was_up != is_up {
+                log::warn!(target: "links", "port {name}: the link is {}", if is_up { "up" } else { "down" });
+                if let Some(kernel) = &mut self.kernel {
+                    kernel.set_carrier(port, is_up);
+                }
+                if is_up {
+                    self.announcements.schedule_port(&self.config, port, now);
+                }
+                news = true;
+            }
+            if self.facts[at].mtu != mtu {
+                self.facts[at].mtu = mtu;
+                news = true;
+            }
+        }
+        if news {
+            let mut snapshot = (*self.world).clone();
+            snapshot.ports = compile::ports(&self.config, &self.facts);
+            self.publish(snapshot);
+        }
+    }
+
+    /// Compares the kernel's interface behind a device with what it was. Returns the MTU to use.
+    fn look_at_interface(&self, at: usize, state: &mut LinkState) -> u16 {
+        let (Some(kernel), Some(name)) = (&self.kernel, self.config.ports[at].device.interface()) else {
+            return state.mtu;
+        };
+        state.trouble = None;
+        let speed = state.link.map_or(0, |(_, speed)| speed);
+        let seen = kernel.outside(name);
+        // Devices hold on to an interface by its number.
+        let held = match (state.index, &seen) {
+            (None, _) => seen.clone(),
+            (Some(index), Some(seen)) if seen.index == index => Some(seen.clone()),
+            (Some(index), _) => kernel.outside_by_index(index),
+        };
+        match (&held, &seen) {
+            (Some(held), _) if held.name != name => {
+                state.trouble = Some(format!(
+                    "interface {name} is called {} now; traffic goes on, but name it in the device before the next start",
+                    held.name
+                ));
+            }
+            (None, Some(_)) => {
+                state.trouble = Some(format!(
+                    "interface {name} was removed and made again; nothing passes until sluiced is restarted"
+                ));
+            }
+            (None, None) => {
+                state.trouble = Some(format!("interface {name} is gone; make it again and restart sluiced"));
+            }
+            (Some(_), _) => {}
+        }
+        state.link = Some((held.as_ref().is_some_and(|held| held.is_up), speed));
+        match held {
+            Some(Outside { mtu, .. }) if mtu < u32::from(state.mtu) => {
+                let smaller = u16::try_from(mtu).unwrap_or(state.mtu);
+                state.trouble.get_or_insert_with(|| {
+                    format!(
+                        "interface {name} has an MTU of {mtu} and had {} at the start; the smaller one is used",
+                        state.mtu
+                    )
+                });
+                smaller
+            }
+            _ => state.mtu,
+        }
+    }
+
+    /// The ports whose links are down, a bit each.
+    pub(super) fn links_down(&self) -> u64 {
+        let down =
+            self.links_now.iter().enumerate().filter(|(_, state)| matches!(state.link, Some((false, _))));
+        down.fold(0, |mask, (at, _)| mask | 1 << at)
+    }
+
+    /// Keeps servers out that do not answer on their link, and lets them in again when they do.
+    pub(super) fn follow_absences(&mut self) {
+        let turned = self.neighbors.take_turned();
+        if turned.is_empty() && !std::mem::take(&mut self.absences_stale) {
+            return;
+        }
+        self.absences_stale = false;
+        // Several services may have the same server, which is one piece of news.
+        let mut says = BTreeSet::new();
+        for (at, spec) in self.config.services.iter().enumerate() {
+            for (place, server) in spec.servers.iter().enumerate() {
+                let address = server.endpoint.address;
+                let on_link = self.world.routes.lookup(address, 0).filter(|hop| hop.address == address);
+                let is_absent = on_link.is_some_and(|hop| self.neighbors.is_absent(hop));
+                says.extend(self.standings.set_absent(at, place, is_absent));
+            }
+        }
+        says.into_iter().for_each(|line| log::warn!(target: "servers", "{line}"));
+    }
+}
