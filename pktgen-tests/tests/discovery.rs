@@ -407,7 +407,7 @@ fn etcd_has_a_key_for_each_server() {
     assert_eq!(lab.json(&["service", "show", "web"]).unwrap()["servers"][1]["weight"], 0.5);
     assert_eq!(answers(&lab), ["rs1", "rs2"]);
     etcdctl(&lab, &["put", "/services/web/3", "nonsense"]).unwrap();
-    await_trouble(&lab, "the value of /services/web/3 is not a server: `nonsense`");
+    await_trouble(&lab, "the value of `/services/web/3` is not a server: `nonsense`");
     etcdctl(&lab, &["del", "/services/web/3"]).unwrap();
     etcdctl(&lab, &["del", "/services/web/1"]).unwrap();
     await_servers(&lab, &["10.0.0.12:80"]);

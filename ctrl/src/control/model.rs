@@ -529,6 +529,10 @@ impl Run {
             }
             Operation::RollBack => ("config.rollback", json!({})),
             Operation::Wait(_) => {
+                // Everybody is on the link.
+                for entry in self.control.neighbors.entries() {
+                    self.control.neighbors.learn(entry.hop, [2, 0, 0, 0, 0, 9], false, now);
+                }
                 self.control.turn(now);
                 return true;
             }
