@@ -85,6 +85,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
     preflight::session_memory(config)?;
     let memory = preflight::memory(config.dataplane.hugepages, buffers, preflight::buffer_room(config))?;
 
+    preflight::clear_runtime_folder();
     let mut eal = Eal::start(&EalSettings {
         worker_cores: config.dataplane.workers.clone(),
         control_cores,
@@ -95,6 +96,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
     .map_err(|error| format!("DPDK does not start: {error}; {}", preflight::remedy(config)))?;
     let clock = Clock::start(&eal);
     let hardware = start_hardware(&mut eal, config, buffers)?;
+    dpdk::close_on_exec();
     let files = Paths { config: path, state, fallback };
     serve(&eal, clock, hardware, loaded, files, memory, &admin, (sender, requests))
 }

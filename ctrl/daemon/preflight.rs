@@ -39,6 +39,19 @@ fn paged(room: u16) -> u64 {
 /// What EAL and the drivers need besides.
 const EAL_MEGABYTES: u64 = 48;
 
+/// Removes what daemons of earlier versions left in DPDK's runtime folder: a folder for each process, of which this one
+/// makes none any more.
+pub(crate) fn clear_runtime_folder() {
+    for entry in fs::read_dir("/var/run/dpdk").into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix("sluice-")?.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            // One that cannot be removed harms nobody.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// Cores for control's threads: all that the process may use but the workers'.
 pub(crate) fn control_cores(workers: &[usize]) -> Result<Vec<usize>, String> {
     let allowed: Vec<_> =

@@ -4,7 +4,13 @@
 #include <unistd.h>
 
 #include <errno.h>
+#include <limits.h>
 #include <string.h>
+
+#include <linux/close_range.h>
+#include <linux/if_packet.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
 
 #include <rte_byteorder.h>
 #include <rte_cycles.h>
@@ -228,4 +234,31 @@ int sluice_log_to(int fd)
 	}
 	setvbuf(stream, NULL, _IONBF, 0);
 	return rte_openlog_stream(stream);
+}
+
+unsigned int sluice_packet_socket(int fd)
+{
+	struct sockaddr_ll address;
+	socklen_t len = sizeof(address);
+
+	if (getsockname(fd, (struct sockaddr *)&address, &len) != 0 || len < offsetof(struct sockaddr_ll, sll_hatype))
+		return 0;
+	return address.sll_family == AF_PACKET ? (unsigned int)address.sll_ifindex : 0;
+}
+
+unsigned int sluice_packet_drops(int fd)
+{
+	/* Of either version: what is wanted stands in the same place. */
+	struct tpacket_stats_v3 stats;
+	socklen_t len = sizeof(stats);
+
+	memset(&stats, 0, sizeof(stats));
+	if (getsockopt(fd, SOL_PACKET, PACKET_STATISTICS, &stats, &len) != 0)
+		return 0;
+	return stats.tp_drops;
+}
+
+int sluice_close_on_exec(void)
+{
+	return (int)syscall(SYS_close_range, STDERR_FILENO + 1, UINT_MAX, CLOSE_RANGE_CLOEXEC);
 }

@@ -88,6 +88,12 @@ int sluice_rules_flush(uint16_t port);
 
 /* 1 up, 0 down, -1 unknown; `mbps` receives the speed, 0 when unknown. */
 int sluice_link_up(uint16_t port, uint32_t *mbps);
+/* The number of the interface that a packet socket reads; 0 when `fd` is none. */
+unsigned int sluice_packet_socket(int fd);
+/* Packets that a packet socket lost since that was last asked, by anybody. */
+unsigned int sluice_packet_drops(int fd);
+/* Lets no descriptor above standard error be inherited by a program that is started. 0 or -1. */
+int sluice_close_on_exec(void);
 /* Send EAL's log to `fd`, which stays the caller's to close. 0 or -1. */
 int sluice_log_to(int fd);
 

@@ -334,3 +334,75 @@ fn what_clients_say_forges_no_line_of_the_log_and_does_not_fill_it() {
     assert!(!log.lines().any(|line| line.starts_with("sluiced: reloaded")) && !log.contains('\x1b'));
     assert!(log.len() < 600 * 1_024, "{} bytes", log.len());
 }
+
+#[test]
+fn starts_leave_nothing_in_run_and_need_nothing_there() {
+    let mut lab = lab();
+    let good = config(&lab).replace("\"auto\"", "\"off\"");
+    let left = || -> Vec<_> {
+        let entries = std::fs::read_dir("/var/run/dpdk").into_iter().flatten().flatten();
+        let sizes = entries.map(|entry| {
+            let files = std::fs::read_dir(entry.path()).into_iter().flatten().count();
+            (entry.file_name(), files)
+        });
+        sizes
+            .filter(|(name, files)| {
+                name.to_str().is_some_and(|name| name.starts_with("sluice-")) || *files > 0
+            })
+            .collect()
+    };
+    // What an earlier version left is removed, unless its process lives.
+    std::fs::create_dir_all("/var/run/dpdk/sluice-999999999").unwrap();
+    for _ in 0..3 {
+        lab.start_sluiced(&good).unwrap();
+        lab.sluiced().unwrap().stop();
+        failure(&lab, &good.replace("net_af_packet1,iface=nic-lan", "net_nodriver0"));
+    }
+    assert!(left().is_empty(), "{:?}", left());
+    // A folder that is full, or that nobody may write into.
+    for options in ["ro", "size=4k,nr_inodes=2"] {
+        lab.write_config(&good).unwrap();
+        let program = program("sluiced");
+        let script = format!(
+            "mount -t tmpfs -o {options} none /run && (dd if=/dev/zero of=/run/full bs=1k count=8 2>/dev/null; exec {} --config {})",
+            program.display(),
+            lab.config_path().display()
+        );
+        let mut command = lab.director().command("unshare");
+        command.args(["-m", "sh", "-c", &script]);
+        let mut daemon = Daemon::start(&mut command, &lab.folder().join("run.log")).unwrap();
+        let ready = wait_until(5 * SECOND, || lab.sluice(&["status"]).is_ok() || daemon.ended().is_some());
+        assert!(ready && daemon.ended().is_none(), "{options}: {}", daemon.output());
+        daemon.stop();
+    }
+}
+
+#[test]
+fn what_a_packet_socket_loses_is_counted() {
+    let mut lab = lab();
+    lab.start_sluiced(&(config(&lab) + &lab.service("udp", "udp", 9000, "rr", &[0]))).unwrap();
+    run(lab.client().command("ping").args(["-c", "1", "-W", "5", VIP])).unwrap();
+    // The worker does not look, and the ring fills.
+    lab.sluiced().unwrap().signal(Signal::STOP);
+    const SENT: u64 = 30_000;
+    lab.client().inside(|| {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.connect((VIP, 9000)).unwrap();
+        // The VIP's station, which nobody answers for now, is known from before.
+        for _ in 0..SENT {
+            let _ = socket.send(b"x");
+        }
+    });
+    lab.sluiced().unwrap().signal(Signal::CONT);
+    let port = || lab.json(&["port", "list"]).unwrap()[0].clone();
+    let number = |value: &serde_json::Value| value.as_u64().unwrap();
+    let mut seen = serde_json::Value::Null;
+    assert!(
+        wait_until(5 * SECOND, || {
+            seen = port();
+            number(&seen["rx_packets"]) + number(&seen["rx_missed"]) >= SENT
+        }),
+        "{seen}"
+    );
+    assert!(number(&seen["rx_missed"]) > SENT / 10, "{seen}");
+}

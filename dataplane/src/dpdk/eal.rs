@@ -141,6 +141,8 @@ fn arguments(settings: &EalSettings) -> Vec<String> {
     }
     let mut arguments: Vec<String> =
         ["sluiced", "--no-telemetry", "--main-lcore=0", "--lcores", &lcores].map(String::from).to_vec();
+    // Without files in the runtime folder, which nobody would remove, and which a full disk would turn into a crash.
+    arguments.push("--file-prefix=sluice".into());
     match settings.memory {
         Memory::Hugepages => {
             arguments.push("--in-memory".into());
@@ -150,8 +152,8 @@ fn arguments(settings: &EalSettings) -> Vec<String> {
             }
         }
         Memory::Pages { megabytes } => {
-            arguments.extend(["--no-huge".into(), "-m".into(), megabytes.to_string()]);
-            arguments.push(format!("--file-prefix=sluice-{}", std::process::id()));
+            // What --in-memory means with ordinary pages, which takes no other word.
+            arguments.extend(["--no-shconf".into(), "--no-huge".into(), "-m".into(), megabytes.to_string()]);
         }
     }
     if settings.pci.is_empty() {

@@ -54,6 +54,13 @@ impl Clock {
     }
 }
 
+/// Lets no file, socket or device of this process be inherited by programs that it starts: some of DPDK's would keep a
+/// device busy after the daemon's end.
+pub fn close_on_exec() {
+    // SAFETY: sets a flag on descriptors. A kernel before 5.11 refuses, and then they are inherited.
+    let _ = unsafe { dpdk_sys::sluice_close_on_exec() };
+}
+
 /// The text of a negative return value or of an errno.
 fn error_text(code: i32) -> String {
     // SAFETY: rte_strerror returns a terminated string in thread-local or static memory.
