@@ -22,6 +22,11 @@ pub struct Arp {
 pub const BROADCAST: Mac = [0xff; 6];
 
 impl Arp {
+    /// The question whether anybody else has `address` (RFC 5227 §2.1.1): nobody learns anything from it.
+    pub fn probe(mac: Mac, address: Ipv4Addr) -> Self {
+        Self { is_request: true, sender: (mac, Ipv4Addr::UNSPECIFIED), target: ([0; 6], address) }
+    }
+
     /// Reads a frame; `None` when it is no well-formed ARP for Ethernet and IPv4, or when its
     /// sender has no station address of its own.
     pub fn parse(frame: &[u8]) -> Option<Self> {

@@ -19,8 +19,10 @@ pub enum Message {
         target: Ipv6Addr,
         /// Who asks; `::` when it has no address yet.
         sender: Ipv6Addr,
-        /// Where it is.
+        /// Where it is, if it says so.
         station: Option<Mac>,
+        /// The station that sent the frame.
+        from: Mac,
     },
     /// A router is there for so long; for no time when it leaves, or is no default router.
     Router {
@@ -35,8 +37,12 @@ pub enum Message {
     Advertisement {
         /// The address.
         target: Ipv6Addr,
-        /// Where it is.
-        station: Mac,
+        /// Where it is, if it says so.
+        station: Option<Mac>,
+        /// Whether it answers a question.
+        solicited: bool,
+        /// Whether it replaces what was known.
+        overrides: bool,
     },
 }
 
@@ -62,20 +68,37 @@ pub fn parse(frame: &[u8]) -> Option<Message> {
         return None;
     }
     let packet = Icmpv6Packet::new_checked(ip.payload()).ok()?;
+    if packet.msg_code() != 0 {
+        return None;
+    }
     let capabilities = ChecksumCapabilities::default();
     let message = Icmpv6Repr::parse(&header.src_addr, &header.dst_addr, &packet, &capabilities).ok()?;
     match message {
         Icmpv6Repr::Ndisc(NdiscRepr::NeighborSolicit { target_addr, lladdr }) => {
-            Some(Message::Solicitation {
+            // RFC 4861 §7.1.1: one that looks for its own doubles asks a group, and does not say where it is.
+            let is_nameless = header.src_addr.is_unspecified();
+            let looks_for_doubles = header.dst_addr == solicited_node(target_addr) && lladdr.is_none();
+            let is_valid = !target_addr.is_multicast() && (!is_nameless || looks_for_doubles);
+            let from = ethernet.src_addr().0;
+            (is_valid && is_station(from)).then(|| Message::Solicitation {
                 target: target_addr,
                 sender: header.src_addr,
                 station: lladdr.and_then(station_of),
+                from,
             })
         }
-        Icmpv6Repr::Ndisc(NdiscRepr::NeighborAdvert { target_addr, lladdr, .. }) => {
-            // Without the option it is the sender's station (RFC 4861 §7.2.5).
-            let station = lladdr.map_or(Some(ethernet.src_addr().0), station_of)?;
-            is_station(station).then_some(Message::Advertisement { target: target_addr, station })
+        Icmpv6Repr::Ndisc(NdiscRepr::NeighborAdvert { flags, target_addr, lladdr }) => {
+            let solicited = flags.contains(NdiscNeighborFlags::SOLICITED);
+            // RFC 4861 §7.1.2: nobody answers a question through a group.
+            let is_valid = !target_addr.is_multicast() && !(solicited && header.dst_addr.is_multicast());
+            let overrides = flags.contains(NdiscNeighborFlags::OVERRIDE);
+            let station = lladdr.map(station_of);
+            (is_valid && station != Some(None)).then_some(Message::Advertisement {
+                target: target_addr,
+                station: station.flatten(),
+                solicited,
+                overrides,
+            })
         }
         _ => None,
     }
@@ -134,19 +157,26 @@ pub fn solicitation(own: (Mac, Ipv6Addr), target: Ipv6Addr, station: Option<Mac>
     frame((mac, sender), (to, destination), message)
 }
 
+/// The question whether anybody else has `address` (RFC 4862 §5.4.2).
+pub fn probe(mac: Mac, address: Ipv6Addr) -> Vec<u8> {
+    let group = solicited_node(address);
+    let message = NdiscRepr::NeighborSolicit { target_addr: address, lladdr: None };
+    frame((mac, Ipv6Addr::UNSPECIFIED), (multicast_station(group), group), message)
+}
+
 /// The question for routers (RFC 4861 §4.1).
 pub fn router_solicitation(own: (Mac, Ipv6Addr)) -> Vec<u8> {
     let message = NdiscRepr::RouterSolicit { lladdr: Some(hardware(own.0)) };
     frame(own, (multicast_station(ALL_ROUTERS), ALL_ROUTERS), message)
 }
 
-/// The answer to a solicitation for `target`, which is ours. Who has no address yet is told through
-/// everybody.
-pub fn advertisement(mac: Mac, target: Ipv6Addr, asker: Ipv6Addr, station: Option<Mac>) -> Vec<u8> {
+/// The answer to a solicitation for `target`, which is ours (RFC 4861 §7.2.4): to the asker at its station, or through
+/// everybody to one that has no address yet.
+pub fn advertisement(mac: Mac, target: Ipv6Addr, asker: Ipv6Addr, station: Mac) -> Vec<u8> {
     let is_known = !asker.is_unspecified();
-    let (destination, to) = match station {
-        Some(station) if is_known => (asker, station),
-        _ => (ALL_NODES, multicast_station(ALL_NODES)),
+    let (destination, to) = match is_known {
+        true => (asker, station),
+        false => (ALL_NODES, multicast_station(ALL_NODES)),
     };
     let mut flags = NdiscNeighborFlags::OVERRIDE;
     flags.set(NdiscNeighborFlags::SOLICITED, is_known);
@@ -214,18 +244,51 @@ mod tests {
     fn messages_say_what_they_were_made_of() {
         let question = solicitation((MAC, OWN), OTHER, None);
         assert_eq!(question[..6], [0x33, 0x33, 0xff, 0x12, 0x34, 0x56]);
-        let said = Message::Solicitation { target: OTHER, sender: OWN, station: Some(MAC) };
+        let said = Message::Solicitation { target: OTHER, sender: OWN, station: Some(MAC), from: MAC };
         assert_eq!(parse(&question), Some(said));
 
-        let answer = advertisement(MAC, OWN, OTHER, Some([2, 0, 0, 0, 0, 9]));
+        let answer = advertisement(MAC, OWN, OTHER, [2, 0, 0, 0, 0, 9]);
         assert_eq!(answer[..6], [2, 0, 0, 0, 0, 9]);
-        let said = Message::Advertisement { target: OWN, station: MAC };
-        assert_eq!(parse(&answer), Some(said));
-        assert_eq!(parse(&announcement(MAC, OWN)), Some(said));
+        let said = |solicited| Message::Advertisement {
+            target: OWN,
+            station: Some(MAC),
+            solicited,
+            overrides: true,
+        };
+        assert_eq!(parse(&answer), Some(said(true)));
+        assert_eq!(parse(&announcement(MAC, OWN)), Some(said(false)));
 
         // Someone who makes sure that nobody has the address is answered through everybody.
-        let to_all = advertisement(MAC, OWN, Ipv6Addr::UNSPECIFIED, None);
+        let to_all = advertisement(MAC, OWN, Ipv6Addr::UNSPECIFIED, [2, 0, 0, 0, 0, 9]);
         assert_eq!(to_all[..6], [0x33, 0x33, 0, 0, 0, 1]);
+        assert_eq!(parse(&to_all), Some(said(false)));
+    }
+
+    #[test]
+    fn messages_that_break_the_rules_of_validation_are_ignored() {
+        let of = |from: Ipv6Addr, to: (Mac, Ipv6Addr), message| parse(&frame((MAC, from), to, message));
+        let group = solicited_node(OTHER);
+        let to_group = (multicast_station(group), group);
+        let question = |lladdr| NdiscRepr::NeighborSolicit { target_addr: OTHER, lladdr };
+        // RFC 4861 §7.1.1: from nobody, and with a station all the same, or not to the group.
+        assert!(of(Ipv6Addr::UNSPECIFIED, to_group, question(None)).is_some());
+        assert_eq!(of(Ipv6Addr::UNSPECIFIED, to_group, question(Some(hardware(MAC)))), None);
+        assert_eq!(of(Ipv6Addr::UNSPECIFIED, (MAC, OTHER), question(None)), None);
+        // §7.1.2: an answer that everybody hears.
+        let answer = |flags, target_addr| NdiscRepr::NeighborAdvert {
+            flags,
+            target_addr,
+            lladdr: Some(hardware(MAC)),
+        };
+        let to_all = (multicast_station(ALL_NODES), ALL_NODES);
+        assert_eq!(of(OWN, to_all, answer(NdiscNeighborFlags::SOLICITED, OWN)), None);
+        assert!(of(OWN, to_all, answer(NdiscNeighborFlags::OVERRIDE, OWN)).is_some());
+        assert_eq!(of(OWN, (MAC, OTHER), answer(NdiscNeighborFlags::SOLICITED, ALL_NODES)), None);
+        // Of one who asks a single station without saying where it is, the frame says it.
+        assert_eq!(
+            of(OWN, (MAC, OTHER), question(None)),
+            Some(Message::Solicitation { target: OTHER, sender: OWN, station: None, from: MAC })
+        );
     }
 
     #[test]

@@ -78,6 +78,17 @@ impl Entry {
     }
 }
 
+/// What an advertisement says of a neighbour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Advertised {
+    /// Where it is, if it says so.
+    pub station: Option<Mac>,
+    /// Whether it answers a question.
+    pub solicited: bool,
+    /// Whether it replaces what was known.
+    pub overrides: bool,
+}
+
 /// A question to send: who has this address? To one station, or to everybody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Question {
@@ -145,6 +156,53 @@ impl NeighborTable {
         }
         entry.tries = 0;
         entry.next = now + REACHABLE;
+    }
+
+    /// Takes in an advertisement (RFC 4861 §7.2.5). What nobody asked for is not believed before it is confirmed, and what
+    /// does not say that it overrides replaces nothing.
+    pub fn hear(&mut self, hop: NextHop, said: &Advertised, now: Instant) {
+        let Some(entry) = self.by_hop.get(&hop).and_then(|at| self.slots[*at].as_ref()) else { return };
+        let known = entry.mac;
+        let mac = match (known, said.station) {
+            // One that is not known yet must say where it is.
+            (None, None) => return,
+            (Some(known), None) => known,
+            (Some(known), Some(station)) if station != known && !said.overrides => {
+                if entry.standing == Standing::Reachable {
+                    self.doubt(hop, known, now);
+                }
+                return;
+            }
+            (_, Some(station)) => station,
+        };
+        if said.solicited {
+            self.learn(hop, mac, false, now);
+        } else if known != Some(mac) {
+            self.doubt(hop, mac, now);
+        }
+    }
+
+    /// Notes where a neighbour says that it is, without being asked (RFC 4861 §7.2.3): it is used, and confirmed at once.
+    /// With `create`, also one that nobody asked for.
+    pub fn note(&mut self, hop: NextHop, mac: Mac, create: bool, now: Instant) {
+        let known = self.entry(hop).map(|entry| entry.mac);
+        if known == Some(Some(mac)) || known.is_none() && !create {
+            return;
+        }
+        if known.is_none() && self.insert(Entry::fresh(hop, now)).is_none() {
+            return;
+        }
+        self.doubt(hop, mac, now);
+    }
+
+    /// Uses an address that is not confirmed, and asks for it at once.
+    fn doubt(&mut self, hop: NextHop, mac: Mac, now: Instant) {
+        let Some(entry) = self.by_hop.get(&hop).and_then(|at| self.slots[*at].as_mut()) else { return };
+        self.changed |= entry.mac != Some(mac);
+        entry.mac = Some(mac);
+        entry.standing = Standing::Probing;
+        entry.tries = 0;
+        entry.next = now;
     }
 
     /// What is to be asked at `now`; also lets entries age.
@@ -370,6 +428,44 @@ mod tests {
         table.learn(hop(1), MAC, false, at(0));
 
         assert!(table.entries().is_empty());
+    }
+
+    #[test]
+    fn advertisements_are_believed_as_far_as_they_go() {
+        const OTHER: Mac = [2, 0, 0, 0, 0, 7];
+        let said = |station, solicited, overrides| Advertised { station, solicited, overrides };
+        // By the RFC's table: what is known, what is said, what is known then.
+        let reachable = |table: &mut NeighborTable| table.learn(hop(1), MAC, true, at(0));
+        let unknown = |table: &mut NeighborTable| table.resolve(hop(1), at(0));
+        type Begin<'a> = &'a dyn Fn(&mut NeighborTable);
+        let cases: [(Begin<'_>, Advertised, Standing, Option<Mac>); 9] = [
+            (&unknown, said(None, true, true), Standing::Incomplete, None),
+            (&unknown, said(Some(OTHER), true, false), Standing::Reachable, Some(OTHER)),
+            (&unknown, said(Some(OTHER), false, true), Standing::Probing, Some(OTHER)),
+            // A station without Override makes the known one doubtful, and no more.
+            (&reachable, said(Some(OTHER), true, false), Standing::Probing, Some(MAC)),
+            (&reachable, said(Some(OTHER), false, false), Standing::Probing, Some(MAC)),
+            (&reachable, said(Some(OTHER), true, true), Standing::Reachable, Some(OTHER)),
+            (&reachable, said(Some(OTHER), false, true), Standing::Probing, Some(OTHER)),
+            (&reachable, said(Some(MAC), false, true), Standing::Reachable, Some(MAC)),
+            (&reachable, said(None, true, false), Standing::Reachable, Some(MAC)),
+        ];
+        for (number, (begin, said, standing, mac)) in cases.into_iter().enumerate() {
+            let mut table = NeighborTable::default();
+            begin(&mut table);
+            table.hear(hop(1), &said, at(10));
+            let entry = table.entry(hop(1)).unwrap();
+            assert_eq!((entry.standing, entry.mac), (standing, mac), "case {number}: {said:?}");
+        }
+        // One that asks us is used, and confirmed at once.
+        let mut table = NeighborTable::default();
+        table.note(hop(1), MAC, true, at(0));
+        assert_eq!(table.entry(hop(1)).unwrap().standing, Standing::Probing);
+        assert_eq!(table.tick(at(0)), [Question { hop: hop(1), station: Some(MAC) }]);
+        let mut table = NeighborTable::default();
+        table.hear(hop(1), &said(Some(MAC), true, true), at(0));
+        table.note(hop(1), MAC, false, at(0));
+        assert!(table.entries().is_empty(), "strangers are not learned");
     }
 
     #[test]

@@ -34,7 +34,7 @@ fn replay(mode: Mode) -> Result<(), String> {
                 .filter_map(|fate| match fate {
                     Fate::Sent(port, frame) => Some((if port == A { Side::A } else { Side::B }, frame)),
                     Fate::Waits(hop) => panic!("{}: waits for {hop:?}", probe.probe),
-                    Fate::Punted | Fate::Kernel | Fate::Held | Fate::Dropped(_) => None,
+                    Fate::Punted | Fate::Kernel | Fate::Untagged | Fate::Held | Fate::Dropped(_) => None,
                 })
                 .collect()
         });

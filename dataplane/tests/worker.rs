@@ -276,6 +276,45 @@ fn ports_on_one_link_are_told_apart_by_their_tags() {
 }
 
 #[test]
+fn a_priority_alone_is_no_vlan_on_ports_without_sub_interfaces() {
+    let mut bench = Bench::new(&Plan::default());
+    let tagged =
+        |frame: &[u8], vlan: u16| [&frame[..12], &[0x81, 0], &vlan.to_be_bytes(), &frame[12..]].concat();
+    bench.receive(0, tagged(&syn(4001), 0x6000));
+    bench.receive(0, tagged(&syn(4002), 99));
+    bench.receive(0, tagged(&tagged(&syn(4003), 0), 0));
+    bench.receive(0, syn(4004));
+    bench.turn();
+    let sent = bench.sent(1);
+    assert_eq!(sent.len(), 2, "the priority's and the plain one");
+    assert!(sent.iter().all(|frame| frame[12..14] == [8, 0]));
+    assert_eq!(bench.stats.drops(DropReason::VlanUnknown).value(), 2);
+    assert_eq!(bench.stats.drops(DropReason::EthertypeUnsupported).value(), 0);
+}
+
+#[test]
+fn a_link_that_is_down_takes_no_packet_and_no_session_begins_by_it() {
+    let mut bench = Bench::new(&Plan::default());
+    bench.receive(0, syn(4001));
+    bench.turn();
+    assert_eq!(bench.sent(1).len(), 1);
+    let mut world = support::world(&Plan::default());
+    world.links_down = 1 << B.0;
+    bench.publish(world.clone());
+    bench.receive(0, syn(4002));
+    bench.receive(0, tcp_frame(&inbound(4001), tcp::ACK, b"x"));
+    bench.turn();
+    assert_eq!(bench.sent(1).len(), 0);
+    assert_eq!(bench.stats.drops(DropReason::LinkDown).value(), 2);
+    assert_eq!(bench.worker.director().sessions().len(), 1, "nobody new");
+    world.links_down = 0;
+    bench.publish(world);
+    bench.receive(0, syn(4002));
+    bench.turn();
+    assert_eq!(bench.sent(1).len(), 1);
+}
+
+#[test]
 fn frames_go_to_the_kernel_and_come_back() {
     let mut bench = Bench::new(&Plan { kernel: true, ..Plan::default() });
     let to_own = Route { destination: ("10.0.0.1".parse().unwrap(), 22), ..inbound(4_000) };

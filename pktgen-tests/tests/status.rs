@@ -188,3 +188,25 @@ fn interfaces_that_are_not_what_they_were_are_named_with_what_to_do() {
     assert_eq!(service(&lab)["state"], "unready");
     assert_eq!(exit_code(&lab), Some(4));
 }
+
+#[test]
+fn another_station_with_an_address_of_ours_is_told_as_long_as_it_has_it() {
+    let mut lab = Lab::new(Plan { ipv6: true, ..Plan::default() }).unwrap();
+    lab.start_nginx(0, 80).unwrap();
+    // The client has the VIP, too, before anybody announces it; and one of the servers a local address.
+    lab.client().ip(&format!("addr add {VIP}/32 dev eth0")).unwrap();
+    lab.server(1).add_ipv6("eth0", "2001:db8:b::200/64").unwrap();
+    let six = "\n[[service]]\nname = \"six\"\nlisten = \"[2001:db8:a::10]:80\"\nlocal_addresses = [\"2001:db8:b::200\"]\n[[service.server]]\naddress = \"[2001:db8:b::11]:80\"\n";
+    let config = lab.config_head() + &lab.service("web", "tcp", 80, "rr", &[0]) + six;
+    lab.start_sluiced(&config).unwrap();
+    let warned = |address: &str| {
+        lab.sluice(&["status"]).unwrap().lines().any(|line| {
+            line.starts_with("warning: another station on port ") && line.contains(&format!("uses {address},"))
+        })
+    };
+    assert!(wait_until(SOON, || warned(VIP) && warned("2001:db8:b::200")), "{}", lab.sluice(&["status"]).unwrap());
+    assert_eq!(exit_code(&lab), Some(3));
+    lab.client().ip(&format!("addr del {VIP}/32 dev eth0")).unwrap();
+    assert!(wait_until(Duration::from_secs(60), || !warned(VIP)));
+    assert!(warned("2001:db8:b::200"), "the other one still has it");
+}

@@ -535,6 +535,28 @@ fn checks_speak_proxy_where_sessions_do_and_the_same_port_is_asked() {
 }
 
 #[test]
+fn addresses_that_are_somebody_elses_are_refused() {
+    let route = "via = \"192.0.2.1\"";
+    for (from, to, expected) in [
+        ("192.0.2.10:80", "192.0.2.1:80", "192.0.2.1 is the gateway of the route to 0.0.0.0/0"),
+        ("192.0.2.10:80", "192.0.2.0/28:80", "192.0.2.2 in it"),
+        ("192.0.2.10:80", "192.0.2.2:80", "192.0.2.2 is a port's own address"),
+        ("192.0.2.10:80", "192.0.2.0:80", "192.0.2.0 is no host's address"),
+        ("192.0.2.10:80", "192.0.2.255:80", "192.0.2.255 is no host's address"),
+        ("10.0.0.11:8080", "192.0.2.1:8080", "192.0.2.1 is the gateway of the route to 0.0.0.0/0"),
+        ("10.0.0.11:8080", "10.0.0.0:8080", "10.0.0.0 is a network's own or broadcast address"),
+        ("10.0.0.11:8080", "10.0.0.255:8080", "10.0.0.255 is a network's own or broadcast address"),
+        ("\"10.0.0.200\"", "\"10.0.0.0\"", "10.0.0.0 is a network's"),
+        (route, "via = \"10.0.0.200\"", "10.0.0.200 is the gateway"),
+        (route, "via = \"10.0.0.11\"", "10.0.0.11 is the gateway"),
+        (route, "via = \"192.0.2.10\"", "192.0.2.10 is the gateway"),
+    ] {
+        let said = complaint(from, to);
+        assert!(said.contains(expected), "{from} -> {to}: {said}");
+    }
+}
+
+#[test]
 fn bad_sources_are_told_what_to_do() {
     let cases = [
         ("type = \"etdc\"", "did you mean `etcd`?"),
@@ -666,7 +688,7 @@ fn a_check_can_ask_a_vip_only_where_servers_have_it_and_the_kernel_has_a_way() {
             tcp,
             "no port with a kernel path has an address of its own",
         ),
-        (ports, "listen = \"10.0.0.2:80\"", tcp, "no port with a kernel path has an address of its own"),
+        (ports, "listen = \"10.0.0.2:80\"", tcp, "10.0.0.2 is a port's own address"),
     ];
     for (ports, listen, kind, wanted) in cases {
         let found = problem(ports, listen, kind).unwrap_or_default();

@@ -14,14 +14,26 @@ use std::time::Duration;
 
 /// RFC 5227 §2.3: twice, two seconds apart; the second is for a switch that was not ready.
 const AGAIN: Duration = Duration::from_secs(2);
+/// How long before it is announced an address is asked for: one that another station has is told at once. It is announced
+/// all the same, because the operator says that it is ours.
+const PROBE_BEFORE: Duration = Duration::from_millis(200);
 /// RFC 5227 §2.4: a conflict is answered at most that often.
 const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Announcements to come, by time.
 #[derive(Debug, Default)]
 pub(super) struct Announcements {
-    due: VecDeque<(Instant, PortId, IpAddr)>,
+    due: VecDeque<(Instant, PortId, IpAddr, What)>,
     defended: BTreeMap<IpAddr, Instant>,
+}
+
+/// What is said of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    /// Has anybody else this?
+    Probe,
+    /// This is here.
+    Announcement,
 }
 
 impl Announcements {
@@ -51,13 +63,16 @@ impl Announcements {
             return false;
         }
         self.defended.insert(address, now);
-        self.due.push_front((now, port, address));
+        self.due.push_front((now, port, address, What::Announcement));
         true
     }
 
     fn push(&mut self, list: impl Iterator<Item = (PortId, IpAddr)> + Clone, now: Instant) {
-        self.due.extend(list.clone().map(|(port, address)| (now, port, address)));
-        self.due.extend(list.map(|(port, address)| (now + AGAIN, port, address)));
+        let rounds =
+            [(now, What::Probe), (now + PROBE_BEFORE, What::Announcement), (now + AGAIN, What::Announcement)];
+        for (at, what) in rounds {
+            self.due.extend(list.clone().map(|(port, address)| (at, port, address, what)));
+        }
         // The second round of an earlier push may be due after the first of this one.
         self.due.make_contiguous().sort_by_key(|(at, ..)| *at);
     }
@@ -66,9 +81,16 @@ impl Announcements {
 impl<D: Devices> Control<D> {
     /// Sends what is due, as far as the worker takes it.
     pub(super) fn announce(&mut self, now: Instant) {
-        while let Some((at, port, address)) = self.announcements.due.front().copied() {
+        while let Some((at, port, address, what)) = self.announcements.due.front().copied() {
             if at > now {
                 return;
+            }
+            if what == What::Probe {
+                if !self.probe(port, address) {
+                    return;
+                }
+                self.announcements.due.pop_front();
+                continue;
             }
             let frame = match address {
                 IpAddr::V4(address) => Arp::announcement(self.mac(port), address).frame(BROADCAST),

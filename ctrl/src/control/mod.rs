@@ -8,6 +8,7 @@
 mod announce;
 mod changes;
 mod discovery;
+mod doubles;
 mod files;
 mod links;
 #[cfg(test)]
@@ -47,6 +48,7 @@ use dataplane::steering::Steering;
 use dataplane::wire::Mac;
 use dataplane::worker::{Event, Link};
 use discovery::SourceState;
+use doubles::Doubles;
 use links::LinkState;
 use names::Book;
 use passive::Traffic;
@@ -189,6 +191,7 @@ pub struct Control<D> {
     neighbors: NeighborTable,
     world: Arc<Snapshot>,
     announcements: Announcements,
+    doubles: Doubles,
     /// Local addresses that no service has any more, and sessions still use.
     removed_locals: Vec<IpAddr>,
     pending: Pending,
@@ -265,6 +268,7 @@ impl<D: Devices> Control<D> {
             registry: Registry::default(),
             neighbors: NeighborTable::default(),
             announcements: Announcements::default(),
+            doubles: Doubles::default(),
             routers: Routers::default(),
             removed_locals: Vec::new(),
             pending: Pending::default(),
@@ -340,6 +344,7 @@ impl<D: Devices> Control<D> {
             self.next_poll = now + POLL;
             self.look_at_traffic(now);
             self.watch_capacities();
+            self.look_after_doubles(now);
             if !self.names_problems.is_empty() {
                 self.follow_names();
             }

@@ -4,6 +4,7 @@ use super::{Control, Devices};
 use crate::arp::{Arp, BROADCAST};
 use crate::compile::port_of;
 use crate::nd;
+use crate::neighbors::Advertised;
 use dataplane::clock::Instant;
 use dataplane::ids::PortId;
 use dataplane::snapshot::{AddressRole, NextHop};
@@ -42,29 +43,41 @@ impl<D: Devices> Control<D> {
     /// RFC 4861 §7.2.3 to §7.2.5.
     fn hear_discovery(&mut self, port: PortId, message: nd::Message, now: Instant) {
         match message {
-            nd::Message::Solicitation { target, sender, station } => {
+            nd::Message::Solicitation { target, sender, station, from } => {
                 let for_us = self.answers_for(port, target.into());
-                if let Some(station) = station.filter(|_| !sender.is_unspecified()) {
+                if sender.is_unspecified() && from != self.mac(port) && for_us {
+                    // It wants to have an address of ours (RFC 4862 §5.4.3).
+                    self.is_conflict(port, target.into(), from, now);
+                }
+                if let Some(station) = station {
                     if self.is_conflict(port, sender.into(), station, now) {
                         return;
                     }
-                    self.learn(port, sender.into(), station, for_us, now);
+                    if let Some(hop) = self.hop_to(port, sender.into()) {
+                        self.neighbors.note(hop, station, for_us, now);
+                    }
                 }
                 if for_us {
-                    self.transmit(port, &nd::advertisement(self.mac(port), target, sender, station));
+                    let to = station.unwrap_or(from);
+                    self.transmit(port, &nd::advertisement(self.mac(port), target, sender, to));
                 }
             }
             nd::Message::Router { router, lifetime, station } => {
                 if let Some(station) = station
                     && !self.is_conflict(port, router.into(), station, now)
+                    && let Some(hop) = self.hop_to(port, router.into())
                 {
-                    self.learn(port, router.into(), station, false, now);
+                    self.neighbors.note(hop, station, false, now);
                 }
                 self.hear_router(port, router, lifetime, now);
             }
-            nd::Message::Advertisement { target, station } => {
-                if !self.is_conflict(port, target.into(), station, now) {
-                    self.learn(port, target.into(), station, false, now);
+            nd::Message::Advertisement { target, station, solicited, overrides } => {
+                let is_other = |station: Mac| self.is_conflict(port, target.into(), station, now);
+                if station.is_some_and(is_other) {
+                    return;
+                }
+                if let Some(hop) = self.hop_to(port, target.into()) {
+                    self.neighbors.hear(hop, &Advertised { station, solicited, overrides }, now);
                 }
             }
         }
@@ -76,20 +89,26 @@ impl<D: Devices> Control<D> {
         if self.world.role(address).is_none() {
             return false;
         }
-        if station != self.mac(port) && self.announcements.defend(port, address, now) {
-            let name = &self.config.ports[usize::from(port.0)].name;
-            log::info!(target: "links", "another station on port {name} uses {address}, which is ours");
+        if station != self.mac(port) {
+            self.note_double(port, address, station, now);
+            self.announcements.defend(port, address, now);
         }
         true
     }
 
     /// Notes where a neighbour is, if it is one. With `create`, also one that nobody asked for.
     fn learn(&mut self, port: PortId, address: IpAddr, station: Mac, create: bool, now: Instant) {
+        if let Some(hop) = self.hop_to(port, address) {
+            self.neighbors.learn(hop, station, create, now);
+        }
+    }
+
+    /// A neighbour on the link of a port, if an address may be one's.
+    fn hop_to(&self, port: PortId, address: IpAddr) -> Option<NextHop> {
         let spec = &self.config.ports[usize::from(port.0)];
         let is_link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
-        if is_link_local || spec.addresses.iter().any(|network| network.contains(address)) {
-            self.neighbors.learn(NextHop { port, address }, station, create, now);
-        }
+        let is_near = is_link_local || spec.addresses.iter().any(|network| network.contains(address));
+        is_near.then_some(NextHop { port, address })
     }
 
     /// Asks for neighbours that are due.

@@ -191,6 +191,7 @@ impl<D: Devices> Control<D> {
         for (port, state) in self.config.ports.iter().zip(&self.links_now) {
             warnings.extend(state.trouble.as_ref().map(|trouble| format!("port {}: {trouble}", port.name)));
         }
+        warnings.extend(self.double_warnings());
         warnings.extend(observer.scarce().into_iter().map(|(_, words)| words));
         warnings.extend(observer.gateway_warnings());
         let asks_vip = |spec: &Arc<ServiceSpec>| spec.health.as_ref().is_some_and(|health| health.at_vip);

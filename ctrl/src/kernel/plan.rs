@@ -58,8 +58,6 @@ impl Plan {
             })
             .collect();
         locals.sort_unstable();
-        // A VIP is never the kernel's, also if it is a port's own address.
-        let is_own = |network: &&Network| roles.get(network.address) == Some(AddressRole::Own);
         let interface = |((at, port), name): ((usize, &PortSpec), &Option<String>)| {
             let id = PortId(at as u16);
             Some(Interface {
@@ -67,7 +65,7 @@ impl Plan {
                 name: name.clone()?,
                 mac: facts[at].mac,
                 mtu: facts[at].mtu,
-                addresses: port.addresses.iter().filter(is_own).copied().collect(),
+                addresses: port.addresses.clone(),
                 locals: locals.iter().filter(|(port, _)| *port == id).map(|(_, address)| *address).collect(),
             })
         };
@@ -123,7 +121,7 @@ mod tests {
             via = ["192.0.2.1", "10.1.0.1"]
             [[service]]
             name = "web"
-            listen = "192.0.2.3:80"
+            listen = "192.0.2.10:80"
             local_addresses = ["10.0.0.200"]
             [[service.server]]
             address = "10.0.0.11:80"
@@ -142,7 +140,7 @@ mod tests {
         let plan = Plan::of(&config, &facts, &names);
 
         let texts = |list: &[Network]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
-        assert_eq!(texts(&plan.interfaces[0].addresses), ["192.0.2.2/24", "2001:db8::2/64"]);
+        assert_eq!(texts(&plan.interfaces[0].addresses), ["192.0.2.2/24", "192.0.2.3/24", "2001:db8::2/64"]);
         assert_eq!(plan.interfaces[1].locals, ["10.0.0.200".parse::<IpAddr>().unwrap()]);
         let gateways = vec![(PortId(0), "192.0.2.1".parse().unwrap())];
         assert_eq!(

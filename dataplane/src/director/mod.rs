@@ -67,6 +67,8 @@ pub enum Verdict {
     Hold(DatagramId),
     /// Give it to the control thread: ARP or neighbour discovery, from this port.
     Punt(PortId),
+    /// Take its tag off, which has a priority and names no VLAN, and look again (IEEE 802.1Q).
+    Untag,
     /// Give it to the host's kernel, as what came by this port.
     Kernel(PortId),
     /// Free it and count the reason.
@@ -561,6 +563,9 @@ impl Director {
     /// What becomes of a packet that nobody here wants; counts it if it is dropped.
     #[cold]
     fn refuse(&mut self, frame: &[u8], reason: DropReason, arrival: &Arrival<'_>) -> Verdict {
+        if reason == DropReason::VlanUnknown && crate::wire::vlan_of(frame) == Some(0) {
+            return Verdict::Untag;
+        }
         let Some(reason) = self.offer_kernel(frame, reason, arrival) else {
             return Verdict::Kernel(arrival.from);
         };

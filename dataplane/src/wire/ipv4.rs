@@ -2,6 +2,7 @@
 
 use super::packet::{LinkTraits, PLAIN_FLAGS, Packet, Payload, Station, TcpFlags, Unfit};
 use super::protocol::{ICMP, SCTP, TCP, UDP};
+use super::tag::TAG as ETHERTYPE_TAG;
 use super::{ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, sctp, transport};
 use super::{be16, be32, checksum, echo, put16, put32};
 use crate::drop::DropReason;
@@ -81,6 +82,7 @@ pub(super) fn parse(bytes: &[u8], link: &LinkTraits) -> Result<Packet<FlowKey>, 
         ETHERTYPE_IPV4 => {}
         ETHERTYPE_IPV6 => return Err(Unfit::OtherFamily),
         ETHERTYPE_ARP => return Ok(Packet::NEIGHBOR),
+        ETHERTYPE_TAG => return Err(DropReason::VlanUnknown.into()),
         _ => return Err(DropReason::EthertypeUnsupported.into()),
     }
     if ethernet[..6] != link.mac {

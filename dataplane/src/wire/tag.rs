@@ -4,7 +4,7 @@ use super::{be16, put16};
 use crate::frame::Frame;
 
 /// EtherType of a tag.
-const TAG: u16 = 0x8100;
+pub(super) const TAG: u16 = 0x8100;
 const ADDRESSES_LEN: usize = 12;
 const TAG_LEN: usize = 4;
 const VLAN_MASK: u16 = 0x0fff;

@@ -278,6 +278,7 @@ impl<P: Port> Worker<P> {
                 }
             }
             Verdict::Drop(_) => self.free(buffer),
+            Verdict::Untag => self.untag(from, buffer, now),
             Verdict::Await(hop) => match self.parked.park(hop, buffer, now) {
                 Ok(()) => {
                     self.stats.parked.add(1);
@@ -307,6 +308,24 @@ impl<P: Port> Worker<P> {
                 self.free(buffer);
             }
         }
+    }
+
+    /// Looks again at a frame, without its tag that names no VLAN. A second tag is one too many.
+    #[cold]
+    fn untag(&mut self, from: PortId, mut buffer: P::Buffer, now: Instant) {
+        let window = {
+            let mut frame = buffer.frame();
+            wire::strip_tag(&mut frame);
+            wire::vlan_of(frame.bytes()).is_none().then(|| frame.window())
+        };
+        let Some(window) = window else {
+            self.stats.drops(DropReason::VlanUnknown).add(1);
+            return self.free(buffer);
+        };
+        buffer.set_window(window);
+        let mut burst = Burst::new();
+        burst.push(buffer);
+        self.process(Origin::queue(from), burst, now);
     }
 
     /// Copies a packet for the kernel; false when there is no room.

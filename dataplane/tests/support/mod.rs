@@ -232,6 +232,8 @@ pub enum Fate {
     Punted,
     /// It goes to the host's kernel.
     Kernel,
+    /// Looked at again without its tag.
+    Untagged,
     /// A fragment before the first.
     Held,
     Dropped(DropReason),
@@ -327,6 +329,7 @@ impl Lab {
                 Verdict::Await(hop) => Fate::Waits(hop),
                 Verdict::Punt(_) => Fate::Punted,
                 Verdict::Kernel(_) => Fate::Kernel,
+                Verdict::Untag => Fate::Untagged,
                 Verdict::Hold(id) => {
                     self.held.push((id, origin.port, room[window].to_vec()));
                     Fate::Held

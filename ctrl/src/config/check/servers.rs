@@ -1,6 +1,9 @@
 //! Servers of a service, and whether packets reach them.
 
-use super::topology::{connected_port, is_link_local, is_own, is_unicast, networks, port_towards};
+use super::topology::{
+    connected_port, gateway_in, is_broadcast, is_link_local, is_network, is_own, is_unicast, networks,
+    port_towards,
+};
 use super::{Checker, raw};
 use crate::config::{Config, Location, PortSpec, RouteSpec, ServerSpec, ServiceSpec};
 use dataplane::flow::{Endpoint, Family};
@@ -127,6 +130,13 @@ impl Checker<'_> {
                     &key,
                     format!("{address} is the appliance itself; a server must be another host"),
                 );
+            } else if is_network(ports, address) || is_broadcast(ports, address) {
+                let message = format!("{address} is a network's own or broadcast address, and no host's");
+                self.error(raw.address.span(), &key, message);
+            } else if let Some((_, to)) = gateway_in(routes, |gateway| gateway == address) {
+                let message =
+                    format!("{address} is the gateway of the route to {to}; a server must be another host");
+                self.error(raw.address.span(), &key, message);
             } else if let Some(message) = problem {
                 self.error(raw.address.span(), &key, message);
             } else if wanted.mode == ForwardMode::DirectRoute && connected_port(ports, address).is_none() {

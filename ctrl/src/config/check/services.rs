@@ -2,7 +2,9 @@
 
 use super::servers::Wanted;
 use super::together::{Share, clashes};
-use super::topology::{connected_port, is_broadcast, is_link_local, is_own, is_unicast, networks};
+use super::topology::{
+    connected_port, gateway_in, is_broadcast, is_link_local, is_network, is_own, is_unicast, networks,
+};
 use super::{Checker, raw, suggestion};
 use crate::balance::Weight;
 use crate::config::{Config, Location, PortSpec, RouteSpec, ServerSpec, ServiceSpec, Severity};
@@ -80,7 +82,7 @@ impl Checker<'_> {
                 let all = ["0.0.0.0/0:*", "[::/0]:*"];
                 all.iter().filter_map(|text| text.parse().ok()).collect()
             }
-            (Some(listen), _) => self.listens(listen, &key("listen"), ports)?,
+            (Some(listen), _) => self.listens(listen, &key("listen"), ports, routes)?,
             (None, _) => {
                 self.error(entry.span(), &key("listen"), "the key `listen` is missing; add it");
                 return None;
@@ -123,6 +125,13 @@ impl Checker<'_> {
                     &key,
                     format!("{address} is a network's broadcast address; use a host's"),
                 );
+            } else if is_network(ports, address) {
+                self.error(text.span(), &key, format!("{address} is a network's own address; use a host's"));
+            } else if let Some((_, to)) = gateway_in(routes, |gateway| gateway == address) {
+                let message = format!(
+                    "{address} is the gateway of the route to {to}: Sluice would answer for the router; choose another"
+                );
+                self.error(text.span(), &key, message);
             } else if local_addresses.contains(&address) {
                 self.error(text.span(), &key, format!("{address} is listed twice"));
             }
@@ -256,6 +265,7 @@ impl Checker<'_> {
         value: &Spanned<raw::OneOrMany>,
         key: &str,
         ports: &[PortSpec],
+        routes: &[RouteSpec],
     ) -> Option<Vec<Listen>> {
         let mut listens = Vec::new();
         for text in value.get_ref().iter() {
@@ -269,17 +279,30 @@ impl Checker<'_> {
             let address = listen.network.address;
             if !is_unicast(address)
                 || is_link_local(address)
-                || is_broadcast(ports, address) && listen.network.is_host()
+                || (is_broadcast(ports, address) || is_network(ports, address)) && listen.network.is_host()
             {
                 self.error(value.span(), key, format!("{address} is no host's address; choose a VIP"));
             }
-            let own = ports.iter().flat_map(|port| &port.addresses).map(|own| own.address);
-            if let Some(own) =
-                own.into_iter().find(|own| !listen.network.is_host() && listen.network.contains(*own))
-            {
+            let mut own = ports.iter().flat_map(|port| &port.addresses).map(|own| own.address);
+            match own.find(|own| listen.network.contains(*own)) {
+                None => {}
+                Some(own) if listen.network.is_host() => {
+                    let message = format!(
+                        "{own} is a port's own address, which belongs to the appliance itself; choose another VIP"
+                    );
+                    self.error(value.span(), key, message);
+                }
+                Some(own) => {
+                    let message = format!(
+                        "{} has {own} in it, a port's own address; choose another prefix",
+                        listen.network
+                    );
+                    self.error(value.span(), key, message);
+                }
+            }
+            if let Some((gateway, to)) = gateway_in(routes, |gateway| listen.network.contains(gateway)) {
                 let message = format!(
-                    "{} has {own} in it, a port's own address; choose another prefix",
-                    listen.network
+                    "{gateway} is the gateway of the route to {to}: Sluice would answer for the router; choose another VIP"
                 );
                 self.error(value.span(), key, message);
             }

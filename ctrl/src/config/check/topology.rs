@@ -22,6 +22,22 @@ pub(super) fn is_broadcast(ports: &[PortSpec], address: IpAddr) -> bool {
     ports.iter().flat_map(|port| &port.addresses).any(|network| network.is_broadcast(address))
 }
 
+/// Whether an address is its network's own, which is no host's.
+pub(super) fn is_network(ports: &[PortSpec], address: IpAddr) -> bool {
+    let is_of = |network: &Network| {
+        let host_bits = if network.address.is_ipv4() { 32 } else { 128 } - network.prefix_len;
+        // Links of two have no such address (RFC 3021, RFC 6164).
+        host_bits > 1 && network.contains(address) && network.base() == address
+    };
+    ports.iter().flat_map(|port| &port.addresses).any(is_of)
+}
+
+/// The gateway that `is_one` is true of, if there is one, with the route that names it.
+pub(super) fn gateway_in(routes: &[RouteSpec], is_one: impl Fn(IpAddr) -> bool) -> Option<(IpAddr, Network)> {
+    let gateways = routes.iter().flat_map(|route| route.hops.iter().map(move |hop| (hop.address, route.to)));
+    gateways.into_iter().find(|(gateway, _)| is_one(*gateway))
+}
+
 pub(super) fn is_own(ports: &[PortSpec], address: IpAddr) -> bool {
     ports.iter().any(|port| port.addresses.iter().any(|own| own.address == address))
 }
