@@ -17,8 +17,9 @@ use ctrl::health::Engine;
 use ctrl::journal;
 use ctrl::kernel::KernelPath;
 use ctrl::last_good::{self, Keeper};
+use ctrl::state::{self, Settings};
 use ctrl::steering::Ladder;
-use dataplane::director::{Director, Limits};
+use dataplane::director::{Director, Limits, Sequences};
 use dataplane::dpdk::{self, Clock, Device, DeviceSettings, Eal, EalSettings, Memory, Pool};
 use dataplane::flow::FlowHasher;
 use dataplane::ids::{PortId, WorkerId};
@@ -33,6 +34,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, SystemTime};
 
 /// A layer-4 load balancer on DPDK.
 #[derive(Debug, Parser)]
@@ -210,6 +212,7 @@ fn prepare(
     eal: &Eal,
     config: &Config,
     steering: &Arc<Steering>,
+    sequences: Sequences,
 ) -> Result<(Vec<Arc<WorkerStats>>, Vec<Director>), String> {
     let (sender, made) = channel();
     let ports = config.ports.len();
@@ -220,7 +223,8 @@ fn prepare(
         let (sender, hasher) = (sender.clone(), hasher()?);
         lcores.push(dpdk::launch(eal, at as u32 + 1, move || {
             let stats = Arc::new(WorkerStats::new(ports));
-            let director = Director::new(limits, hasher, seat, Arc::clone(&stats));
+            let mut director = Director::new(limits, hasher, seat, Arc::clone(&stats));
+            director.continue_sequences(sequences);
             let _ = sender.send((at, stats, director));
         })?);
     }
@@ -260,7 +264,9 @@ fn serve(
     let (steering, choices) = machine::steering(&mut hardware, config, hasher()?);
     let steering = Arc::new(steering);
     let (publisher, mailboxes) = mailboxes(count);
-    let (stats, directors) = prepare(eal, config, &steering)?;
+    let (key, kept) = state::sequence_key(&files.state, random_words()?);
+    let sequences = Sequences::continued(FlowHasher::new(key), since_epoch());
+    let (stats, directors) = prepare(eal, config, &steering, sequences)?;
     let mut links = Vec::new();
     let mut workers = Vec::new();
     let mut kernel_lanes = Vec::new();
@@ -292,7 +298,14 @@ fn serve(
         log::warn!(target: "start", "{error}");
         missing.push(error);
     };
-    let kernel = KernelPath::start(config, &facts, kernel_lanes).map_err(&mut note).ok();
+    if let Err(error) = kept {
+        note(format!(
+            "{}: {error}; after the next start new connections may wait for servers to forget old ones",
+            files.state.display()
+        ));
+    }
+    let kernel =
+        KernelPath::start(config, &facts, kernel_lanes, Settings::of(&files.state)).map_err(&mut note).ok();
     let found = sender.clone();
     // A control thread that ends wants to know nothing more.
     let vip_checks = kernel.as_ref().and_then(KernelPath::vip_checks).cloned();
@@ -370,10 +383,19 @@ fn work(mut worker: Worker<dpdk::Queue>, clock: Clock, stop: &AtomicBool) {
 }
 
 fn hasher() -> Result<FlowHasher, String> {
+    random_words().map(FlowHasher::new)
+}
+
+/// The time of day: a clock that goes on from one process to the next.
+fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
+
+fn random_words() -> Result<[u64; 4], String> {
     let mut key = [0u64; 4];
     for word in &mut key {
         *word = getrandom::u64()
             .map_err(|error| format!("the system gives no randomness for the flow hash: {error}"))?;
     }
-    Ok(FlowHasher::new(key))
+    Ok(key)
 }

@@ -1,14 +1,17 @@
-//! Reading what others may hold: files, folders and the system's lists of users, on disks and servers that may be gone.
+//! Files: reading what others may hold, and writing what nobody else may read.
+//!
+//! What is read are files, folders and the system's lists of users, on disks and servers that may be gone.
 //!
 //! A read of a file on a dead server never ends, and nothing can end it. So each happens on a thread of its own, and the
 //! caller waits for a limited time. A place whose last read has not ended is not read again until it has; so no more
 //! threads wait than there are such places.
 
+use rustix::fs::OFlags;
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
@@ -152,7 +155,56 @@ pub(crate) fn text(bytes: Vec<u8>) -> io::Result<String> {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits() as i32).open(path)
+    OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)
+}
+
+/// Keeps a text of the daemon's own, in a folder that is made if there is none. Nobody else reads it.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn keep(path: &Path, text: &str) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    }
+    let is_private = |file: &Metadata| file.is_file() && file.mode() & 0o077 == 0;
+    let is_kept = path.symlink_metadata().is_ok_and(|file| is_private(&file))
+        && std::fs::read(path).is_ok_and(|old| old == text.as_bytes());
+    if is_kept { Ok(()) } else { put(path, text, None) }
+}
+
+/// Writes a file so that one who reads it sees the old or the new, whole, also after a loss of power. It stays its
+/// owner's, and where it is a link the file behind it is written.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let old = std::fs::metadata(&path).ok();
+    put(&path, text, old.as_ref())
+}
+
+/// Puts a file in the place of what is there: the owner's and the mode of `like`, else the process's alone.
+fn put(path: &Path, text: &str, like: Option<&Metadata>) -> io::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let fresh = path.with_file_name(name);
+    // What an earlier process left there, or somebody else: it is not written through.
+    match std::fs::remove_file(&fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let no_links = OFlags::NOFOLLOW.bits() as i32;
+    let mut file =
+        OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(no_links).open(&fresh)?;
+    if let Some(like) = like {
+        fchown(&file, Some(like.uid()), Some(like.gid()))?;
+        file.set_permissions(like.permissions())?;
+    }
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&fresh, path)?;
+    // The folder's entry, too.
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 
 #[cfg(test)]

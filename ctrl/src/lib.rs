@@ -7,7 +7,8 @@
 //! [`view`] is what it says, [`cli`] is the command's side of it. [`journal`] is the log, [`files`] reads what may not answer,
 //! [`steering`] says how replies find their workers.
 //!
-//! [`desired`] keeps changes by command beside the files' text, [`diff`] tells them, [`last_good`] is for bad files.
+//! [`desired`] keeps changes by command beside the files' text, [`diff`] tells them, [`last_good`] is for bad files,
+//! [`state`] for the next start.
 //! [`health`] and [`passive`] find out about servers, [`discovery`] finds servers; [`standing`] knows what was found,
 //! [`relief`] damps what their load takes away, [`balance`] makes weights of it all, and [`names`] answers for names.
 
@@ -35,6 +36,7 @@ pub mod passive;
 pub mod registry;
 pub mod relief;
 pub mod standing;
+pub mod state;
 pub mod steering;
 mod tls;
 pub mod view;

@@ -168,7 +168,7 @@ fn a_drained_server_leaves_at_its_deadline_and_a_switch_overrules_for_a_while() 
     assert!(ask(&mut stream).unwrap());
     sluice(&lab, "service drain two --for 2s").unwrap();
     assert!(ask(&mut stream).unwrap() && connect().is_err());
-    assert!(sluice(&lab, "status").unwrap().contains("two is unready: it drains"));
+    assert!(sluice(&lab, "status").unwrap().contains("two is draining: it takes no new sessions"));
     let services = || lab.json(&["service", "list"]).unwrap().as_array().unwrap().len();
     assert!(wait_until(Duration::from_secs(6), || services() == 1));
     assert!(ask(&mut stream).is_err());

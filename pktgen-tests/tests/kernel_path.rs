@@ -94,6 +94,21 @@ const FLOOD_PAUSE: Duration = Duration::from_millis(1);
 /// Datagrams that make a flood.
 const FLOOD_MIN: u64 = 20_000;
 
+#[test]
+fn what_a_killed_daemon_left_changed_is_put_back_by_the_next_one() {
+    let mut lab = lab(Plan::default());
+    assert_eq!(in_director(&lab, "sysctl -n net.ipv4.conf.nic-lan.rp_filter").trim(), "1");
+    lab.sluiced().unwrap().signal(rustix::process::Signal::KILL);
+    assert!(wait_until(Duration::from_secs(5), || lab.sluiced().unwrap().ended().is_some()));
+    let config = std::fs::read_to_string(lab.config_path()).unwrap();
+    lab.start_sluiced(&config).unwrap();
+    lab.sluiced().unwrap().stop();
+    for (name, value) in [("net.ipv4.conf.nic-lan.rp_filter", "0"), ("net.ipv4.conf.nic-wan.rp_filter", "0")]
+    {
+        assert_eq!(in_director(&lab, &format!("sysctl -n {name}")).trim(), value, "{name}");
+    }
+}
+
 /// Does `act` while datagrams pour onto a port of the VIP that has no service; also gives how many. They come at some
 /// 50,000 a second: hundreds of times what the kernel path would let through, and not more than a worker that shares
 /// its core takes from its ring.

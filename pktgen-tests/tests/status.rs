@@ -201,10 +201,15 @@ fn another_station_with_an_address_of_ours_is_told_as_long_as_it_has_it() {
     lab.start_sluiced(&config).unwrap();
     let warned = |address: &str| {
         lab.sluice(&["status"]).unwrap().lines().any(|line| {
-            line.starts_with("warning: another station on port ") && line.contains(&format!("uses {address},"))
+            line.starts_with("warning: another station on port ")
+                && line.contains(&format!("uses {address},"))
         })
     };
-    assert!(wait_until(SOON, || warned(VIP) && warned("2001:db8:b::200")), "{}", lab.sluice(&["status"]).unwrap());
+    assert!(
+        wait_until(SOON, || warned(VIP) && warned("2001:db8:b::200")),
+        "{}",
+        lab.sluice(&["status"]).unwrap()
+    );
     assert_eq!(exit_code(&lab), Some(3));
     lab.client().ip(&format!("addr del {VIP}/32 dev eth0")).unwrap();
     assert!(wait_until(Duration::from_secs(60), || !warned(VIP)));

@@ -7,7 +7,7 @@ use super::{Control, Devices, needs_restart};
 use crate::admin::peers::Peer;
 use crate::config::{self, Config, LoadError, Loaded, Reader, Text};
 use crate::desired::Desired;
-use crate::{diff, files, last_good};
+use crate::{diff, files};
 use dataplane::clock::Instant;
 use dataplane::ids::Generation;
 use serde_json::{Value, json};
@@ -104,7 +104,7 @@ fn export(desired: &Desired, on_disk: Option<&Text>) -> Result<(Arc<Text>, Vec<S
         }
     }
     for (path, piece) in &stale {
-        last_good::replace(path, piece).map_err(|error| format!("{}: {error}", path.display()))?;
+        files::replace(path, piece).map_err(|error| format!("{}: {error}", path.display()))?;
     }
     let written = stale.iter().map(|(path, _)| path.display().to_string()).collect();
     Ok((text, written))

@@ -37,8 +37,8 @@ impl<D: Devices> Control<D> {
                 (Some(kernel), Some(name)) => kernel.outside(name).map(|interface| interface.index),
                 _ => None,
             };
-            let state =
-                LinkState { link: self.devices.link(port), index, mtu: self.facts[at].mtu, trouble: None };
+            let link = self.device_link(at);
+            let state = LinkState { link, index, mtu: self.facts[at].mtu, trouble: None };
             if let (Some((false, _)), Some(kernel)) = (state.link, &mut self.kernel) {
                 kernel.set_carrier(port, false);
             }
@@ -51,7 +51,7 @@ impl<D: Devices> Control<D> {
         let mut news = false;
         for at in 0..self.facts.len() {
             let port = PortId(at as u16);
-            let mut state = LinkState { link: self.devices.link(port), ..self.links_now[at].clone() };
+            let mut state = LinkState { link: self.device_link(at), ..self.links_now[at].clone() };
             let mtu = self.look_at_interface(at, &mut state);
             let before = std::mem::replace(&mut self.links_now[at], state);
             let (was_up, is_up) = (before.is_up(), self.links_now[at].is_up());
@@ -83,6 +83,14 @@ impl<D: Devices> Control<D> {
             snapshot.ports = compile::ports(&self.config, &self.facts);
             self.publish(snapshot);
         }
+    }
+
+    /// What a device says of its link. A tap says that it is down when its interface was moved to another namespace, with
+    /// everything as it should be, so that is not believed.
+    fn device_link(&self, at: usize) -> Option<(bool, u32)> {
+        let link = self.devices.link(PortId(at as u16));
+        let is_tap = self.config.ports[at].device.name().starts_with("net_tap");
+        link.filter(|(up, _)| *up || !is_tap)
     }
 
     /// Compares the kernel's interface behind a device with what it was. Returns the MTU to use.

@@ -15,6 +15,7 @@ pub use vip::{CheckFlow, INTERFACE as CHECKS_INTERFACE, VipChecks, VipPass, VipW
 
 use crate::compile::{self, DeviceFacts};
 use crate::config::Config;
+use crate::state::Settings;
 use dataplane::ids::PortId;
 use dataplane::snapshot::AddressRole;
 use dataplane::worker::KernelLane;
@@ -45,12 +46,18 @@ pub struct KernelPath {
 
 impl KernelPath {
     /// Makes the interfaces of `config` and begins to move frames between them and the workers. What cannot be
-    /// made is said by [`warnings`](Self::warnings): packets are forwarded without it.
+    /// made is said by [`warnings`](Self::warnings): packets are forwarded without it. `settings` are what an earlier
+    /// daemon left changed.
     ///
     /// # Errors
     /// When the system gives no netlink socket or no thread.
-    pub fn start(config: &Config, facts: &[DeviceFacts], lanes: Vec<KernelLane>) -> Result<Self, String> {
-        let mut netlink = Netlink::open()?;
+    pub fn start(
+        config: &Config,
+        facts: &[DeviceFacts],
+        lanes: Vec<KernelLane>,
+        settings: Settings,
+    ) -> Result<Self, String> {
+        let mut netlink = Netlink::open(settings)?;
         let taken = |name: &str| netlink.index(name).is_some();
         let names: Vec<_> =
             config.ports.iter().enumerate().map(|(at, port)| plan::name(at, port, &taken)).collect();

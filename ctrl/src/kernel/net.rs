@@ -5,6 +5,7 @@
 //! far behind the host's own.
 
 use super::{Interface, Plan};
+use crate::state::Settings;
 use dataplane::ids::PortId;
 use dataplane::snapshot::Network;
 use futures_util::TryStreamExt;
@@ -41,12 +42,12 @@ pub struct Outside {
 pub(super) struct Netlink {
     runtime: Runtime,
     handle: Handle,
-    /// Settings that were changed, and what they were.
-    before: Vec<(PathBuf, String)>,
+    /// Settings that were changed.
+    settings: Settings,
 }
 
 impl Netlink {
-    pub(super) fn open() -> Result<Self, String> {
+    pub(super) fn open(settings: Settings) -> Result<Self, String> {
         let says = |error: std::io::Error| format!("no netlink socket: {error}");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(says)?;
         let (connection, handle, _) = {
@@ -54,7 +55,7 @@ impl Netlink {
             rtnetlink::new_connection().map_err(says)?
         };
         runtime.spawn(connection);
-        Ok(Self { runtime, handle, before: Vec::new() })
+        Ok(Self { runtime, handle, settings })
     }
 
     /// An interface's number; `None` when there is none of that name.
@@ -115,7 +116,7 @@ impl Netlink {
 
     /// Puts back what [`shield`](Self::shield) changed.
     pub(super) fn unshield(&mut self) {
-        for (path, value) in self.before.drain(..).rev() {
+        for (path, value) in self.settings.take() {
             let _ = fs::write(path, value);
         }
     }
@@ -123,7 +124,7 @@ impl Netlink {
     fn set(&mut self, key: &str, value: &str) {
         let Some(before) = read(key) else { return };
         if before != value {
-            self.before.push((path(key), before));
+            self.settings.note(&path(key), &before);
             let _ = fs::write(path(key), value);
         }
     }

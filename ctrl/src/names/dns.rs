@@ -37,7 +37,7 @@ impl Zone {
         table: &Table,
         draw: impl FnMut() -> f64,
     ) -> Option<Vec<u8>> {
-        let question = Message::from_vec(bytes).ok()?;
+        let Ok(question) = Message::from_vec(bytes) else { return refusal(bytes) };
         if question.metadata.message_type != MessageType::Query {
             return None;
         }
@@ -48,7 +48,18 @@ impl Zone {
         if let Some(edns) = &question.edns {
             let mut ours = Edns::new();
             ours.set_max_payload(PAYLOAD).set_version(0);
+            if edns.version() > 0 {
+                // RFC 6891 §6.1.3: the version that is spoken here, and nothing else.
+                answer.set_edns(ours);
+                answer.metadata.response_code = ResponseCode::BADVERS;
+                return answer.to_vec().ok();
+            }
             if let Some(EdnsOption::Subnet(subnet)) = edns.option(EdnsCode::Subnet) {
+                if !is_valid(subnet) {
+                    answer.set_edns(ours);
+                    answer.metadata.response_code = ResponseCode::FormErr;
+                    return answer.to_vec().ok();
+                }
                 client = subnet.addr();
                 let prefix = subnet.source_prefix();
                 ours.options_mut().insert(EdnsOption::Subnet(ClientSubnet::new(client, prefix, prefix)));
@@ -65,6 +76,7 @@ impl Zone {
         answer.to_vec().ok()
     }
 
+    /// What is answered to a question about the zone; the name's records are put into `answer`.
     fn fill(
         &self,
         answer: &mut Message,
@@ -127,6 +139,33 @@ impl Zone {
     }
 }
 
+/// The answer to a question that cannot be read: two OPT records, say (RFC 6891 §6.1.1), or a client subnet that is too
+/// long (RFC 7871 §7.1.2). Nothing for what is no question.
+fn refusal(bytes: &[u8]) -> Option<Vec<u8>> {
+    const LEN: usize = 12;
+    const IS_RESPONSE: u8 = 0x80;
+    const OPCODE_AND_RECURSION: u8 = 0x79;
+    let header = bytes.first_chunk::<LEN>()?;
+    if header[2] & IS_RESPONSE != 0 {
+        return None;
+    }
+    let mut answer = [0; LEN];
+    answer[..2].copy_from_slice(&header[..2]);
+    answer[2] = IS_RESPONSE | header[2] & OPCODE_AND_RECURSION;
+    answer[3] = ResponseCode::FormErr.low();
+    Some(answer.to_vec())
+}
+
+/// Whether a question's client subnet is one (RFC 7871 §6, §7.1.2): without a scope, and without bits behind its prefix.
+fn is_valid(subnet: &ClientSubnet) -> bool {
+    let (bits, width) = match subnet.addr() {
+        IpAddr::V4(address) => (u128::from(address.to_bits()) << 96, 32),
+        IpAddr::V6(address) => (address.to_bits(), 128),
+    };
+    let prefix = u32::from(subnet.source_prefix());
+    subnet.scope_prefix() == 0 && prefix <= width && bits.checked_shl(prefix).unwrap_or(0) == 0
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::tests::{table, target};
@@ -183,6 +222,44 @@ mod tests {
         assert_eq!(code("example.", RecordType::A), (ResponseCode::Refused, 0, 0));
         assert_eq!(code("lb.example.", RecordType::SOA), (ResponseCode::NoError, 1, 0));
         assert_eq!(code("lb.example.", RecordType::NS), (ResponseCode::NoError, 1, 0));
+    }
+
+    /// A question for the service, with these bytes instead of its OPT records, of which there are `count`.
+    fn raw(count: u8, additional: &[u8]) -> Vec<u8> {
+        let name = b"\x03web\x02lb\x07example\0\0\x01\0\x01";
+        [&[0, 77, 1, 0, 0, 1, 0, 0, 0, 0, 0, count][..], name, additional].concat()
+    }
+
+    #[test]
+    fn edns_that_is_not_as_it_should_be_is_told_so() {
+        let table = table(vec![target(1, "a", Health::Up, 1.0)]);
+        let answer = |count: u8, additional: &[u8]| {
+            let bytes = zone().answer(&raw(count, additional), "10.1.9.9".parse().unwrap(), &table, || 0.5);
+            Message::from_vec(&bytes.unwrap()).unwrap()
+        };
+        let opt = |version: u8, data: &[u8]| {
+            [&[0, 0, 41, 4, 208, 0, version, 0, 0, 0, data.len() as u8][..], data].concat()
+        };
+        let code = |count, additional: &[u8]| answer(count, additional).metadata.response_code;
+        assert_eq!(code(1, &opt(0, &[])), ResponseCode::NoError);
+        // RFC 6891 §6.1.3: the version that is spoken here comes back.
+        let newer = answer(1, &opt(1, &[]));
+        // 16 is BADVERS where there is no signature.
+        assert_eq!((u16::from(newer.metadata.response_code), newer.answers.len()), (16, 0));
+        assert_eq!(newer.edns.unwrap().version(), 0);
+        // §6.1.1: one OPT at most.
+        assert_eq!(code(2, &[opt(0, &[]), opt(0, &[])].concat()), ResponseCode::FormErr);
+        // RFC 7871 §6, §7.1.2: family, prefix, scope, address.
+        let subnet = |prefix: u8, scope: u8, address: &[u8]| {
+            let len = 4 + address.len() as u8;
+            opt(0, &[&[0, 8, 0, len, 0, 1, prefix, scope][..], address].concat())
+        };
+        assert_eq!(code(1, &subnet(24, 0, &[10, 1, 2])), ResponseCode::NoError);
+        assert_eq!(code(1, &subnet(24, 24, &[10, 1, 2])), ResponseCode::FormErr, "a scope in a question");
+        assert_eq!(code(1, &subnet(20, 0, &[10, 1, 0xff])), ResponseCode::FormErr, "bits behind the prefix");
+        assert_eq!(code(1, &subnet(33, 0, &[10, 1, 2, 3, 4])), ResponseCode::FormErr, "a prefix too long");
+        assert_eq!(code(1, &subnet(24, 0, &[10, 1])), ResponseCode::FormErr, "an address too short");
+        assert_eq!(code(1, &subnet(16, 0, &[10, 1, 2])), ResponseCode::FormErr, "an address too long");
     }
 
     #[test]

@@ -8,17 +8,21 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
-/// Connections at a time, of each kind; others wait.
+/// Connections at a time, of each kind, and of one client; for another the one that has said nothing for longest goes.
 const CONNECTIONS_MAX: usize = 256;
+const PER_CLIENT_MAX: usize = 8;
 /// How long a connection may say nothing.
 const IDLE_MAX: Duration = Duration::from_secs(10);
 /// How long nobody is let in after that failed.
@@ -183,27 +187,81 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     }
 }
 
+/// The connections of one listener: each client has few, and a new one always gets in.
+#[derive(Default)]
+struct Guests(Rc<RefCell<GuestList>>);
+
+#[derive(Default)]
+struct GuestList {
+    next: u64,
+    list: BTreeMap<u64, Guest>,
+}
+
+struct Guest {
+    from: IpAddr,
+    /// When it last said something whole.
+    spoke: Rc<Cell<Instant>>,
+    task: AbortHandle,
+}
+
+impl Guests {
+    /// Lets a connection in, and sends another away where there are too many. `serve` gets where to note when it speaks.
+    fn admit<F: Future<Output = ()> + 'static>(
+        &self,
+        from: IpAddr,
+        serve: impl FnOnce(Rc<Cell<Instant>>) -> F,
+    ) {
+        let mut guests = self.0.borrow_mut();
+        let quietest = |list: &BTreeMap<u64, Guest>, is_one: &dyn Fn(&Guest) -> bool| {
+            let those = list.iter().filter(|(_, guest)| is_one(guest));
+            those.min_by_key(|(_, guest)| guest.spoke.get()).map(|(id, _)| *id)
+        };
+        let of_client = guests.list.values().filter(|guest| guest.from == from).count();
+        let leaving = match () {
+            () if of_client >= PER_CLIENT_MAX => quietest(&guests.list, &|guest| guest.from == from),
+            () if guests.list.len() >= CONNECTIONS_MAX => quietest(&guests.list, &|_| true),
+            () => None,
+        };
+        if let Some(guest) = leaving.and_then(|id| guests.list.remove(&id)) {
+            guest.task.abort();
+        }
+        let id = guests.next;
+        guests.next += 1;
+        let spoke = Rc::new(Cell::new(Instant::now()));
+        let (served, list) = (serve(Rc::clone(&spoke)), Rc::clone(&self.0));
+        let task = tokio::task::spawn_local(async move {
+            served.await;
+            list.borrow_mut().list.remove(&id);
+        });
+        guests.list.insert(id, Guest { from, spoke, task: task.abort_handle() });
+    }
+}
+
 async fn connections(listener: std::net::TcpListener, table: Shared) -> std::io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
-    let open = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let guests = Guests::default();
     loop {
-        let turn = Arc::clone(&open).acquire_owned().await;
         let (stream, from) = accept(&listener).await;
         let table = Arc::clone(&table);
-        tokio::task::spawn_local(async move {
-            let _turn = turn;
-            let _ = converse(stream, from.ip(), &table).await;
+        guests.admit(from.ip(), |spoke| async move {
+            let _ = converse(stream, from.ip(), &table, &spoke).await;
         });
     }
 }
 
 /// RFC 7766: questions and answers with their lengths in front.
-async fn converse(mut stream: TcpStream, from: IpAddr, table: &Shared) -> std::io::Result<()> {
+async fn converse(
+    mut stream: TcpStream,
+    from: IpAddr,
+    table: &Shared,
+    spoke: &Cell<Instant>,
+) -> std::io::Result<()> {
     let late = |_| std::io::Error::from(std::io::ErrorKind::TimedOut);
     loop {
         let len = tokio::time::timeout(IDLE_MAX, stream.read_u16()).await.map_err(late)??;
         let mut question = vec![0; usize::from(len)];
         tokio::time::timeout(IDLE_MAX, stream.read_exact(&mut question)).await.map_err(late)??;
+        spoke.set(Instant::now());
         let Some(answer) = current(table).answer(&question, from) else { return Ok(()) };
         let mut framed = (answer.len() as u16).to_be_bytes().to_vec();
         framed.extend(answer);
@@ -213,13 +271,11 @@ async fn converse(mut stream: TcpStream, from: IpAddr, table: &Shared) -> std::i
 
 async fn http(listener: std::net::TcpListener, table: Shared) -> std::io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
-    let open = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let guests = Guests::default();
     loop {
-        let turn = Arc::clone(&open).acquire_owned().await;
         let (stream, from) = accept(&listener).await;
         let table = Arc::clone(&table);
-        tokio::task::spawn_local(async move {
-            let _turn = turn;
+        guests.admit(from.ip(), |_| async move {
             let service = service_fn(|request| {
                 let answer = resolve(&request, from.ip(), &current(&table));
                 async move { Ok::<_, Infallible>(answer) }

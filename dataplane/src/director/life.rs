@@ -40,7 +40,9 @@ impl Director {
             Ok(Admitted { index, across, ports_before, port_again }) => {
                 let found = (index, Direction::Inbound);
                 let opens = protocol == Protocol::Tcp && packet.flags.opens();
-                let changes = opens && ports_before >= CONNECTIONS_UNCHANGED;
+                let careful = self.sequences.is_careful(arrival.now);
+                let changes = opens && (ports_before >= CONNECTIONS_UNCHANGED || careful);
+                let port_again = port_again || careful;
                 if across {
                     if changes {
                         self.choose_sequence::<FlowKey6, K>(frame, packet, index, port_again, arrival.now);
@@ -61,9 +63,7 @@ impl Director {
     }
 
     /// Gives a connection a sequence number that is later than any of an older connection from the
-    /// same local port: a clock of 64 ns and a keyed hash of the endpoints (RFC 6528 §3).
-    ///
-    /// The clock comes round to half its range in 137 s; servers forget in 60 to 120 s.
+    /// same local port.
     pub(super) fn choose_sequence<S: HasSide, K: HasSide>(
         &mut self,
         frame: &Frame<'_>,
@@ -72,11 +72,10 @@ impl Director {
         port_again: bool,
         now: Instant,
     ) {
-        let sessions = &mut S::side_mut(self).sessions;
-        let fixed = sessions.hash(sessions.get(index).key(Direction::Outbound)) as u32;
-        let initial = fixed.wrapping_add((now.nanos() >> 6) as u32);
+        let answers = S::side(self).sessions.get(index).key(Direction::Outbound);
+        let initial = self.sequences.initial(answers, now);
         let offset = initial.wrapping_sub(wire::sequence_number(frame.bytes(), packet));
-        let session = sessions.get_mut(index);
+        let session = S::side_mut(self).sessions.get_mut(index);
         session.sequence_offset = offset;
         if port_again {
             session.needs.add(Needs::WITHOUT_TIMESTAMP);

@@ -30,8 +30,11 @@ mod otherwise;
 mod owner;
 mod relay;
 mod reset;
+mod sequences;
 mod side;
 mod tell;
+
+pub use sequences::Sequences;
 
 use crate::clock::{Instant, Stamp};
 use crate::drop::DropReason;
@@ -125,6 +128,7 @@ pub struct Director {
     towards: Table<Towards>,
     icmp_budget: Budget,
     kernel_budgets: [Budget; 3],
+    sequences: Sequences,
     /// Resets to be sent.
     resets: VecDeque<Reset>,
     /// Second parts of packets that had to be cut, to be sent.
@@ -235,11 +239,17 @@ impl Director {
             towards: hugepages::table(MAX_SERVERS, || Towards::UNKNOWN),
             icmp_budget: answer::ERRORS,
             kernel_budgets: kernel::BUDGETS,
+            sequences: Sequences::fresh(hasher),
             resets: VecDeque::with_capacity(RESETS),
             tails: VecDeque::with_capacity(TAILS),
             seat,
             stats,
         }
+    }
+
+    /// From now on connections get these sequence numbers: before the first packet.
+    pub fn continue_sequences(&mut self, sequences: Sequences) {
+        self.sequences = sequences;
     }
 
     /// Decides about each of `frames`, which came from `origin`, and changes it as its verdict

@@ -176,7 +176,8 @@ impl<K: Key> LocalPorts<K> {
             bitmaps: Vec::with_capacity(pairs * words_per_pair),
             words_per_pair,
             idle: VecDeque::with_capacity(pairs),
-            next_start: 0,
+            // Elsewhere at each start: a server may still know the ports that an earlier process used last.
+            next_start: hasher.hash(K::NONE) as usize % PORTS_PER_PAIR,
             seat,
         }
     }
