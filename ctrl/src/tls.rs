@@ -169,7 +169,7 @@ fn said(error: &Error) -> String {
         | Wrong::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
             "the server's certificate has a kind of signature that is not verified here; use verify = false, or another certificate".to_owned()
         }
-        _ => "the server's certificate is not accepted: it is no server's certificate of X.509 version 3, or an authority's own".to_owned(),
+        _ => "the server's certificate is not accepted: it is an authority's own, or none for servers; name its file: ca_file".to_owned(),
     }
 }
 

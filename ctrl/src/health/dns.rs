@@ -16,8 +16,9 @@ pub(super) async fn ask(
     expect: Option<IpAddr>,
     preface: &[u8],
 ) -> Result<(), Fault> {
-    let name =
+    let mut name =
         Name::from_str(name).map_err(|error| Fault::Here(format!("`{name}` is not a name: {error}")))?;
+    name.set_fqdn(true);
     let kind = if wants_ipv6 { RecordType::AAAA } else { RecordType::A };
     let question = dns::question(name.clone(), kind);
     let (socket, _held) = socket::datagrams(aim).await?;

@@ -55,7 +55,7 @@ impl Zone {
                 return answer.to_vec().ok();
             }
             if let Some(EdnsOption::Subnet(subnet)) = edns.option(EdnsCode::Subnet) {
-                if !is_valid(subnet) {
+                if !is_valid(subnet) || !fits(bytes, subnet.source_prefix()) {
                     answer.set_edns(ours);
                     answer.metadata.response_code = ResponseCode::FormErr;
                     return answer.to_vec().ok();
@@ -164,6 +164,35 @@ fn is_valid(subnet: &ClientSubnet) -> bool {
     };
     let prefix = u32::from(subnet.source_prefix());
     subnet.scope_prefix() == 0 && prefix <= width && bits.checked_shl(prefix).unwrap_or(0) == 0
+}
+
+/// Whether the address of a question's client subnet has as many bytes as its prefix needs, and no more (RFC 7871 §6).
+/// The library that reads messages passes over what is behind them.
+fn fits(message: &[u8], prefix: u8) -> bool {
+    subnet_len(message).is_none_or(|len| len == 4 + usize::from(prefix).div_ceil(8))
+}
+
+/// The bytes of the client subnet option of a message that is a question and an OPT record.
+fn subnet_len(message: &[u8]) -> Option<usize> {
+    const HEADER: usize = 12;
+    const SUBNET: u16 = 8;
+    let word = |at: usize| Some(u16::from_be_bytes([*message.get(at)?, *message.get(at + 1)?]));
+    if (word(4)?, word(6)?, word(8)?, word(10)?) != (1, 0, 0, 1) {
+        return None;
+    }
+    let mut at = HEADER;
+    while *message.get(at)? != 0 {
+        at += 1 + usize::from(*message.get(at)?);
+    }
+    // The name's end, type and class; then the root, type, payload, code, version, flags and length of the record.
+    at += 5 + 11;
+    loop {
+        let (code, len) = (word(at)?, usize::from(word(at + 2)?));
+        if code == SUBNET {
+            return Some(len);
+        }
+        at += 4 + len;
+    }
 }
 
 #[cfg(test)]
