@@ -10,7 +10,8 @@ use dataplane::steering::ladder::{self, Choice, Facts, Rss, Rung};
 use dataplane::steering::{PortSteering, Steering};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use std::net::IpAddr;
-use std::os::unix::net::UnixDatagram;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::mpsc::Sender;
 
 /// The started devices and the pool behind them. Dropping it closes the devices.
@@ -144,8 +145,25 @@ pub(crate) fn forward_signals(requests: Sender<Request>) -> std::io::Result<()> 
 
 /// Tells systemd that the service is up (sd_notify(3)), when it asked for that.
 pub(crate) fn notify_ready() {
+    notify("READY=1");
+}
+
+/// What tells systemd that all is well, if it wants to be told (sd_watchdog_enabled(3)).
+pub(crate) fn watchdog() -> Option<Box<dyn FnMut() + Send>> {
+    let wants = std::env::var_os("WATCHDOG_USEC").is_some();
+    let of_us = std::env::var("WATCHDOG_PID").map_or(true, |pid| pid == std::process::id().to_string());
+    (wants && of_us).then(|| Box::new(|| notify("WATCHDOG=1")) as Box<dyn FnMut() + Send>)
+}
+
+fn notify(message: &str) {
     let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    if let Ok(socket) = UnixDatagram::unbound() {
-        let _ = socket.send_to(b"READY=1", path);
-    }
+    let Ok(socket) = UnixDatagram::unbound() else { return };
+    // A manager that does not read is not waited for.
+    let _ = socket.set_nonblocking(true);
+    // A name that begins with @ is abstract.
+    let _ = match path.as_encoded_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)
+            .and_then(|address| socket.send_to_addr(message.as_bytes(), &address)),
+        None => socket.send_to(message.as_bytes(), path),
+    };
 }

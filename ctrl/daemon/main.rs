@@ -340,6 +340,7 @@ fn serve(
         links,
         files: reader,
         keeper,
+        watchdog: machine::watchdog(),
         kernel,
         engine,
         access: Some(admin.access()),

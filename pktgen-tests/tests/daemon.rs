@@ -406,3 +406,116 @@ fn what_a_packet_socket_loses_is_counted() {
     );
     assert!(number(&seen["rx_missed"]) > SENT / 10, "{seen}");
 }
+
+#[test]
+fn the_admin_socket_is_where_it_was_said_and_stays_there() {
+    let mut lab = lab();
+    let good = config(&lab);
+    let folder = lab.folder().display().to_string();
+    std::fs::write(lab.folder().join("file"), "").unwrap();
+    for (path, expected) in [
+        ("nofolder/x.sock", "there is no folder"),
+        ("file", "there is a file of this name already"),
+        ("", "there is a folder of this name already"),
+    ] {
+        let said =
+            failure(&lab, &good.replace(&format!("{folder}/sluice.sock"), &format!("{folder}/{path}")));
+        assert!(said.contains(expected), "{path}: {said}");
+    }
+    assert!(!lab.folder().join("nofolder").exists());
+    lab.start_sluiced(&good).unwrap();
+    // One that somebody removed is made again.
+    std::fs::remove_file(lab.socket()).unwrap();
+    assert!(
+        run(lab.sluice_command().arg("status")).unwrap_err().contains("is not there; is sluiced running?")
+    );
+    assert!(wait_until(5 * SECOND, || lab.sluice(&["status"]).is_ok()));
+    // A half line ends, and what is no line at all may take its time.
+    let idle = UnixStream::connect(lab.socket()).unwrap();
+    let half = UnixStream::connect(lab.socket()).unwrap();
+    (&half).write_all(b"{\"jsonrpc\"").unwrap();
+    half.set_read_timeout(Some(60 * SECOND)).unwrap();
+    let mut heard = Vec::new();
+    std::io::Read::read_to_end(&mut &half, &mut heard).unwrap();
+    assert_eq!(heard.iter().filter(|byte| **byte == b'\n').count(), 1, "the greeting alone");
+    BufReader::new(&idle).read_line(&mut String::new()).unwrap();
+    assert!(call(&idle, "status", &serde_json::Value::Null).unwrap().contains("\"result\""));
+}
+
+#[test]
+fn the_units_rights_are_enough() {
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/../config/sluice.service");
+    let text = std::fs::read_to_string(unit).unwrap();
+    let rights = text.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet=")).unwrap();
+    let rights: Vec<_> =
+        rights.split(' ').map(|name| format!("+{}", &name["CAP_".len()..].to_lowercase())).collect();
+    run(Command::new("systemd-analyze").args(["security", "--offline=true", "--threshold=30", unit]))
+        .unwrap();
+
+    let mut lab = lab();
+    lab.start_nginx(0, 80).unwrap();
+    let good = config(&lab).replace("[admin]\n", "[admin]\ngroup = \"nogroup\"\n");
+    let checked = good + "\n[service.health]\ntype = \"http\"\ninterval = \"200ms\"\n";
+    lab.write_config(&checked).unwrap();
+    // The manager's side of the watchdog.
+    let manager = std::os::unix::net::UnixDatagram::bind(lab.folder().join("notify")).unwrap();
+    manager.set_read_timeout(Some(20 * SECOND)).unwrap();
+    let mut command = lab.director().command("setpriv");
+    command.args(["--bounding-set", &format!("-all,{}", rights.join(",")), "--no-new-privs"]);
+    command.arg(program("sluiced")).arg("--config").arg(lab.config_path());
+    command.env("NOTIFY_SOCKET", lab.folder().join("notify")).env("WATCHDOG_USEC", "10000000");
+    let mut daemon = Daemon::start(&mut command, &lab.folder().join("unit.log")).unwrap();
+    let told = || {
+        let mut room = [0; 64];
+        let len = manager.recv(&mut room).unwrap();
+        String::from_utf8_lossy(&room[..len]).into_owned()
+    };
+    assert_eq!(told(), "READY=1", "{}", daemon.output());
+    assert_eq!((told(), told()), ("WATCHDOG=1".into(), "WATCHDOG=1".into()));
+    assert!(wait_until(5 * SECOND, || lab.server_states() == ["up"]), "{}", daemon.output());
+    assert_eq!(lab.http(4, 1).unwrap(), ["rs1"; 4]);
+    lab.sluice(&["server", "set", "web", "10.0.0.11:80", "weight=2"]).unwrap();
+    lab.sluice(&["config", "export", "--write"]).unwrap();
+    let warnings = lab.json(&["status"]).unwrap()["warnings"].clone();
+    assert_eq!(warnings, serde_json::json!([]), "{}", daemon.output());
+    daemon.stop();
+}
+
+#[test]
+fn commands_take_plain_lists_and_their_errors_speak_of_their_own_words() {
+    let mut lab = Lab::new(Plan::default()).unwrap();
+    for at in 0..2 {
+        lab.start_nginx(at, 80).unwrap();
+    }
+    lab.start_sluiced(&lab.config_head()).unwrap();
+    let sluice = |line: &str| lab.sluice(&line.split_whitespace().collect::<Vec<_>>());
+    sluice("service add web listen=192.0.2.10:80 local_addresses=10.0.0.200,10.0.0.201 server=10.0.0.11:80,10.0.0.12:80").unwrap();
+    let mut answers = lab.http(10, 2).unwrap();
+    answers.sort();
+    answers.dedup();
+    assert_eq!(answers, ["rs1", "rs2"]);
+    for (line, expected) in [
+        ("server set web 10.0.0.11:80", "no key was named, so nothing changes"),
+        ("server set web 10.0.0.11:80 weight=-1", "weight: -1 is below 0"),
+        ("service set web scheduler=rrr", "scheduler: `rrr` is unknown; did you mean `rr`?"),
+    ] {
+        let said = sluice(line).unwrap_err();
+        assert!(said.contains(expected) && !said.contains("command:"), "{line}: {said}");
+    }
+    for list in [
+        "service list",
+        "server list",
+        "session list",
+        "port list",
+        "neighbor list",
+        "worker list",
+        "stats drops",
+    ] {
+        let shown = sluice(list).unwrap();
+        assert!(shown.lines().all(|line| line.chars().count() <= 80), "{list}: {shown}");
+    }
+    assert!(sluice("worker list").unwrap().contains('%'));
+    assert!(sluice("-w port list").unwrap().contains("net_af_packet0,iface=nic-wan"));
+    // Without a file the daemon's own is checked.
+    assert!(sluice("config check").unwrap().contains("sluice.toml: good"));
+}

@@ -3,7 +3,7 @@
 use super::{LINE_MAX, PROTOCOL};
 use serde_json::{Value, json};
 use std::fmt;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -43,10 +43,21 @@ impl Client {
     /// When nobody answers there, or it speaks another protocol.
     pub fn connect(path: &Path) -> Result<Self, CallError> {
         let broken = |error: std::io::Error| {
-            CallError::Broken(format!(
-                "{}: {error}; is sluiced running? Use --socket to name another socket",
-                path.display()
-            ))
+            let path = path.display();
+            CallError::Broken(match error.kind() {
+                ErrorKind::PermissionDenied => format!(
+                    "{path}: permission denied; only root and the group of admin.group may use it: `ls -l {path}` names the group, `id` yours"
+                ),
+                ErrorKind::NotFound => {
+                    format!("{path} is not there; is sluiced running? Use --socket to name another socket")
+                }
+                ErrorKind::ConnectionRefused => {
+                    format!(
+                        "{path}: nobody answers; is sluiced running? It left its socket behind when it ended"
+                    )
+                }
+                _ => format!("{path}: {error}; is sluiced running? Use --socket to name another socket"),
+            })
         };
         let writer = UnixStream::connect(path).map_err(broken)?;
         writer.set_read_timeout(Some(ANSWER_MAX)).map_err(broken)?;

@@ -6,6 +6,7 @@
 
 mod client;
 pub mod peers;
+mod places;
 mod server;
 
 pub use client::{CallError, Client};

@@ -2,29 +2,34 @@
 
 use super::PROTOCOL;
 use super::peers::{Access, Peer};
+use super::places::{Place, Places};
 use crate::config::Admin;
 use crate::control::{Refusal, Reply, Request};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 use std::fmt;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-/// Clients at a time; another is told so and sent away.
-const CLIENTS_MAX: usize = 64;
-/// Places that those who only look leave to those who may change things.
-const RESERVED: usize = 16;
 /// The longest request, in bytes: a service with ten thousand servers.
 const REQUEST_MAX: u64 = 1024 * 1024;
 /// A client that neither speaks nor reads for so long is sent away.
 const IDLE_MAX: Duration = Duration::from_secs(300);
+/// A line that was begun is to end within that time.
+const LINE_TIME: Duration = Duration::from_secs(10);
+/// How often it is looked whether the socket's file is still there.
+const FILE_PAUSE: Duration = Duration::from_secs(1);
 /// How long the control thread may take; it answers sooner, or says why it does not.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// Where folders are made for sockets.
+static RUN: LazyLock<[&Path; 2]> = LazyLock::new(|| [Path::new("/run"), Path::new("/var/run")]);
 
 /// The bound socket. Dropping it removes the file.
 #[derive(Debug)]
@@ -38,6 +43,8 @@ pub struct Server {
 pub struct AccessHandle {
     path: PathBuf,
     rules: Arc<Mutex<Arc<Access>>>,
+    /// Whether the server is gone.
+    over: Arc<AtomicBool>,
 }
 
 impl AccessHandle {
@@ -56,6 +63,10 @@ impl AccessHandle {
             .map_err(|error| format!("admin.group: {}: {error}", self.path.display()))
     }
 
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
     fn current(&self) -> Arc<Access> {
         Arc::clone(&self.rules.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -71,6 +82,8 @@ pub enum BindError {
     },
     /// The path cannot be used.
     Path(std::io::Error),
+    /// Something else is there, or its folder is not.
+    Place(String),
 }
 
 impl fmt::Display for BindError {
@@ -82,6 +95,7 @@ impl fmt::Display for BindError {
             Self::InUse { pid: None } => {
                 write!(f, "another sluiced serves it; stop that one, or set another admin.socket")
             }
+            Self::Place(message) => f.write_str(message),
             Self::Path(error) => {
                 write!(f, "{error}; check that its folder exists and that you may write there")
             }
@@ -100,22 +114,32 @@ impl Server {
             let pid = rustix::net::sockopt::socket_peercred(&stream).ok();
             return Err(BindError::InUse { pid: pid.map(|peer| peer.pid.as_raw_nonzero().get()) });
         }
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(BindError::Path)?;
-        }
+        let folder = path.parent().unwrap_or(Path::new("/"));
         match std::fs::symlink_metadata(path) {
-            Ok(found) if std::os::unix::fs::FileTypeExt::is_socket(&found.file_type()) => {
+            Ok(found) if found.file_type().is_socket() => {
                 std::fs::remove_file(path).map_err(BindError::Path)?;
             }
-            Ok(_) | Err(_) => {}
+            Ok(found) => {
+                let what = if found.is_dir() { "a folder" } else { "a file" };
+                let message = format!("there is {what} of this name already; choose another, or remove it");
+                return Err(BindError::Place(message));
+            }
+            // The usual folder goes with each boot. Any other is the operator's to make: it may be mistyped.
+            Err(_) if !folder.exists() && folder.parent().is_some_and(|above| RUN.contains(&above)) => {
+                std::fs::create_dir(folder).map_err(BindError::Path)?;
+            }
+            Err(_) if !folder.exists() => {
+                let folder = folder.display();
+                let message = format!("there is no folder {folder}; make it, or correct the path");
+                return Err(BindError::Place(message));
+            }
+            Err(_) => {}
         }
-        let listener = UnixListener::bind(path).map_err(BindError::Path)?;
         let access = admin.access.clone();
-        std::os::unix::fs::chown(path, None, Some(access.group)).map_err(BindError::Path)?;
+        let listener = bind_at(path, access.group).map_err(BindError::Path)?;
         let rules = Arc::new(Mutex::new(Arc::new(access)));
-        let server = Self { access: AccessHandle { path: path.to_owned(), rules }, listener };
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(BindError::Path)?;
-        Ok(server)
+        let access = AccessHandle { path: path.to_owned(), rules, over: Arc::default() };
+        Ok(Self { access, listener })
     }
 
     /// Whoever decides who may use it.
@@ -129,42 +153,95 @@ impl Server {
     /// When no thread can be started.
     pub fn serve(&self, version: &str, requests: Sender<Request>) -> std::io::Result<()> {
         let (listener, access) = (self.listener.try_clone()?, self.access.clone());
-        let version = version.to_owned();
-        let clients = Arc::new(AtomicUsize::new(0));
-        std::thread::Builder::new().name("admin".into()).spawn(move || {
-            for stream in listener.incoming() {
-                let Ok(mut stream) = stream else { continue };
-                let may_change = access.current().peer(&stream).may_change;
-                let most = if may_change { CLIENTS_MAX } else { CLIENTS_MAX - RESERVED };
-                if clients.fetch_add(1, Ordering::Relaxed) >= most {
-                    clients.fetch_sub(1, Ordering::Relaxed);
-                    let refusal = Refusal {
-                        code: 1,
-                        message: format!("{most} clients are connected already; try again"),
-                    };
-                    let _ = stream.write_all(response(&Value::Null, Err(refusal)).as_bytes());
-                    continue;
-                }
-                let (requests, clients, version) = (requests.clone(), Arc::clone(&clients), version.clone());
-                let access = access.clone();
-                let client = std::thread::Builder::new().name("admin-client".into());
-                let counter = Arc::clone(&clients);
-                let spawned = client.spawn(move || {
-                    // A client that goes away in mid-sentence is no event.
-                    let _ = converse(stream, &version, &access, &requests);
-                    clients.fetch_sub(1, Ordering::Relaxed);
-                });
-                if spawned.is_err() {
-                    counter.fetch_sub(1, Ordering::Relaxed);
-                }
-            }
-        })?;
+        let places = Places::default();
+        let door = Door { listener, access, version: version.to_owned(), requests, places };
+        std::thread::Builder::new().name("admin".into()).spawn(move || door.keep())?;
         Ok(())
     }
 }
 
+/// Where clients come in.
+struct Door {
+    listener: UnixListener,
+    access: AccessHandle,
+    version: String,
+    requests: Sender<Request>,
+    places: Places,
+}
+
+impl Door {
+    /// Lets clients in for ever, and makes the socket's file anew when somebody removed it.
+    fn keep(mut self) {
+        let pause = Timespec::try_from(FILE_PAUSE).ok();
+        loop {
+            let came = {
+                let mut polled = [PollFd::new(&self.listener, PollFlags::IN)];
+                poll(&mut polled, pause.as_ref())
+            };
+            match came {
+                Ok(0) => self.look_for_file(),
+                Ok(_) => {
+                    if let Ok((stream, _)) = self.listener.accept() {
+                        self.let_in(stream);
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn look_for_file(&mut self) {
+        let path = &*self.access.path;
+        let is_gone = path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound);
+        if !is_gone || self.access.is_over() {
+            return;
+        }
+        match bind_at(path, self.access.current().group) {
+            Ok(listener) => {
+                log::warn!(target: "admin", "{} was removed, and is made again", path.display());
+                self.listener = listener;
+            }
+            // Its folder may be gone, too; it is tried again.
+            Err(error) => log::debug!(target: "admin", "{}: {error}", path.display()),
+        }
+    }
+
+    /// Gives a client a thread, or sends it away.
+    fn let_in(&self, mut stream: UnixStream) {
+        let user = rustix::net::sockopt::socket_peercred(&stream).map_or(u32::MAX, |peer| peer.uid.as_raw());
+        let place = match self.places.take(user) {
+            Ok(place) => place,
+            Err(message) => {
+                // A client that does not read is not waited for.
+                let _ = stream.set_nonblocking(true);
+                let _ = stream.write_all(refused(&message).as_bytes());
+                return;
+            }
+        };
+        let (requests, version, access) = (self.requests.clone(), self.version.clone(), self.access.clone());
+        // Without a thread the client is gone, and its place free.
+        let _ = std::thread::Builder::new().name("admin-client".into()).spawn(move || {
+            // A client that goes away in mid-sentence is no event.
+            let _ = converse(stream, &version, &access, &requests, place);
+        });
+    }
+}
+
+fn refused(message: &str) -> String {
+    response(&Value::Null, Err(Refusal { code: 1, message: message.to_owned() }))
+}
+
+/// A socket of this group at `path`, mode 0660.
+fn bind_at(path: &Path, group: u32) -> std::io::Result<UnixListener> {
+    let listener = UnixListener::bind(path)?;
+    std::os::unix::fs::chown(path, None, Some(group))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
+        self.access.over.store(true, Ordering::Relaxed);
         let _ = std::fs::remove_file(&self.access.path);
     }
 }
@@ -174,8 +251,8 @@ fn converse(
     version: &str,
     access: &AccessHandle,
     requests: &Sender<Request>,
+    mut place: Place,
 ) -> std::io::Result<()> {
-    stream.set_read_timeout(Some(IDLE_MAX))?;
     stream.set_write_timeout(Some(IDLE_MAX))?;
     let mut writer = stream.try_clone()?;
     let mut reader = BufReader::new(stream);
@@ -183,14 +260,18 @@ fn converse(
     writeln!(writer, "{greeting}")?;
     let mut rules = access.current();
     let mut peer = rules.peer(&writer);
+    if !peer.may_change
+        && let Err(message) = place.look_only()
+    {
+        return writer.write_all(refused(&message).as_bytes());
+    }
     let mut line = Vec::new();
     loop {
         line.clear();
-        let read = reader.by_ref().take(REQUEST_MAX).read_until(b'\n', &mut line)?;
-        if read == 0 {
+        if !read_line(&mut reader, &mut line)? {
             return Ok(());
         }
-        if !line.ends_with(b"\n") && read as u64 == REQUEST_MAX {
+        if !line.ends_with(b"\n") && line.len() as u64 == REQUEST_MAX {
             let refusal =
                 Refusal { code: -32600, message: format!("a line has at most {REQUEST_MAX} bytes") };
             writer.write_all(response(&Value::Null, Err(refusal)).as_bytes())?;
@@ -207,6 +288,31 @@ fn converse(
             writer.write_all(answer.as_bytes())?;
         }
     }
+}
+
+/// Reads a line, however long the client takes to begin it, if it then goes on. False at the end.
+fn read_line(reader: &mut BufReader<UnixStream>, line: &mut Vec<u8>) -> std::io::Result<bool> {
+    reader.get_ref().set_read_timeout(Some(IDLE_MAX))?;
+    if reader.fill_buf()?.is_empty() {
+        return Ok(false);
+    }
+    let deadline = Instant::now() + LINE_TIME;
+    while !line.ends_with(b"\n") && (line.len() as u64) < REQUEST_MAX {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(ErrorKind::TimedOut.into());
+        }
+        reader.get_ref().set_read_timeout(Some(left))?;
+        let there = reader.fill_buf()?;
+        if there.is_empty() {
+            return Ok(!line.is_empty());
+        }
+        let room = (REQUEST_MAX as usize - line.len()).min(there.len());
+        let taken = there[..room].iter().position(|byte| *byte == b'\n').map_or(room, |at| at + 1);
+        line.extend_from_slice(&there[..taken]);
+        reader.consume(taken);
+    }
+    Ok(true)
 }
 
 /// The answer to one line; `None` for a notification.

@@ -14,6 +14,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
+/// The configuration of a daemon that is installed as usual, and its socket where that says none.
+const CONFIG: &str = "/etc/sluice/sluice.toml";
+const SOCKET: &str = "/run/sluice/sluice.sock";
+
 /// Looks at and steers a running sluiced.
 #[derive(Debug, Parser)]
 #[command(name = "sluice", version, max_term_width = 100)]
@@ -21,9 +25,15 @@ pub struct Arguments {
     /// Print JSON.
     #[arg(short = 'j', long = "json", global = true)]
     json: bool,
-    /// The daemon's admin socket.
-    #[arg(long, global = true, default_value = "/run/sluice/sluice.sock", value_name = "PATH")]
-    socket: PathBuf,
+    /// Print every column, as wide as it is, and whole numbers.
+    #[arg(short = 'w', long = "wide", global = true)]
+    wide: bool,
+    /// The daemon's admin socket; the one that the configuration names, if this is not said.
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// The configuration of the daemon that is meant.
+    #[arg(long, global = true, default_value = CONFIG, value_name = "FILE")]
+    config: PathBuf,
     #[command(subcommand)]
     noun: Noun,
 }
@@ -83,7 +93,7 @@ enum ServiceVerb {
         /// The service's name.
         name: String,
     },
-    /// Add a service: `listen=192.0.2.10:80 local_addresses=["10.0.0.200"] server=[{address="10.0.0.11:80"}]`.
+    /// Add a service: `listen=192.0.2.10:80 local_addresses=10.0.0.200 server=10.0.0.11:80,10.0.0.12:80`.
     Add {
         /// Its name.
         name: String,
@@ -122,7 +132,7 @@ enum ServiceVerb {
     },
 }
 
-/// Keys as in the file: `weight=10`, `health.type=http`, `local_addresses=["10.0.0.200"]`; `key=` takes one away.
+/// Keys as in the file: `weight=10`, `health.type=http`, `local_addresses=10.0.0.200,10.0.0.201`; `key=` takes one away.
 #[derive(Debug, Args)]
 struct Keys {
     /// KEY=VALUE, as in the file; `KEY=` takes a key away.
@@ -189,8 +199,8 @@ enum StatsPart {
 enum ConfigVerb {
     /// Check a file without using it: exit 0 good, 1 cannot be read or parsed, 2 wrong.
     Check {
-        /// The file.
-        file: PathBuf,
+        /// The file; the running daemon's, if none is said.
+        file: Option<PathBuf>,
     },
     /// Have the daemon read its files again.
     Reload,
@@ -208,8 +218,10 @@ enum ConfigVerb {
 
 /// Runs the command and returns its exit status.
 pub fn run(arguments: &Arguments) -> u8 {
+    table::set_wide(arguments.wide);
     if let Noun::Config(ConfigVerb::Check { file }) = &arguments.noun {
-        return check(file, arguments.json);
+        let file = file.clone().or_else(|| file_of_daemon(arguments));
+        return check(file.as_deref().unwrap_or(&arguments.config), arguments.json);
     }
     match ask(arguments) {
         Ok(status) => status,
@@ -221,6 +233,23 @@ pub fn run(arguments: &Arguments) -> u8 {
             1
         }
     }
+}
+
+/// Where the daemon is asked: as it was said, or as its configuration says.
+fn socket_of(arguments: &Arguments) -> PathBuf {
+    let named = || {
+        let text = std::fs::read_to_string(&arguments.config).ok()?;
+        let table: toml::Table = text.parse().ok()?;
+        Some(PathBuf::from(table.get("admin")?.get("socket")?.as_str()?))
+    };
+    arguments.socket.clone().or_else(named).unwrap_or_else(|| PathBuf::from(SOCKET))
+}
+
+/// The file that the running daemon reads, if one runs.
+fn file_of_daemon(arguments: &Arguments) -> Option<PathBuf> {
+    let mut client = Client::connect(&socket_of(arguments)).ok()?;
+    let status = client.call("status", Value::Null).ok()?;
+    status["config"].as_str().map(PathBuf::from)
 }
 
 /// Checks a file and says what is wrong with it, one line for each problem.
@@ -256,7 +285,7 @@ pub fn check(file: &Path, json: bool) -> u8 {
 }
 
 fn ask(arguments: &Arguments) -> Result<u8, CallError> {
-    let mut client = Client::connect(&arguments.socket)?;
+    let mut client = Client::connect(&socket_of(arguments))?;
     let json = arguments.json;
     if let Noun::Status { exit_code } = arguments.noun {
         let answer = client.call("status", Value::Null)?;
@@ -360,16 +389,34 @@ impl Keys {
             let Some((key, value)) = text.split_once('=') else {
                 return Err(CallError::Refused(format!("`{text}` is not KEY=VALUE; write as weight=10")));
             };
-            let parsed = format!("x = {value}").parse::<toml::Table>().ok();
-            let parsed = parsed.and_then(|mut table| serde_json::to_value(table.remove("x")?).ok());
-            let value = match parsed {
-                _ if value.is_empty() => Value::Null,
-                Some(value) => value,
-                None => Value::String(value.to_owned()),
+            let value = match (value, toml_value(value)) {
+                ("", _) => Value::Null,
+                (_, Some(value)) => value,
+                (list, None) if LISTS.contains(&key) => plain_list(key, list),
+                (text, None) => Value::String(text.to_owned()),
             };
             object.insert(key.to_owned(), value);
         }
         Ok(Value::Object(object))
+    }
+}
+
+/// Keys whose values are lists of texts, or of one.
+const LISTS: [&str; 6] =
+    ["local_addresses", "listen", "sources", "scheduler_flags", "server", "health.expect_status"];
+
+/// A value as TOML, if it is that.
+fn toml_value(text: &str) -> Option<Value> {
+    let mut table = format!("x = {text}").parse::<toml::Table>().ok()?;
+    serde_json::to_value(table.remove("x")?).ok()
+}
+
+/// `10.0.0.200,10.0.0.201` as the list that a key has.
+fn plain_list(key: &str, text: &str) -> Value {
+    let words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+    match key {
+        "server" => words.map(|address| json!({ "address": address })).collect(),
+        _ => words.map(|word| json!(word)).collect(),
     }
 }
 

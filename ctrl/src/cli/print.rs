@@ -1,7 +1,7 @@
 //! What each answer looks like to a person.
 
 use super::table::Align::{Left, Right};
-use super::table::Table;
+use super::table::{Table, is_wide};
 use serde_json::Value;
 use std::io::{self, Write};
 
@@ -17,6 +17,76 @@ fn word(value: &Value) -> String {
     }
 }
 
+/// A count as people say it: 999999 as 1.00M.
+fn count(value: &Value) -> String {
+    scaled(value, 1_000.0, &["", "k", "M", "G", "T", "P"], 100_000)
+}
+
+/// Bytes as people say them.
+fn bytes(value: &Value) -> String {
+    scaled(value, 1_000.0, &["B", "kB", "MB", "GB", "TB", "PB"], 10_000)
+}
+
+fn scaled(value: &Value, step: f64, units: &[&str], as_it_is: u64) -> String {
+    let Some(number) = value.as_u64().filter(|_| !is_wide()) else { return word(value) };
+    if number < as_it_is {
+        return format!("{number}{}", units[0]);
+    }
+    let (mut scaled, mut unit) = (number as f64, 0);
+    while scaled >= step && unit + 1 < units.len() {
+        (scaled, unit) = (scaled / step, unit + 1);
+    }
+    let digits = if scaled < 10.0 { 2 } else { usize::from(scaled < 100.0) };
+    format!("{scaled:.digits$}{}", units[unit])
+}
+
+/// A share of one in percent.
+fn percent(value: &Value) -> String {
+    value.as_f64().map_or_else(|| word(value), |share| format!("{:.0}%", share * 100.0))
+}
+
+/// Milliseconds as people say them.
+fn time(value: &Value) -> String {
+    match value.as_u64() {
+        None => word(value),
+        Some(ms) if ms < 1_000 => format!("{ms}ms"),
+        Some(ms) if ms < 10_000 => format!("{:.1}s", ms as f64 / 1_000.0),
+        Some(ms) => lasting(ms / 1_000),
+    }
+}
+
+/// Seconds in the two largest units.
+fn lasting(seconds: u64) -> String {
+    match (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60, seconds % 60) {
+        (0, 0, 0, seconds) => format!("{seconds}s"),
+        (0, 0, minutes, seconds) => format!("{minutes}m{seconds}s"),
+        (0, hours, minutes, _) => format!("{hours}h{minutes}m"),
+        (days, hours, ..) => format!("{days}d{hours}h"),
+    }
+}
+
+/// What of an object a column has.
+type Column = (&'static str, &'static str, super::table::Align, fn(&Value) -> String, bool);
+
+/// A column that is always printed, and one that `-w` asks for.
+const fn column(
+    title: &'static str,
+    field: &'static str,
+    align: super::table::Align,
+    show: fn(&Value) -> String,
+) -> Column {
+    (title, field, align, show, false)
+}
+
+const fn wide(
+    title: &'static str,
+    field: &'static str,
+    align: super::table::Align,
+    show: fn(&Value) -> String,
+) -> Column {
+    (title, field, align, show, true)
+}
+
 /// A row of the named fields.
 fn fields(item: &Value, names: &[&str]) -> Vec<String> {
     names.iter().map(|name| word(&item[*name])).collect()
@@ -30,11 +100,11 @@ pub(super) fn status(out: Out<'_>, status: &Value) -> io::Result<()> {
     let get = |name: &str| word(&status[name]);
     writeln!(
         out,
-        "sluiced {}, {}, pid {}, up {} s",
+        "sluiced {}, {}, pid {}, up {}",
         get("version"),
         get("dpdk"),
         get("pid"),
-        get("uptime_s")
+        status["uptime_s"].as_u64().map_or_else(|| get("uptime_s"), lasting)
     )?;
     writeln!(
         out,
@@ -97,55 +167,43 @@ pub(super) fn status(out: Out<'_>, status: &Value) -> io::Result<()> {
     Ok(())
 }
 
+/// The columns of a service and its servers, with the field of each.
+const SERVICES: [Column; 14] = [
+    column("SERVICE", "name", Left, word),
+    column("LISTEN", "listen", Left, word),
+    wide("SCHED", "scheduler", Left, word),
+    wide("FORWARD", "forward", Left, word),
+    column("STATE", "state", Left, word),
+    column("WEIGHT", "weight", Right, word),
+    wide("NOW", "effective_weight", Right, word),
+    column("ACTIVE", "sessions_active", Right, count),
+    column("INACT", "sessions_inactive", Right, count),
+    wide("CREATED", "sessions_created", Right, count),
+    column("PKTS-IN", "packets_in", Right, count),
+    wide("PKTS-OUT", "packets_out", Right, count),
+    wide("BYTES-IN", "bytes_in", Right, bytes),
+    wide("BYTES-OUT", "bytes_out", Right, bytes),
+];
+
 pub(super) fn services(out: Out<'_>, (items, is_first): (&[Value], bool)) -> io::Result<()> {
-    let mut table = Table::new(&[
-        ("SERVICE", Left),
-        ("LISTEN", Left),
-        ("SCHED", Left),
-        ("FORWARD", Left),
-        ("STATE", Left),
-        ("WEIGHT", Right),
-        ("NOW", Right),
-        ("ACTIVE", Right),
-        ("INACT", Right),
-        ("CREATED", Right),
-        ("PKTS-IN", Right),
-        ("PKTS-OUT", Right),
-        ("BYTES-IN", Right),
-        ("BYTES-OUT", Right),
-    ]);
+    let shown = || SERVICES.iter().filter(|(.., wide)| is_wide() || !wide);
+    let mut table = Table::new(&shown().map(|(title, _, align, ..)| (*title, *align)).collect::<Vec<_>>());
     for service in items {
         let servers = array(&service["servers"]);
-        let sum =
-            |name: &str| servers.iter().filter_map(|server| server[name].as_u64()).sum::<u64>().to_string();
-        let mut row = fields(service, &["name"]);
-        row.push(format!("{}/{}", word(&service["listen"]), word(&service["protocol"])));
-        row.extend(fields(service, &["scheduler", "forward", "state"]));
-        row.extend([String::new(), String::new()]);
-        row.extend([sum("sessions_active"), sum("sessions_inactive")]);
-        row.extend(fields(
-            service,
-            &["sessions_created", "packets_in", "packets_out", "bytes_in", "bytes_out"],
-        ));
-        table.row(row);
+        let sum = |name: &str| servers.iter().filter_map(|server| server[name].as_u64()).sum::<u64>();
+        table.row(shown().map(|(_, field, _, show, _)| match *field {
+            "listen" => format!("{}/{}", word(&service["listen"]), word(&service["protocol"])),
+            "weight" | "effective_weight" => String::new(),
+            "sessions_active" | "sessions_inactive" => show(&sum(field).into()),
+            field => show(&service[field]),
+        }));
         for server in servers {
-            let mut row = vec!["  ->".into()];
-            row.extend(fields(server, &["address"]));
-            row.extend([String::new(), String::new()]);
-            let names = [
-                "state",
-                "weight",
-                "effective_weight",
-                "sessions_active",
-                "sessions_inactive",
-                "sessions_created",
-                "packets_in",
-                "packets_out",
-                "bytes_in",
-                "bytes_out",
-            ];
-            row.extend(fields(server, &names));
-            table.row(row);
+            table.row(shown().map(|(_, field, _, show, _)| match *field {
+                "name" => "  ->".to_owned(),
+                "listen" => word(&server["address"]),
+                "scheduler" | "forward" => String::new(),
+                field => show(&server[field]),
+            }));
         }
     }
     table.print(out, is_first)
@@ -187,14 +245,12 @@ pub(super) fn service(out: Out<'_>, service: &Value) -> io::Result<()> {
     Ok(())
 }
 
-fn plain(
-    out: Out<'_>,
-    (items, is_first): (&[Value], bool),
-    columns: &[(&'static str, &str, super::table::Align)],
-) -> io::Result<()> {
-    let mut table = Table::new(&columns.iter().map(|(title, _, align)| (*title, *align)).collect::<Vec<_>>());
-    let names: Vec<_> = columns.iter().map(|(_, name, _)| *name).collect();
-    items.iter().for_each(|item| table.row(fields(item, &names)));
+fn plain(out: Out<'_>, (items, is_first): (&[Value], bool), columns: &[Column]) -> io::Result<()> {
+    let shown = || columns.iter().filter(|(.., wide)| is_wide() || !wide);
+    let mut table = Table::new(&shown().map(|(title, _, align, ..)| (*title, *align)).collect::<Vec<_>>());
+    for item in items {
+        table.row(shown().map(|(_, field, _, show, _)| show(&item[*field])));
+    }
     table.print(out, is_first)
 }
 
@@ -203,19 +259,19 @@ pub(super) fn servers(out: Out<'_>, page: (&[Value], bool)) -> io::Result<()> {
         out,
         page,
         &[
-            ("SERVICE", "service", Left),
-            ("SERVER", "address", Left),
-            ("STATE", "state", Left),
-            ("WEIGHT", "weight", Right),
-            ("NOW", "effective_weight", Right),
-            ("TIER", "tier", Left),
-            ("ACTIVE", "sessions_active", Right),
-            ("INACT", "sessions_inactive", Right),
-            ("CREATED", "sessions_created", Right),
-            ("PKTS-IN", "packets_in", Right),
-            ("PKTS-OUT", "packets_out", Right),
-            ("BYTES-IN", "bytes_in", Right),
-            ("BYTES-OUT", "bytes_out", Right),
+            column("SERVICE", "service", Left, word),
+            column("SERVER", "address", Left, word),
+            column("STATE", "state", Left, word),
+            column("WEIGHT", "weight", Right, word),
+            wide("NOW", "effective_weight", Right, word),
+            wide("TIER", "tier", Left, word),
+            column("ACTIVE", "sessions_active", Right, count),
+            column("INACT", "sessions_inactive", Right, count),
+            wide("CREATED", "sessions_created", Right, count),
+            column("PKTS-IN", "packets_in", Right, count),
+            wide("PKTS-OUT", "packets_out", Right, count),
+            wide("BYTES-IN", "bytes_in", Right, bytes),
+            wide("BYTES-OUT", "bytes_out", Right, bytes),
         ],
     )
 }
@@ -225,14 +281,14 @@ pub(super) fn sessions(out: Out<'_>, page: (&[Value], bool)) -> io::Result<()> {
         out,
         page,
         &[
-            ("PROTO", "protocol", Left),
-            ("CLIENT", "client", Left),
-            ("VIP", "vip", Left),
-            ("LOCAL", "local", Left),
-            ("REAL", "real", Left),
-            ("STATE", "state", Left),
-            ("WORKER", "worker", Right),
-            ("IDLE-MS", "idle_ms", Right),
+            column("PROTO", "protocol", Left, word),
+            column("CLIENT", "client", Left, word),
+            wide("VIP", "vip", Left, word),
+            column("LOCAL", "local", Left, word),
+            column("REAL", "real", Left, word),
+            column("STATE", "state", Left, word),
+            wide("WORKER", "worker", Right, word),
+            wide("IDLE", "idle_ms", Right, time),
         ],
     )
 }
@@ -273,21 +329,21 @@ pub(super) fn ports(out: Out<'_>, page: (&[Value], bool)) -> io::Result<()> {
         out,
         page,
         &[
-            ("PORT", "name", Left),
-            ("DRIVER", "driver", Left),
-            ("MAC", "mac", Left),
-            ("MTU", "mtu", Right),
-            ("LINK", "link", Left),
-            ("MBPS", "speed_mbps", Right),
-            ("ADDRESSES", "addresses", Left),
-            ("KERNEL", "interface", Left),
-            ("RX-PKTS", "rx_packets", Right),
-            ("TX-PKTS", "tx_packets", Right),
-            ("MISSED", "rx_missed", Right),
-            ("REFUSED", "tx_refused", Right),
-            ("STEERING", "steering", Left),
-            ("HANDED-OVER", "handed_over", Right),
-            ("DEVICE", "device", Left),
+            column("PORT", "name", Left, word),
+            wide("DRIVER", "driver", Left, word),
+            wide("MAC", "mac", Left, word),
+            wide("MTU", "mtu", Right, word),
+            column("LINK", "link", Left, word),
+            wide("MBPS", "speed_mbps", Right, word),
+            wide("ADDRESSES", "addresses", Left, word),
+            wide("KERNEL", "interface", Left, word),
+            column("RX-PKTS", "rx_packets", Right, count),
+            column("TX-PKTS", "tx_packets", Right, count),
+            column("MISSED", "rx_missed", Right, count),
+            column("REFUSED", "tx_refused", Right, count),
+            column("STEERING", "steering", Left, word),
+            column("HANDED-OVER", "handed_over", Right, count),
+            wide("DEVICE", "device", Left, word),
         ],
     )
 }
@@ -297,11 +353,11 @@ pub(super) fn neighbors(out: Out<'_>, page: (&[Value], bool)) -> io::Result<()> 
         out,
         page,
         &[
-            ("NEIGHBOR", "address", Left),
-            ("PORT", "port", Left),
-            ("MAC", "mac", Left),
-            ("STATE", "state", Left),
-            ("CONFIRMED-MS", "confirmed_ms", Right),
+            column("NEIGHBOR", "address", Left, word),
+            column("PORT", "port", Left, word),
+            column("MAC", "mac", Left, word),
+            column("STATE", "state", Left, word),
+            column("CONFIRMED", "confirmed_ms", Right, time),
         ],
     )
 }
@@ -311,16 +367,16 @@ pub(super) fn workers(out: Out<'_>, page: (&[Value], bool)) -> io::Result<()> {
         out,
         page,
         &[
-            ("WORKER", "id", Right),
-            ("CORE", "core", Right),
-            ("BUSY", "busy_ratio", Right),
-            ("GENERATION", "generation", Right),
-            ("SESSIONS", "sessions", Right),
-            ("CAPACITY", "session_capacity", Right),
-            ("RX-PKTS", "rx_packets", Right),
-            ("TX-PKTS", "tx_packets", Right),
-            ("DROPPED", "dropped", Right),
-            ("PARKED", "parked", Right),
+            column("WORKER", "id", Right, word),
+            column("CORE", "core", Right, word),
+            column("BUSY", "busy_ratio", Right, percent),
+            wide("GENERATION", "generation", Right, word),
+            column("SESSIONS", "sessions", Right, count),
+            wide("CAPACITY", "session_capacity", Right, count),
+            column("RX-PKTS", "rx_packets", Right, count),
+            column("TX-PKTS", "tx_packets", Right, count),
+            column("DROPPED", "dropped", Right, count),
+            column("PARKED", "parked", Right, count),
         ],
     )
 }
@@ -335,10 +391,11 @@ pub(super) fn stats(out: Out<'_>, stats: &Value) -> io::Result<()> {
 
 pub(super) fn drops(out: Out<'_>, counts: &Value) -> io::Result<()> {
     let mut table = Table::new(&[("DROPPED", Right), ("REASON", Left), ("MEANING", Left)]);
+    let shown = count;
     for reason in dataplane::drop::DropReason::ALL {
         let count = counts[reason.name()].as_u64().unwrap_or(0);
         if count > 0 {
-            table.row([count.to_string(), reason.name().into(), reason.explanation().into()]);
+            table.row([shown(&count.into()), reason.name().into(), reason.explanation().into()]);
         }
     }
     if table.is_empty() {
@@ -393,4 +450,24 @@ pub(super) fn export(out: Out<'_>, answer: &Value) -> io::Result<()> {
         write!(out, "{}", file["text"].as_str().unwrap_or_default())?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_said_as_people_say_them() {
+        let counts = [0, 99_999, 100_000, 1_234_567, 12_345_678_901].map(|number: u64| count(&number.into()));
+        assert_eq!(counts, ["0", "99999", "100k", "1.23M", "12.3G"]);
+        assert_eq!(
+            [9_999_u64, 10_000, 5_000_000].map(|number| bytes(&number.into())),
+            ["9999B", "10.0kB", "5.00MB"]
+        );
+        assert_eq!((percent(&0.374.into()), percent(&Value::Null)), ("37%".to_owned(), "-".to_owned()));
+        assert_eq!(
+            [5_u64, 1_500, 61_000, 3_700_000, 100_000_000].map(|ms| time(&ms.into())),
+            ["5ms", "1.5s", "1m1s", "1h1m", "1d3h"]
+        );
+    }
 }

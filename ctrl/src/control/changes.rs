@@ -17,6 +17,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+const NOTHING: &str = "no key was named, so nothing changes; write as weight=5";
+
 /// What a change led to, or why it was not made.
 type Outcome = Result<Value, Refusal>;
 
@@ -126,6 +128,9 @@ impl<D: Devices> Control<D> {
         let (at, address, keys) =
             (self.service_at(params, "service")?, text(params, "address")?, keys(params));
         let place = self.own_server_at(at, address)?;
+        if keys.is_empty() {
+            return Err(Refusal::parameters(NOTHING));
+        }
         let spec = &self.config.services[at];
         let old = &spec.servers[place];
         let mut all = keys_of(old);
@@ -227,6 +232,9 @@ impl<D: Devices> Control<D> {
     fn set_service(&mut self, params: &Value, now: Instant) -> Outcome {
         let (at, keys) = (self.service_at(params, "name")?, keys(params));
         let name = self.config.services[at].name.clone();
+        if keys.is_empty() {
+            return Err(Refusal::parameters(NOTHING));
+        }
         if keys.contains_key("name") {
             return Err(Refusal::parameters("a service keeps its name; add another and remove this one"));
         }
@@ -401,9 +409,18 @@ pub(super) fn exported(text: &Text, written: &[String]) -> Value {
     json!({ "files": files, "written": written })
 }
 
+/// What is wrong with the keys of a command, in its words: there are no file and no line.
 fn problems(error: LoadError) -> Refusal {
-    let lines: Vec<_> = error.problems().iter().map(ToString::to_string).collect();
-    Refusal::no(lines.join("\n"))
+    let lines = error.problems().iter().map(|problem| {
+        // `service[0].server[0].weight` of the text that was made of the command.
+        let key = problem.key.strip_prefix("service[0].").unwrap_or(&problem.key);
+        let key = key.strip_prefix("server[0].").or(key.strip_prefix("server.")).unwrap_or(key);
+        match key {
+            "" | "server" | "service" => problem.message.clone(),
+            key => format!("{key}: {}", problem.message),
+        }
+    });
+    Refusal::no(lines.collect::<Vec<_>>().join("\n"))
 }
 
 fn text<'a>(params: &'a Value, key: &str) -> Result<&'a str, Refusal> {

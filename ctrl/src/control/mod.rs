@@ -135,6 +135,8 @@ pub struct Parts<D> {
     pub files: Option<Files>,
     /// Who keeps the last good state, if anybody does.
     pub keeper: Option<Keeper>,
+    /// What is told once a second that every worker turns and control answers, if anybody wants to know.
+    pub watchdog: Option<Box<dyn FnMut() + Send>>,
     /// The host's kernel, where it has a part in this.
     pub kernel: Option<KernelPath>,
     /// The health checks; without it every server that is to be checked counts as not yet known.
@@ -158,6 +160,9 @@ pub struct Control<D> {
     files: Option<Files>,
     /// Why the files that are there now are not followed.
     failed_reload: Option<String>,
+    watchdog: Option<Box<dyn FnMut() + Send>>,
+    /// By worker: its turns when they were last looked at, and whether it stands still.
+    turns: Vec<(u64, bool)>,
     history: History,
     warnings: Vec<Problem>,
     facts: Vec<DeviceFacts>,
@@ -226,6 +231,7 @@ impl<D: Devices> Control<D> {
             links,
             files,
             keeper,
+            watchdog,
             kernel,
             engine,
             access,
@@ -239,6 +245,8 @@ impl<D: Devices> Control<D> {
             identity,
             files,
             failed_reload: None,
+            watchdog,
+            turns: vec![(u64::MAX, false); workers],
             capacity_ipv6: loaded.config.session_capacity_ipv6() as u64,
             config: loaded.config,
             history: History::of(loaded.text),
@@ -367,6 +375,7 @@ impl<D: Devices> Control<D> {
             self.busy[at] = if total == 0 { 0.0 } else { busy as f64 / total as f64 };
             self.busy_samples[at] = sample;
         }
+        self.look_at_turns();
         for (port, reason) in self.ladder.watch(&self.stats) {
             let name = &self.config.ports[usize::from(port.0)].name;
             log::info!(target: "links", "port {name}: falls back to hand-over, because {reason}");
@@ -376,6 +385,27 @@ impl<D: Devices> Control<D> {
         if self.collect_after.is_some_and(|generation| self.publisher.applied() >= generation) {
             let stats = &self.stats;
             self.registry.collect(&|id| crate::view::read_slot(stats, id));
+        }
+    }
+
+    /// Notices workers that stand still, and tells the watchdog that none does.
+    fn look_at_turns(&mut self) {
+        for (at, (last, is_still)) in self.turns.iter_mut().enumerate() {
+            let turns = self.stats[at].turns.value();
+            let stands = turns == std::mem::replace(last, turns);
+            if stands != std::mem::replace(is_still, stands) {
+                let core = self.config.dataplane.workers[at];
+                match stands {
+                    true => {
+                        log::error!(target: "workers", "worker {at} on core {core} made no turn for a second")
+                    }
+                    false => log::warn!(target: "workers", "worker {at} on core {core} turns again"),
+                }
+            }
+        }
+        let all_turn = self.turns.iter().all(|(_, is_still)| !is_still);
+        if let Some(tell) = self.watchdog.as_mut().filter(|_| all_turn) {
+            tell();
         }
     }
 

@@ -435,6 +435,7 @@ impl Run {
             links: vec![dataplane::worker::link().0],
             files: None,
             keeper: None,
+            watchdog: None,
             kernel: None,
             engine: None,
             access: None,

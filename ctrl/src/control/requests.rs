@@ -191,6 +191,10 @@ impl<D: Devices> Control<D> {
         for (port, state) in self.config.ports.iter().zip(&self.links_now) {
             warnings.extend(state.trouble.as_ref().map(|trouble| format!("port {}: {trouble}", port.name)));
         }
+        for (at, _) in self.turns.iter().enumerate().filter(|(_, (_, is_still))| *is_still) {
+            let core = self.config.dataplane.workers[at];
+            warnings.push(format!("worker {at} on core {core} stands still: something else has its core"));
+        }
         warnings.extend(self.double_warnings());
         warnings.extend(observer.scarce().into_iter().map(|(_, words)| words));
         warnings.extend(observer.gateway_warnings());
