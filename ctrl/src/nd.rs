@@ -90,7 +90,7 @@ pub fn parse(frame: &[u8]) -> Option<Message> {
         Icmpv6Repr::Ndisc(NdiscRepr::NeighborAdvert { flags, target_addr, lladdr }) => {
             let solicited = flags.contains(NdiscNeighborFlags::SOLICITED);
             // RFC 4861 §7.1.2: nobody answers a question through a group.
-            let is_valid = !target_addr.is_multicast() && !(solicited && header.dst_addr.is_multicast());
+            let is_valid = !(target_addr.is_multicast() || solicited && header.dst_addr.is_multicast());
             let overrides = flags.contains(NdiscNeighborFlags::OVERRIDE);
             let station = lladdr.map(station_of);
             (is_valid && station != Some(None)).then_some(Message::Advertisement {

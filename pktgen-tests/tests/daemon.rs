@@ -36,7 +36,7 @@ fn failure(lab: &Lab, config: &str) -> String {
     assert_eq!(status.code(), Some(1), "{status}: {}", daemon.output());
     // A machine with two cores has none left for control beside two workers, which is worth a warning.
     let output = daemon.output();
-    let lines: Vec<_> = output.lines().filter(|line| !line.contains("sluiced: warning: ")).collect();
+    let lines: Vec<_> = output.lines().filter(|line| !line.contains(": warning: ")).collect();
     assert_eq!(lines.len(), 1, "{output}");
     lines[0].to_owned()
 }
@@ -364,7 +364,7 @@ fn starts_leave_nothing_in_run_and_need_nothing_there() {
         lab.write_config(&good).unwrap();
         let program = program("sluiced");
         let script = format!(
-            "mount -t tmpfs -o {options} none /run && (dd if=/dev/zero of=/run/full bs=1k count=8 2>/dev/null; exec {} --config {})",
+            "mount -t tmpfs -o {options} none /run && {{ dd if=/dev/zero of=/run/full bs=1k count=8 2>/dev/null; exec {} --config {}; }}",
             program.display(),
             lab.config_path().display()
         );
@@ -373,6 +373,7 @@ fn starts_leave_nothing_in_run_and_need_nothing_there() {
         let mut daemon = Daemon::start(&mut command, &lab.folder().join("run.log")).unwrap();
         let ready = wait_until(5 * SECOND, || lab.sluice(&["status"]).is_ok() || daemon.ended().is_some());
         assert!(ready && daemon.ended().is_none(), "{options}: {}", daemon.output());
+        assert_eq!(lab.json(&["status"]).unwrap()["pid"], daemon.pid(), "it is the process that is ended");
         daemon.stop();
     }
 }

@@ -411,13 +411,40 @@ fn explain(message: &str) -> String {
         return format!("the key `{name}` is missing; add it");
     }
     let Some(rest) = message.strip_prefix("unknown field `") else {
-        return message.replace("expected i64", "expected a whole number");
+        return in_words_of_toml(&message);
     };
     let mut names = rest.split('`');
     let unknown = names.next().unwrap_or_default().to_owned();
     // Every second piece is a name between backticks.
     let known: Vec<_> = names.skip(1).step_by(2).collect();
     format!("unknown key `{unknown}`; {}", suggestion(&unknown, &known))
+}
+
+/// serde's words for types, as a person who writes the file knows them.
+fn in_words_of_toml(message: &str) -> String {
+    let message = message.replace("expected i64", "expected a whole number").replace(" as i128", "");
+    let Some((what, wanted)) = message.split_once(", expected ") else { return message };
+    let found = what.strip_prefix("invalid type: ").unwrap_or(what);
+    let value = found.split('`').nth(1).unwrap_or_default();
+    match wanted {
+        "a sequence" if found == "map" => {
+            "it is a list of tables; write [[ ]] around its name, as [[service]]".into()
+        }
+        "a sequence" => format!("{found} stands where a list belongs; write [ ] around it"),
+        "a string" if found.starts_with("integer") || found.starts_with("floating") => {
+            format!(
+                "{value} is a number and a text belongs here; write \"{value}\", or \"{value}s\" for a time"
+            )
+        }
+        "a string" | "a text or a list of texts" => {
+            format!("{found} stands where a text belongs; write it in quotes")
+        }
+        wanted if wanted.starts_with("struct ") || wanted == "a map" => {
+            format!("{found} stands where a table belongs; write {{ KEY = VALUE }}")
+        }
+        "a boolean" => format!("{found} stands where true or false belongs"),
+        wanted => format!("{found} stands where {wanted} belongs"),
+    }
 }
 
 /// `did you mean ...?`, or what there is to choose from.

@@ -254,7 +254,7 @@ fn errors_name_file_line_key_and_remedy() {
         (
             "session_capacity = 1_000",
             "session_capacity = \"many\"",
-            "sluice.toml:3: dataplane.session_capacity: invalid type: string \"many\", expected a whole number",
+            "sluice.toml:3: dataplane.session_capacity: string \"many\" stands where a whole number belongs",
         ),
         (
             "device = \"0000:3b:00.0\"",
@@ -553,6 +553,64 @@ fn addresses_that_are_somebody_elses_are_refused() {
     ] {
         let said = complaint(from, to);
         assert!(said.contains(expected), "{from} -> {to}: {said}");
+    }
+}
+
+#[test]
+fn what_is_hardly_meant_is_warned_about() {
+    let of = |from: &str, to: &str| {
+        assert!(GOOD.contains(from), "{from}");
+        warnings(&GOOD.replacen(from, to, 1))
+    };
+    let (scheduler, server) = ("scheduler = \"wlc\"", "weight = 100\n");
+    let second = "weight = 100\n[[service.server]]\naddress = \"10.0.0.12:80\"\nweight = 50\n";
+    let two = |scheduler: &str| {
+        warnings(&GOOD.replace(server, second).replace("\"wlc\"", &format!("\"{scheduler}\"")))
+    };
+    for (said, expected) in [
+        (of("via = \"192.0.2.1\"", "via = [\"192.0.2.1\", \"192.0.2.1\"]"), "192.0.2.1 is named twice"),
+        (of(scheduler, "slow_start = \"10s\""), "no server is seen to come up"),
+        (of(scheduler, "protect_threshold = 0.3"), "nothing is protected"),
+        (of(scheduler, "scheduler = \"rr\"\nhash_seed = 7"), "rr hashes nothing"),
+        (two("rr"), "rr gives every server the same, whatever its weight; use wrr"),
+        (two("lc"), "use wlc"),
+        (of(scheduler, "spill_below = 0.5"), "nothing spills"),
+        (of("workers = [1]", "workers = [1, 1000]"), "this machine has no core 1000"),
+        (of(server, "weight = 100\n[location]\nzone = \"a\"\n"), "no server says where it is"),
+        (of(server, "zone = \"b\"\n[location]\nzone = \"a\"\n"), "no server is in zone a"),
+        (
+            of(server, "weight = 100\n[names]\nzone = \"lb.example\"\nlisten = [\"192.0.2.99:53\"]\n"),
+            "192.0.2.99 is no port's own address (port wan has that network)",
+        ),
+        (of("0000:3b:00.0", "net_pcap0,rx_iface=veth1,tx_iface=veth1"), "port wan reads interface veth1 too"),
+        (
+            of(
+                server,
+                "weight = 100\n[service.health]\ntype = \"http\"\nmethod = \"HEAD\"\nexpect_body = \"x\"\n",
+            ),
+            "the answer to HEAD has no body",
+        ),
+    ] {
+        assert!(said.iter().any(|line| line.contains(expected)), "{expected}: {said:?}");
+    }
+    assert_eq!(two("wrr"), Vec::<String>::new());
+}
+
+#[test]
+fn types_are_told_in_the_words_of_the_file() {
+    for (from, to, expected) in [
+        ("[[service]]", "[service]", "write [[ ]] around its name"),
+        ("weight = 100", "max_sessions = 99999999999999999999", "number"),
+        ("scheduler = \"wlc\"", "persistence = 900", "stands where a table belongs; write { KEY = VALUE }"),
+        ("scheduler = \"wlc\"", "persistence = { timeout = 900 }", "write \"900\", or \"900s\" for a time"),
+        ("scheduler = \"wlc\"", "sloppy = 1", "stands where true or false belongs"),
+        ("[\"10.0.0.200\"]", "\"10.0.0.200\"", "stands where a list belongs; write [ ] around it"),
+    ] {
+        let said = complaint(from, to);
+        assert!(said.contains(expected), "{to}: {said}");
+        for word in ["struct", "i128", "sequence"] {
+            assert!(!said.contains(word), "{to}: {said}");
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::ports::Ports;
 use super::probe::Prober;
-use super::{CheckId, CheckKey, Fault, Tally};
+use super::{Answer, CheckId, CheckKey, Fault, Tally};
 use crate::balance::Health;
 use crate::kernel::VipChecks;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -114,7 +114,9 @@ impl Engine {
     /// Tells the engine something.
     pub fn order(&self, order: Order) {
         // The thread ends after this does.
-        self.orders.as_ref().map(|orders| orders.send(order));
+        if let Some(orders) = &self.orders {
+            let _ = orders.send(order);
+        }
     }
 }
 
@@ -202,41 +204,29 @@ async fn run(
             // Boxed, because a check that waits for its time must be small.
             Box::pin(prober.ask(source)).await
         };
-        let mut noted = last.lock().unwrap_or_else(PoisonError::into_inner);
+        let took = began.elapsed();
         let hindrance = match answer {
             Err(Fault::Here(error)) => {
+                let mut noted = last.lock().unwrap_or_else(PoisonError::into_inner);
                 noted.unasked += 1;
                 noted.error = Some(format!("it was not asked: {error}"));
                 Some(error)
             }
-            Ok(_) | Err(Fault::Server(_)) => {
-                noted.asked += 1;
-                noted.took = began.elapsed();
-                let good = answer.is_ok();
-                noted.failed += u64::from(!good);
-                let told = match answer {
-                    Ok(answer) => {
-                        noted.error = None;
-                        answer.load
-                    }
-                    Err(Fault::Server(error) | Fault::Here(error)) => {
-                        noted.error = Some(error);
-                        None
-                    }
-                };
-                noted.load = told.as_ref().and_then(|told| told.as_ref().ok()).copied();
-                if let Some(told) = told {
-                    say_load_edge(target, noted.load_error.as_deref(), told.as_ref().err());
-                    noted.load_error = told.err();
+            Err(Fault::Server(error)) => {
+                note_answer(target, &last, took, Err(error));
+                if tally.note(false, None) {
+                    tell(Finding { id, health: tally.health(), relief: tally.relief() });
                 }
-                let load = noted.load;
-                if tally.note(good, load) {
+                None
+            }
+            Ok(answer) => {
+                let load = note_answer(target, &last, took, Ok(answer));
+                if tally.note(true, load) {
                     tell(Finding { id, health: tally.health(), relief: tally.relief() });
                 }
                 None
             }
         };
-        drop(noted);
         if hindrance.is_some() != is_hindered {
             is_hindered = hindrance.is_some();
             match hindrance {
@@ -250,6 +240,34 @@ async fn run(
         let pause = interval.mul_f64(1.0 + jitter).saturating_sub(began.elapsed());
         tokio::time::sleep(pause.max(Duration::from_millis(10))).await;
     }
+}
+
+/// Puts an answer where it is seen. Returns the load that it told.
+fn note_answer(
+    target: SocketAddr,
+    last: &Mutex<Last>,
+    took: Duration,
+    answer: Result<Answer, String>,
+) -> Option<f64> {
+    let mut noted = last.lock().unwrap_or_else(PoisonError::into_inner);
+    noted.asked += 1;
+    noted.took = took;
+    noted.load = None;
+    match answer {
+        Err(error) => {
+            noted.failed += 1;
+            noted.error = Some(error);
+        }
+        Ok(answer) => {
+            noted.error = None;
+            if let Some(told) = answer.load {
+                say_load_edge(target, noted.load_error.as_deref(), told.as_ref().err());
+                noted.load = told.as_ref().ok().copied();
+                noted.load_error = told.err();
+            }
+        }
+    }
+    noted.load
 }
 
 /// Logs when a server's load can no longer be read, and when it can again: protection from overload depends on it.

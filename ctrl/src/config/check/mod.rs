@@ -6,12 +6,13 @@
 //!
 //! This file has the order and the tables about the machine; `services` has what clients and
 //! servers see, `together` what services cannot have side by side, `health` how servers are checked, `discover` where
-//! they are looked up, `values` reads single values, `topology` knows which way leads where.
+//! they are looked up, `odd` has what is allowed and hardly meant, `values` reads single values, `topology` knows which way leads where.
 
 mod client_address;
 mod discover;
 mod health;
 mod names;
+mod odd;
 mod options;
 mod servers;
 mod services;
@@ -171,6 +172,7 @@ impl<'a> Checker<'a> {
     ) -> Result<(Config, Vec<Problem>), LoadError> {
         let location = self.location(file);
         let names = self.names(file.names.as_ref());
+        self.odd_file(file, &machine, &services, &location, names.as_ref());
         let warnings = self.finish()?;
         let Machine { dataplane, admin, ports, routes, timeouts } = machine;
         Ok((Config { dataplane, admin, ports, routes, services, location, names, timeouts }, warnings))

@@ -236,7 +236,7 @@ impl Checker<'_> {
         let health = raw.health.as_ref().and_then(|health| {
             self.health(health, at, &servers, &wanted, (protocol, options.client_address), ports)
         });
-        Some(ServiceSpec {
+        let spec = ServiceSpec {
             name: raw.name.get_ref().clone(),
             listens,
             protocol: protocol?,
@@ -256,7 +256,9 @@ impl Checker<'_> {
             slow_start: slow_start?,
             connect_limit,
             drain: raw.drain.as_ref().is_some_and(|value| *value.get_ref()),
-        })
+        };
+        self.odd_service(entry, at, &spec);
+        Some(spec)
     }
 
     /// What clients connect to: addresses and ports, and no more than a machine can tell apart.

@@ -1,0 +1,176 @@
+//! What is allowed and hardly meant: told with what to do, and nothing is refused for it.
+
+use super::topology::connected_port;
+use super::{Checker, Machine, raw};
+use crate::config::{Location, NamesSpec, ServiceSpec};
+use dataplane::scheduler::Scheduler;
+use dataplane::session::ForwardMode;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use toml::Spanned;
+
+impl Checker<'_> {
+    /// What is odd about one service.
+    pub(super) fn odd_service(&mut self, entry: &Spanned<raw::Service>, at: usize, spec: &ServiceSpec) {
+        let raw = entry.get_ref();
+        let key = |field: &str| format!("service[{at}].{field}");
+        let place = |value: Option<&Spanned<String>>| value.map_or(entry.span(), Spanned::span);
+        let own: Vec<_> = spec.servers.iter().filter(|server| !server.is_sorry).collect();
+        let has_check = spec.health.is_some() || spec.passive.is_some();
+        if !spec.slow_start.is_zero() && !has_check {
+            let message =
+                "without a check no server is seen to come up, so none starts slowly; add [service.health]";
+            self.warn(place(raw.slow_start.as_ref()), &key("slow_start"), message);
+        }
+        if let Some(value) = raw
+            .protect_threshold
+            .as_ref()
+            .filter(|value| value.get_ref().0.is_some() && !has_check && spec.discover.is_none())
+        {
+            let message =
+                "without a check no server is ever down, so nothing is protected; add [service.health]";
+            self.warn(value.span(), &key("protect_threshold"), message);
+        }
+        let ignores_weights = matches!(spec.scheduler, Scheduler::RoundRobin | Scheduler::LeastConnection);
+        let distinct: HashSet<_> =
+            own.iter().map(|server| server.weight).filter(|weight| weight.value() > 0.0).collect();
+        if ignores_weights && distinct.len() > 1 && spec.forward != ForwardMode::Snat {
+            let name = spec.scheduler.name();
+            let message = format!("{name} gives every server the same, whatever its weight; use w{name}");
+            self.warn(place(raw.scheduler.as_ref()), &key("scheduler"), message);
+        }
+        if let Some(value) = raw.hash_seed.as_ref().filter(|_| !spec.scheduler.has_table()) {
+            let message = format!("{} hashes nothing; remove this, or use mh", spec.scheduler.name());
+            self.warn(value.span(), &key("hash_seed"), message);
+        }
+        if let Some(value) = &raw.spill_below
+            && own.iter().all(|server| server.location == Location::default())
+            && spec.discover.is_none()
+        {
+            let message =
+                "no server says where it is, so there is one tier and nothing spills; add zone to servers";
+            self.warn(value.span(), &key("spill_below"), message);
+        }
+        if let Some(health) = &raw.health {
+            let health = health.get_ref();
+            let is_head = health.method.as_ref().is_some_and(|method| method.get_ref() == "HEAD");
+            if let Some(value) = health.expect_body.as_ref().filter(|_| is_head) {
+                let message = "the answer to HEAD has no body, so every server is down; use GET";
+                self.warn(value.span(), &key("health.expect_body"), message);
+            }
+        }
+    }
+
+    /// What is odd about the machine and all services together.
+    pub(super) fn odd_file(
+        &mut self,
+        file: &raw::File,
+        machine: &Machine,
+        services: &[Arc<ServiceSpec>],
+        location: &Location,
+        names: Option<&NamesSpec>,
+    ) {
+        self.odd_cores(file);
+        self.odd_ports(file, machine);
+        for (at, entry) in file.route.iter().enumerate() {
+            let raw = entry.get_ref();
+            let mut seen = HashSet::new();
+            if let Some(twice) = raw.via.get_ref().iter().find(|via| !seen.insert(via.as_str())) {
+                let message = format!("{twice} is named twice, and gets twice as many flows; name each once");
+                self.warn(raw.via.span(), &format!("route[{at}].via"), message);
+            }
+        }
+        self.odd_places(file, services, location, names);
+        for (at, text) in
+            file.names.iter().flat_map(|names| names.listen.iter().chain(&names.http)).enumerate()
+        {
+            let Ok(socket) = text.get_ref().parse::<std::net::SocketAddr>() else { continue };
+            let address = socket.ip();
+            let is_local = address.is_loopback() || address.is_unspecified();
+            let is_own =
+                machine.ports.iter().any(|port| port.addresses.iter().any(|own| own.address == address));
+            if !is_local && !is_own {
+                let near = connected_port(&machine.ports, address).map(|port| &machine.ports[port].name);
+                let where_to = near.map_or(String::new(), |name| format!(" (port {name} has that network)"));
+                let message = format!(
+                    "{address} is no port's own address{where_to}, so nobody may reach it; add it to a port's addresses"
+                );
+                self.warn(text.span(), &format!("names.listen[{at}]"), message);
+            }
+        }
+    }
+
+    /// Cores that this machine does not have.
+    fn odd_cores(&mut self, file: &raw::File) {
+        let Ok(text) = crate::files::read_text(std::path::Path::new("/sys/devices/system/cpu/present"))
+        else {
+            return;
+        };
+        // As `0-7`, or `0`.
+        let Some(last) = text.trim().rsplit(['-', ',']).next().and_then(|last| last.parse::<i64>().ok())
+        else {
+            return;
+        };
+        for (at, core) in file.dataplane.workers.iter().flat_map(|list| list.get_ref()).enumerate() {
+            let number = *core.get_ref();
+            if number > last {
+                let message = format!(
+                    "this machine has no core {number}, its last is {last}; the start would fail here"
+                );
+                self.warn(core.span(), &format!("dataplane.workers[{at}]"), message);
+            }
+        }
+    }
+
+    /// Two ports that read one interface.
+    fn odd_ports(&mut self, file: &raw::File, machine: &Machine) {
+        let mut readers: HashMap<&str, &str> = HashMap::new();
+        for port in machine.ports.iter().filter(|port| port.vlan.is_none()) {
+            let Some(interface) = port.device.interface() else { continue };
+            let Some(other) = readers.insert(interface, &port.name) else { continue };
+            let found =
+                file.port.iter().enumerate().find(|(_, entry)| *entry.get_ref().name.get_ref() == port.name);
+            if let Some((at, entry)) = found {
+                let message = format!(
+                    "port {other} reads interface {interface} too, so each frame comes twice; use parent and vlan for a second network on it"
+                );
+                self.warn(entry.span(), &format!("port[{at}].device"), message);
+            }
+        }
+    }
+
+    /// Zones and regions that no server has.
+    fn odd_places(
+        &mut self,
+        file: &raw::File,
+        services: &[Arc<ServiceSpec>],
+        location: &Location,
+        names: Option<&NamesSpec>,
+    ) {
+        // What sources name is not known yet.
+        if services.iter().any(|spec| spec.discover.is_some()) || services.is_empty() {
+            return;
+        }
+        let servers = || services.iter().flat_map(|spec| &spec.servers);
+        let has = |zone: &str| servers().any(|server| server.location.zone.as_deref() == Some(zone));
+        let says_any = servers().any(|server| server.location.zone.is_some());
+        let raw = file.location.as_ref();
+        if let (Some(zone), Some(place)) = (&location.zone, raw.and_then(|raw| raw.zone.as_ref()))
+            && !has(zone)
+        {
+            let message = match says_any {
+                true => format!("no server is in zone {zone}, so none is near; look at the spelling"),
+                false => "no server says where it is, so all are equally far; add zone to servers".to_owned(),
+            };
+            self.warn(place.span(), "location.zone", message);
+        }
+        let clients = file.names.iter().flat_map(|names| &names.client).enumerate();
+        for (at, client) in clients.filter(|_| names.is_some()) {
+            if let Some(zone) = client.zone.as_ref().filter(|zone| !has(zone.get_ref())) {
+                let message =
+                    format!("no server is in zone {}, so these clients have none near", zone.get_ref());
+                self.warn(zone.span(), &format!("names.client[{at}].zone"), message);
+            }
+        }
+    }
+}
