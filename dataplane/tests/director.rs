@@ -478,7 +478,11 @@ fn malformed() -> Vec<(&'static str, Vec<u8>, DropReason)> {
     vec![
         ("no Ethernet header", vec![2; 13], DropReason::EthernetShort),
         ("no bytes at all", vec![], DropReason::EthernetShort),
-        ("a tag", changed(|f| f[12..14].copy_from_slice(&[0x81, 0x00])), DropReason::EthertypeUnsupported),
+        (
+            "a tag of an unknown VLAN",
+            changed(|f| f[12..14].copy_from_slice(&[0x81, 0x00])),
+            DropReason::VlanUnknown,
+        ),
         (
             "IPv4 that says it is IPv6",
             changed(|f| f[12..14].copy_from_slice(&[0x86, 0xdd])),

@@ -134,7 +134,7 @@ fn a_full_server_takes_no_more_until_it_is_below_its_lower_threshold() {
         server_of(&mut lab, &inbound(l4_port));
     }
     let refused = lab.send(A, &udp_frame(&inbound(4006), b"x"));
-    assert_eq!(refused, Fate::Dropped(DropReason::NoRealServer), "three and three are all");
+    assert_eq!(refused, Fate::Dropped(DropReason::ServersFull), "three and three are all");
     // Four of the six go on, two on each: not below two yet.
     lab.wait(Duration::from_secs(3));
     for l4_port in 4002..4006 {
@@ -142,7 +142,7 @@ fn a_full_server_takes_no_more_until_it_is_below_its_lower_threshold() {
     }
     lab.wait(Duration::from_secs(4));
     assert_eq!(lab.sessions(), 4);
-    assert_eq!(lab.send(A, &udp_frame(&inbound(4007), b"x")), Fate::Dropped(DropReason::NoRealServer));
+    assert_eq!(lab.send(A, &udp_frame(&inbound(4007), b"x")), Fate::Dropped(DropReason::ServersFull));
     lab.wait(Duration::from_secs(5));
     server_of(&mut lab, &inbound(4008));
 }
