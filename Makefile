@@ -1,7 +1,7 @@
 # The only entry points a person needs. Each installs what is missing first.
 #
 #   make demo    a lab of network namespaces, 1,000 real HTTP requests through a VIP, a report
-#   make lab     the same lab, left running, with a shell in it
+#   make lab     a lab with health checks and a tour in a shell; MODE=fullnat, nat, dr, tunnel, snat or ipv6
 #   make test    everything CI runs
 #   make bench   what a packet and a session cost, beside testpmd (QUICK=1: under 2 minutes)
 #   make lint    formatting and lints, warnings denied
@@ -20,7 +20,7 @@ demo: deps labs
 	$(BIN)/sluice-lab demo
 
 lab: deps labs
-	$(BIN)/sluice-lab shell
+	$(BIN)/sluice-lab shell $(MODE)
 
 # Measures on the last core, where nothing else should run.
 bench: deps-bench labs

@@ -3,7 +3,7 @@
 //! Nothing here looks inside: a test sees frames, sockets, and what the `sluice` command
 //! prints. [`frames`] builds and reads frames, [`conformance`] holds a forwarder against what
 //! the Linux kernel answers. [`netns`] makes and removes namespaces, [`process`] runs programs and ends them,
-//! [`lab`] puts a client, the appliance and real servers together, [`demo`] shows it,
+//! [`lab`] puts a client, the appliance and real servers together, [`demo`] shows it, [`tour`] lets a newcomer try it,
 //! [`wire`] speaks raw frames on an interface.
 
 pub mod conformance;
@@ -15,4 +15,5 @@ pub mod process;
 pub mod raw_lab;
 pub mod softnic;
 pub mod tag_switch;
+pub mod tour;
 pub mod wire;

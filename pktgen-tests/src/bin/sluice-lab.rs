@@ -1,20 +1,24 @@
-//! `sluice-lab demo` shows the appliance at work; `sluice-lab shell` leaves the lab running
+//! `sluice-lab demo` shows the appliance at work; `sluice-lab shell MODE` leaves a lab of that forwarding mode running
 //! with a shell in it. Both take everything down again, also on Ctrl-C.
 
-use pktgen_tests::lab::{Lab, VIP, program};
+use pktgen_tests::tour::{self, Mode};
 use pktgen_tests::{demo, netns};
 use signal_hook::consts::{SIGINT, SIGTERM};
-use std::process::{Command, ExitCode};
+use std::path::Path;
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 fn main() -> ExitCode {
-    let what = std::env::args().nth(1).unwrap_or_default();
-    if !["demo", "shell"].contains(&what.as_str()) {
-        eprintln!("usage: sluice-lab demo|shell");
+    let mut arguments = std::env::args().skip(1);
+    let what = arguments.next().unwrap_or_default();
+    let mode = Mode::named(&arguments.next().unwrap_or_default());
+    let Some(mode) = mode.as_ref().ok().copied().filter(|_| ["demo", "shell"].contains(&what.as_str()))
+    else {
+        eprintln!("sluice-lab: {}", mode.err().unwrap_or("usage: sluice-lab demo | shell [MODE]".into()));
         return ExitCode::from(2);
-    }
+    };
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         if let Err(error) = signal_hook::flag::register(signal, Arc::clone(&stop)) {
@@ -23,7 +27,7 @@ fn main() -> ExitCode {
         }
     }
     netns::remove_orphans();
-    let outcome = if what == "demo" { run_demo(&stop) } else { shell() };
+    let outcome = if what == "demo" { run_demo(&stop) } else { shell(mode) };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -56,36 +60,23 @@ fn run_demo(stop: &AtomicBool) -> Result<bool, String> {
     })
 }
 
-fn shell() -> Result<bool, String> {
-    let lab = demo::build()?;
-    let shell = std::env::var("SHELL").unwrap_or_else(|_| "/bin/sh".into());
-    println!(
-        "\nThe lab is up. This shell is the client's: try `curl http://{VIP}/`, `sluice status`, `sluice session list`."
-    );
-    println!(
-        "Configuration: {} (edit it, then `sluice config reload`). Leave with `exit`.\n",
-        lab.config_path().display()
-    );
-    let mut command = lab.client().command(&shell);
-    prepare(&mut command, &lab);
-    let status = command.status().map_err(|error| format!("{shell}: {error}"))?;
-    Ok(status.success() || status.code().is_some())
-}
-
-/// Puts `sluice` on the path, already pointed at the lab's socket.
-fn prepare(command: &mut Command, lab: &Lab) {
-    let wrapper = lab.folder().join("bin");
-    let script = format!(
-        "#!/bin/sh\nexec {} --socket {} \"$@\"\n",
-        program("sluice").display(),
-        lab.socket().display()
-    );
-    let file = wrapper.join("sluice");
-    let made = std::fs::create_dir_all(&wrapper).and_then(|()| std::fs::write(&file, script));
-    if made.is_ok() {
-        use std::os::unix::fs::PermissionsExt;
-        let _ = std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755));
-    }
-    let path = std::env::var("PATH").unwrap_or_default();
-    command.env("PATH", format!("{}:{path}", wrapper.display()));
+fn shell(mode: Mode) -> Result<bool, String> {
+    let lab = tour::build(mode)?;
+    let start = tour::commands(mode, &lab)?;
+    let bash = Path::new("/bin/bash");
+    // Other shells have other places for a prompt.
+    let mut command = match bash.exists() {
+        true => {
+            let mut command = lab.client().command("/bin/bash");
+            command.arg("--rcfile").arg(&start).arg("-i");
+            command
+        }
+        false => {
+            let mut command = lab.client().command("/bin/sh");
+            command.arg("-i").env("ENV", &start);
+            command
+        }
+    };
+    let status = command.status().map_err(|error| format!("shell: {error}"))?;
+    Ok(status.code().is_some())
 }
