@@ -2,8 +2,10 @@
 
 use crate::process::run;
 use rustix::process::{Pid, Signal, kill_process};
+use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::process::Command;
+use std::time::Duration;
 
 /// A network namespace of this process's own. Dropping it removes it with its interfaces.
 #[derive(Debug)]
@@ -55,6 +57,24 @@ impl Namespace {
                 work()
             });
             thread.join().expect("the work is done")
+        })
+    }
+
+    /// Sends a datagram from a port of its own (0 for any) to `HOST:PORT`, and gives the answer; a busy machine has time.
+    ///
+    /// # Errors
+    /// When it cannot be sent, or is not answered.
+    pub fn ask(&self, own_port: u16, to: &str, question: &[u8]) -> std::io::Result<Vec<u8>> {
+        const PATIENCE: Duration = Duration::from_secs(30);
+        self.inside(|| {
+            let any = if to.starts_with('[') { "[::]" } else { "0.0.0.0" };
+            let socket = UdpSocket::bind(format!("{any}:{own_port}"))?;
+            socket.set_read_timeout(Some(PATIENCE))?;
+            socket.send_to(question, to)?;
+            let mut answer = vec![0; 65_536];
+            let len = socket.recv(&mut answer)?;
+            answer.truncate(len);
+            Ok(answer)
         })
     }
 

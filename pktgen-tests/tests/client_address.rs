@@ -161,7 +161,7 @@ fn datagrams_tell_by_proxy_and_by_option() {
     lab.start("echo", echo.args(["UDP6-RECVFROM:9001,fork,ipv6only=0", "EXEC:cat"])).unwrap();
     // An ordinary socket that asks for the options of IP headers.
     let mut reader = lab.server(0).command("socat");
-    reader.args(["UDP4-RECVFROM:9002,fork,ip-recvopts", "SYSTEM:echo $SOCAT_IP_OPTIONS"]);
+    reader.args(["UDP4-RECVFROM:9002,fork,ip-recvopts", "SYSTEM:read line; echo $SOCAT_IP_OPTIONS"]);
     lab.start("reader", &mut reader).unwrap();
     let listens = || {
         let list = run(lab.server(0).command("ss").args(["-Hlun"])).unwrap_or_default();
@@ -170,9 +170,7 @@ fn datagrams_tell_by_proxy_and_by_option() {
     assert!(wait_until(Duration::from_secs(5), listens));
     for six in [false, true] {
         let ask = |l4_port: u16, own: u16| {
-            let talk = format!("echo question | socat -t 1 - UDP:{}:{l4_port},sourceport={own}", host(six));
-            let output = lab.client().command("sh").args(["-c", &talk]).output().unwrap();
-            output.stdout
+            lab.client().ask(own, &format!("{}:{l4_port}", host(six)), b"question\n").unwrap()
         };
         let told = ask(9001, 5000);
         let kind = if six { 0x22 } else { 0x12 };

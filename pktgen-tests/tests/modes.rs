@@ -5,6 +5,8 @@ use pktgen_tests::lab::{Lab, Plan, Ports, VIP, VIP6};
 use pktgen_tests::netns::{Namespace, cable};
 use pktgen_tests::process::{run, wait_until};
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -153,10 +155,8 @@ fn forwards(case: Case) {
 fn carries_big_datagrams(case: Case) {
     let mut lab = case.lab(Ports::Pcap);
     let host = case.host(&lab);
-    let folder = lab.folder().to_owned();
-    let (question, answer) = (folder.join("question"), folder.join("answer"));
-    let fill = format!("head -c 60000 /dev/urandom > {}", question.display());
-    run(Command::new("sh").args(["-c", &fill])).unwrap();
+    let mut question = vec![0; 60_000];
+    File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut question)).unwrap();
     // Whoever has the VIP must answer from it.
     let bind = if case.mode == "fullnat" || case.mode == "nat" || case.mode == "snat" {
         String::new()
@@ -170,15 +170,14 @@ fn carries_big_datagrams(case: Case) {
     let listens = || run(lab.server(0).command("ss").args(["-Hlun"])).unwrap_or_default().contains(":9001");
     assert!(wait_until(Duration::from_secs(5), listens));
     // A small one first: whoever is not known yet is asked for, and only a few packets wait meanwhile.
-    run(lab.client().command("sh").args(["-c", &format!("echo x | socat -t 1 - UDP:{host}:9001")])).unwrap();
+    let to = format!("{host}:9001");
+    lab.client().ask(0, &to, b"x").unwrap();
     for round in 0..2 {
-        let talk =
-            format!("socat -b 65536 -t 1 - UDP:{host}:9001 < {} > {}", question.display(), answer.display());
-        run(lab.client().command("sh").args(["-c", &talk])).unwrap();
-        assert_eq!(
-            sum(&answer),
-            sum(&question),
-            "{case:?}, datagram {round}: {}",
+        let answer = lab.client().ask(0, &to, &question);
+        assert!(
+            answer.as_ref().is_ok_and(|answer| *answer == question),
+            "{case:?}, datagram {round}: {:?} {}",
+            answer.map(|answer| answer.len()),
             lab.sluice(&["stats", "drops"]).unwrap()
         );
     }

@@ -2,7 +2,9 @@
 
 use super::{LoadError, Problem, Severity, Text};
 use serde::Deserialize;
+use serde_path_to_error::Segment;
 use toml::Spanned;
+use toml::de::{DeTable, DeValue};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -363,21 +365,60 @@ pub(super) fn read(text: &Text) -> Result<File, LoadError> {
             severity: Severity::Error,
         }
     };
-    let parse = || {
-        toml::de::Deserializer::parse(text.whole()).map_err(|error| {
-            let message = format!("not valid TOML: {}", one_line(error.message()));
-            LoadError::Unreadable(problem(&error, String::new(), message))
-        })
+    let unreadable = |error: toml::de::Error| {
+        let message = format!("not valid TOML: {}", one_line(error.message()));
+        LoadError::Unreadable(problem(&error, String::new(), message))
     };
     // Keeping track of the keys costs a third, so that is done for files that are wrong alone.
-    if let Ok(file) = File::deserialize(parse()?) {
+    let whole = toml::de::Deserializer::parse(text.whole()).map_err(unreadable)?;
+    if let Ok(file) = File::deserialize(whole) {
         return Ok(file);
     }
-    serde_path_to_error::deserialize(parse()?).map_err(|error| {
+    // What is wrong is taken out, and the rest read again: all is told at once.
+    let mut table = DeTable::parse(text.whole()).map_err(unreadable)?;
+    let mut problems = Vec::new();
+    loop {
+        let whole = toml::de::Deserializer::from(table.clone());
+        let error = match serde_path_to_error::deserialize::<_, File>(whole) {
+            // What is missing now may be what an unknown key was meant to be.
+            Ok(_) => break,
+            Err(error) if !problems.is_empty() && error.inner().message().starts_with("missing field") => {
+                break;
+            }
+            Err(error) => error,
+        };
+        let path: Vec<_> = error.path().iter().filter(|segment| !is_of_spanned(segment)).cloned().collect();
         let key = key_of(error.path());
         let inner = error.into_inner();
-        LoadError::Wrong(vec![problem(&inner, key, explain(inner.message()))])
-    })
+        problems.push(problem(&inner, key, explain(inner.message())));
+        if problems.len() >= PROBLEMS_MAX || !take_out(table.get_mut(), &path) {
+            break;
+        }
+    }
+    problems.sort_by_key(|problem| problem.line);
+    Err(LoadError::Wrong(problems))
+}
+
+/// Problems that are told at once.
+const PROBLEMS_MAX: usize = 32;
+
+/// Takes the key at the end of `path` out of a table; false when there is none.
+fn take_out(table: &mut DeTable<'_>, path: &[Segment]) -> bool {
+    let Some((Segment::Map { key }, rest)) = path.split_first() else { return false };
+    if rest.is_empty() {
+        return table.remove(key.as_str()).is_some();
+    }
+    table.get_mut(key.as_str()).is_some_and(|value| take_out_of(value.get_mut(), rest))
+}
+
+fn take_out_of(value: &mut DeValue<'_>, path: &[Segment]) -> bool {
+    match (value, path) {
+        (DeValue::Table(table), path) => take_out(table, path),
+        (DeValue::Array(list), [Segment::Seq { index }, rest @ ..]) => {
+            list.get_mut(*index).is_some_and(|value| take_out_of(value.get_mut(), rest))
+        }
+        _ => false,
+    }
 }
 
 /// Parses a part of a text; `None` when something is wrong with it.
@@ -385,14 +426,18 @@ pub(super) fn read_part(part: &str) -> Option<File> {
     File::deserialize(toml::de::Deserializer::parse(part).ok()?).ok()
 }
 
+/// Whether `Spanned` put this between a key and its value.
+fn is_of_spanned(segment: &Segment) -> bool {
+    matches!(segment, Segment::Map { key } if key.starts_with("$__"))
+}
+
 /// The path to a value without what `Spanned` adds to it.
 fn key_of(path: &serde_path_to_error::Path) -> String {
-    use serde_path_to_error::Segment;
     let mut key = String::new();
     for segment in path {
         match segment {
             Segment::Seq { index } => key.push_str(&format!("[{index}]")),
-            Segment::Map { key: name } if !name.starts_with("$__") => {
+            Segment::Map { key: name } if !is_of_spanned(segment) => {
                 if !key.is_empty() {
                     key.push('.');
                 }

@@ -61,6 +61,32 @@ fn the_good_file_is_good() {
 }
 
 #[test]
+fn unknown_keys_are_told_at_once_and_in_the_files_order() {
+    let text = GOOD
+        .replace("weight = 100", "wieght = 100")
+        .replace(
+            "scheduler = \"wlc\"",
+            "shceduler = \"wlc\"\nhealth = { type = \"tcp\", intervall = \"1s\" }",
+        )
+        .replace("workers = [1]", "worker = [1]");
+    let told = read(&text).unwrap_err();
+    let keys: Vec<_> = told.problems().iter().map(|problem| problem.key.as_str()).collect();
+    let expected = [
+        "dataplane.worker",
+        "service[0].shceduler",
+        "service[0].health.intervall",
+        "service[0].server[0].wieght",
+    ];
+    assert_eq!(keys, expected, "{told:?}");
+    assert!(told.problems().iter().all(|problem| problem.message.contains("did you mean")));
+    // What comes of an unknown key is not told beside it; what has nothing to do with it is.
+    let address = GOOD.replace("address = \"10.0.0.11:8080\"", "adress = \"10.0.0.11:8080\"");
+    assert_eq!(read(&address).unwrap_err().problems().len(), 1, "{:?}", read(&address));
+    let two = address.replace("scheduler = \"wlc\"", "scheduler = 7");
+    assert_eq!(read(&two).unwrap_err().problems().len(), 2, "{:?}", read(&two));
+}
+
+#[test]
 fn errors_name_file_line_key_and_remedy() {
     let cases = [
         (
