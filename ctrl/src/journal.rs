@@ -209,7 +209,7 @@ struct Budgets {
 }
 
 struct Budget {
-    /// Tokens, in units of a thousandth.
+    /// Lines, in billionths: so many as are earned in a nanosecond.
     left: u64,
     since: Instant,
     folded: u64,
@@ -219,20 +219,21 @@ impl Budgets {
     fn admit(&mut self, kind: &str, now: Instant) -> bool {
         const OTHERS: &str = "others";
         let kind = if self.kinds.contains_key(kind) || self.kinds.len() < KINDS { kind } else { OTHERS };
-        let whole = u64::from(BURST) * 1_000;
+        const LINE: u64 = 1_000_000_000;
+        let whole = u64::from(BURST) * LINE;
         let fresh = || Budget { left: whole, since: now, folded: 0 };
         let budget = match self.kinds.get_mut(kind) {
             Some(budget) => budget,
             None => self.kinds.entry(kind.to_owned()).or_insert_with(fresh),
         };
-        let earned = now.saturating_duration_since(budget.since).as_millis() as u64 * u64::from(RATE);
-        budget.left = budget.left.saturating_add(earned).min(whole);
+        let rest = now.saturating_duration_since(budget.since).as_nanos() as u64;
+        budget.left = budget.left.saturating_add(rest.saturating_mul(RATE.into())).min(whole);
         budget.since = now;
-        if budget.left < 1_000 {
+        if budget.left < LINE {
             budget.folded += 1;
             return false;
         }
-        budget.left -= 1_000;
+        budget.left -= LINE;
         true
     }
 
@@ -321,6 +322,9 @@ mod tests {
         assert_eq!(budgets.take_folded(), []);
         let later = now + Duration::from_secs(2);
         assert_eq!(admitted(&mut budgets, "health", 1_500, later), 2 * RATE);
+        // A flood of a line each 100 us does not keep its kind from what it earns.
+        let flood = (1..=20_000).map(|n| later + Duration::from_micros(100 * n));
+        assert_eq!(flood.filter(|now| budgets.admit("health", *now)).count() as u32, 2 * RATE);
         // However many kinds somebody makes up, memory is bounded.
         for n in 0..10_000 {
             budgets.admit(&format!("user {n}"), now);
