@@ -264,8 +264,14 @@ fn serve(
     let (steering, choices) = machine::steering(&mut hardware, config, hasher()?);
     let steering = Arc::new(steering);
     let (publisher, mailboxes) = mailboxes(count);
-    let (key, kept) = state::sequence_key(&files.state, random_words()?);
-    let sequences = Sequences::continued(FlowHasher::new(key), since_epoch());
+    let fresh = random_words()?;
+    let (key, kept) = state::sequence_key(&files.state, fresh);
+    let hasher = FlowHasher::new(key);
+    // Without a key there was no process before, or nobody can know what it did.
+    let sequences = match key == fresh {
+        true => Sequences::first(hasher, since_epoch()),
+        false => Sequences::continued(hasher, since_epoch()),
+    };
     let (stats, directors) = prepare(eal, config, &steering, sequences)?;
     let mut links = Vec::new();
     let mut workers = Vec::new();

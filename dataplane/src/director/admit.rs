@@ -2,6 +2,7 @@
 //! which local port.
 
 use super::forward::flow_number;
+use super::life::CONNECTIONS_UNCHANGED;
 use super::locals::Local;
 use super::side::{HasSide, Side};
 use super::{Arrival, Director, Staged};
@@ -501,7 +502,11 @@ impl Director {
         if !across && local_ports.pairs() <= FEW_PAIRS {
             sessions.prefetch_key(new.outbound.with_destination_port(taken.next));
         }
-        Ok(Admitted { index, across, ports_before: taken.before, port_again: taken.again })
+        // An earlier process may have used any port of the pair. (In the other modes the port is the client's own, and
+        // so are its sequence numbers.)
+        let careful = self.sequences.is_careful(arrival.now);
+        let ports_before = if careful { CONNECTIONS_UNCHANGED } else { taken.before };
+        Ok(Admitted { index, across, ports_before, port_again: taken.again || careful })
     }
 }
 

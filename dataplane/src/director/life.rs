@@ -40,9 +40,7 @@ impl Director {
             Ok(Admitted { index, across, ports_before, port_again }) => {
                 let found = (index, Direction::Inbound);
                 let opens = protocol == Protocol::Tcp && packet.flags.opens();
-                let careful = self.sequences.is_careful(arrival.now);
-                let changes = opens && (ports_before >= CONNECTIONS_UNCHANGED || careful);
-                let port_again = port_again || careful;
+                let changes = opens && ports_before >= CONNECTIONS_UNCHANGED;
                 if across {
                     if changes {
                         self.choose_sequence::<FlowKey6, K>(frame, packet, index, port_again, arrival.now);
@@ -170,4 +168,4 @@ fn may_go_on(server: ServerId, protocol: Protocol, vip: Endpoint, world: &Snapsh
 /// First connections between a local address and a server that keep the client's sequence
 /// numbers. Where there is little traffic nothing needs to be changed, and captures of both
 /// sides agree; these few ports come again after 64,448 others.
-const CONNECTIONS_UNCHANGED: u32 = 64;
+pub(super) const CONNECTIONS_UNCHANGED: u32 = 64;

@@ -26,11 +26,15 @@ impl Sequences {
         Self { hasher, origin: 0, careful_until: Instant::default() }
     }
 
+    /// Numbers of the first process with a key. `since_epoch` is now, on a clock that the next one shares.
+    pub fn first(hasher: FlowHasher, since_epoch: Duration) -> Self {
+        Self { origin: (since_epoch.as_nanos() >> 6) as u32, ..Self::fresh(hasher) }
+    }
+
     /// Numbers that go on where those of an earlier process with the same key ended. `since_epoch` is now, on a clock
     /// that both share.
     pub fn continued(hasher: FlowHasher, since_epoch: Duration) -> Self {
-        let origin = (since_epoch.as_nanos() >> 6) as u32;
-        Self { hasher, origin, careful_until: Instant::default() + CAREFUL }
+        Self { careful_until: Instant::default() + CAREFUL, ..Self::first(hasher, since_epoch) }
     }
 
     /// Whether a server may know connections of an earlier process by any port.
@@ -55,7 +59,8 @@ mod tests {
     fn numbers_go_on_after_a_restart() {
         let hasher = FlowHasher::new([1, 2, 3, 4]);
         let day = Duration::from_secs(1_800_000_000);
-        let first = Sequences::continued(hasher, day);
+        let first = Sequences::first(hasher, day);
+        assert!(!first.is_careful(Instant::from_millis(0)), "nobody was there before");
         let second = Sequences::continued(hasher, day + Duration::from_secs(60));
         let last = first.initial(FlowKey::NONE, Instant::from_millis(59_000));
         let next = second.initial(FlowKey::NONE, Instant::from_millis(10));
