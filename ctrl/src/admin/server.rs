@@ -427,8 +427,8 @@ mod tests {
         assert!(
             matches!(refused, Err(BindError::InUse { pid: Some(pid) }) if pid == std::process::id() as i32)
         );
+        drop(server);
         // As after a crash: the file is there, and nobody listens.
-        std::mem::forget(server);
         let stale = TestSocket::new("stale");
         drop(UnixListener::bind(&stale.0).unwrap());
         assert!(Server::bind(&stale.admin()).is_ok());
