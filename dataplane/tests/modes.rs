@@ -3,7 +3,9 @@
 #[path = "support/mod.rs"]
 mod support;
 
+use dataplane::director::Sequences;
 use dataplane::drop::DropReason;
+use dataplane::flow::FlowHasher;
 use dataplane::session::ForwardMode;
 use dataplane::snapshot::{ServiceOptions, Tunnel};
 use dataplane::wire::Encapsulation;
@@ -13,6 +15,7 @@ use pktgen_tests::frames::{
 };
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use support::{
     A, B, CLIENT, CLIENT6, Fate, LOCAL, LOCAL6, Lab, Plan, SERVER, SERVER6, VIP, VIP6, answer_to, inbound,
     inbound6,
@@ -109,6 +112,31 @@ fn nat_shows_the_server_the_client() {
         }
     }
     assert_eq!(lab.sessions() + lab.director.sessions6().len(), 4);
+}
+
+#[test]
+fn after_a_restart_sequence_numbers_are_new_where_local_ports_are_ours_and_nowhere_else() {
+    // The TCP header's, after one IP header (in a tunnel after two).
+    let sequence = |mode: ForwardMode, frame: &[u8]| {
+        let outer = if mode == ForwardMode::Tunnel { 20 } else { 0 };
+        be32(frame, ETHERNET + outer + 20 + 4)
+    };
+    let syn = tcp_frame(&inbound(4000), tcp::SYN, &[]);
+    let since_epoch = Duration::from_secs(1_800_000_000);
+    let hasher = FlowHasher::new([1, 2, 3, 4]);
+    let sent = sequence(ForwardMode::Nat, &syn);
+    for mode in [ForwardMode::FullNat, ForwardMode::Nat, ForwardMode::DirectRoute, ForwardMode::Tunnel] {
+        for is_first in [true, false] {
+            let mut lab = lab(mode);
+            lab.director.continue_sequences(match is_first {
+                true => Sequences::first(hasher, since_epoch),
+                false => Sequences::continued(hasher, since_epoch),
+            });
+            let seen = lab.send(A, &syn).frame().to_vec();
+            let is_new = sequence(mode, &seen) != sent;
+            assert_eq!(is_new, mode == ForwardMode::FullNat && !is_first, "{mode:?}, the first: {is_first}");
+        }
+    }
 }
 
 #[test]
