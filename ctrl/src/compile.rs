@@ -231,7 +231,7 @@ fn service<'a>(
     };
     let mut servers = Vec::with_capacity(spec.servers.len());
     for (place, server) in spec.servers.iter().enumerate() {
-        let id = registry.server(&spec.name, spec.protocol, server.endpoint, read)?;
+        let id = registry.server(&spec.name, server.endpoint, read)?;
         let weight = standings.picture(at).weights.get(place).copied().unwrap_or(0);
         let standing = standings.standing(at, place, server);
         servers.push(RealServer { id, endpoint: server.endpoint, weight, standing });
@@ -247,7 +247,7 @@ fn service<'a>(
     };
     Ok(Service {
         id,
-        protocol: spec.protocol,
+        protocols: spec.protocols,
         mode: spec.forward,
         scheduler: spec.scheduler,
         locals,

@@ -114,7 +114,7 @@ fn service(old: &ServiceSpec, new: &ServiceSpec, lines: &mut Vec<String>) {
     let mut texts = vec![];
     let words = [
         ("listen", old.listen_text(), new.listen_text()),
-        ("protocol", old.protocol.name().into(), new.protocol.name().into()),
+        ("protocol", old.protocols.to_string(), new.protocols.to_string()),
         ("forward", old.forward.name().into(), new.forward.name().into()),
         ("scheduler", old.scheduler.name().into(), new.scheduler.name().into()),
         ("local_addresses", addresses(old), addresses(new)),

@@ -4,7 +4,7 @@
 //! counted stays in its service's totals for ever: removing a server never makes a
 //! service's numbers fall.
 
-use dataplane::flow::{Endpoint, Protocol};
+use dataplane::flow::Endpoint;
 use dataplane::ids::{LocalId, MAX_LOCALS, MAX_SERVERS, MAX_SERVICES, ServerId, ServiceId};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -72,7 +72,7 @@ pub struct Registry {
 #[derive(Debug)]
 struct ServiceEntry {
     id: ServiceId,
-    servers: HashMap<(Protocol, Endpoint), ServerEntry>,
+    servers: HashMap<Endpoint, ServerEntry>,
     /// What servers that are gone for good had counted.
     gone: Totals,
     present: bool,
@@ -116,17 +116,16 @@ impl Registry {
     pub fn server(
         &mut self,
         service: &str,
-        protocol: Protocol,
         endpoint: Endpoint,
         read: ReadSlot<'_>,
     ) -> Result<ServerId, Exhausted> {
         let entry = self.services.get_mut(service).expect("the service was registered first");
-        if let Some(server) = entry.servers.get_mut(&(protocol, endpoint)) {
+        if let Some(server) = entry.servers.get_mut(&endpoint) {
             server.present = true;
             return Ok(server.id);
         }
         let id = ServerId(take(&mut self.free_servers, &mut self.server_slots, MAX_SERVERS)?);
-        entry.servers.insert((protocol, endpoint), ServerEntry { id, baseline: read(id), present: true });
+        entry.servers.insert(endpoint, ServerEntry { id, baseline: read(id), present: true });
         Ok(id)
     }
 
@@ -194,31 +193,20 @@ impl Registry {
     }
 
     /// What a server counted.
-    pub fn server_totals(
-        &self,
-        service: &str,
-        protocol: Protocol,
-        endpoint: Endpoint,
-        read: ReadSlot<'_>,
-    ) -> Totals {
-        let server = self.services.get(service).and_then(|entry| entry.servers.get(&(protocol, endpoint)));
+    pub fn server_totals(&self, service: &str, endpoint: Endpoint, read: ReadSlot<'_>) -> Totals {
+        let server = self.services.get(service).and_then(|entry| entry.servers.get(&endpoint));
         server.map_or(Totals::default(), |server| read(server.id).since(server.baseline))
     }
 
     /// The slot of a server that is configured, or still has sessions.
-    pub fn server_id(&self, service: &str, protocol: Protocol, endpoint: Endpoint) -> Option<ServerId> {
+    pub fn server_id(&self, service: &str, endpoint: Endpoint) -> Option<ServerId> {
         let entry = self.services.get(service)?;
-        entry.servers.get(&(protocol, endpoint)).map(|server| server.id)
+        entry.servers.get(&endpoint).map(|server| server.id)
     }
 
     /// The slot of a server that is no longer configured and still has sessions.
-    pub fn removed_server_id(
-        &self,
-        service: &str,
-        protocol: Protocol,
-        endpoint: Endpoint,
-    ) -> Option<ServerId> {
-        let entry = self.services.get(service)?.servers.get(&(protocol, endpoint));
+    pub fn removed_server_id(&self, service: &str, endpoint: Endpoint) -> Option<ServerId> {
+        let entry = self.services.get(service)?.servers.get(&endpoint);
         entry.filter(|server| !server.present).map(|server| server.id)
     }
 
@@ -239,7 +227,7 @@ impl Registry {
             .iter()
             .flat_map(|(name, entry)| {
                 let gone = entry.servers.iter().filter(|(_, server)| !server.present);
-                gone.map(move |((_, endpoint), _)| (name.clone(), *endpoint))
+                gone.map(move |(endpoint, _)| (name.clone(), *endpoint))
             })
             .collect();
         let mut list: Vec<_> = names.into_iter().collect();
@@ -273,7 +261,7 @@ mod tests {
     fn after_removal(read: ReadSlot<'_>, meanwhile: impl FnOnce()) -> (Registry, ServerId) {
         let mut registry = Registry::default();
         registry.service("web").unwrap();
-        let removed = registry.server("web", Protocol::Tcp, endpoint(1), read).unwrap();
+        let removed = registry.server("web", endpoint(1), read).unwrap();
         meanwhile();
         registry.retire("web");
         registry.service("web").unwrap();
@@ -301,11 +289,11 @@ mod tests {
         let read = |_| slot.get();
         let (mut registry, first) = after_removal(&read, || ());
 
-        let second = registry.server("web", Protocol::Tcp, endpoint(2), &read).unwrap();
+        let second = registry.server("web", endpoint(2), &read).unwrap();
         slot.set(counted(107, 0));
 
         assert_eq!(first, second);
-        assert_eq!(registry.server_totals("web", Protocol::Tcp, endpoint(2), &read).packets_in, 7);
+        assert_eq!(registry.server_totals("web", endpoint(2), &read).packets_in, 7);
     }
 
     #[test]
@@ -315,7 +303,7 @@ mod tests {
         let (mut registry, first) = after_removal(&read, || ());
 
         assert_eq!(registry.draining(), [("web".to_owned(), endpoint(1))]);
-        let again = registry.server("web", Protocol::Tcp, endpoint(1), &read).unwrap();
+        let again = registry.server("web", endpoint(1), &read).unwrap();
         assert_eq!(first, again);
         assert!(registry.draining().is_empty());
     }

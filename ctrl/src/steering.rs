@@ -144,7 +144,8 @@ impl Ladder {
         for server in service.servers.iter() {
             let without = (0..workers).map(WorkerId).find(|worker| {
                 let has_ports = |local: &&LocalAddress| {
-                    self.capacity(*worker, **local, service.protocol, server.endpoint) > 0
+                    let each = |protocol| self.capacity(*worker, **local, protocol, server.endpoint) > 0;
+                    service.protocols.iter().all(each)
                 };
                 service.locals.iter().find(has_ports).is_none()
             });

@@ -50,6 +50,58 @@ impl Protocol {
     }
 }
 
+/// The protocols that a service takes: one or more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Protocols {
+    /// One bit for each place in [`Protocol::ALL`].
+    bits: u8,
+}
+
+impl Protocols {
+    /// These and one more.
+    #[must_use]
+    pub fn with(self, protocol: Protocol) -> Self {
+        Self { bits: self.bits | Self::from(protocol).bits }
+    }
+
+    /// Whether a protocol is among them.
+    pub fn has(self, protocol: Protocol) -> bool {
+        self.bits & Self::from(protocol).bits != 0
+    }
+
+    /// Whether flows of any begin and end with packets that say so.
+    pub fn have_connections(self) -> bool {
+        self.iter().any(Protocol::has_connections)
+    }
+
+    /// Each of them, in the order of [`Protocol::ALL`].
+    pub fn iter(self) -> impl Iterator<Item = Protocol> {
+        Protocol::ALL.into_iter().filter(move |protocol| self.has(*protocol))
+    }
+}
+
+impl From<Protocol> for Protocols {
+    fn from(protocol: Protocol) -> Self {
+        let bits = match protocol {
+            Protocol::Tcp => 1,
+            Protocol::Udp => 2,
+            Protocol::Sctp => 4,
+            Protocol::Icmp => 8,
+        };
+        Self { bits }
+    }
+}
+
+impl fmt::Display for Protocols {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (nth, protocol) in self.iter().enumerate() {
+            f.write_str(if nth > 0 { "," } else { "" })?;
+            f.write_str(protocol.name())?;
+        }
+        Ok(())
+    }
+}
+
 /// The two versions of the Internet Protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Family {

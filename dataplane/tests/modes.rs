@@ -140,6 +140,47 @@ fn after_a_restart_sequence_numbers_are_new_where_local_ports_are_ours_and_nowhe
 }
 
 #[test]
+fn one_service_of_tcp_and_udp_does_in_every_mode_what_two_do() {
+    let sources = vec!["10.0.0.0/24".parse().unwrap(), "2001:db8:a::/64".parse().unwrap()];
+    let modes = [
+        ForwardMode::FullNat,
+        ForwardMode::Nat,
+        ForwardMode::DirectRoute,
+        ForwardMode::Tunnel,
+        ForwardMode::Snat,
+    ];
+    for mode in modes {
+        let fates = |joined| {
+            let options = match mode {
+                ForwardMode::Snat => ServiceOptions { sources: sources.clone(), ..ServiceOptions::default() },
+                _ => ServiceOptions::default(),
+            };
+            let mut lab = Lab::new(&Plan { mode, joined, options: Arc::new(options), ..Plan::default() });
+            let mut fates = Vec::new();
+            for Family { from_client, server, vip, .. } in FAMILIES {
+                let outside = if mode == ForwardMode::Snat { server } else { vip };
+                let route = Route { destination: (outside, 8080), ..from_client(4000) };
+                for opener in openers(&route) {
+                    if mode.sees_answers() {
+                        let (seen, got) = there_and_back(&mut lab, &opener);
+                        fates.extend([seen, got]);
+                    } else {
+                        fates.push(lab.send(A, &opener).frame().to_vec());
+                    }
+                    // The session, not the service, knows what to do with the second.
+                    fates.push(lab.send(A, &opener).frame().to_vec());
+                }
+            }
+            let ping = echo_request(&bare(Route { destination: (SERVER, 0), ..inbound(0) }), b"x");
+            let hidden_ping = matches!(lab.send(A, &ping), Fate::Sent(..));
+            assert_eq!(hidden_ping, mode == ForwardMode::Snat, "{mode:?}");
+            (fates, lab.sessions(), lab.director.sessions6().len())
+        };
+        assert_eq!(fates(true), fates(false), "{mode:?}");
+    }
+}
+
+#[test]
 fn fullnat_joins_clients_and_servers_of_two_families() {
     let mut lab = Lab::new(&Plan { across: true, ..Plan::default() });
     let [four, six] = FAMILIES;

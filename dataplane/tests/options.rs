@@ -58,6 +58,18 @@ fn a_client_is_remembered_as_long_as_it_has_sessions() {
 }
 
 #[test]
+fn tcp_and_udp_of_one_service_share_what_is_remembered_of_a_client() {
+    for route in [inbound, inbound6] {
+        let mut lab = Lab::new(&Plan { joined: true, ..plan(persistent(32)) });
+        let first = server_of(&mut lab, &route(4000));
+        for l4_port in 4001..4009 {
+            let seen = lab.send(A, &tcp_frame(&route(l4_port), tcp::SYN, &[])).frame().to_vec();
+            assert_eq!(endpoints(&seen).unwrap().1.0, first, "the rounds would give the next");
+        }
+    }
+}
+
+#[test]
 fn a_netmask_joins_the_clients_of_a_network() {
     let mut lab = Lab::new(&plan(persistent(24)));
     let neighbor = |n| Route { source: (nth(CLIENT, n), 4000), ..inbound(0) };

@@ -5,7 +5,7 @@ use pktgen_tests::lab::{CLIENT, Lab, Plan, Ports, VIP, VIP6};
 use pktgen_tests::netns::Namespace;
 use pktgen_tests::process::{Daemon, Hugepages, run, wait_until};
 use serde_json::Value;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -350,15 +350,69 @@ fn dns_through_two_workers_is_answered() {
     assert_both_workers_forwarded(&lab);
 }
 
+/// A resolver that knows one address.
+fn start_dnsmasq(lab: &mut Lab, at: usize, address: &str) {
+    let mut dnsmasq = lab.server(at).command("dnsmasq");
+    dnsmasq.args(["--no-daemon", "--no-resolv", "--no-hosts", "--user=root", "--conf-file=/dev/null"]);
+    dnsmasq.args(["--pid-file=", &format!("--address=/example.test/{address}"), "--log-facility=-"]);
+    lab.start(&format!("dnsmasq-{at}"), &mut dnsmasq).unwrap();
+    lab.wait_for_listener(at, 53).unwrap();
+}
+
+#[test]
+fn dns_over_udp_and_tcp_is_one_service_that_remembers_its_clients() {
+    let mut lab = Lab::new(TWO_WORKERS).unwrap();
+    for (at, address) in ["203.0.113.1", "203.0.113.2"].into_iter().enumerate() {
+        start_dnsmasq(&mut lab, at, address);
+    }
+    let apart = lab.service("dns", "udp", 53, "rr", &[0, 1]);
+    let joined = apart.replace("\"udp\"", "[\"udp\", \"tcp\"]");
+    let remembered = joined.replace("scheduler", "persistence = {}\nscheduler");
+    let config = |service: &str| lab.config_head() + SHORT_TIMEOUTS + service;
+    let (apart, joined, remembered) = (config(&apart), config(&joined), config(&remembered));
+    lab.start_sluiced(&remembered).unwrap();
+    // What ten questions each way are answered, by both.
+    let ask = |lab: &Lab, ways: &[&str]| {
+        let mut answers = BTreeSet::new();
+        for _ in 0..10 {
+            for way in ways {
+                let mut dig = lab.client().command("dig");
+                dig.args(["+short", "+tries=2", "+time=3", way, &format!("@{VIP}"), "www.example.test"]);
+                answers.insert(run(&mut dig).unwrap().trim().to_owned());
+            }
+        }
+        answers
+    };
+    let reload = |lab: &Lab, text: &str| {
+        lab.write_config(text).unwrap();
+        lab.sluice(&["config", "reload"]).unwrap();
+    };
+
+    assert_eq!(ask(&lab, &["+notcp", "+tcp"]).len(), 1, "one server for the client, whichever way it comes");
+    let services = lab.json(&["service", "list"]).unwrap();
+    assert_eq!(services[0]["protocol"], "tcp,udp", "{services}");
+    assert_eq!(number(&services[0]["sessions_created"]), 20, "{services}");
+
+    reload(&lab, &joined);
+    assert_eq!(ask(&lab, &["+notcp", "+tcp"]).len(), 2);
+
+    // A protocol less: what servers had counted stays, and nobody listens there any more.
+    reload(&lab, &apart);
+    assert_eq!(ask(&lab, &["+notcp"]).len(), 2);
+    let services = lab.json(&["service", "list"]).unwrap();
+    assert_eq!(services[0]["protocol"], "udp", "{services}");
+    assert_eq!(number(&services[0]["sessions_created"]), 50, "{services}");
+    let mut dig = lab.client().command("dig");
+    dig.args(["+tcp", "+tries=1", "+time=2", &format!("@{VIP}"), "www.example.test"]);
+    assert!(run(&mut dig).is_err());
+    assert_everything_is_given_back(&lab);
+}
+
 /// Three seconds of queries through the VIP.
 fn dns(plan: Plan) -> Lab {
     let mut lab = Lab::new(plan).unwrap();
     for at in 0..2 {
-        let mut dnsmasq = lab.server(at).command("dnsmasq");
-        dnsmasq.args(["--no-daemon", "--no-resolv", "--no-hosts", "--user=root", "--conf-file=/dev/null"]);
-        dnsmasq.args(["--pid-file=", "--address=/example.test/203.0.113.7", "--log-facility=-"]);
-        lab.start(&format!("dnsmasq-{at}"), &mut dnsmasq).unwrap();
-        lab.wait_for_listener(at, 53).unwrap();
+        start_dnsmasq(&mut lab, at, "203.0.113.7");
     }
     let config = lab.config_head() + SHORT_TIMEOUTS + &lab.service("dns", "udp", 53, "rr", &[0, 1]);
     lab.start_sluiced(&config).unwrap();

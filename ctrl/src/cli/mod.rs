@@ -402,8 +402,8 @@ impl Keys {
 }
 
 /// Keys whose values are lists of texts, or of one.
-const LISTS: [&str; 6] =
-    ["local_addresses", "listen", "sources", "scheduler_flags", "server", "health.expect_status"];
+const LISTS: [&str; 7] =
+    ["local_addresses", "listen", "protocol", "sources", "scheduler_flags", "server", "health.expect_status"];
 
 /// A value as TOML, if it is that.
 fn toml_value(text: &str) -> Option<Value> {

@@ -27,7 +27,7 @@ use crate::admin::peers::Access;
 use crate::balance::{Policy, Weight};
 use crate::passive::Rules;
 
-use dataplane::flow::{Endpoint, Protocol};
+use dataplane::flow::{Endpoint, Protocols};
 use dataplane::scheduler::{Flags, Scheduler};
 use dataplane::session::{ForwardMode, Timeouts};
 use dataplane::snapshot::{Listen, Network, NextHop, ServiceOptions};
@@ -223,8 +223,8 @@ pub struct ServiceSpec {
     pub name: String,
     /// What clients connect to; there is at least one. For mode `snat`, where hidden hosts may go.
     pub listens: Vec<Listen>,
-    /// Its transport protocol, or that of pings.
-    pub protocol: Protocol,
+    /// Its transport protocols, and that of pings.
+    pub protocols: Protocols,
     /// How packets reach the servers.
     pub forward: ForwardMode,
     /// How new sessions are spread.

@@ -112,7 +112,7 @@ pub(super) struct Service {
     pub(super) listen: Option<Spanned<OneOrMany>>,
     #[serde(default)]
     pub(super) sources: Vec<Spanned<String>>,
-    pub(super) protocol: Option<Spanned<String>>,
+    pub(super) protocol: Option<Spanned<OneOrMany>>,
     pub(super) forward: Option<Spanned<String>>,
     pub(super) scheduler: Option<Spanned<String>>,
     #[serde(default)]

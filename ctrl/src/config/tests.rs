@@ -174,7 +174,7 @@ fn errors_name_file_line_key_and_remedy() {
         (
             "protocol = \"tcp\"",
             "protocol = \"sctp\"\nclient_address = { type = \"proxy\" }",
-            "service[0].client_address: an sctp server cannot be told",
+            "service[0].client_address: servers cannot be told over sctp",
         ),
         (
             "protocol = \"tcp\"",
@@ -442,6 +442,57 @@ fn the_same_listener_twice_is_refused_and_once_per_protocol_is_not() {
 
     let both = format!("{GOOD}\n{}", service.replace("\"web\"", "\"dns\"").replace("\"tcp\"", "\"udp\""));
     assert!(read(&both).is_ok());
+}
+
+#[test]
+fn a_service_may_take_several_protocols() {
+    let with = |value: &str| read(&GOOD.replace("protocol = \"tcp\"", &format!("protocol = {value}")));
+    let protocols = |value: &str| with(value).unwrap().config.services[0].protocols.to_string();
+    assert_eq!(protocols("\"udp\""), "udp");
+    assert_eq!(protocols("[\"udp\"]"), "udp");
+    assert_eq!(protocols("[\"udp\", \"tcp\"]"), "tcp,udp");
+    // What one of them has is allowed, and what one of them cannot have is not.
+    for good in
+        ["reset_on_expiry = true", "connect_limit = \"20ms\"", "client_address = { type = \"proxy\" }"]
+    {
+        assert!(with(&format!("[\"tcp\", \"udp\"]\n{good}")).is_ok(), "{good}");
+    }
+    for (value, problem) in [
+        ("[]", "the list is empty; name a protocol, or remove the key for tcp"),
+        ("[\"tcp\", \"tcp\"]", "`tcp` stands here twice; remove one"),
+        ("[\"tcp\", \"upd\"]", "`upd` is unknown; did you mean `udp`?"),
+        (
+            "[\"tcp\", \"icmp\"]",
+            "icmp is for snat: the appliance itself answers pings of its VIPs; remove it",
+        ),
+        (
+            "[\"tcp\", \"udp\"]\nclient_address = { type = \"toa\" }",
+            "toa is for tcp; use proxy or uoa for datagrams",
+        ),
+        (
+            "[\"tcp\", \"udp\"]\nclient_address = { type = \"uoa\" }",
+            "uoa is for udp; use toa or proxy for tcp",
+        ),
+        (
+            "[\"tcp\", \"udp\"]\nclient_address = { type = \"proxy\", version = 1 }",
+            "1 is for tcp; use 2 for datagrams",
+        ),
+        ("[\"tcp\", \"udp\"]\none_packet = true", "one_packet is for udp: a connection has many packets"),
+        ("3", "stands where a text belongs"),
+    ] {
+        let error = with(value).unwrap_err();
+        let said = error.problems().iter().map(|problem| &problem.message).any(|said| said.contains(problem));
+        assert!(said, "{value}: {error:?}");
+    }
+    // Each of them is another service's on the same address and port no more.
+    let service = GOOD.split_once("[[service]]").unwrap().1;
+    let other = service.replace("\"web\"", "\"dns\"").replace("\"tcp\"", "\"udp\"");
+    let both = GOOD.replace("protocol = \"tcp\"", "protocol = [\"tcp\", \"udp\"]");
+    let error = read(&format!("{both}\n[[service]]{other}")).unwrap_err();
+    assert!(
+        error.problems()[0].message.contains("udp 192.0.2.10:80 is service `web`'s already"),
+        "{error:?}"
+    );
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::config::{self, Config, LoadError, ServerSpec, ServiceSpec, Text};
 use crate::desired::{self, Change, Desired};
 use crate::diff;
 use dataplane::clock::Instant;
-use dataplane::flow::{Endpoint, Protocol};
+use dataplane::flow::Endpoint;
 use serde_json::{Map, Value, json};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -49,7 +49,7 @@ pub(super) struct History {
     /// Servers and services that leave at a time, if they still take no sessions then.
     pub(super) drains: Vec<Drain>,
     /// Those that left so, and whose last sessions end.
-    pub(super) drained: Vec<(String, Protocol, Endpoint)>,
+    pub(super) drained: Vec<(String, Endpoint)>,
 }
 
 impl History {
@@ -203,7 +203,7 @@ impl<D: Devices> Control<D> {
                 Some(_) => spec.servers.iter().find(is_leaving).map(|server| vec![server]),
             };
             let Some(leaving) = leaving else { continue };
-            let drained = leaving.iter().map(|server| (service.clone(), spec.protocol, server.endpoint));
+            let drained = leaving.iter().map(|server| (service.clone(), server.endpoint));
             self.history.drained.extend(drained);
             let (method, params) = match endpoint {
                 Some(endpoint) => {

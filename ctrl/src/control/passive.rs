@@ -24,7 +24,7 @@ impl<D: Devices> Control<D> {
                 continue;
             }
             for (place, server) in spec.servers.iter().enumerate().filter(|(_, server)| !server.is_sorry) {
-                let Some(id) = self.registry.server_id(&spec.name, spec.protocol, server.endpoint) else {
+                let Some(id) = self.registry.server_id(&spec.name, server.endpoint) else {
                     continue;
                 };
                 let stats = || self.stats.iter();

@@ -91,8 +91,8 @@ impl<D: Devices> Control<D> {
     /// Servers whose time to drain is over and that have sessions still.
     fn ended(&mut self) -> Arc<[ServerId]> {
         let mut ids = Vec::new();
-        self.history.drained.retain(|(service, protocol, endpoint)| {
-            let id = self.registry.removed_server_id(service, *protocol, *endpoint);
+        self.history.drained.retain(|(service, endpoint)| {
+            let id = self.registry.removed_server_id(service, *endpoint);
             ids.extend(id);
             id.is_some()
         });

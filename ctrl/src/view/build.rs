@@ -120,7 +120,7 @@ impl Observer<'_> {
         ServiceView {
             name: spec.name.clone(),
             listen: spec.listen_text(),
-            protocol: spec.protocol.name().into(),
+            protocol: spec.protocols.to_string(),
             forward: spec.forward.name().into(),
             scheduler: spec.scheduler.name().into(),
             state: state.name().into(),
@@ -161,8 +161,7 @@ impl Observer<'_> {
     pub fn server(&self, at: usize, place: usize) -> ServerView {
         let service = &self.config.services[at];
         let spec = &service.servers[place];
-        let totals =
-            self.registry.server_totals(&service.name, service.protocol, spec.endpoint, &self.read());
+        let totals = self.registry.server_totals(&service.name, spec.endpoint, &self.read());
         let standing = self.standings.server(at, place, self.now);
         ServerView {
             service: service.name.clone(),
@@ -302,7 +301,9 @@ impl Observer<'_> {
                 let empty = || Entry { local: *local, services: BTreeSet::new(), servers: BTreeSet::new() };
                 let entry = by_address.entry(local.address).or_insert_with(empty);
                 entry.services.insert(spec.name.clone());
-                entry.servers.extend(service.servers.iter().map(|server| (spec.protocol, server.endpoint)));
+                for protocol in spec.protocols.iter() {
+                    entry.servers.extend(service.servers.iter().map(|server| (protocol, server.endpoint)));
+                }
             }
         }
         let view = |Entry { local, services, servers }: Entry| {

@@ -136,7 +136,7 @@ impl Observer<'_> {
             let weights = &self.standings.picture(at).weights;
             let serving = spec.servers.iter().zip(weights).filter(|(_, weight)| **weight > 0);
             let has_all = |server: &crate::config::ServerSpec| {
-                let id = self.registry.server_id(&spec.name, spec.protocol, server.endpoint);
+                let id = self.registry.server_id(&spec.name, server.endpoint);
                 server.thresholds.0 > 0 && id.is_some_and(|id| totals(id) >= u64::from(server.thresholds.0))
             };
             if serving.clone().all(|(server, _)| has_all(server)) {

@@ -146,7 +146,7 @@ impl Director {
         {
             return None;
         }
-        let pair = K::new(service.protocol, server.endpoint, Endpoint::new(local, 0));
+        let pair = K::new(packet.key.protocol(), server.endpoint, Endpoint::new(local, 0));
         K::side(self).local_ports.prefetch_bucket(pair);
         Some(pair)
     }
@@ -403,7 +403,8 @@ impl Director {
             routing_epoch: arrival.world.routing_epoch,
             next_hop,
         };
-        let answers = |local: IpAddr| S::new(service.protocol, real, Endpoint::new(local, 0));
+        let protocol = inbound.protocol();
+        let answers = |local: IpAddr| S::new(protocol, real, Endpoint::new(local, 0));
         let made = match service.mode {
             ForwardMode::FullNat => match (S::FAMILY, real.address) {
                 (Family::V6, IpAddr::V4(_)) => {
@@ -425,7 +426,7 @@ impl Director {
                 let source = arrival.world.outer_source(tunnel, real.address, flow);
                 let source = source.ok_or(DropReason::NoRoute)?;
                 let outer = Endpoint::new(source, tunnel.encapsulation.number());
-                new.outbound = S::new(service.protocol, real, outer);
+                new.outbound = S::new(protocol, real, outer);
                 self.open_one_way(&new, arrival.stamp)
             }
             ForwardMode::Snat => {
@@ -483,7 +484,7 @@ impl Director {
         new: &mut NewSession<S>,
         arrival: &Arrival<'_>,
     ) -> Result<Admitted, DropReason> {
-        let local = self.take_local::<L>(service, real, arrival.world);
+        let local = self.take_local::<L>(service, new.inbound.protocol(), real, arrival.world);
         let Local { id, answers, taken } = local.ok_or(DropReason::LocalPortsExhausted)?;
         new.outbound = S::of_wide(answers.widen()).ok_or(DropReason::LocalPortsExhausted)?;
         new.local_id = id;

@@ -39,13 +39,14 @@ impl Director {
     pub(super) fn take_local<L: HasSide>(
         &mut self,
         service: &Service,
+        protocol: Protocol,
         real: Endpoint,
         world: &Snapshot,
     ) -> Option<Local<L>> {
         let count = service.locals.len();
         let first = self.cursors[service.id.0 as usize].turn(count);
         let locals = (0..count).map(|step| service.locals[(first + step) % count]);
-        let pair = |local| L::new(service.protocol, real, Endpoint::new(local, 0));
+        let pair = |local| L::new(protocol, real, Endpoint::new(local, 0));
         let locals = locals.filter(|local| Family::of(local.address) == L::FAMILY);
         for LocalAddress { id, address, port } in locals.clone() {
             let pair = pair(address);

@@ -1,7 +1,7 @@
 //! The services, and how a packet finds the one that it asks for.
 
 use super::{Map, Network};
-use crate::flow::{Endpoint, Protocol};
+use crate::flow::{Endpoint, Protocol, Protocols};
 use crate::ids::{LocalId, PortId, ServerId, ServiceId};
 use crate::scheduler::{Flags, Scheduler, SlotTable};
 use crate::session::{ForwardMode, Persistence, Timeouts};
@@ -42,7 +42,7 @@ struct Range {
 /// Whose sources a service hides.
 #[derive(Clone, Debug)]
 struct Hidden {
-    protocol: Protocol,
+    protocols: Protocols,
     sources: Vec<Network>,
     destinations: Vec<Listen>,
 }
@@ -143,8 +143,8 @@ impl FromStr for Listen {
 pub struct Service {
     /// The counters' slot.
     pub id: ServiceId,
-    /// Its transport protocol, or that of pings.
-    pub protocol: Protocol,
+    /// Its transport protocols, and that of pings.
+    pub protocols: Protocols,
     /// What becomes of its packets.
     pub mode: ForwardMode,
     /// How new sessions are spread.
@@ -324,7 +324,8 @@ impl Services {
             }
             self.by_server[id] = Some(index);
             if service.mode == ForwardMode::Nat {
-                self.answering.insert((service.protocol, server.endpoint), ());
+                let ways = service.protocols.iter().map(|protocol| ((protocol, server.endpoint), ()));
+                self.answering.extend(ways);
                 self.answering_hosts.insert(server.endpoint.address, ());
             }
         }
@@ -332,14 +333,17 @@ impl Services {
 
     fn add(&mut self, listens: &[Listen], service: Service) {
         let index = ServiceIndex(self.list.len() as u32);
-        let protocol = service.protocol;
+        let protocols = service.protocols;
         self.know_servers(&service, index);
         if service.mode == ForwardMode::Snat {
-            let hidden =
-                Hidden { protocol, sources: service.options.sources.clone(), destinations: listens.to_vec() };
+            let hidden = Hidden {
+                protocols,
+                sources: service.options.sources.clone(),
+                destinations: listens.to_vec(),
+            };
             self.hiding.push((hidden, index));
         } else {
-            self.listen(listens, protocol, index);
+            protocols.iter().for_each(|protocol| self.listen(listens, protocol, index));
         }
         self.list.push(service);
     }
@@ -402,7 +406,7 @@ impl Services {
             IpAddr::V6(address) => !address.is_multicast() && !address.is_unicast_link_local(),
         };
         let hides = |(hidden, _): &&(Hidden, ServiceIndex)| {
-            hidden.protocol == protocol
+            hidden.protocols.has(protocol)
                 && hidden.sources.iter().any(|network| network.contains(source))
                 && hidden.destinations.iter().any(|listen| match protocol {
                     Protocol::Icmp => listen.network.contains(destination.address),

@@ -8,7 +8,7 @@ pub mod segments;
 use dataplane::clock::Instant;
 use dataplane::director::{Director, Limits, Origin, Verdict, Verdicts};
 use dataplane::drop::DropReason;
-use dataplane::flow::{Endpoint, FlowHasher, Protocol};
+use dataplane::flow::{Endpoint, FlowHasher, Protocol, Protocols};
 use dataplane::frame::{BURST_SIZE, Frame};
 use dataplane::ids::{LocalId, PortId, ServerId, ServiceId};
 use dataplane::scheduler::Scheduler;
@@ -44,6 +44,8 @@ pub struct Plan {
     pub mode: ForwardMode,
     /// Whether VIPs have servers of the other family.
     pub across: bool,
+    /// Whether TCP and UDP, and pings that are hidden, are one service's.
+    pub joined: bool,
     pub options: Arc<ServiceOptions>,
     pub weights: Vec<u32>,
     pub thresholds: (u32, u32),
@@ -66,6 +68,7 @@ impl Default for Plan {
         Self {
             mode: ForwardMode::FullNat,
             across: false,
+            joined: false,
             options: Arc::default(),
             weights: vec![1],
             thresholds: (0, 0),
@@ -149,11 +152,14 @@ pub fn world(plan: &Plan) -> Snapshot {
     for local in locals4.iter().chain(&locals6) {
         addresses.insert(local.address, AddressRole::Local(B));
     }
-    let service = |id, protocol, vip: IpAddr, (servers, locals): (&[RealServer], &[LocalAddress])| {
+    let service = |id,
+                   protocols: Protocols,
+                   vip: IpAddr,
+                   (servers, locals): (&[RealServer], &[LocalAddress])| {
         let weights: Vec<_> = servers.iter().map(|server| (server.endpoint, server.weight)).collect();
         let service = Service {
             id: ServiceId(id),
-            protocol,
+            protocols,
             mode: plan.mode,
             scheduler: plan.scheduler,
             locals: locals.into(),
@@ -196,15 +202,22 @@ pub fn world(plan: &Plan) -> Snapshot {
     world.routes = Arc::new(routes);
     let mut services = vec![
         // First, because servers are taken for those of the last service that has them.
-        service(4, Protocol::Sctp, VIP, behind4),
-        service(5, Protocol::Sctp, VIP6, behind6),
-        service(0, Protocol::Tcp, VIP, behind4),
-        service(1, Protocol::Udp, VIP, behind4),
-        service(2, Protocol::Tcp, VIP6, behind6),
-        service(3, Protocol::Udp, VIP6, behind6),
+        service(4, Protocol::Sctp.into(), VIP, behind4),
+        service(5, Protocol::Sctp.into(), VIP6, behind6),
     ];
-    if plan.mode == ForwardMode::Snat {
-        services.push(service(6, Protocol::Icmp, VIP, behind4));
+    let both = Protocols::from(Protocol::Tcp).with(Protocol::Udp);
+    services.extend(match (plan.joined, plan.mode) {
+        (true, ForwardMode::Snat) => vec![service(0, both.with(Protocol::Icmp), VIP, behind4)],
+        (true, _) => vec![service(0, both, VIP, behind4), service(2, both, VIP6, behind6)],
+        (false, _) => vec![
+            service(0, Protocol::Tcp.into(), VIP, behind4),
+            service(1, Protocol::Udp.into(), VIP, behind4),
+            service(2, Protocol::Tcp.into(), VIP6, behind6),
+            service(3, Protocol::Udp.into(), VIP6, behind6),
+        ],
+    });
+    if plan.mode == ForwardMode::Snat && !plan.joined {
+        services.push(service(6, Protocol::Icmp.into(), VIP, behind4));
     }
     world.services = Arc::new(Services::new(services));
     world.neighbors = Arc::new(Neighbors::new(neighbors));

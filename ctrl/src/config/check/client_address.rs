@@ -1,8 +1,8 @@
 //! How servers are told where clients are.
 
-use super::{Checker, raw, suggestion};
+use super::{Checker, raw, suggestion, takes};
 use crate::config::ServerSpec;
-use dataplane::flow::Protocol;
+use dataplane::flow::{Protocol, Protocols};
 use dataplane::snapshot::ClientAddress;
 use dataplane::wire::{Proxy, ProxyVersion, TOA_KIND, Uoa};
 use toml::Spanned;
@@ -12,7 +12,7 @@ impl Checker<'_> {
         &mut self,
         value: &Spanned<raw::ClientAddress>,
         key: &str,
-        protocol: Option<Protocol>,
+        protocols: Option<Protocols>,
     ) -> Option<ClientAddress> {
         let raw = value.get_ref();
         let kind = raw.kind.get_ref().as_str();
@@ -36,22 +36,21 @@ impl Checker<'_> {
             }
         }
         // Pings are for snat, where this was refused already.
-        if protocol == Some(Protocol::Sctp) {
-            let message =
-                "an sctp server cannot be told; remove this, or use nat, dr or tunnel, which show the client";
+        if takes(protocols, Protocol::Sctp) {
+            let message = "servers cannot be told over sctp; remove this, or use nat, dr or tunnel, which show the client";
             self.error(value.span(), key, message);
             return None;
         }
         match kind {
             "toa" => {
-                if protocol == Some(Protocol::Udp) {
+                if takes(protocols, Protocol::Udp) {
                     self.error(value.span(), key, "toa is for tcp; use proxy or uoa for datagrams");
                 }
                 self.toa(raw, key)
             }
-            "proxy" => self.proxy(raw, key, protocol),
+            "proxy" => self.proxy(raw, key, protocols),
             _ => {
-                if protocol == Some(Protocol::Tcp) {
+                if takes(protocols, Protocol::Tcp) {
                     self.error(value.span(), key, "uoa is for udp; use toa or proxy for tcp");
                 }
                 self.uoa(raw, key)
@@ -71,7 +70,7 @@ impl Checker<'_> {
         &mut self,
         raw: &raw::ClientAddress,
         key: &str,
-        protocol: Option<Protocol>,
+        protocols: Option<Protocols>,
     ) -> Option<ClientAddress> {
         let version = match &raw.version {
             None => ProxyVersion::Two,
@@ -85,7 +84,7 @@ impl Checker<'_> {
         };
         let is_set = |value: &Option<Spanned<bool>>| value.as_ref().is_some_and(|value| *value.get_ref());
         if let (ProxyVersion::One, Some(value)) = (version, &raw.version) {
-            if protocol == Some(Protocol::Udp) {
+            if takes(protocols, Protocol::Udp) {
                 self.error(value.span(), &format!("{key}.version"), "1 is for tcp; use 2 for datagrams");
             }
             for (name, option) in [("unique_id", &raw.unique_id), ("vip", &raw.vip)] {

@@ -6,7 +6,7 @@ use crate::balance::{Policy, Weight};
 use crate::config::{HealthSpec, Http, LoadPlace, LoadSpec, PortSpec, Probe, ServerSpec, Tls};
 use crate::files;
 use crate::passive::Rules;
-use dataplane::flow::Protocol;
+use dataplane::flow::{Protocol, Protocols};
 use dataplane::session::ForwardMode;
 use dataplane::snapshot::{ClientAddress, Network};
 use dataplane::wire::ProxyVersion;
@@ -108,7 +108,7 @@ impl Checker<'_> {
         at: usize,
         servers: &[ServerSpec],
         wanted: &Wanted<'_>,
-        service: (Option<Protocol>, Option<ClientAddress>),
+        service: (Option<Protocols>, Option<ClientAddress>),
         ports: &[PortSpec],
     ) -> Option<HealthSpec> {
         let raw = entry.get_ref();
@@ -172,9 +172,10 @@ impl Checker<'_> {
             }
         };
         let by_stream = matches!(kind, "tcp" | "http" | "https");
-        if by_stream && service.0 == Some(Protocol::Udp) && l4_port.is_none() {
+        let elsewhere = service.0.filter(|protocols| !protocols.has(Protocol::Tcp) && l4_port.is_none());
+        if let (true, Some(protocols)) = (by_stream, elsewhere) {
             let message = format!(
-                "a check of type {kind} asks the servers' TCP port of the same number, though the service is udp; use udp or dns, or name another port"
+                "a check of type {kind} asks the servers' TCP port of the same number, though the service is {protocols}; use udp or dns, or name another port"
             );
             self.warn(raw.kind.span(), &key("type"), message);
         }
@@ -268,7 +269,7 @@ impl Checker<'_> {
         value: &Spanned<String>,
         key: &str,
         mode: ForwardMode,
-        protocol: Option<Protocol>,
+        protocols: Option<Protocols>,
     ) -> Option<Duration> {
         if !matches!(mode, ForwardMode::FullNat | ForwardMode::Nat) {
             let message = format!(
@@ -277,7 +278,7 @@ impl Checker<'_> {
             );
             self.error(value.span(), key, message);
         }
-        if protocol == Some(Protocol::Udp) {
+        if protocols.is_some_and(|protocols| !protocols.have_connections()) {
             self.error(value.span(), key, "datagrams open no connection; remove this");
         }
         self.duration(value, key, Duration::from_millis(1)..Duration::from_secs(60))

@@ -26,6 +26,7 @@ use super::{
     RssSpec, ServerSpec, ServiceSpec, Severity, Text,
 };
 use crate::admin::peers::{self, Access};
+use dataplane::flow::{Protocol, Protocols};
 use dataplane::ids::PortId;
 use dataplane::session::{State, Timeouts};
 use dataplane::snapshot::{Network, NextHop};
@@ -54,6 +55,11 @@ const MAX_PORTS: usize = 32;
 const MAX_MTU: i64 = 9_216;
 /// A timeout must stay far below the 49 days after which stamps repeat.
 const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 86_400);
+
+/// Whether a service takes a protocol, as far as its own can be read.
+fn takes(protocols: Option<Protocols>, protocol: Protocol) -> bool {
+    protocols.is_some_and(|protocols| protocols.has(protocol))
+}
 
 pub(super) fn check(file: &raw::File, text: Text) -> Result<Loaded, LoadError> {
     let mut checker = Checker::of(&text);

@@ -2,7 +2,7 @@
 
 use super::{Checker, raw, suggestion};
 use crate::config::PortSpec;
-use dataplane::flow::Protocol;
+use dataplane::flow::{Protocol, Protocols};
 use dataplane::session::{ForwardMode, Persistence, Timeouts};
 use dataplane::snapshot::{Network, ServiceOptions, Tunnel};
 use dataplane::wire::{Encapsulation, GUE_PORT};
@@ -16,7 +16,7 @@ impl Checker<'_> {
         at: usize,
         raw: &raw::Service,
         mode: ForwardMode,
-        protocol: Option<Protocol>,
+        protocols: Option<Protocols>,
         timeouts: &Timeouts,
     ) -> ServiceOptions {
         let key = |field: &str| format!("service[{at}].{field}");
@@ -48,11 +48,11 @@ impl Checker<'_> {
         });
         let one_packet = raw.one_packet.as_ref().is_some_and(|value| *value.get_ref());
         if let Some(value) = raw.one_packet.as_ref().filter(|value| *value.get_ref()) {
-            let message = match (mode, protocol) {
-                (_, Some(Protocol::Tcp | Protocol::Sctp)) => {
+            let message = match mode {
+                _ if protocols.is_some_and(Protocols::have_connections) => {
                     Some("one_packet is for udp: a connection has many packets")
                 }
-                (ForwardMode::DirectRoute | ForwardMode::Tunnel, _) => None,
+                ForwardMode::DirectRoute | ForwardMode::Tunnel => None,
                 _ => Some(
                     "answers that pass the appliance need a session; use dr or tunnel, or a short timeout",
                 ),
@@ -69,18 +69,16 @@ impl Checker<'_> {
         if let Some(value) = raw
             .sloppy
             .as_ref()
-            .filter(|value| *value.get_ref() && protocol.is_some_and(|protocol| !protocol.has_connections()))
+            .filter(|value| *value.get_ref())
+            .filter(|_| protocols.is_some_and(|protocols| !protocols.have_connections()))
         {
             self.error(value.span(), &key("sloppy"), "sloppy is for tcp: every datagram opens a session");
         }
         let reset_on_expiry = raw.reset_on_expiry.as_ref().filter(|value| *value.get_ref());
         if let Some(value) = reset_on_expiry {
-            let message = match protocol {
-                Some(Protocol::Udp) => {
-                    Some("reset_on_expiry is for tcp: datagrams have no resets".to_owned())
-                }
-                Some(Protocol::Sctp | Protocol::Icmp) => {
-                    Some("reset_on_expiry is for tcp; remove it".to_owned())
+            let message = match protocols {
+                Some(protocols) if !protocols.has(Protocol::Tcp) => {
+                    Some(format!("reset_on_expiry is for tcp, and the service is {protocols}; remove it"))
                 }
                 _ if !mode.sees_answers() => Some(format!(
                     "a {} service does not see servers' answers, so it cannot know what a reset must say; remove it",
@@ -104,7 +102,7 @@ impl Checker<'_> {
                 );
                 self.error(value.span(), &key, message);
             }
-            self.client_address(value, &key, protocol)
+            self.client_address(value, &key, protocols)
         });
         ServiceOptions {
             client_address,

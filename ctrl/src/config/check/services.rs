@@ -5,10 +5,10 @@ use super::together::{Share, clashes};
 use super::topology::{
     connected_port, gateway_in, is_broadcast, is_link_local, is_network, is_own, is_unicast, networks,
 };
-use super::{Checker, raw, suggestion};
+use super::{Checker, raw, suggestion, takes};
 use crate::balance::Weight;
 use crate::config::{Config, Location, PortSpec, RouteSpec, ServerSpec, ServiceSpec, Severity};
-use dataplane::flow::{Endpoint, Protocol};
+use dataplane::flow::{Endpoint, Protocol, Protocols};
 use dataplane::scheduler::{Flags, Scheduler};
 use dataplane::session::{ForwardMode, Timeouts};
 use dataplane::snapshot::{Listen, Network, ServiceOptions};
@@ -71,7 +71,7 @@ impl Checker<'_> {
         let raw = entry.get_ref();
         let key = |field: &str| format!("service[{at}].{field}");
         self.check_name(&raw.name, &key("name"));
-        let protocol = self.protocol(raw.protocol.as_ref(), &key("protocol"));
+        let protocols = self.protocols(raw.protocol.as_ref(), &key("protocol"));
         let mode = self.forward(raw.forward.as_ref(), &key("forward"))?;
         let scheduler = self.scheduler(raw.scheduler.as_ref(), &key("scheduler"));
         let scheduler_flags = self.scheduler_flags(&raw.scheduler_flags, scheduler, &key("scheduler_flags"));
@@ -88,10 +88,9 @@ impl Checker<'_> {
                 return None;
             }
         };
-        if let (Some(Protocol::Icmp), Some(value)) = (protocol, &raw.protocol) {
+        if let (true, Some(value)) = (takes(protocols, Protocol::Icmp), &raw.protocol) {
             if mode != ForwardMode::Snat {
-                let message =
-                    "icmp is for snat: the appliance itself answers pings of its VIPs; remove the service";
+                let message = "icmp is for snat: the appliance itself answers pings of its VIPs; remove it";
                 self.error(value.span(), &key("protocol"), message);
             }
             let names_port = |listen: &Listen| listen.l4_ports != (1..=u16::MAX);
@@ -102,7 +101,7 @@ impl Checker<'_> {
         let sources = self.sources(&raw.sources, mode, entry, &key("sources"));
         let tunnel = self.tunnel(raw.tunnel.as_ref(), mode, &key("tunnel"), ports);
 
-        let options = self.options(at, raw, mode, protocol, timeouts);
+        let options = self.options(at, raw, mode, protocols, timeouts);
 
         let mut local_addresses = Vec::new();
         for (n, text) in raw.local_addresses.iter().enumerate() {
@@ -231,15 +230,15 @@ impl Checker<'_> {
         let connect_limit = raw
             .connect_limit
             .as_ref()
-            .and_then(|value| self.connect_limit(value, &key("connect_limit"), mode, protocol));
+            .and_then(|value| self.connect_limit(value, &key("connect_limit"), mode, protocols));
         let passive = raw.passive.as_ref().and_then(|passive| self.passive(passive, mode, at));
         let health = raw.health.as_ref().and_then(|health| {
-            self.health(health, at, &servers, &wanted, (protocol, options.client_address), ports)
+            self.health(health, at, &servers, &wanted, (protocols, options.client_address), ports)
         });
         let spec = ServiceSpec {
             name: raw.name.get_ref().clone(),
             listens,
-            protocol: protocol?,
+            protocols: protocols?,
             forward: mode,
             scheduler: scheduler?,
             scheduler_flags,
@@ -364,15 +363,26 @@ impl Checker<'_> {
         sources
     }
 
-    fn protocol(&mut self, value: Option<&Spanned<String>>, key: &str) -> Option<Protocol> {
-        let Some(value) = value else { return Some(Protocol::Tcp) };
-        let name = value.get_ref().as_str();
-        let found = Protocol::ALL.into_iter().find(|protocol| protocol.name() == name);
-        if found.is_none() {
-            let known = Protocol::ALL.map(Protocol::name);
-            self.error(value.span(), key, format!("`{name}` is unknown; {}", suggestion(name, &known)));
+    fn protocols(&mut self, value: Option<&Spanned<raw::OneOrMany>>, key: &str) -> Option<Protocols> {
+        let Some(value) = value else { return Some(Protocol::Tcp.into()) };
+        let mut found: Option<Protocols> = None;
+        let mut is_known = true;
+        for name in value.get_ref().iter() {
+            let Some(protocol) = Protocol::ALL.into_iter().find(|protocol| protocol.name() == name) else {
+                let known = Protocol::ALL.map(Protocol::name);
+                self.error(value.span(), key, format!("`{name}` is unknown; {}", suggestion(name, &known)));
+                is_known = false;
+                continue;
+            };
+            if takes(found, protocol) {
+                self.error(value.span(), key, format!("`{name}` stands here twice; remove one"));
+            }
+            found = Some(found.map_or(protocol.into(), |found| found.with(protocol)));
         }
-        found
+        if is_known && found.is_none() {
+            self.error(value.span(), key, "the list is empty; name a protocol, or remove the key for tcp");
+        }
+        found.filter(|_| is_known)
     }
 
     fn forward(&mut self, value: Option<&Spanned<String>>, key: &str) -> Option<ForwardMode> {

@@ -67,10 +67,11 @@ pub(super) fn clashes<'a>(services: impl Iterator<Item = &'a ServiceSpec> + Clon
             continue;
         }
         for listen in &service.listens {
-            if let Some(other) = listens.insert((service.protocol, listen), &service.name) {
+            for protocol in service.protocols.iter() {
+                let Some(other) = listens.insert((protocol, listen), &service.name) else { continue };
                 let message = format!(
                     "{} {listen} is service `{other}`'s already; use another address or port",
-                    service.protocol.name()
+                    protocol.name()
                 );
                 say(Some((at, Share::Listen)), message);
             }
