@@ -4,6 +4,7 @@
 #   make lab     a lab with health checks and a tour in a shell; MODE=fullnat, nat, dr, tunnel, snat or ipv6
 #   make test    everything CI runs
 #   make bench   what a packet and a session cost, beside testpmd (QUICK=1: under 2 minutes)
+#   make test-nics   sluiced on PCI NICs that QEMU emulates, all of them; make test tries two
 #   make lint    formatting and lints, warnings denied
 #   make fuzz    the fuzz targets, a minute each (FUZZ_SECONDS)
 #   make clean   remove what was built
@@ -14,7 +15,7 @@ BIN := target/release
 export QUICK
 PROGRAMS := -p sluice -p ctrl
 
-.PHONY: demo lab test bench lint fuzz pure model programs labs deps-build deps-bench deps clean
+.PHONY: demo lab test test-nics bench lint fuzz pure model programs labs deps-build deps-bench deps-nics deps clean
 
 demo: deps labs
 	$(BIN)/sluice-lab demo
@@ -28,13 +29,16 @@ bench: deps-bench labs
 	$(BIN)/sluice-bench
 
 # The order is from cheap to dear: what fails early fails fast.
-test: deps lint pure model programs
+test: deps deps-nics lint pure model programs
 	cargo test --release -p dataplane --features thash --test softrss --test mutations --test steering
 	cargo build --release -p sluice --features bench --bin sluice-bench
 	$(BIN)/sluice-bench guard
 	$(BIN)/sluice-bench soft-nic 50000
 	SLUICE_BIN="$(CURDIR)/$(BIN)" cargo test -p pktgen-tests -- --test-threads=1 --nocapture
 	$(MAKE) fuzz FUZZ_SECONDS=30
+
+test-nics: deps-nics labs
+	$(BIN)/sluice-nics $(NICS)
 
 lint: deps-build
 	cargo fmt --all --check
@@ -64,6 +68,9 @@ deps-build:
 
 deps-bench:
 	@sh pktgen-tests/install-deps.sh bench
+
+deps-nics:
+	@sh pktgen-tests/install-deps.sh nics
 
 deps:
 	@sh pktgen-tests/install-deps.sh lab

@@ -6,14 +6,59 @@
 #   install-deps.sh build   what compiling the daemon needs
 #   install-deps.sh lab     also what `make demo`, `make lab` and `make test` run
 #   install-deps.sh bench   also testpmd, which `make bench` compares with
+#   install-deps.sh nics    also a virtual machine with emulated NICs: QEMU, and a kernel in target/nics
 set -eu
+
+cd "$(dirname "$0")/.."
+kernel=target/nics/kernel
+
+# Whether QEMU knows the newest of the NICs that are emulated; Debian 12's own is too old.
+has_igb() {
+    command -v qemu-system-x86_64 >/dev/null && qemu-system-x86_64 -device help 2>/dev/null | grep -q '"igb"'
+}
+
+# QEMU of Debian's backports, from a list of sources that the machine keeps nothing of.
+install_backported_qemu() {
+    suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")-backports
+    lists=$(mktemp -d)
+    mkdir -p "$lists/sources" "$lists/state/partial"
+    cp /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list "$lists/sources/" 2>/dev/null || true
+    [ -s /etc/apt/sources.list ] && cp /etc/apt/sources.list "$lists/sources/system.list"
+    echo "deb http://deb.debian.org/debian $suite main" > "$lists/sources/backports.list"
+    set -- -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts="$lists/sources" -o Dir::State::Lists="$lists/state"
+    status=0
+    apt-get "$@" update -qq && apt-get "$@" install -y -qq --no-install-recommends -t "$suite" \
+        qemu-system-x86 qemu-system-data seabios >/dev/null || status=$?
+    rm -rf "$lists"
+    return $status
+}
+
+# A kernel of the distribution and the modules that the guest loads; none of it is installed.
+unpack_kernel() {
+    packages=$(apt-cache depends linux-image-amd64 linux-image-generic 2>/dev/null |
+        sed -n 's/.*Depends: \(linux-\(image\|modules\)-[0-9][^ ]*\)$/\1/p' | sort -u)
+    [ -n "$packages" ] || { echo "apt knows no kernel package" >&2; return 1; }
+    rm -rf "$kernel"
+    mkdir -p "$kernel/packages"
+    # shellcheck disable=SC2086 # a list of package names
+    (cd "$kernel/packages" && apt-get download -qq $packages 2>/dev/null)
+    for package in "$kernel"/packages/*.deb; do
+        dpkg-deb --fsys-tarfile "$package" | tar x -C "$kernel" --wildcards --no-anchored 'vmlinuz*' 'modules.*' \
+            'virt/*' 'drivers/vfio/*' 'drivers/virtio/*' 'drivers/uio/*' 'drivers/i2c/*' 'drivers/dca/*' 'drivers/ptp/*' \
+            'drivers/pps/*' 'drivers/char/virtio_console*' 'drivers/net/tun.*' 'drivers/net/net_failover.*' \
+            'drivers/net/virtio_net.*' 'drivers/net/vmxnet3/*' 'drivers/net/ethernet/intel/*' 'net/core/failover.*' 2>/dev/null || true
+    done
+    rm -rf "$kernel/packages"
+    mv "$kernel"/boot/vmlinuz* "$kernel/vmlinuz"
+}
 
 want="build-essential pkg-config libdpdk-dev libclang-dev"
 case "${1:-lab}" in
     build) ;;
     bench) want="$want dpdk-dev valgrind" ;;
     lab) want="$want valgrind iproute2 iputils-ping ethtool procps curl wrk nginx iperf3 dnsmasq-base dnsperf bind9-dnsutils socat haproxy traceroute tcpdump nftables openssl util-linux etcd-server etcd-client libusrsctp-examples bird2 openssh-server openssh-client systemd" ;;
-    *) echo "usage: $0 [build|lab|bench]" >&2; exit 2 ;;
+    nics) want="$want iproute2 iputils-ping procps curl nginx socat busybox-static kmod" ;;
+    *) echo "usage: $0 [build|lab|bench|nics]" >&2; exit 2 ;;
 esac
 
 missing=""
@@ -21,6 +66,10 @@ for package in $want; do
     state=$(dpkg-query -W -f='${db:Status-Abbrev}' "$package" 2>/dev/null || true)
     case "$state" in ii*) ;; *) missing="$missing $package" ;; esac
 done
+if [ "${1:-lab}" = nics ]; then
+    has_igb || missing="$missing qemu-system-x86"
+    [ -e "$kernel/vmlinuz" ] || missing="$missing a-kernel-in-$kernel"
+fi
 [ -z "$missing" ] && exit 0
 
 if [ "$(id -u)" -ne 0 ]; then
@@ -29,6 +78,7 @@ if [ "$(id -u)" -ne 0 ]; then
     exit 1
 fi
 echo "installing:$missing"
+packages=$(echo "$missing" | sed 's/ a-kernel-in-[^ ]*//')
 export DEBIAN_FRONTEND=noninteractive
 # A package must not start a service of its own: the labs start what they need.
 policy=/usr/sbin/policy-rc.d
@@ -39,10 +89,22 @@ if [ ! -e "$policy" ]; then
     made_policy=yes
 fi
 trap '[ "$made_policy" = yes ] && rm -f "$policy"' EXIT
+
+install() {
+    apt-get update -qq || return 1
+    if [ -n "$packages" ]; then
+        # shellcheck disable=SC2086 # a list of package names
+        apt-get install -y -qq --no-install-recommends $packages >/dev/null || return 1
+    fi
+    if [ "${1:-lab}" = nics ]; then
+        has_igb || install_backported_qemu || return 1
+        [ -e "$kernel/vmlinuz" ] || unpack_kernel || return 1
+    fi
+}
+
 # A mirror that answers late or a package that fails once must not end a build.
 for attempt in 1 2 3; do
-    # shellcheck disable=SC2086 # a list of package names
-    if apt-get update -qq && apt-get install -y -qq --no-install-recommends $missing >/dev/null; then
+    if install "${1:-lab}"; then
         exit 0
     fi
     echo "apt-get failed (attempt $attempt of 3)" >&2

@@ -5,6 +5,7 @@
 //! `--check` exits 0 good, 1 cannot be read or parsed, 2 wrong.
 
 mod machine;
+mod pci;
 mod preflight;
 
 use clap::Parser;
@@ -82,7 +83,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
     let admin = Server::bind(&config.admin)
         .map_err(|error| format!("admin.socket {}: {error}", config.admin.socket.display()))?;
     let control_cores = preflight::control_cores(&config.dataplane.workers)?;
-    let _held = preflight::claim_devices(&config.ports)?;
+    let _held = preflight::claim_devices(&config.ports, config.dataplane.workers.len())?;
     let buffers = buffers_needed(config);
     preflight::session_memory(config)?;
     let memory = preflight::memory(config.dataplane.hugepages, buffers, preflight::buffer_room(config))?;
@@ -95,7 +96,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
         pci: devices(config, |device| matches!(device, config::Device::Pci(_))),
         vdevs: devices(config, |device| matches!(device, config::Device::Vdev(_))),
     })
-    .map_err(|error| format!("DPDK does not start: {error}; {}", preflight::remedy(config)))?;
+    .map_err(|error| format!("DPDK does not start: {error}; {}", preflight::remedy(config, &error.reason)))?;
     let clock = Clock::start(&eal);
     let hardware = start_hardware(&mut eal, config, buffers)?;
     dpdk::close_on_exec();
@@ -159,16 +160,28 @@ fn start_hardware(eal: &mut Eal, config: &Config, buffers: u32) -> Result<Hardwa
     for (at, port) in config.ports.iter().filter(|port| port.vlan.is_none()).enumerate() {
         let id = PortId(at as u16);
         let settings = DeviceSettings { mtu: port.mtu, ..settings.clone() };
-        let device =
-            Device::start(eal, id, port.device.name(), by_worker.clone(), &settings).map_err(|error| {
-                let log = eal.complaint().map_or(String::new(), |line| format!(" [{line}]"));
-                format!(
-                    "port {}: device {}: {error}{log}; {}",
-                    port.name,
-                    port.device.text(),
-                    preflight::remedy(config)
-                )
-            })?;
+        let (name, text) = (port.device.name(), port.device.text());
+        let said = |line: Option<String>| line.map_or(String::new(), |line| format!(" [{line}]"));
+        if !Device::is_taken(eal, name) {
+            let line = eal.complaint_about(name);
+            let remedy = preflight::remedy(config, line.as_deref().unwrap_or_default());
+            return Err(format!(
+                "port {}: device {text}: no driver of DPDK took it{}; {remedy}",
+                port.name,
+                said(line)
+            ));
+        }
+        let mark = eal.mark();
+        let device = Device::start(eal, id, name, by_worker.clone(), &settings).map_err(|error| {
+            format!("port {}: device {text}: {error}{}", port.name, said(eal.complaint_since(mark)))
+        })?;
+        if device.scatters() {
+            log::warn!(target: "start",
+                "port {}: driver {} gives long frames in several buffers; each is copied into one",
+                port.name,
+                device.driver()
+            );
+        }
         devices.push(device);
     }
     Ok(Hardware { devices, device_of: machine::devices_of(config), pools, rules: Vec::new() })

@@ -1,5 +1,6 @@
 //! What can be found wrong before a device is touched, said with its remedy.
 
+use crate::pci;
 use ctrl::config::{Config, Device, Hugepages, PortSpec};
 use dataplane::director::Limits;
 use dataplane::dpdk::Memory;
@@ -15,12 +16,15 @@ const HEADROOM: u16 = 128;
 /// Bytes for a frame, if no port has longer ones.
 const USUAL_FRAME: u16 = 2_048;
 
-/// Bytes of one packet buffer: headroom, and the longest frame of any port in one piece.
+/// Bytes of one packet buffer: headroom, and the longest frame of any port in one piece. A driver that rounds down by
+/// more (e1000 knows powers of two) gives a long frame in two buffers, of which the first has room for both.
 pub(crate) fn buffer_room(config: &Config) -> u16 {
-    /// Ethernet's header, a tag, and a checksum that some devices keep.
-    const AROUND: u16 = 14 + 4 + 4;
+    /// Ethernet's header, two tags, a checksum that some devices keep, and virtio's header.
+    const AROUND: u16 = 14 + 2 * 4 + 4 + 12;
+    /// What drivers round down to: igb and ixgbe count kilobytes, i40e and ice 128 bytes.
+    const UNIT: u16 = 1_024;
     let frames =
-        config.ports.iter().filter_map(|port| port.mtu).map(|mtu| (mtu + AROUND).next_multiple_of(64));
+        config.ports.iter().filter_map(|port| port.mtu).map(|mtu| (mtu + AROUND).next_multiple_of(UNIT));
     // af_packet wants buffers that hold a frame of its ring whole.
     let of_ring = config.ports.iter().filter_map(|port| port.device.argument("framesz")?.parse().ok());
     HEADROOM + frames.chain(of_ring).max().unwrap_or(0).clamp(USUAL_FRAME, u16::MAX - HEADROOM)
@@ -79,17 +83,13 @@ pub(crate) fn control_cores(workers: &[usize]) -> Result<Vec<usize>, String> {
 
 /// Claims that no other sluiced on this machine (in this network namespace) uses a device.
 /// They end with the process.
-pub(crate) fn claim_devices(ports: &[PortSpec]) -> Result<Vec<UnixListener>, String> {
+pub(crate) fn claim_devices(ports: &[PortSpec], workers: usize) -> Result<Vec<UnixListener>, String> {
     let mut held = Vec::new();
     for port in ports.iter().filter(|port| port.vlan.is_none()) {
         let identity = match &port.device {
             Device::Pci(address) => {
-                if !Path::new("/sys/bus/pci/devices").join(address).exists() {
-                    return Err(format!(
-                        "port {}: there is no PCI device {address}; `dpdk-devbind.py --status-dev net` lists those there are",
-                        port.name
-                    ));
-                }
+                pci::check(Path::new("/sys"), address, workers)
+                    .map_err(|error| format!("port {}: {error}", port.name))?;
                 address.clone()
             }
             Device::Vdev(text) => match port.device.argument("iface") {
@@ -186,16 +186,25 @@ pub(crate) fn describe(memory: Memory) -> String {
     }
 }
 
-/// What usually helps when DPDK refuses the configured devices.
-pub(crate) fn remedy(config: &Config) -> String {
+/// What helps when DPDK does not take the configured devices, `said` being what it said about it.
+pub(crate) fn remedy(config: &Config, said: &str) -> String {
     let needs_root = !rustix::process::geteuid().is_root();
     if needs_root {
         return "sluiced needs root, or CAP_NET_RAW and CAP_NET_ADMIN for interfaces and access to /dev/vfio for NICs".into();
     }
-    if config.ports.iter().any(|port| matches!(port.device, Device::Pci(_))) {
-        return "check that the NIC is bound to vfio-pci (`dpdk-devbind.py --status-dev net`) and that no other process uses it".into();
+    let has_nics = config.ports.iter().any(|port| matches!(port.device, Device::Pci(_)));
+    match said {
+        said if has_nics && said.contains("Unable to parse device") => {
+            "DPDK's PCI bus driver is not installed; on Debian and Ubuntu it is in librte-bus-pci, which dpdk brings".into()
+        }
+        said if said.contains("plugins") => {
+            "a driver of DPDK cannot be loaded: install the package dpdk anew, and let nobody but root write to its folder".into()
+        }
+        _ if has_nics => {
+            "check that DPDK's driver for the NIC is installed (on Debian and Ubuntu librte-net-..., or dpdk for all), and that no other program has the device".into()
+        }
+        _ => "check each port's device string: driver name, interface, and that no other process uses it".into(),
     }
-    "check each port's device string: driver name, interface, and that no other process uses it".into()
 }
 
 /// Free hugepages of all sizes, in megabytes.

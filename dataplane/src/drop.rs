@@ -36,6 +36,8 @@ reasons! {
     EthernetShort = "ethernet_short",
     /// The frame is addressed to another station, or is a broadcast or multicast that carries unicast IP.
     EthernetNotOurs = "ethernet_not_ours",
+    /// The device gave the frame in several buffers, because it is longer than the port's MTU lets it be: look at the MTU of the stations on the link, and at the port's.
+    FrameTooLong = "frame_too_long",
     /// The EtherType is none of IPv4, IPv6 and ARP.
     EthertypeUnsupported = "ethertype_unsupported",
     /// The frame's VLAN tag names a VLAN for which the port has no sub-interface.

@@ -37,8 +37,9 @@ pub trait Port {
     /// Which configured port this queue belongs to.
     fn id(&self) -> PortId;
 
-    /// Takes what has arrived, at most what `burst` has room for.
-    fn rx(&mut self, burst: &mut Burst<Self::Buffer>);
+    /// Takes what has arrived, at most what `burst` has room for. Returns how many frames were thrown away, because the
+    /// device gave them in several buffers and they fit into none.
+    fn rx(&mut self, burst: &mut Burst<Self::Buffer>) -> usize;
 
     /// Gives packets to the device. What it takes leaves `burst`; what it refuses
     /// stays there, still owned by the caller. Never waits.
@@ -63,12 +64,20 @@ pub struct MemoryPort {
     pub outgoing: VecDeque<Vec<u8>>,
     /// How many more frames `tx` takes before it refuses.
     pub tx_room: usize,
+    /// Bytes of the longest frame that fits into a buffer.
+    pub rx_room: usize,
 }
 
 impl MemoryPort {
     /// A port with empty queues and unlimited room.
     pub fn new(id: PortId) -> Self {
-        Self { id, incoming: VecDeque::new(), outgoing: VecDeque::new(), tx_room: usize::MAX }
+        Self {
+            id,
+            incoming: VecDeque::new(),
+            outgoing: VecDeque::new(),
+            tx_room: usize::MAX,
+            rx_room: usize::MAX,
+        }
     }
 }
 
@@ -117,11 +126,17 @@ impl Port for MemoryPort {
         self.id
     }
 
-    fn rx(&mut self, burst: &mut Burst<MemoryBuffer>) {
+    fn rx(&mut self, burst: &mut Burst<MemoryBuffer>) -> usize {
+        let mut thrown_away = 0;
         while !burst.is_full() {
             let Some(bytes) = self.incoming.pop_front() else { break };
-            burst.push(MemoryBuffer::new(&bytes));
+            if bytes.len() > self.rx_room {
+                thrown_away += 1;
+            } else {
+                burst.push(MemoryBuffer::new(&bytes));
+            }
         }
+        thrown_away
     }
 
     fn tx(&mut self, burst: &mut Burst<MemoryBuffer>) {

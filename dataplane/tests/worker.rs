@@ -240,6 +240,21 @@ fn a_session_seen_by_two_snapshots_is_the_same() {
 }
 
 #[test]
+fn frames_that_fit_into_no_buffer_are_counted_and_the_others_go_on() {
+    let mut bench = Bench::new(&Plan::default());
+    bench.worker.ports_mut()[0].rx_room = 1_514;
+    bench.receive(0, [syn(4000), vec![0; 3_000]].concat());
+    bench.turn();
+    assert_eq!(bench.sent(1).len(), 0);
+    bench.receive(0, [syn(4001), vec![0; 3_000]].concat());
+    bench.receive(0, syn(4002));
+    bench.turn();
+    assert_eq!(bench.sent(1).len(), 1);
+    assert_eq!(bench.stats.drops(DropReason::FrameTooLong).value(), 2);
+    assert_eq!(bench.stats.port(A).rx_packets.value(), 3);
+}
+
+#[test]
 fn ports_on_one_link_are_told_apart_by_their_tags() {
     const VLAN: u16 = 100;
     let tagged =

@@ -36,6 +36,11 @@ void sluice_mbuf_free_bulk(struct rte_mbuf **mbufs, unsigned int count)
 	rte_pktmbuf_free_bulk(mbufs, count);
 }
 
+int sluice_mbuf_linearize(struct rte_mbuf *mbuf)
+{
+	return rte_pktmbuf_linearize(mbuf);
+}
+
 uint64_t sluice_tsc(void)
 {
 	return rte_rdtsc();

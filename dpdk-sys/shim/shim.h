@@ -49,6 +49,9 @@ uint16_t sluice_tx_burst(uint16_t port, uint16_t queue, struct rte_mbuf **mbufs,
 int sluice_mbuf_alloc_bulk(struct rte_mempool *pool, struct rte_mbuf **mbufs, unsigned int count);
 void sluice_mbuf_free_bulk(struct rte_mbuf **mbufs, unsigned int count);
 
+/* Copies all segments into the first and frees the others; negative, and nothing done, when they do not fit. */
+int sluice_mbuf_linearize(struct rte_mbuf *mbuf);
+
 uint64_t sluice_tsc(void);
 int sluice_errno(void);
 unsigned int sluice_lcore_id(void);

@@ -105,8 +105,8 @@ impl Port for Watched {
     }
 
     #[inline]
-    fn rx(&mut self, burst: &mut Burst<Mbuf>) {
-        self.queue.rx(burst);
+    fn rx(&mut self, burst: &mut Burst<Mbuf>) -> usize {
+        self.queue.rx(burst)
     }
 
     #[inline]

@@ -10,6 +10,7 @@
 //! One-arm labs put everything on the bridge. Ports are af_packet on veth, or taps.
 
 use crate::netns::{Namespace, cable};
+use crate::nginx;
 use crate::process::{Daemon, Folder, run, wait_until};
 use crate::tag_switch::TagSwitch;
 use serde_json::Value;
@@ -512,16 +513,8 @@ impl Lab {
         listen: &str,
         words: &str,
     ) -> Result<(), String> {
-        let folder = self.folder.path().join(name);
-        fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-        let config = format!(
-            "daemon off;\nmaster_process off;\nuser root;\nworker_rlimit_nofile 20000;\nerror_log stderr error;\npid {dir}/nginx.pid;\nevents {{ worker_connections 8192; }}\nhttp {{\n access_log off;\n client_body_temp_path {dir}/body;\n proxy_temp_path {dir}/proxy;\n fastcgi_temp_path {dir}/fastcgi;\n uwsgi_temp_path {dir}/uwsgi;\n scgi_temp_path {dir}/scgi;\n keepalive_requests 1000000;\n server {{\n  {listen}\n  root {dir};\n  location = / {{ default_type text/plain; return 200 \"{words}\"; }}\n }}\n}}\n",
-            dir = folder.display()
-        );
-        let path = folder.join("nginx.conf");
-        fs::write(&path, config).map_err(|error| format!("{}: {error}", path.display()))?;
-        command.arg("-p").arg(&folder).arg("-c").arg(&path);
-        self.start(name, command)
+        self.programs.push(nginx::start(&self.folder.path().join(name), command, listen, words)?);
+        Ok(())
     }
 
     /// Waits until something listens on a server's TCP port.
@@ -533,17 +526,10 @@ impl Lab {
     }
 
     fn wait_for_listener_in(&self, host: &Namespace, l4_port: u16) -> Result<(), String> {
-        let wanted = format!(":{l4_port}");
-        let listens = || {
-            let list = run(host.command("ss").args(["-Hltn"])).unwrap_or_default();
-            list.lines()
-                .any(|line| line.split_whitespace().nth(3).is_some_and(|local| local.ends_with(&wanted)))
-        };
-        if wait_until(Duration::from_secs(10), listens) {
-            return Ok(());
-        }
-        let logs: Vec<_> = self.programs.iter().map(Daemon::output).collect();
-        Err(format!("nothing listens in {} on port {l4_port}: {}", host.name(), logs.join("\n")))
+        nginx::wait_for_listener(host, l4_port).map_err(|error| {
+            let logs: Vec<_> = self.programs.iter().map(Daemon::output).collect();
+            format!("{error}: {}", logs.join("\n"))
+        })
     }
 
     /// What the `sluice` command prints.

@@ -67,6 +67,16 @@ fn frames_from_a_capture_file_are_forwarded_into_another_and_no_buffer_is_missin
         udp_frame(&Route { destination: (Ipv4Addr::new(192, 0, 2, 10).into(), 53), ..client(n) }, b"q")
     }));
     frames.push(vec![0; 9]);
+    // The device gives these in chains of two and three buffers.
+    let long = 20;
+    frames.extend((0..long).map(|n| {
+        let mut frame = tcp_frame(&client(count + n), tcp::SYN, b"");
+        frame.resize(if n % 2 == 0 { 3_054 } else { 6_054 }, b'Z');
+        frame
+    }));
+    let mut padded = tcp_frame(&client(count + long), tcp::SYN, b"");
+    padded.resize(1_054, b'Z');
+    frames.push(padded);
     write_pcap(&file("wan-in.pcap"), &frames);
     write_pcap(&file("lan-in.pcap"), &[arp_reply([2, 0, 0, 0, 0, 9], Ipv4Addr::new(10, 0, 0, 11), own(1))]);
     let service = |name: &str, protocol: &str, port: u16| {
@@ -104,18 +114,20 @@ fn frames_from_a_capture_file_are_forwarded_into_another_and_no_buffer_is_missin
     assert!(wait_until(Duration::from_secs(5), || parked() == Some(0)));
     let status = json(&["status"]);
     assert_eq!(status["buffers_in_use"], 0, "{status}");
-    assert_eq!(status["sessions"], 600);
+    assert_eq!(status["sessions"], 601);
     assert_eq!(dropped("ethernet_short"), 1);
+    assert_eq!(dropped("frame_too_long"), u64::from(long));
     assert_eq!(sluiced.stop().and_then(|status| status.code()), Some(0));
 
     let out = read_pcap(&file("lan-out.pcap"));
     let forwarded: Vec<_> = out.iter().filter(|frame| frame[12..14] == [0x08, 0x00]).collect();
-    assert_eq!(forwarded.len() as u64 + dropped("neighbor_queue_full") + dropped("neighbor_unresolved"), 600);
+    assert_eq!(forwarded.len() as u64 + dropped("neighbor_queue_full") + dropped("neighbor_unresolved"), 601);
     assert!(forwarded.len() >= 32);
     let mut sources = std::collections::HashSet::new();
     for frame in forwarded {
         let ip = &frame[ETHERNET..];
         let (source, destination) = endpoints(frame).unwrap();
+        assert!(frame.len() < 100, "padding of {} bytes went on", frame.len());
         assert_eq!(source.0, Ipv4Addr::new(10, 0, 0, 200));
         assert_eq!(destination.0, Ipv4Addr::new(10, 0, 0, 11));
         assert_eq!(ones_sum(&ip[..20], 0), 0xffff);

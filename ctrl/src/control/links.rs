@@ -39,8 +39,11 @@ impl<D: Devices> Control<D> {
             };
             let link = self.device_link(at);
             let state = LinkState { link, index, mtu: self.facts[at].mtu, trouble: None };
-            if let (Some((false, _)), Some(kernel)) = (state.link, &mut self.kernel) {
-                kernel.set_carrier(port, false);
+            if let Some((false, _)) = state.link {
+                log::warn!(target: "links", "port {}: the link is down", self.config.ports[at].name);
+                if let Some(kernel) = &mut self.kernel {
+                    kernel.set_carrier(port, false);
+                }
             }
             self.links_now.push(state);
         }

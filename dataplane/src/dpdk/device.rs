@@ -56,6 +56,11 @@ pub struct DeviceStats {
 }
 
 impl Device {
+    /// Whether a driver took the device.
+    pub fn is_taken(_: &Eal, name: &str) -> bool {
+        find(name).is_some()
+    }
+
     /// Finds the device that EAL knows as `name`, configures and starts it.
     ///
     /// # Errors
@@ -67,11 +72,7 @@ impl Device {
         pools: Vec<Pool>,
         settings: &DeviceSettings,
     ) -> Result<Self, String> {
-        let c_name = CString::new(name).map_err(|_| "the device's name contains a NUL byte".to_owned())?;
-        let mut device = 0u16;
-        // SAFETY: contract 1; the name is terminated, the result is written to `device`.
-        let result = unsafe { sys::rte_eth_dev_get_port_by_name(c_name.as_ptr(), &mut device) };
-        check("DPDK has no driver that took it", result)?;
+        let device = find(name).ok_or("DPDK does not know it")?;
 
         let info = info(device)?;
         let driver = if info.driver_name.is_null() {
@@ -107,12 +108,12 @@ impl Device {
             sockets,
             socket_drops: AtomicU64::new(0),
         };
-        this.configure(settings)?;
+        this.configure(settings, is_virtual(name))?;
         this.queues_left = settings.queues;
         Ok(this)
     }
 
-    fn configure(&mut self, settings: &DeviceSettings) -> Result<(), String> {
+    fn configure(&mut self, settings: &DeviceSettings, is_virtual: bool) -> Result<(), String> {
         let device = self.device;
         // af_packet says that it has frames of 1,514 bytes, and takes what its ring has room for.
         let told = settings.mtu.filter(|_| self.driver != "net_af_packet");
@@ -155,10 +156,15 @@ impl Device {
         }
         // SAFETY: contract 1.
         check("it cannot be started", unsafe { sys::rte_eth_dev_start(device) })?;
-        // Several addresses answer by our one station address, but a virtual device may not
-        // filter and a NIC may; a refusal is no failure.
+        // A NIC keeps other stations' frames away by itself; neighbour discovery, OSPF and VRRP need every group. What
+        // a virtual device opens may have another station address than the device, so there nothing is kept away.
         // SAFETY: contract 1.
-        unsafe { sys::rte_eth_promiscuous_enable(device) };
+        let is_nic = !is_virtual && unsafe { sys::rte_eth_allmulticast_enable(device) } == 0;
+        if !is_nic {
+            // A refusal is no failure: then there is nothing that keeps frames away.
+            // SAFETY: contract 1.
+            unsafe { sys::rte_eth_promiscuous_enable(device) };
+        }
 
         // SAFETY: plain data, overwritten by the call.
         let mut mac: sys::rte_ether_addr = unsafe { MaybeUninit::zeroed().assume_init() };
@@ -176,6 +182,17 @@ impl Device {
         let queue = self.queues - self.queues_left;
         self.queues_left = self.queues_left.checked_sub(1)?;
         Some(Queue::new(self.id, self.device, queue, self.pools[usize::from(queue)]))
+    }
+
+    /// Whether the driver gives frames in several buffers, as it says itself: it knows what it rounds a buffer's room to.
+    pub fn scatters(&self) -> bool {
+        (0..self.queues).any(|queue| {
+            // SAFETY: plain data, overwritten by the call.
+            let mut info: sys::rte_eth_rxq_info = unsafe { MaybeUninit::zeroed().assume_init() };
+            // SAFETY: contract 1; written before the call returns. A driver that does not say leaves it zero.
+            let result = unsafe { sys::rte_eth_rx_queue_info_get(self.device, queue, &mut info) };
+            result == 0 && info.scattered_rx != 0
+        })
     }
 
     /// The driver's name.
@@ -266,6 +283,20 @@ impl Drop for Device {
             sys::rte_eth_dev_close(self.device);
         }
     }
+}
+
+/// Whether a device is made by EAL, not found on a bus: `net_tap0`, not `0000:3b:00.0`.
+fn is_virtual(name: &str) -> bool {
+    name.starts_with("net_") || name.starts_with("eth_")
+}
+
+/// The number of the device that EAL knows as `name`.
+fn find(name: &str) -> Option<u16> {
+    let name = CString::new(name).ok()?;
+    let mut device = 0;
+    // SAFETY: contract 1, which the callers have; the name is terminated, the result is written to `device`.
+    let result = unsafe { sys::rte_eth_dev_get_port_by_name(name.as_ptr(), &mut device) };
+    (result == 0).then_some(device)
 }
 
 /// The descriptors of this process.

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// device must be closed before.
 #[derive(Debug)]
 pub struct Eal {
+    /// What DPDK logs.
     log: File,
     memory: Memory,
 }
@@ -101,22 +102,63 @@ impl Eal {
         self.memory
     }
 
-    /// The line of the log that best says what went wrong.
-    pub fn complaint(&mut self) -> Option<String> {
-        let mut text = String::new();
-        self.log.seek(SeekFrom::Start(0)).ok()?;
-        self.log.read_to_string(&mut text).ok()?;
-        let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        let is_telling = |line: &&&str| {
-            let lower = line.to_lowercase();
-            ["cannot", "could not", "fail", "error", "invalid", "no such", "unable", "not found", "no free"]
-                .iter()
-                .any(|word| lower.contains(word))
-                // EAL's summary at the end tells less than what led to it.
-                && !lower.contains("bus (") && !lower.contains("eal: cannot probe devices")
-        };
-        lines.iter().rev().find(is_telling).or(lines.last()).map(|line| (*line).to_owned())
+    /// Where DPDK's log ends now.
+    pub fn mark(&mut self) -> Mark {
+        Mark(self.log.seek(SeekFrom::End(0)).unwrap_or(0))
     }
+
+    /// What DPDK logged about something that went wrong since then: the first line that says so.
+    pub fn complaint_since(&mut self, mark: Mark) -> Option<String> {
+        let text = self.text_from(mark)?;
+        text.lines().find(|line| is_telling(line)).map(|line| line.trim().to_owned())
+    }
+
+    /// What DPDK logged about a device that it did not take: the first line that names it, or VFIO.
+    pub fn complaint_about(&mut self, device: &str) -> Option<String> {
+        let text = self.text_from(Mark(0))?;
+        let is_about = |line: &&str| line.contains(device) || line.to_lowercase().contains("vfio");
+        text.lines().filter(is_about).find(|line| is_telling(line)).map(|line| line.trim().to_owned())
+    }
+
+    /// The line of the log that best says why EAL did not start: the last one that says what led to it.
+    fn complaint(&mut self) -> Option<String> {
+        let text = self.text_from(Mark(0))?;
+        let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        // EAL's summary at the end tells less than what led to it.
+        let is_summary = |line: &str| line.contains("bus (") || line.contains("eal: cannot probe devices");
+        let best = lines.iter().rev().find(|line| is_telling(line) && !is_summary(&line.to_lowercase()));
+        best.or(lines.last()).map(|line| (*line).to_owned())
+    }
+
+    fn text_from(&mut self, mark: Mark) -> Option<String> {
+        let mut text = String::new();
+        self.log.seek(SeekFrom::Start(mark.0)).ok()?;
+        self.log.read_to_string(&mut text).ok()?;
+        Some(text)
+    }
+}
+
+/// A place in DPDK's log.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark(u64);
+
+/// Whether a line of DPDK's log speaks of something that went wrong. That there are no hugepages of a size that nobody
+/// asked for is said at every start.
+fn is_telling(line: &str) -> bool {
+    let line = line.to_lowercase();
+    let words = [
+        "cannot",
+        "could not",
+        "fail",
+        "error",
+        "invalid",
+        "no such",
+        "unable",
+        "not found",
+        "no free",
+        "no supported",
+    ];
+    words.iter().any(|word| line.contains(word)) && !line.contains("hugepages reported on node")
 }
 
 impl Drop for Eal {

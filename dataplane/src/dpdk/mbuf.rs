@@ -6,7 +6,8 @@ use dpdk_sys as sys;
 use std::ops::Range;
 use std::ptr::NonNull;
 
-/// The unique owner of one single-segment mbuf. Dropping it gives it back to its pool.
+/// The unique owner of one mbuf, which is a single segment outside of [`Queue::rx`](super::Queue). Dropping it gives it
+/// back to its pool, with the segments that hang on it.
 #[derive(Debug)]
 #[repr(transparent)]
 pub struct Mbuf(NonNull<sys::rte_mbuf>);
@@ -26,6 +27,18 @@ impl Mbuf {
         window.copy_from_slice(bytes);
         self.set_window(start..start + bytes.len());
         true
+    }
+
+    /// Buffers that the frame lies in.
+    #[inline]
+    pub(super) fn segments(&self) -> u16 {
+        self.field(sys::SLUICE_MBUF_NB_SEGS)
+    }
+
+    /// Copies all segments into the first; false when they do not fit there.
+    pub(super) fn join(&mut self) -> bool {
+        // SAFETY: contract 3 — the owner of the first segment owns those that hang on it.
+        self.segments() == 1 || unsafe { sys::sluice_mbuf_linearize(self.0.as_ptr()) } == 0
     }
 
     fn room(&mut self) -> &mut [u8] {

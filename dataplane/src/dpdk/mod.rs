@@ -18,7 +18,7 @@ mod queue;
 mod spread;
 
 pub use device::{Device, DeviceSettings, DeviceStats};
-pub use eal::{Eal, EalError, EalSettings, Memory, version};
+pub use eal::{Eal, EalError, EalSettings, Mark, Memory, version};
 pub use lcore::{Lcore, launch, socket_of};
 pub use mbuf::Mbuf;
 pub use pool::Pool;

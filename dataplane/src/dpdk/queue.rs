@@ -29,7 +29,7 @@ impl Port for Queue {
     }
 
     #[inline]
-    fn rx(&mut self, burst: &mut Burst<Mbuf>) {
+    fn rx(&mut self, burst: &mut Burst<Mbuf>) -> usize {
         let held = burst.len();
         let room = burst.capacity() - held;
         // SAFETY: contracts 3 and 4 — the driver writes at most `room` pointers behind those that
@@ -39,6 +39,9 @@ impl Port for Queue {
             let count = sys::sluice_rx_burst(self.device, self.queue, end, room as u16);
             burst.set_len(held + usize::from(count));
         }
+        // One test for a burst: drivers chain buffers also where nobody asked for it.
+        let others = burst[held..].iter().fold(0, |others, mbuf| others | (mbuf.segments() ^ 1));
+        if others == 0 { 0 } else { join(burst, held) }
     }
 
     #[inline]
@@ -72,4 +75,17 @@ impl Port for Queue {
             sys::sluice_mbuf_free_bulk(burst.as_mut_ptr().cast(), held as u32);
         }
     }
+}
+
+/// Makes every chain of buffers behind the first `held` one buffer, and throws away what fits into none; returns how many
+/// those are.
+#[cold]
+fn join(burst: &mut Burst<Mbuf>, held: usize) -> usize {
+    let before = burst.len();
+    let mut at = 0;
+    burst.retain(|mbuf| {
+        at += 1;
+        at <= held || mbuf.join()
+    });
+    before - burst.len()
 }

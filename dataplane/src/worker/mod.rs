@@ -176,18 +176,28 @@ impl<P: Port> Worker<P> {
     /// One burst of one port.
     fn serve(&mut self, at: usize, now: Instant) -> usize {
         let mut burst: Burst<P::Buffer> = Burst::new();
-        self.ports[at].rx(&mut burst);
+        let thrown_away = self.ports[at].rx(&mut burst);
+        let id = self.ports[at].id();
+        if thrown_away > 0 {
+            self.count_thrown_away(id, thrown_away);
+        }
         if burst.is_empty() {
-            return 0;
+            return thrown_away;
         }
         let received = burst.len();
-        let id = self.ports[at].id();
         if self.tags.share(id) {
             self.serve_link(id, burst, now);
         } else {
             self.receive(id, burst, now);
         }
         received
+    }
+
+    /// Frames of which there is nothing left but their number.
+    #[cold]
+    fn count_thrown_away(&self, link: PortId, frames: usize) {
+        self.stats.port(link).rx_packets.add(frames as u64);
+        self.stats.drops(DropReason::FrameTooLong).add(frames as u64);
     }
 
     /// A burst of a link that several ports share.
