@@ -14,7 +14,7 @@ use ctrl::compile::{self, DeviceFacts};
 use ctrl::config::{self, Config, Loaded};
 use ctrl::control::{Control, Files, Identity, Parts, Request};
 use ctrl::discovery::Discovery;
-use ctrl::health::Engine;
+use ctrl::health::{self, Engine};
 use ctrl::journal;
 use ctrl::kernel::KernelPath;
 use ctrl::last_good::{self, Keeper};
@@ -328,6 +328,9 @@ fn serve(
     let found = sender.clone();
     // A control thread that ends wants to know nothing more.
     let vip_checks = kernel.as_ref().and_then(KernelPath::vip_checks).cloned();
+    if let Err(error) = health::adopt_orphans() {
+        note(format!("what checks' scripts leave behind is not ended: {error}"));
+    }
     let engine =
         Engine::start(vip_checks, move |finding| found.send(Request::Found(finding)).unwrap_or_default());
     let engine = engine.map_err(&mut note).ok();

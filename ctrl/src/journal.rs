@@ -162,6 +162,12 @@ fn write_out(mut out: impl Write, queued: &Receiver<String>, shared: &Shared) {
     }
 }
 
+/// Whether a character does something else than to show itself: control characters, line separators, and marks that turn
+/// the direction of writing around.
+pub(crate) fn misleads(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// Makes one printable line of anything, and cuts it.
 struct Printable<'a> {
     line: &'a mut String,
@@ -182,15 +188,13 @@ impl Printable<'_> {
 
 impl fmt::Write for Printable<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        // Line separators, and marks that turn the direction of writing around.
-        let misleads = |c: char| matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
         if self.cut > 0 {
             self.cut += text.len();
             return Ok(());
         }
         let mut buffer = [0; 4];
         for c in text.chars() {
-            if c.is_control() || misleads(c) {
+            if misleads(c) {
                 let mut escaped = String::new();
                 escaped.extend(c.escape_default());
                 self.push(&escaped);

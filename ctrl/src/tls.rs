@@ -131,6 +131,9 @@ fn said(error: &Error) -> String {
     use CertificateError as Wrong;
     let Error::InvalidCertificate(wrong) = error else {
         return match error {
+            Error::AlertReceived(AlertDescription::HandshakeFailure) => {
+                "the server refuses, with alert handshake_failure: it may want a cipher or a key that Sluice has not, which has ECDHE with AES-GCM or ChaCha20-Poly1305, for ECDSA and RSA keys".to_owned()
+            }
             Error::AlertReceived(alert) => format!("the server refuses, with alert {}", alert_name(*alert)),
             Error::InvalidMessage(_) => "what the server says is not TLS".to_owned(),
             Error::PeerIncompatible(_) => {
@@ -158,7 +161,7 @@ fn said(error: &Error) -> String {
             )
         }
         Wrong::Revoked => "the server's certificate was revoked".to_owned(),
-        Wrong::BadEncoding => {
+        wrong if *wrong == Wrong::BadEncoding || format!("{wrong:?}").contains("UnsupportedCertVersion") => {
             "the server's certificate cannot be read: X.509 version 3 is needed, or verify = false".to_owned()
         }
         Wrong::BadSignature => "the signature of the server's certificate is wrong".to_owned(),
@@ -284,7 +287,10 @@ impl ServerCertVerifier for Known {
             )
         );
         if is_about_kind && self.certificates.iter().any(|known| known == own) {
-            verify_server_name(&ParsedCertificate::try_from(own)?, name)?;
+            // Version 1 has no place for the names that it is for.
+            let parsed = ParsedCertificate::try_from(own)
+                .map_err(|_| Error::InvalidCertificate(CertificateError::BadEncoding))?;
+            verify_server_name(&parsed, name)?;
             return Ok(ServerCertVerified::assertion());
         }
         Err(error)

@@ -1,7 +1,7 @@
 //! Health checks, tiers and protection with real servers that die, hang, refuse, answer wrongly and come back.
 
 use pktgen_tests::lab::{Lab, Plan, VIP, VIP6};
-use pktgen_tests::process::{run, wait_until};
+use pktgen_tests::process::{never_within, run, wait_until};
 use rustix::process::Signal;
 use std::fmt::Write as _;
 use std::net::UdpSocket;
@@ -200,6 +200,38 @@ fn name_server(question: &[u8]) -> Vec<u8> {
     answer[6..8].copy_from_slice(&[0, 1]);
     answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 77]);
     answer
+}
+
+#[test]
+fn what_a_script_leaves_behind_ends_with_it_also_when_it_left_its_group() {
+    let mut lab = Lab::new(Plan { servers: 1, ..Plan::default() }).unwrap();
+    let list = [(format!("{}:80", lab.server_ip(0)), "")];
+    // Times that nobody else sleeps for tell these from other programs.
+    let [stays, leaves, daemon] = [1, 2, 3].map(|n| format!("{}.{n}", 700_000_000 + std::process::id()));
+    let leaving = format!(
+        "setsid sleep {leaves} & setsid sh -c 'sleep {daemon} & sleep {daemon}' & sleep {stays} & exit 0"
+    );
+    let check = format!("type = \"script\"\ncommand = [\"/bin/sh\", \"-c\", {leaving:?}]");
+    let config = lab.config_head() + &service("", &list, &check);
+    lab.start_sluiced(&config).unwrap();
+    let sleepers = || -> usize {
+        let all = std::fs::read_dir("/proc").unwrap().flatten();
+        let lines = all.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+        lines
+            .filter(|line| {
+                [&stays, &leaves, &daemon].iter().any(|time| line.ends_with(format!("{time}\0").as_bytes()))
+            })
+            .count()
+    };
+    let checks =
+        || lab.json(&["service", "list"]).unwrap()[0]["servers"][0]["check"]["passed"].as_u64().unwrap_or(0);
+    lab.await_states(&["up"]);
+    // Twenty questions later there is at most what the last one left.
+    let before = std::time::Instant::now();
+    assert!(wait_until(Duration::from_secs(20), || before.elapsed() > Duration::from_secs(4)));
+    assert!(sleepers() <= 8, "{} programs are left, {} checks", sleepers(), checks());
+    lab.sluiced().unwrap().stop();
+    assert!(wait_until(Duration::from_secs(2), || sleepers() == 0), "{} outlive the daemon", sleepers());
 }
 
 #[test]

@@ -229,7 +229,7 @@ pub fn run(arguments: &Arguments) -> u8 {
             if arguments.json {
                 println!("{}", json!({ "error": message }));
             }
-            eprintln!("sluice: {message}");
+            eprintln!("sluice: {}", message.lines().map(print::printable).collect::<Vec<_>>().join("\n"));
             1
         }
     }

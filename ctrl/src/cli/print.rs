@@ -2,16 +2,29 @@
 
 use super::table::Align::{Left, Right};
 use super::table::{Table, is_wide};
+use crate::journal::misleads;
 use serde_json::Value;
 use std::io::{self, Write};
 
 type Out<'a> = &'a mut dyn Write;
 
+/// A text on one line, with nothing in it that steers a terminal: sources, servers and peers wrote parts of it.
+pub(super) fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match misleads(c) {
+            true => shown.extend(c.escape_default()),
+            false => shown.push(c),
+        }
+    }
+    shown
+}
+
 /// A value as one word.
 fn word(value: &Value) -> String {
     match value {
         Value::Null => "-".into(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => printable(text),
         Value::Array(items) => items.iter().map(word).collect::<Vec<_>>().join(","),
         other => other.to_string(),
     }
@@ -212,13 +225,14 @@ pub(super) fn services(out: Out<'_>, (items, is_first): (&[Value], bool)) -> io:
 pub(super) fn service(out: Out<'_>, service: &Value) -> io::Result<()> {
     services(out, (std::slice::from_ref(service), true))?;
     writeln!(out, "local addresses  {}", word(&service["local_addresses"]).replace(',', ", "))?;
-    if let Some(reason) = service["reason"].as_str() {
-        writeln!(out, "{:<16} {reason}", word(&service["state"]))?;
+    if service["reason"].is_string() {
+        writeln!(out, "{:<16} {}", word(&service["state"]), word(&service["reason"]))?;
     }
     if service["protected"] == true {
         writeln!(out, "protected        too few servers are healthy: checks are not believed, all are used")?;
     }
-    if let Some(to) = service["switch"]["to"].as_str() {
+    if service["switch"]["to"].is_string() {
+        let to = word(&service["switch"]["to"]);
         writeln!(out, "switch           {to}, for {} s more", word(&service["switch"]["seconds"]))?;
     }
     for tier in array(&service["tiers"]) {
@@ -230,10 +244,12 @@ pub(super) fn service(out: Out<'_>, service: &Value) -> io::Result<()> {
         if let Some(seconds) = server["drain_s"].as_u64() {
             writeln!(out, "drains           {}, leaves in {seconds} s", word(&server["address"]))?;
         }
-        if let Some(error) = server["check"]["error"].as_str() {
-            writeln!(out, "check            {}: {error}", word(&server["address"]))?;
+        let check = &server["check"];
+        if check["error"].is_string() {
+            writeln!(out, "check            {}: {}", word(&server["address"]), word(&check["error"]))?;
         }
-        if let Some(error) = server["check"]["load_error"].as_str() {
+        if check["load_error"].is_string() {
+            let error = word(&check["load_error"]);
             writeln!(out, "load             {}: not known: {error}", word(&server["address"]))?;
         }
     }
@@ -455,6 +471,18 @@ pub(super) fn export(out: Out<'_>, answer: &Value) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn foreign_texts_steer_no_terminal() {
+        let warning = "x\nsluiced 9.9\u{1b}[31mservices 9 of 9 ready\u{7}\u{202e}";
+        let mut out = Vec::new();
+        status(&mut out, &serde_json::json!({ "warnings": [warning] })).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert!(
+            text.ends_with("warning: x\\nsluiced 9.9\\u{1b}[31mservices 9 of 9 ready\\u{7}\\u{202e}\n"),
+            "{text}"
+        );
+    }
 
     #[test]
     fn numbers_are_said_as_people_say_them() {

@@ -477,9 +477,13 @@ fn in_words_of_toml(message: &str) -> String {
         }
         "a sequence" => format!("{found} stands where a list belongs; write [ ] around it"),
         "a string" if found.starts_with("integer") || found.starts_with("floating") => {
-            format!(
-                "{value} is a number and a text belongs here; write \"{value}\", or \"{value}s\" for a time"
-            )
+            format!("{value} is a number and a text belongs here; write it in quotes, a time as \"{value}s\"")
+        }
+        "a string" if found == "map" || found == "sequence" => {
+            "a text belongs here, and this is a table or a list; a table with one pair of brackets is written once, [[ ]] for each of several".into()
+        }
+        "a whole number" if found.starts_with("integer") => {
+            format!("{value} is larger than any number can be; write a smaller one")
         }
         "a string" | "a text or a list of texts" => {
             format!("{found} stands where a text belongs; write it in quotes")

@@ -612,6 +612,26 @@ fn checks_speak_proxy_where_sessions_do_and_the_same_port_is_asked() {
 }
 
 #[test]
+fn checks_that_can_never_succeed_are_refused() {
+    for (lines, expected) in [
+        (
+            "type = \"script\"\ncommand = [\"/bin/sh\", \"a\\u0000b\"]",
+            "no argument of a program can hold a NUL",
+        ),
+        (
+            "type = \"dns\"\nquery = \"a.b\"\nquery_type = \"AAAA\"\nexpect = \"1.2.3.4\"",
+            "no answer of type AAAA is 1.2.3.4",
+        ),
+        ("type = \"dns\"\nquery = \"a.b\"\nexpect = \"2001:db8::1\"", "write query_type = \"AAAA\""),
+        ("type = \"http\"\nload_header = \"X Load\"", "no header has such a name"),
+        ("type = \"http\"\nexpect_status = []", "the list is empty"),
+    ] {
+        let error = with_health(lines).unwrap_err();
+        assert!(error.problems()[0].message.contains(expected), "{lines}: {error:?}");
+    }
+}
+
+#[test]
 fn addresses_that_are_somebody_elses_are_refused() {
     let route = "via = \"192.0.2.1\"";
     for (from, to, expected) in [
@@ -625,6 +645,13 @@ fn addresses_that_are_somebody_elses_are_refused() {
         ("10.0.0.11:8080", "10.0.0.255:8080", "10.0.0.255 is a network's own or broadcast address"),
         ("\"10.0.0.200\"", "\"10.0.0.0\"", "10.0.0.0 is a network's"),
         (route, "via = \"10.0.0.200\"", "10.0.0.200 is the gateway"),
+        (route, "via = \"10.0.0.0\"", "10.0.0.0 is a network's own or broadcast address; name the router"),
+        (
+            route,
+            "via = \"10.0.0.255\"",
+            "10.0.0.255 is a network's own or broadcast address; name the router",
+        ),
+        (route, "via = \"192.0.2.1\"\nport = \"lan\"", "is on the network of port wan, not of lan"),
         (route, "via = \"10.0.0.11\"", "10.0.0.11 is the gateway"),
         (route, "via = \"192.0.2.10\"", "192.0.2.10 is the gateway"),
     ] {
@@ -644,6 +671,7 @@ fn what_is_hardly_meant_is_warned_about() {
     let two = |scheduler: &str| {
         warnings(&GOOD.replace(server, second).replace("\"wlc\"", &format!("\"{scheduler}\"")))
     };
+    let check = |lines: &str| of(server, &format!("weight = 100\n[service.health]\n{lines}\n"));
     for (said, expected) in [
         (of("via = \"192.0.2.1\"", "via = [\"192.0.2.1\", \"192.0.2.1\"]"), "192.0.2.1 is named twice"),
         (of(scheduler, "slow_start = \"10s\""), "no server is seen to come up"),
@@ -667,8 +695,32 @@ fn what_is_hardly_meant_is_warned_about() {
             ),
             "the answer to HEAD has no body",
         ),
+        (of(scheduler, "sorry_server = \"10.0.0.99:80\""), "so the sorry server gets nobody"),
+        (of(scheduler, "sorry_server = \"10.0.0.11:8080\""), "it is one of the service's own servers"),
+        (of(scheduler, "timeouts = { udp = \"60s\" }"), "times of udp change nothing"),
+        (
+            of(server, "weight = 100\n[service.passive]\ninhibit = \"10s\"\ninhibit_max = \"1s\"\n"),
+            "below inhibit",
+        ),
+        (
+            of(server, "weight = 100\n[[route]]\nto = \"10.0.0.0/24\"\nvia = \"192.0.2.1\"\n"),
+            "10.0.0.0/24 is the network of port lan",
+        ),
+        (check("type = \"icmp\"\nport = 80"), "asks no port"),
+        (check("type = \"http\"\nhost = \"a b\""), "no server has such a name"),
+        (check("type = \"http\"\nhost = \"a:99999\""), "no server has such a name"),
+        (check("type = \"http\"\nmethod = \"get\""), "write GET"),
+        (check("type = \"http\"\nmethod = \"CONNECT\""), "use GET or HEAD"),
     ] {
         assert!(said.iter().any(|line| line.contains(expected)), "{expected}: {said:?}");
+    }
+    for good in [
+        "host = \"a.example:8080\"",
+        "host = \"[2001:db8::1]:80\"",
+        "host = \"2001:db8::1\"",
+        "method = \"GET\"",
+    ] {
+        assert_eq!(check(&format!("type = \"http\"\n{good}")), Vec::<String>::new(), "{good}");
     }
     assert_eq!(two("wrr"), Vec::<String>::new());
 }
@@ -677,15 +729,20 @@ fn what_is_hardly_meant_is_warned_about() {
 fn types_are_told_in_the_words_of_the_file() {
     for (from, to, expected) in [
         ("[[service]]", "[service]", "write [[ ]] around its name"),
-        ("weight = 100", "max_sessions = 99999999999999999999", "number"),
+        ("weight = 100", "max_sessions = 99999999999999999999", "is larger than any number can be"),
+        (
+            "[[service]]",
+            "[[service]]\n[[service.health]]\ntype = \"tcp\"\n[[service]]",
+            "[[ ]] for each of several",
+        ),
         ("scheduler = \"wlc\"", "persistence = 900", "stands where a table belongs; write { KEY = VALUE }"),
-        ("scheduler = \"wlc\"", "persistence = { timeout = 900 }", "write \"900\", or \"900s\" for a time"),
+        ("scheduler = \"wlc\"", "persistence = { timeout = 900 }", "write it in quotes, a time as \"900s\""),
         ("scheduler = \"wlc\"", "sloppy = 1", "stands where true or false belongs"),
         ("[\"10.0.0.200\"]", "\"10.0.0.200\"", "stands where a list belongs; write [ ] around it"),
     ] {
         let said = complaint(from, to);
         assert!(said.contains(expected), "{to}: {said}");
-        for word in ["struct", "i128", "sequence"] {
+        for word in ["struct", "i128", "sequence", "map"] {
             assert!(!said.contains(word), "{to}: {said}");
         }
     }

@@ -133,14 +133,17 @@ impl<D: Devices> Control<D> {
             spec.servers.iter().filter(|server| !server.is_found).map(|server| server.endpoint).collect();
         let mut seen: HashSet<Endpoint> = HashSet::new();
         for found in &list.servers {
-            let Found { address, keys } = found;
+            let Found { address, keys, wrong } = found;
             let (keys, unknown): (Map<_, _>, Map<_, _>) =
                 keys.clone().into_iter().partition(|(key, _)| config::SERVER_KEYS.contains(&key.as_str()));
             if !unknown.is_empty() {
                 let names: Vec<_> = unknown.keys().map(String::as_str).collect();
                 usable.notes.push(format!("{address}: unknown keys are passed over: {}", names.join(", ")));
             }
-            let lines = desired::server_lines(address, &keys);
+            let lines = match wrong {
+                Some(wrong) => Err(wrong.clone()),
+                None => desired::server_lines(address, &keys),
+            };
             let parsed = lines.and_then(|lines| {
                 config::parse_server(&lines, spec, &self.config).map_err(|error| {
                     error.problems().first().map_or(String::new(), |problem| problem.message.clone())

@@ -8,6 +8,8 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::Value;
+use serde_json::value::RawValue;
+use std::collections::HashMap;
 use std::time::Duration;
 use tokio::net::TcpStream;
 
@@ -64,6 +66,20 @@ pub(super) async fn fetch(site: &Site, question: &Question) -> Result<Value, Fai
     Err(Failure { is_stranger: false, words: words.join("; ") })
 }
 
+/// An answer of which a part cannot be read though it is JSON, as a number that is too large: that part is its own text.
+fn by_parts(body: &[u8]) -> Option<Value> {
+    let parts: HashMap<&str, &RawValue> = serde_json::from_slice(body).ok()?;
+    let part = |raw: &RawValue| serde_json::from_str(raw.get()).unwrap_or_else(|_| raw.get().into());
+    let parts = parts.into_iter().map(|(key, raw)| {
+        let value = match serde_json::from_str::<Vec<&RawValue>>(raw.get()) {
+            Ok(list) => list.into_iter().map(part).collect(),
+            Err(_) => part(raw),
+        };
+        (key.to_owned(), value)
+    });
+    Some(Value::Object(parts.collect()))
+}
+
 fn broken(error: &dyn std::fmt::Display) -> Failure {
     Failure { is_stranger: false, words: error.to_string() }
 }
@@ -101,7 +117,9 @@ async fn ask(site: &Site, endpoint: &str, question: &Question) -> Result<Value, 
     };
     let (status, body) = answer.map_err(|error| broken(&error))?;
     if status.is_success() {
-        return serde_json::from_slice(&body).map_err(|error| broken(&error));
+        return serde_json::from_slice(&body)
+            .or_else(|error| by_parts(&body).ok_or(error))
+            .map_err(|error| broken(&error));
     }
     let said: String = String::from_utf8_lossy(&body).trim().chars().take(WORDS_MAX).collect();
     let is_stranger = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
@@ -110,4 +128,18 @@ async fn ask(site: &Site, endpoint: &str, question: &Question) -> Result<Value, 
         false => "",
     };
     Err(Failure { is_stranger, words: format!("it answered {status} {said}").trim().to_owned() + remedy })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_that_is_too_large_spoils_its_own_record_alone() {
+        let body = br#"{"name":"x","hosts":[{"ip":"10.0.0.11"},{"ip":"10.0.0.12","weight":1e999},{"ip":"10.0.0.13"}]}"#;
+        let value = by_parts(body).unwrap();
+        assert_eq!((&value["name"], &value["hosts"][2]["ip"]), (&"x".into(), &"10.0.0.13".into()));
+        assert!(value["hosts"][1].as_str().unwrap().contains("1e999"));
+        assert!(by_parts(b"{\"hosts\":[").is_none());
+    }
 }

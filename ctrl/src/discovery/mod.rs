@@ -23,6 +23,8 @@ pub struct Found {
     pub address: String,
     /// Its other keys, as in the file.
     pub keys: Map<String, Value>,
+    /// What of it cannot be read, if anything cannot: then it stands for the server that it was before.
+    pub wrong: Option<String>,
 }
 
 /// What a source named.
@@ -198,7 +200,7 @@ mod tests {
     fn a_list_has_each_server_once_and_not_too_many() {
         let found = |address: &str, weight: u64| {
             let keys = Map::from_iter([("weight".to_owned(), Value::from(weight))]);
-            Found { address: address.to_owned(), keys }
+            Found { address: address.to_owned(), keys, wrong: None }
         };
         let servers = vec![found("b", 1), found("a", 2), found("b", 9), found("a", 2)];
         let list = in_order(List { servers, notes: Vec::new() }, 4).unwrap();

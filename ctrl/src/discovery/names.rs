@@ -169,5 +169,9 @@ impl Memory {
 }
 
 fn server(address: IpAddr, l4_port: u16) -> Found {
-    Found { address: SocketAddr::new(address, l4_port).to_string(), keys: serde_json::Map::new() }
+    Found {
+        address: SocketAddr::new(address, l4_port).to_string(),
+        keys: serde_json::Map::new(),
+        wrong: None,
+    }
 }

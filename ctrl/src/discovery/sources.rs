@@ -158,17 +158,21 @@ fn collect(servers: impl Iterator<Item = Result<Found, String>>) -> List {
 fn found(object: &Value) -> Option<Found> {
     let mut keys = object.as_object()?.clone();
     let address = keys.remove("address")?.as_str()?.to_owned();
-    Some(Found { address, keys })
+    Some(Found { address, keys, wrong: None })
 }
 
 /// The instances that are enabled; whether they are healthy is for our own checks to say, unless Nacos knows better
 /// than that they are. When it takes nobody for healthy it is not believed.
 fn nacos(answer: &Value) -> Result<List, String> {
     let hosts = answer["hosts"].as_array().ok_or("the answer has no `hosts`; is it a Nacos?")?;
-    let enabled = || hosts.iter().filter(|host| host["enabled"] != false);
+    // A record of which nothing can be read is named with those that are enabled.
+    let enabled = || hosts.iter().filter(|host| !host.is_object() || host["enabled"] != false);
     let is_sick = |host: &Value| host["healthy"] == false;
     let is_believed = !enabled().all(is_sick);
     Ok(collect(enabled().map(|host| {
+        if !host.is_object() {
+            return Err(format!("{} is not an instance", shown(host)));
+        }
         let address: IpAddr = host["ip"]
             .as_str()
             .and_then(|text| text.parse().ok())
@@ -176,14 +180,20 @@ fn nacos(answer: &Value) -> Result<List, String> {
         let l4_port = host["port"].as_u64().and_then(|port| u16::try_from(port).ok()).ok_or_else(|| {
             format!("the port of instance {address} is {}, which is not a port", shown(&host["port"]))
         })?;
+        let mut wrong = None;
         let weight = match &host["weight"] {
             Value::Null => 1.0,
             Value::Number(number) => number.as_f64().unwrap_or(1.0),
             other => {
-                let weight = shown(other);
-                return Err(format!("the weight of instance {address} is {weight}, which is not a number"));
+                wrong = Some(format!("its weight is {}, which is not a number", shown(other)));
+                1.0
             }
         };
+        for key in ["enabled", "healthy"] {
+            if !matches!(host[key], Value::Null | Value::Bool(_)) {
+                wrong = Some(format!("its key {key} is {}, which is not true or false", shown(&host[key])));
+            }
+        }
         let mut keys = Map::new();
         keys.insert("weight".into(), json!(if is_sick(host) && is_believed { 0.0 } else { weight }));
         for key in ["zone", "region"] {
@@ -191,7 +201,7 @@ fn nacos(answer: &Value) -> Result<List, String> {
                 keys.insert(key.into(), json!(place));
             }
         }
-        Ok(Found { address: SocketAddr::new(address, l4_port).to_string(), keys })
+        Ok(Found { address: SocketAddr::new(address, l4_port).to_string(), keys, wrong })
     })))
 }
 
@@ -209,8 +219,13 @@ fn etcd(answer: &Value) -> Result<List, String> {
         let value = pair["value"].as_str().and_then(unbase64).unwrap_or_default();
         let text = String::from_utf8_lossy(&value).trim().to_owned();
         let object = serde_json::from_str(&text).ok().and_then(|object| found(&object));
-        let plain =
-            || Some(Found { address: text.parse::<SocketAddr>().ok()?.to_string(), keys: Map::new() });
+        let plain = || {
+            Some(Found {
+                address: text.parse::<SocketAddr>().ok()?.to_string(),
+                keys: Map::new(),
+                wrong: None,
+            })
+        };
         object.or_else(plain).ok_or_else(|| {
             let (key, value) = (String::from_utf8_lossy(&key).into_owned(), json!(text));
             format!("the value of {} is not a server: {}", shown(&json!(key)), shown(&value))
@@ -298,12 +313,26 @@ mod tests {
             host(json!("10.0.0.12"), json!("80")),
             host(json!("10.0.0.13"), json!(70_000)),
             { "ip": "10.0.0.14", "port": 80, "weight": "3" },
+            { "ip": "10.0.0.15", "port": 80, "enabled": "false" },
+            { "ip": "10.0.0.16", "port": 80, "healthy": 0 },
+            "what no number holds: 1e999",
             host(json!("10.0.0.11"), json!(80)),
         ]});
         let list = nacos(&answer).unwrap();
-        assert_eq!(list.servers.len(), 1, "{list:?}");
-        assert_eq!(list.servers[0].address, "10.0.0.11:80");
+        let whole: Vec<_> = list.servers.iter().filter(|server| server.wrong.is_none()).collect();
+        assert_eq!(whole.len(), 1, "{list:?}");
+        assert_eq!(whole[0].address, "10.0.0.11:80");
         assert_eq!(list.notes.len(), 6);
+        // Of these it is known which they are.
+        let wrong: Vec<_> = list.servers.iter().filter_map(|server| server.wrong.as_deref()).collect();
+        assert_eq!(
+            wrong,
+            [
+                "its weight is `3`, which is not a number",
+                "its key enabled is `false`, which is not true or false",
+                "its key healthy is 0, which is not true or false"
+            ]
+        );
         assert!(list.notes[0].contains("`web.example.com`") && list.notes[3].contains("10.0.0.12 is `80`"));
 
         let pair = |key: &str, value: &str| json!({ "key": base64(key.as_bytes()), "value": base64(value.as_bytes()) });

@@ -1,9 +1,27 @@
-//! Programs that check: each with all that it starts in a process group of its own, which ends with the question.
+//! Programs that check: each with all that it starts in a process group of its own, which ends with the question. What
+//! leaves the group becomes a child of the daemon when its parent ends, and is ended too.
 
 use super::Fault;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{
+    Pid, Signal, WaitOptions, kill_process, kill_process_group, set_child_subreaper, waitpid,
+};
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::process::Stdio;
+use std::sync::Mutex;
+
+/// The programs that run now, if orphans are adopted.
+static RUNNING: Mutex<Option<BTreeSet<i32>>> = Mutex::new(None);
+
+/// Makes what outlives its parent a child of this process, which starts nothing but such programs.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn adopt_orphans() -> std::io::Result<()> {
+    set_child_subreaper(Some(rustix::process::getpid()))?;
+    *RUNNING.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(BTreeSet::new());
+    Ok(())
+}
 
 /// Runs the program; good is status 0.
 pub(super) async fn run(command: &[String], target: SocketAddr, source: Option<IpAddr>) -> Result<(), Fault> {
@@ -20,7 +38,7 @@ pub(super) async fn run(command: &[String], target: SocketAddr, source: Option<I
         .process_group(0)
         .kill_on_drop(true);
     let mut child = child.spawn().map_err(|error| Fault::Here(format!("{program}: {error}")))?;
-    let _group = Group(child.id().and_then(|id| Pid::from_raw(id as i32)));
+    let _group = Group::of(child.id().and_then(|id| Pid::from_raw(id as i32)));
     let status = child.wait().await.map_err(|error| Fault::Here(format!("{program}: {error}")))?;
     if status.success() { Ok(()) } else { Err(Fault::Server(format!("{program}: {status}"))) }
 }
@@ -28,11 +46,53 @@ pub(super) async fn run(command: &[String], target: SocketAddr, source: Option<I
 /// A process group that is killed when this is dropped: at the end of the program, of its time, or of the daemon.
 struct Group(Option<Pid>);
 
+impl Group {
+    fn of(leader: Option<Pid>) -> Self {
+        let mut running = RUNNING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let (Some(running), Some(leader)) = (running.as_mut(), leader) {
+            running.insert(leader.as_raw_nonzero().get());
+        }
+        Self(leader)
+    }
+}
+
 impl Drop for Group {
     fn drop(&mut self) {
         if let Some(group) = self.0 {
             // Usually nobody is left in it.
             let _ = kill_process_group(group, Signal::KILL);
+            end_orphans(group.as_raw_nonzero().get());
         }
     }
+}
+
+/// Ends children that are no programs of ours: what left the group of one, also of this one, which is over.
+fn end_orphans(over: i32) {
+    /// What an orphan started becomes an orphan with its end; who makes more than that is caught with the next question.
+    const ROUNDS: usize = 8;
+    let mut running = RUNNING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let Some(running) = running.as_mut() else { return };
+    running.remove(&over);
+    for _ in 0..ROUNDS {
+        // The program itself is waited for by the runtime.
+        let orphans: Vec<_> =
+            children().into_iter().filter(|pid| *pid != over && !running.contains(pid)).collect();
+        if orphans.is_empty() {
+            return;
+        }
+        for pid in orphans.into_iter().filter_map(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::KILL);
+            // One that the kernel cannot end at once is asked for with the next question.
+            let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+        }
+    }
+}
+
+/// This process's children, whichever thread they belong to.
+fn children() -> Vec<i32> {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    lists
+        .flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
+        .collect()
 }

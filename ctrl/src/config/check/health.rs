@@ -10,7 +10,7 @@ use dataplane::flow::{Protocol, Protocols};
 use dataplane::session::ForwardMode;
 use dataplane::snapshot::{ClientAddress, Network};
 use dataplane::wire::ProxyVersion;
-use hyper::header::HeaderValue;
+use hyper::header::{HeaderName, HeaderValue};
 use std::ops::RangeInclusive;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -151,6 +151,10 @@ impl Checker<'_> {
             None => None,
             Some(value) => Some(self.number(value, &key("port"), 1..65_536, "it is a port")? as u16),
         };
+        if let (Some(value), "icmp" | "script") = (&raw.port, kind) {
+            let message = format!("a check of type {kind} asks no port; remove it");
+            self.warn(value.span(), &key("port"), message);
+        }
         let needs_port = !matches!(kind, "icmp" | "script");
         if needs_port && l4_port.is_none() && servers.iter().any(|server| server.endpoint.l4_port == 0) {
             let message =
@@ -226,7 +230,13 @@ impl Checker<'_> {
     /// How servers tell their load.
     fn load(&mut self, raw: &raw::Health, key: &impl Fn(&str) -> String) -> Option<LoadSpec> {
         let place = match (&raw.load_header, &raw.load_field) {
-            (Some(header), None) => Some(LoadPlace::Header(header.get_ref().to_ascii_lowercase())),
+            (Some(header), None) => {
+                if HeaderName::from_bytes(header.get_ref().as_bytes()).is_err() {
+                    let message = "no header has such a name; write it as X-Load";
+                    self.error(header.span(), &key("load_header"), message);
+                }
+                Some(LoadPlace::Header(header.get_ref().to_ascii_lowercase()))
+            }
             (None, Some(field)) => {
                 let names: Vec<_> = field.get_ref().split('.').map(str::to_owned).collect();
                 if names.iter().any(String::is_empty) {
@@ -306,11 +316,17 @@ impl Checker<'_> {
         };
         let seconds = Duration::from_secs;
         // DPVS's figures.
+        let inhibit = self.time(raw.inhibit.as_ref(), &key("inhibit"), seconds(5));
+        let inhibit_max = self.time(raw.inhibit_max.as_ref(), &key("inhibit_max"), seconds(3_600));
+        if let Some(value) = raw.inhibit_max.as_ref().filter(|_| inhibit > inhibit_max) {
+            let message = "it is below inhibit, so a server stays out for that time, always; make it longer";
+            self.warn(value.span(), &key("inhibit_max"), message);
+        }
         Some(Rules {
             failures: failures? as u64,
             window: self.time(raw.window.as_ref(), &key("window"), seconds(3)),
-            inhibit: self.time(raw.inhibit.as_ref(), &key("inhibit"), seconds(5)),
-            inhibit_max: self.time(raw.inhibit_max.as_ref(), &key("inhibit_max"), seconds(3_600)),
+            inhibit,
+            inhibit_max,
         })
     }
 
@@ -386,6 +402,14 @@ impl Checker<'_> {
                     None => None,
                     Some(value) => Some(self.address(value, &key("expect"))?),
                 };
+                if let (Some(expect), Some(value)) = (expect, &raw.expect)
+                    && expect.is_ipv6() != wants_ipv6
+                {
+                    let (asked, other) = if wants_ipv6 { ("AAAA", "A") } else { ("A", "AAAA") };
+                    let message =
+                        format!("no answer of type {asked} is {expect}; write query_type = \"{other}\"");
+                    self.error(value.span(), &key("expect"), message);
+                }
                 Some(Probe::Dns { query: query.get_ref().clone(), wants_ipv6, expect })
             }
             "icmp" => Some(Probe::Icmp),
@@ -412,6 +436,10 @@ impl Checker<'_> {
                     let place = raw.command.as_ref().map_or(entry.span(), Spanned::span);
                     self.error(place, &key("command"), message);
                     return None;
+                }
+                if command.iter().any(|word| word.contains('\0')) {
+                    let place = raw.command.as_ref().map_or(entry.span(), Spanned::span);
+                    self.error(place, &key("command"), "no argument of a program can hold a NUL; remove it");
                 }
                 if let Err(error) = executable(Path::new(&command[0])) {
                     let place = raw.command.as_ref().map_or(entry.span(), Spanned::span);
@@ -458,6 +486,10 @@ impl Checker<'_> {
             let message = "it cannot stand in a header; write it as www.example.com";
             self.error(host.span(), &key("host"), message);
         }
+        if let Some(host) = raw.host.as_ref().filter(|host| !with_tls && !is_host(host.get_ref())) {
+            let message = "no server has such a name; write www.example.com, or www.example.com:8080";
+            self.warn(host.span(), &key("host"), message);
+        }
         for (field, value) in [("host", &raw.host), ("server_name", &raw.server_name)] {
             if let Some(value) = value.as_ref().filter(|_| with_tls)
                 && let Err(message) = crate::tls::server_name(value.get_ref())
@@ -471,6 +503,25 @@ impl Checker<'_> {
         {
             self.error(value.span(), &key("method"), format!("`{method}` is no method; use GET or HEAD"));
         }
+        if let Some(value) = &raw.method {
+            let upper = method.to_uppercase();
+            if upper != method {
+                let message =
+                    format!("methods are written in capitals, and servers know no `{method}`; write {upper}");
+                self.warn(value.span(), &key("method"), message);
+            } else if method == "CONNECT" {
+                self.warn(
+                    value.span(),
+                    &key("method"),
+                    "CONNECT asks for a tunnel, not for a page; use GET or HEAD",
+                );
+            }
+        }
+        if let (Some(value), Some(false)) = (&raw.ca_file, raw.verify.as_ref().map(|value| *value.get_ref()))
+        {
+            let message = "with verify = false every certificate is taken, so nothing is held against it; remove one of them";
+            self.warn(value.span(), &key("ca_file"), message);
+        }
         let mut status = Vec::new();
         for text in raw.expect_status.iter().flat_map(|list| list.get_ref().iter()) {
             match statuses(text) {
@@ -482,6 +533,13 @@ impl Checker<'_> {
                     self.error(place, &key("expect_status"), message);
                 }
             }
+        }
+        if let Some(list) = raw.expect_status.as_ref().filter(|list| list.get_ref().iter().next().is_none()) {
+            self.error(
+                list.span(),
+                &key("expect_status"),
+                "the list is empty; write [\"200-299\"], or remove it",
+            );
         }
         if status.is_empty() {
             // What keepalived and Nacos take as good.
@@ -507,6 +565,16 @@ impl Checker<'_> {
 /// What may stand in the path and query of a request (RFC 3986 §3.3, §3.4).
 fn is_of_path(c: char) -> bool {
     c.is_ascii_alphanumeric() || "/-._~!$&'()*+,;=:@%?".contains(c)
+}
+
+/// Whether a text may be a host's name or address, and maybe a port.
+fn is_host(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port)),
+        _ => (text, None),
+    };
+    port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port > 0))
+        && !host.contains(|c: char| c.is_whitespace() || "/?#@".contains(c))
 }
 
 /// Whether a program is there and can be run.

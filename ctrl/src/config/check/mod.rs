@@ -39,7 +39,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use toml::Spanned;
-use topology::{connected_port, is_link_local, is_own, is_unicast, networks, overlaps};
+use topology::{
+    connected_port, is_broadcast, is_link_local, is_network, is_own, is_unicast, networks, overlaps,
+};
 use values::is_pci_address;
 pub(crate) use values::parse_duration;
 
@@ -588,6 +590,14 @@ impl<'a> Checker<'a> {
                 );
             }
             let Some(to) = to else { continue };
+            let is_connected = |own: &Network| own.base() == to.base() && own.prefix_len == to.prefix_len;
+            if let Some(port) = ports.iter().find(|port| port.addresses.iter().any(is_connected)) {
+                let message = format!(
+                    "{to} is the network of port {}, whose stations are reached without a route; remove it",
+                    port.name
+                );
+                self.warn(raw.to.span(), &to_key, message);
+            }
             let mut hops = Vec::new();
             for text in raw.via.get_ref().iter() {
                 let text = Spanned::new(raw.via.span(), text.clone());
@@ -649,6 +659,16 @@ impl<'a> Checker<'a> {
         };
         if is_own(ports, via) {
             self.error(text.span(), key, format!("gateway {via} is the appliance itself; name the router"));
+        } else if is_broadcast(ports, via) || is_network(ports, via) {
+            let message = format!("{via} is a network's own or broadcast address; name the router");
+            self.error(text.span(), key, message);
+        }
+        if let Some(named) = named.filter(|named| *named != at) {
+            let message = format!(
+                "gateway {via} is on the network of port {}, not of {}; name that port, or none",
+                ports[at].name, ports[named].name
+            );
+            self.error(text.span(), key, message);
         }
         Some(NextHop { port: PortId(at as u16), address: via })
     }

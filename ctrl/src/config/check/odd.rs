@@ -3,6 +3,7 @@
 use super::topology::connected_port;
 use super::{Checker, Machine, raw};
 use crate::config::{Location, NamesSpec, ServiceSpec};
+use dataplane::flow::Protocol;
 use dataplane::scheduler::Scheduler;
 use dataplane::session::ForwardMode;
 use std::collections::{HashMap, HashSet};
@@ -50,6 +51,25 @@ impl Checker<'_> {
             let message =
                 "no server says where it is, so there is one tier and nothing spills; add zone to servers";
             self.warn(value.span(), &key("spill_below"), message);
+        }
+        let sorry = spec.servers.iter().find(|server| server.is_sorry);
+        if let (Some(value), Some(sorry)) = (&raw.sorry_server, sorry) {
+            if !has_check && spec.discover.is_none() {
+                let message = "without a check no server is ever down, so the sorry server gets nobody; add [service.health]";
+                self.warn(value.span(), &key("sorry_server"), message);
+            }
+            if own.iter().any(|server| server.endpoint == sorry.endpoint) {
+                let message =
+                    "it is one of the service's own servers, and is down when they are; name another";
+                self.warn(value.span(), &key("sorry_server"), message);
+            }
+        }
+        let of_udp =
+            raw.timeouts.as_ref().and_then(|times| times.udp.as_ref().or(times.udp_one_way.as_ref()));
+        if let Some(value) = of_udp.filter(|_| !spec.protocols.has(Protocol::Udp)) {
+            let message =
+                format!("the service is {}, so times of udp change nothing; remove them", spec.protocols);
+            self.warn(value.span(), &key("timeouts"), message);
         }
         if let Some(health) = &raw.health {
             let health = health.get_ref();

@@ -183,8 +183,12 @@ impl Checker<'_> {
         let upper = limit(raw.max_sessions.as_ref(), "max_sessions")? as u32;
         let lower = limit(raw.min_sessions.as_ref(), "min_sessions")? as u32;
         if let Some(min) = raw.min_sessions.as_ref().filter(|_| lower > upper) {
-            let message =
-                format!("{lower} is above max_sessions; a server that is full takes sessions again below it");
+            let message = match raw.max_sessions.is_some() {
+                true => format!(
+                    "{lower} is above max_sessions; a server that is full takes sessions again below it"
+                ),
+                false => "without max_sessions a server is never full; add that, or remove this".to_owned(),
+            };
             self.error(min.span(), &format!("{prefix}.min_sessions"), message);
         }
         // As in IPVS: three quarters, if it is not said.
