@@ -58,39 +58,39 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if let Some(group) = self.0 {
-            // Usually nobody is left in it.
-            let _ = kill_process_group(group, Signal::KILL);
-            end_orphans(group.as_raw_nonzero().get());
-        }
-    }
-}
-
-/// Ends children that are no programs of ours: what left the group of one, also of this one, which is over.
-fn end_orphans(over: i32) {
-    /// What an orphan started becomes an orphan with its end; who makes more than that is caught with the next question.
-    const ROUNDS: usize = 8;
-    let mut running = RUNNING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    let Some(running) = running.as_mut() else { return };
-    running.remove(&over);
-    for _ in 0..ROUNDS {
-        // The program itself is waited for by the runtime.
-        let orphans: Vec<_> =
-            children().into_iter().filter(|pid| *pid != over && !running.contains(pid)).collect();
-        if orphans.is_empty() {
-            return;
-        }
-        for pid in orphans.into_iter().filter_map(Pid::from_raw) {
+        let Some(leader) = self.0 else { return };
+        // What left the group is found by who started it, as long as that one is there.
+        let strays = strays(leader.as_raw_nonzero().get());
+        // Usually nobody is left in it.
+        let _ = kill_process_group(leader, Signal::KILL);
+        for pid in strays.into_iter().filter_map(Pid::from_raw) {
             let _ = kill_process(pid, Signal::KILL);
-            // One that the kernel cannot end at once is asked for with the next question.
+            // One that is no child yet, or that the kernel cannot end at once, is asked for with the next question.
             let _ = waitpid(Some(pid), WaitOptions::NOHANG);
         }
     }
 }
 
-/// This process's children, whichever thread they belong to.
-fn children() -> Vec<i32> {
-    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+/// What the program `over` started, and orphans of it and of those before it; parents come before what they started.
+fn strays(over: i32) -> Vec<i32> {
+    let mut running = RUNNING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let Some(running) = running.as_mut() else { return Vec::new() };
+    running.remove(&over);
+    let own = children("self");
+    let mut found: Vec<_> = own.into_iter().filter(|pid| !running.contains(pid)).collect();
+    // The runtime waits for the program itself, so that nobody else must.
+    let mut at = 0;
+    while let Some(pid) = found.get(at) {
+        found.extend(children(&pid.to_string()));
+        at += 1;
+    }
+    found.retain(|pid| *pid != over);
+    found
+}
+
+/// A process's children, whichever of its threads they belong to.
+fn children(process: &str) -> Vec<i32> {
+    let threads = std::fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
     let lists = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
     lists
         .flat_map(|list| list.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>())
