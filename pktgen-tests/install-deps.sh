@@ -17,7 +17,20 @@ has_igb() {
     command -v qemu-system-x86_64 >/dev/null && qemu-system-x86_64 -device help 2>/dev/null | grep -q '"igb"'
 }
 
-# QEMU of Debian's backports, from a list of sources that the machine keeps nothing of.
+# The distribution's QEMU, if it is new enough, else that of Debian's backports.
+install_qemu() {
+    version=$(apt-cache policy qemu-system-x86 | sed -n 's/ *Candidate: *\([0-9]*:\)\{0,1\}\([0-9]*\).*/\2/p')
+    if [ "${version:-0}" -ge 8 ]; then
+        apt-get install -y -qq --no-install-recommends qemu-system-x86 qemu-system-data seabios >/dev/null
+    elif [ "$(. /etc/os-release && echo "$ID")" = debian ]; then
+        install_backported_qemu
+    else
+        echo "QEMU 8.0 or newer is needed; this distribution has ${version:-none}" >&2
+        return 1
+    fi
+}
+
+# QEMU of Debian's backports, from a list of sources of which the machine keeps nothing.
 install_backported_qemu() {
     suite=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")-backports
     lists=$(mktemp -d)
@@ -73,12 +86,12 @@ fi
 [ -z "$missing" ] && exit 0
 
 if [ "$(id -u)" -ne 0 ]; then
-    echo "missing packages:$missing" >&2
-    echo "run as root: apt-get install --no-install-recommends$missing" >&2
+    echo "missing:$missing" >&2
+    echo "run as root: sh pktgen-tests/install-deps.sh ${1:-lab}" >&2
     exit 1
 fi
 echo "installing:$missing"
-packages=$(echo "$missing" | sed 's/ a-kernel-in-[^ ]*//')
+packages=$(echo "$missing" | sed 's/ a-kernel-in-[^ ]*//; s/ qemu-system-x86//')
 export DEBIAN_FRONTEND=noninteractive
 # A package must not start a service of its own: the labs start what they need.
 policy=/usr/sbin/policy-rc.d
@@ -90,21 +103,21 @@ if [ ! -e "$policy" ]; then
 fi
 trap '[ "$made_policy" = yes ] && rm -f "$policy"' EXIT
 
-install() {
+install_missing() {
     apt-get update -qq || return 1
     if [ -n "$packages" ]; then
         # shellcheck disable=SC2086 # a list of package names
         apt-get install -y -qq --no-install-recommends $packages >/dev/null || return 1
     fi
     if [ "${1:-lab}" = nics ]; then
-        has_igb || install_backported_qemu || return 1
+        has_igb || install_qemu || return 1
         [ -e "$kernel/vmlinuz" ] || unpack_kernel || return 1
     fi
 }
 
 # A mirror that answers late or a package that fails once must not end a build.
 for attempt in 1 2 3; do
-    if install "${1:-lab}"; then
+    if install_missing "${1:-lab}"; then
         exit 0
     fi
     echo "apt-get failed (attempt $attempt of 3)" >&2

@@ -5,7 +5,6 @@
 //! `--check` exits 0 good, 1 cannot be read or parsed, 2 wrong.
 
 mod machine;
-mod pci;
 mod preflight;
 
 use clap::Parser;

@@ -1,7 +1,7 @@
 //! What can be found wrong before a device is touched, said with its remedy.
 
-use crate::pci;
 use ctrl::config::{Config, Device, Hugepages, PortSpec};
+use ctrl::pci;
 use dataplane::director::Limits;
 use dataplane::dpdk::Memory;
 use std::collections::HashSet;

@@ -33,6 +33,7 @@ pub mod names;
 pub mod nd;
 pub mod neighbors;
 pub mod passive;
+pub mod pci;
 pub mod registry;
 pub mod relief;
 pub mod standing;

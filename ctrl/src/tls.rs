@@ -132,7 +132,7 @@ fn said(error: &Error) -> String {
     let Error::InvalidCertificate(wrong) = error else {
         return match error {
             Error::AlertReceived(AlertDescription::HandshakeFailure) => {
-                "the server refuses, with alert handshake_failure: it may want a cipher or a key that Sluice has not, which has ECDHE with AES-GCM or ChaCha20-Poly1305, for ECDSA and RSA keys".to_owned()
+                "the server refuses, with alert handshake_failure; it must take ECDHE with AES-GCM or ChaCha20-Poly1305, and have a plain RSA or ECDSA key".to_owned()
             }
             Error::AlertReceived(alert) => format!("the server refuses, with alert {}", alert_name(*alert)),
             Error::InvalidMessage(_) => "what the server says is not TLS".to_owned(),
@@ -352,9 +352,11 @@ mod tests {
             of(names),
             "the server's certificate is not for a.example, but for b.example; say for which: server_name"
         );
-        assert_eq!(
-            said(&Error::AlertReceived(AlertDescription::HandshakeFailure)),
-            "the server refuses, with alert handshake_failure"
+        let refusal = |alert| said(&Error::AlertReceived(alert));
+        assert!(
+            refusal(AlertDescription::HandshakeFailure)
+                .contains("alert handshake_failure; it must take ECDHE")
         );
+        assert_eq!(refusal(AlertDescription::AccessDenied), "the server refuses, with alert access_denied");
     }
 }

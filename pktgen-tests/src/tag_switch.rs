@@ -31,6 +31,19 @@ impl TagSwitch {
         links: &[(&Namespace, &str, u16)],
         folder: &Path,
     ) -> Result<Self, String> {
+        Self::on(number, Wire::tap(trunk.0, trunk.1, folder)?, links, folder)
+    }
+
+    /// The same on a trunk that there is already.
+    ///
+    /// # Errors
+    /// When namespaces, cables or sockets cannot be made.
+    pub fn on(
+        number: usize,
+        trunk: Wire,
+        links: &[(&Namespace, &str, u16)],
+        folder: &Path,
+    ) -> Result<Self, String> {
         let mut spaces = Vec::new();
         let mut plug = |role: &str, host: (&Namespace, &str)| -> Result<Arc<Wire>, String> {
             let space = Namespace::new(&format!("{number}-{role}"))?;
@@ -45,7 +58,7 @@ impl TagSwitch {
         for (host, interface, vlan) in links {
             links_by_vlan.push((*vlan, plug(&format!("vlan{vlan}"), (host, interface))?));
         }
-        let trunk = Arc::new(Wire::tap(trunk.0, trunk.1, folder)?);
+        let trunk = Arc::new(trunk);
         let mut switch = Self {
             stop: Arc::default(),
             threads: Vec::new(),

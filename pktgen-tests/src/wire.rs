@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// One end of a cable, in the hands of a test.
 #[derive(Debug)]
 pub struct Wire {
-    _socat: Daemon,
+    _socat: Option<Daemon>,
     socket: UnixDatagram,
     peer: std::path::PathBuf,
     mac: [u8; 6],
@@ -58,6 +58,17 @@ impl Wire {
         Self::start(namespace, &device, folder, [0; 6], &[])
     }
 
+    /// An end of a cable that is a pair of datagram sockets: ours, which is made, and the one of who has the other end.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub fn between(own: &Path, peer: &Path) -> Result<Self, String> {
+        let socket = UnixDatagram::bind(own).map_err(|error| format!("{}: {error}", own.display()))?;
+        let (addresses, addresses6) = (Vec::new(), Vec::new());
+        // No station has this address, so nothing is taken for an echo.
+        Ok(Self { _socat: None, socket, peer: peer.to_owned(), mac: [0; 6], addresses, addresses6 })
+    }
+
     /// ARP for `address` is answered too.
     pub fn add_ipv4(&mut self, address: Ipv4Addr) {
         self.addresses.push(address);
@@ -87,7 +98,14 @@ impl Wire {
         {
             return Err(format!("socat does not run: {}", socat.output()));
         }
-        Ok(Self { _socat: socat, socket, peer, mac, addresses: addresses.to_vec(), addresses6: Vec::new() })
+        Ok(Self {
+            _socat: Some(socat),
+            socket,
+            peer,
+            mac,
+            addresses: addresses.to_vec(),
+            addresses6: Vec::new(),
+        })
     }
 
     /// Sends a frame.

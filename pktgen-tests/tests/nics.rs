@@ -15,6 +15,8 @@ fn pci_nics_forward_for_two_workers_and_come_back_after_link_loss_and_restart() 
         assert_eq!(walk.failures(), 0, "{walk:#?}");
         let said = |at: usize| walk.outcomes[at].seen.clone().unwrap();
         assert!(said(0).starts_with("predicted RSS"), "{walk:#?}");
+        // The device's own hash is the one that local ports were chosen by.
+        assert!(said(2).ends_with(", 0/0"), "packets were handed over: {walk:#?}");
         // Each worker has a fair share of the sessions.
         let sessions: Vec<u32> =
             said(2).split(',').next().unwrap().split('/').map(|count| count.parse().unwrap()).collect();

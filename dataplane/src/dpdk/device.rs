@@ -285,9 +285,9 @@ impl Drop for Device {
     }
 }
 
-/// Whether a device is made by EAL, not found on a bus: `net_tap0`, not `0000:3b:00.0`.
+/// Whether a device is made by EAL, not found on the PCI bus: `net_tap0`, not `0000:3b:00.0`.
 fn is_virtual(name: &str) -> bool {
-    name.starts_with("net_") || name.starts_with("eth_")
+    !name.contains(':')
 }
 
 /// The number of the device that EAL knows as `name`.

@@ -38,8 +38,8 @@ pub struct Guest {
 pub const PCI: [&str; 2] = ["0000:00:04.0", "0000:00:08.0"];
 
 impl Guest {
-    /// Boots a machine with two NICs whose cables are the TAP interfaces `taps`, which QEMU makes in its own network
-    /// namespace: `command` runs a program there.
+    /// Boots a machine with two NICs at the ends of `cables`, as QEMU's -netdev names them; `command` runs a program in
+    /// the network namespace where QEMU shall be.
     ///
     /// # Errors
     /// With what the machine's console said last.
@@ -47,7 +47,7 @@ impl Guest {
         image: &Image,
         nic: &Nic,
         cpus: usize,
-        taps: [&str; 2],
+        cables: &[String; 2],
         command: impl Fn(&str) -> Command,
         folder: &Path,
     ) -> Result<Self, String> {
@@ -67,12 +67,8 @@ impl Guest {
         qemu.args(["-device", "virtio-serial-pci,bus=pcie.0,addr=0xc"]);
         qemu.args(["-device", "virtserialport,chardev=shell,name=shell"]);
         qemu.arg("-monitor").arg(format!("unix:{},server=on,wait=off", monitor.display()));
-        for (at, tap) in taps.into_iter().enumerate() {
-            let queues = match nic.host_queues {
-                1 => String::new(),
-                queues => format!(",queues={queues}"),
-            };
-            qemu.args(["-netdev", &format!("tap,id=n{at},ifname={tap},script=no,downscript=no{queues}")]);
+        for (at, cable) in cables.iter().enumerate() {
+            qemu.args(["-netdev", &format!("{cable},id=n{at}")]);
             let slot = 4 + 4 * at;
             qemu.args([
                 "-device",

@@ -11,6 +11,8 @@ use super::image::Image;
 use crate::netns::{Namespace, cable};
 use crate::nginx;
 use crate::process::{Daemon, Folder, run, wait_until};
+use crate::tag_switch::TagSwitch;
+use crate::wire::Wire;
 use serde_json::Value;
 use std::fmt::Write as _;
 use std::io::{Read, Write};
@@ -23,7 +25,8 @@ pub const VIP: &str = "192.0.2.10";
 /// The same over IPv6.
 pub const VIP6: &str = "2001:db8:a::10";
 const CLIENT: &str = "192.0.2.100";
-const TAPS: [&str; 2] = ["wan", "lan"];
+/// The interfaces of client and servers, and what sluiced calls its ports there.
+const LINKS: [&str; 2] = ["wan", "lan"];
 /// The TCP and UDP port where servers say what they hear.
 const ECHO: u16 = 7;
 const SOCKET: &str = "/run/s.sock";
@@ -98,6 +101,7 @@ impl Setup {
 pub struct NicLab {
     guest: Guest,
     _programs: Vec<Daemon>,
+    _switches: Vec<TagSwitch>,
     /// The client's host.
     pub client: Namespace,
     /// The host with the servers' addresses.
@@ -107,20 +111,42 @@ pub struct NicLab {
 }
 
 impl NicLab {
-    /// Boots a guest with two of these NICs, bound to vfio-pci, and cores for so many workers.
+    /// Boots a guest with two of these NICs, bound to vfio-pci, and cores for so many workers. The links are TAP
+    /// interfaces, or carry VLAN 100 on the client's side and 200 on the servers'.
     ///
     /// # Errors
     /// With what could not be made or started.
-    pub fn new(image: &Image, nic: &Nic, workers: usize) -> Result<Self, String> {
+    pub fn new(image: &Image, nic: &Nic, workers: usize, vlans: bool) -> Result<Self, String> {
         let folder = Folder::new("nics")?;
         let [cables, client, servers] =
             ["cables", "client", "servers"].map(|name| Namespace::new(&format!("nic-{name}")));
         let (cables, client, servers) = (cables?, client?, servers?);
+        let socket = |at: usize, end: &str| folder.path().join(format!("{}-{end}.sock", LINKS[at]));
+        let netdevs = [0, 1].map(|at| match vlans {
+            false => {
+                let queues =
+                    if nic.host_queues == 1 { String::new() } else { format!(",queues={}", nic.host_queues) };
+                format!("tap,ifname={},script=no,downscript=no{queues}", LINKS[at])
+            }
+            true => format!(
+                "dgram,local.type=unix,local.path={},remote.type=unix,remote.path={}",
+                socket(at, "guest").display(),
+                socket(at, "switch").display()
+            ),
+        });
         let guest =
-            Guest::boot(image, nic, workers + 1, TAPS, |program| cables.command(program), folder.path())?;
-        for (tap, host) in [(TAPS[0], &client), (TAPS[1], &servers)] {
-            cables.ip(&format!("link set {tap} netns {}", host.name()))?;
-            host.ip(&format!("link set {tap} up"))?;
+            Guest::boot(image, nic, workers + 1, &netdevs, |program| cables.command(program), folder.path())?;
+        let mut switches = Vec::new();
+        for (at, host) in [&client, &servers].into_iter().enumerate() {
+            let link = LINKS[at];
+            if vlans {
+                let trunk = Wire::between(&socket(at, "switch"), &socket(at, "guest"))?;
+                let ends = [(host, link, 100 * (at as u16 + 1))];
+                switches.push(TagSwitch::on(at, trunk, &ends, folder.path())?);
+            } else {
+                cables.ip(&format!("link set {link} netns {}", host.name()))?;
+            }
+            host.ip(&format!("link set {link} up"))?;
         }
         // How servers answer clients where the appliance does not see the answers.
         cable((&client, "back"), (&servers, "back"))?;
@@ -159,7 +185,7 @@ impl NicLab {
         nginx::wait_for_listener(&servers, ECHO)?;
         guest.run("echo 384 > /proc/sys/vm/nr_hugepages")?;
         guest.bind("vfio-pci", &PCI)?;
-        Ok(Self { guest, _programs: programs, client, servers, _cables: cables, folder })
+        Ok(Self { guest, _programs: programs, _switches: switches, client, servers, _cables: cables, folder })
     }
 
     /// The machine.

@@ -8,13 +8,18 @@ use crate::wire::Wire;
 use serde_json::Value;
 use std::time::Duration;
 
+/// Tries something with so many workers, and says what was seen or what is wrong.
+pub type Try = fn(&NicLab, &Nic, usize) -> Result<String, String>;
+
 /// One thing that is tried.
 #[derive(Clone, Copy, Debug)]
 pub struct Step {
     /// What the table calls it.
     pub name: &'static str,
+    /// Whether the lab's links carry VLANs.
+    pub is_tagged: bool,
     /// Tries it on a lab whose sluiced may run or not, and leaves it as it likes.
-    pub run: fn(&NicLab, &Nic, usize) -> Result<String, String>,
+    pub run: Try,
 }
 
 /// NICs, and for how many workers each has queues.
@@ -43,38 +48,53 @@ pub const NICS: [(Nic, usize); 6] = [
     (Nic { name: "e1000", device: "e1000", host_queues: 1, kernel_driver: "e1000" }, 1),
 ];
 
+const fn step(name: &'static str, run: Try) -> Step {
+    Step { name, is_tagged: false, run }
+}
+
 /// What `make test` tries.
 pub const SHORT: &[Step] = &[
-    Step { name: "start", run: start },
-    Step { name: "HTTP", run: http },
-    Step { name: "sessions, handed over", run: spread },
-    Step { name: "link", run: link },
-    Step { name: "TERM, start", run: term },
+    step("start", start),
+    step("HTTP", http),
+    step("sessions, handed over", spread),
+    step("link", link),
+    step("TERM, start", term),
 ];
 
 /// Every step, in the order in which they are tried.
 pub const STEPS: &[Step] = &[
-    Step { name: "start", run: start },
-    Step { name: "HTTP", run: http },
-    Step { name: "1 MB each way", run: both_ways },
-    Step { name: "large datagrams", run: datagrams },
-    Step { name: "IPv6", run: ipv6 },
-    Step { name: "sessions, handed over", run: spread },
-    Step { name: "link", run: link },
-    Step { name: "TERM, start", run: term },
-    Step { name: "KILL, start", run: kill },
-    Step { name: "rebind", run: rebind },
-    Step { name: "MTU 1,400", run: small_mtu },
-    Step { name: "MTU 9,000", run: large_mtu },
-    Step { name: "ordinary pages", run: pages },
-    Step { name: "NAT", run: nat },
-    Step { name: "DR", run: dr },
-    Step { name: "tunnel", run: tunnel },
-    Step { name: "frames of 3,054 and 6,054 bytes", run: long_frames },
-    Step { name: "frames for others", run: for_others },
-    Step { name: "twice the same", run: second },
-    Step { name: "what is in the way", run: messages },
+    step("start", start),
+    step("HTTP", http),
+    step("1 MB each way", both_ways),
+    step("large datagrams", datagrams),
+    step("IPv6", ipv6),
+    step("sessions, handed over", spread),
+    step("link", link),
+    step("TERM, start", term),
+    step("KILL, start", kill),
+    step("rebind", rebind),
+    step("MTU 1,400", small_mtu),
+    step("MTU 9,000", large_mtu),
+    step("ordinary pages", pages),
+    step("NAT", nat),
+    step("DR", dr),
+    step("tunnel", tunnel),
+    step("frames of 3,054 and 6,054 bytes", long_frames),
+    step("frames for others", for_others),
+    step("twice the same", second),
+    step("what is in the way", messages),
+    Step { is_tagged: true, ..step("VLANs 100 and 200", vlans) },
 ];
+
+fn vlans(lab: &NicLab, _: &Nic, workers: usize) -> Result<String, String> {
+    lab.start(&Setup { vlans: true, ..Setup::new(workers) })?;
+    lab.requests(VIP, 20)?;
+    lab.fetch(VIP, "100k", 2)?;
+    lab.requests(&format!("[{VIP6}]"), 4)?;
+    lab.ping("192.0.2.2", 1_472)?;
+    lab.end("TERM")?;
+    Ok("yes".into())
+}
 
 fn start(lab: &NicLab, _: &Nic, workers: usize) -> Result<String, String> {
     lab.start(&Setup::new(workers))?;

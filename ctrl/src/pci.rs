@@ -14,7 +14,7 @@ const HARMLESS: [&str; 2] = ["pcieport", "pci-stub"];
 ///
 /// # Errors
 /// With what is in the way, and what to do about it.
-pub(crate) fn check(sys: &Path, address: &str, workers: usize) -> Result<(), String> {
+pub fn check(sys: &Path, address: &str, workers: usize) -> Result<(), String> {
     let devices = sys.join("bus/pci/devices");
     let device = devices.join(address);
     if !device.exists() {
