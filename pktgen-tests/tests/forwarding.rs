@@ -3,7 +3,7 @@
 
 use pktgen_tests::lab::{CLIENT, Lab, Plan, Ports, VIP, VIP6};
 use pktgen_tests::netns::Namespace;
-use pktgen_tests::process::{Daemon, Hugepages, run, wait_until};
+use pktgen_tests::process::{Daemon, Hugepages, never_within, run, wait_until};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
@@ -337,6 +337,29 @@ fn iperf(plan: Plan) -> Lab {
     println!("iperf3 through the VIP: {:.2} Gbit/s", bits / 1e9);
     assert!(bits > 1e7, "{bits}");
     lab
+}
+
+#[test]
+fn linux_keeps_the_vip_as_a_neighbour_through_its_probes() {
+    let mut lab = Lab::new(Plan { ipv6: true, ..Plan::default() }).unwrap();
+    let service = "\n[[service]]\nname = \"six\"\nlisten = \"[2001:db8:a::10]:80\"\nlocal_addresses = [\"2001:db8:b::200\"]\n[[service.server]]\naddress = \"[2001:db8:b::11]:80\"\n";
+    lab.start_sluiced(&(lab.config_head() + service)).unwrap();
+    // A neighbour is asked again, by a solicitation to its own station, some seconds after it was last heard of.
+    for setting in ["base_reachable_time_ms=1000", "delay_first_probe_time=1", "retrans_time_ms=200"] {
+        lab.client().sysctl(&format!("net.ipv6.neigh.eth0.{setting}")).unwrap();
+    }
+    let mut seen = BTreeSet::new();
+    let is_lost = || {
+        let pinged = run(lab.client().command("ping").args(["-6", "-c", "1", "-W", "5", VIP6]));
+        let neighbour = run(lab.client().command("ip").args(["-6", "neigh", "show", VIP6])).unwrap();
+        let state = neighbour.split_whitespace().last().unwrap_or("nothing").to_owned();
+        let is_lost = ["FAILED", "INCOMPLETE", "nothing"].contains(&state.as_str());
+        seen.insert(state);
+        pinged.is_err() || is_lost
+    };
+    assert!(never_within(8 * SECOND, is_lost), "the VIP was lost: {seen:?}");
+    assert!(seen.contains("DELAY") || seen.contains("PROBE"), "nothing was probed: {seen:?}");
+    assert!(seen.contains("REACHABLE"), "no probe was answered: {seen:?}");
 }
 
 #[test]
