@@ -81,8 +81,8 @@ mod tests {
         archive.link("a/d", "b/c");
         let bytes = archive.bytes();
         let text = String::from_utf8_lossy(&bytes);
-        let places = ["a\0", "a/b\0", "a/b/c\0", "hello", "a/d\0", "b/c\0", "TRAILER!!!\0"]
-            .map(|part| text.find(part));
+        let places =
+            ["a\0", "a/b\0", "a/b/c\0", "hello", "a/d\0", "TRAILER!!!\0"].map(|part| text.find(part));
         assert!(places.is_sorted() && places[0].is_some(), "{places:?}");
         assert_eq!(text.matches("070701").count(), 5);
         assert_eq!(bytes.len() % 4, 0);
