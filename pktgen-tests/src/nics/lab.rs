@@ -319,7 +319,7 @@ impl NicLab {
         self.servers.ip(&format!("addr {change} {VIP}/32 dev lo"))
     }
 
-    /// A file of the lab's own.
+    /// The lab's own files.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }

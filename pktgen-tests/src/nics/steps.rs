@@ -247,7 +247,7 @@ fn tunnel(lab: &NicLab, _: &Nic, workers: usize) -> Result<String, String> {
     seen
 }
 
-/// SYNs with padding that makes them longer than the link's MTU: none goes on, and each is counted.
+/// SYNs with padding that makes them longer than the link's MTU: none goes on, and each that the device gives is counted.
 fn long_frames(lab: &NicLab, nic: &Nic, workers: usize) -> Result<String, String> {
     const EACH: u16 = 100;
     lab.start(&Setup::new(workers))?;
