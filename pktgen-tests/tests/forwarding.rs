@@ -394,13 +394,24 @@ fn dns_over_udp_and_tcp_is_one_service_that_remembers_its_clients() {
     let config = |service: &str| lab.config_head() + SHORT_TIMEOUTS + service;
     let (apart, joined, remembered) = (config(&apart), config(&joined), config(&remembered));
     lab.start_sluiced(&remembered).unwrap();
-    // What ten questions each way are answered, by both.
-    let ask = |lab: &Lab, ways: &[&str]| {
+    // What ten questions each way are answered, by both. Each question has a port of its own: two from one are one session.
+    let mut source_ports = 20_000..;
+    let mut ask = |lab: &Lab, ways: &[&str]| {
         let mut answers = BTreeSet::new();
         for _ in 0..10 {
             for way in ways {
+                let source = format!("0.0.0.0#{}", source_ports.next().unwrap());
                 let mut dig = lab.client().command("dig");
-                dig.args(["+short", "+tries=2", "+time=3", way, &format!("@{VIP}"), "www.example.test"]);
+                dig.args([
+                    "+short",
+                    "+tries=2",
+                    "+time=3",
+                    "-b",
+                    &source,
+                    way,
+                    &format!("@{VIP}"),
+                    "www.example.test",
+                ]);
                 answers.insert(run(&mut dig).unwrap().trim().to_owned());
             }
         }
