@@ -1,5 +1,6 @@
 //! What identifies a flow: endpoints, the 5-tuple of one direction, its keyed hash.
 
+use crate::simd;
 use std::fmt;
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -195,37 +196,80 @@ pub trait Key: Copy + PartialEq + Eq + Hash + fmt::Debug + Send + Sync + 'static
     fn tuple(self) -> Self::Tuple;
 }
 
-/// The key of an IPv4 flow, packed into two words so that comparing and hashing cost two loads.
+/// The key of an IPv4 flow: the sixteen bytes of a header without options from its TTL up to the ports, as they
+/// stand on the wire, TTL and checksum zero. So reading one from a packet costs two loads and a mask, and writing one
+/// two stores.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FlowKey {
-    addresses: u64,
-    ports: u64,
+    /// Protocol in the second octet, source in the last four.
+    first: u64,
+    /// Destination, source port, destination port.
+    second: u64,
 }
 
 impl FlowKey {
+    const OF_FIRST: u64 = 0xffff_ffff_0000_ff00;
+
     /// The key of packets with these words of their headers: source and destination address,
     /// protocol number, source and destination port.
     #[inline]
     pub(crate) fn from_words(addresses: u64, protocol: u8, ports: u32) -> Self {
-        Self { addresses, ports: u64::from(protocol) << 32 | u64::from(ports) }
+        let word = |bits: u32| u64::from(bits.swap_bytes());
+        Self {
+            first: word((addresses >> 32) as u32) << 32 | u64::from(protocol) << 8,
+            second: word(ports) << 32 | word(addresses as u32),
+        }
+    }
+
+    /// The key of a packet with these two words from its TTL on, in the wire's order of bytes.
+    #[inline(always)]
+    pub(crate) fn from_wire(first: u64, second: u64) -> Self {
+        Self { first: first & Self::OF_FIRST, second }
+    }
+
+    /// The words of the way back as [`from_wire`](Self::from_wire) reads them, with TTL and checksum of `first`.
+    #[inline(always)]
+    pub(crate) fn reversed_to_wire(self, first: u64) -> [u64; 2] {
+        simd::turned([self.first, self.second], first)
+    }
+
+    #[inline]
+    fn source_bits(self) -> u32 {
+        ((self.first >> 32) as u32).swap_bytes()
+    }
+
+    #[inline]
+    fn destination_bits(self) -> u32 {
+        (self.second as u32).swap_bytes()
+    }
+
+    #[inline]
+    fn protocol_number(self) -> u8 {
+        (self.first >> 8) as u8
+    }
+
+    /// Protocol, source and destination port, as in the wide key.
+    #[inline]
+    fn ports(self) -> u64 {
+        u64::from(self.protocol_number()) << 32 | u64::from(self.port_word())
     }
 
     /// Source and destination address, in one word.
     #[inline]
     pub(crate) fn address_word(self) -> u64 {
-        self.addresses
+        u64::from(self.source_bits()) << 32 | u64::from(self.destination_bits())
     }
 
     /// The receiver's address.
     #[inline]
     pub(crate) fn destination_address(self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(self.addresses as u32)
+        Ipv4Addr::from_bits(self.destination_bits())
     }
 }
 
 impl Key for FlowKey {
     const FAMILY: Family = Family::V4;
-    const NONE: Self = Self { addresses: 0, ports: 0 };
+    const NONE: Self = Self { first: 0, second: 0 };
     type Tuple = [u8; 12];
 
     #[inline]
@@ -234,40 +278,42 @@ impl Key for FlowKey {
             IpAddr::V4(address) => u64::from(address.to_bits()),
             IpAddr::V6(_) => panic!("an IPv6 address in an IPv4 flow"),
         };
+        let addresses = bits(source.address) << 32 | bits(destination.address);
+        Self::from_words(addresses, protocol as u8, port_word(protocol, source, destination) as u32)
+    }
+
+    #[inline(always)]
+    fn reversed(self) -> Self {
+        let ports = ((self.second >> 32) as u32).rotate_left(16);
         Self {
-            addresses: bits(source.address) << 32 | bits(destination.address),
-            ports: port_word(protocol, source, destination),
+            first: self.first & 0xffff_ffff | self.second << 32,
+            second: self.first >> 32 | u64::from(ports) << 32,
         }
     }
 
     #[inline]
-    fn reversed(self) -> Self {
-        Self { addresses: self.addresses.rotate_left(32), ports: reversed_ports(self.ports) }
-    }
-
-    #[inline]
     fn source(self) -> Endpoint {
-        Endpoint::new(Ipv4Addr::from_bits((self.addresses >> 32) as u32), (self.ports >> 16) as u16)
+        Endpoint::new(Ipv4Addr::from_bits(self.source_bits()), (self.port_word() >> 16) as u16)
     }
 
     #[inline]
     fn destination(self) -> Endpoint {
-        Endpoint::new(self.destination_address(), self.ports as u16)
+        Endpoint::new(self.destination_address(), self.port_word() as u16)
     }
 
     #[inline]
     fn protocol(self) -> Protocol {
-        protocol_of(self.ports)
+        protocol_of(self.ports())
     }
 
     #[inline]
     fn with_destination_port(self, l4_port: u16) -> Self {
-        Self { ports: self.ports >> 16 << 16 | u64::from(l4_port), ..self }
+        Self { second: self.second << 16 >> 16 | u64::from(l4_port.swap_bytes()) << 48, ..self }
     }
 
     #[inline]
     fn port_word(self) -> u32 {
-        self.ports as u32
+        ((self.second >> 32) as u32).swap_bytes()
     }
 
     #[inline]
@@ -277,29 +323,29 @@ impl Key for FlowKey {
 
     #[inline]
     fn widen(self) -> FlowKey6 {
-        let mapped = |bits: u64| [0, 0xffff << 32 | bits & 0xffff_ffff];
+        let mapped = |bits: u32| [0, 0xffff << 32 | u64::from(bits)];
         FlowKey6 {
-            source: mapped(self.addresses >> 32),
-            destination: mapped(self.addresses),
-            ports: self.ports,
+            source: mapped(self.source_bits()),
+            destination: mapped(self.destination_bits()),
+            ports: self.ports(),
         }
     }
 
     #[inline]
     fn address_sum(self) -> u64 {
-        sum_of_halves(self.addresses)
+        sum_of_halves(self.address_word())
     }
 
     #[inline]
     fn hash_by(self, hasher: &FlowHasher) -> u64 {
-        let mixed = fold(self.addresses ^ hasher.key[0], self.ports ^ hasher.key[1]);
-        fold(mixed ^ hasher.key[2], self.addresses.rotate_left(32) ^ hasher.key[3])
+        let mixed = fold(self.first ^ hasher.key[0], self.second ^ hasher.key[1]);
+        fold(mixed ^ hasher.key[2], self.first.rotate_left(32) ^ hasher.key[3])
     }
 
     #[inline]
     fn tuple(self) -> [u8; 12] {
         let mut bytes = [0; 12];
-        bytes[..8].copy_from_slice(&self.addresses.to_be_bytes());
+        bytes[..8].copy_from_slice(&self.address_word().to_be_bytes());
         bytes[8..].copy_from_slice(&self.port_word().to_be_bytes());
         bytes
     }
@@ -358,9 +404,9 @@ impl FlowKey6 {
     pub fn narrow(self) -> Option<FlowKey> {
         const MAPPED: u64 = 0xffff;
         let is_mapped = |words: [u64; 2]| words[0] == 0 && words[1] >> 32 == MAPPED;
-        (is_mapped(self.source) && is_mapped(self.destination)).then(|| FlowKey {
-            addresses: self.source[1] << 32 | self.destination[1] & 0xffff_ffff,
-            ports: self.ports,
+        (is_mapped(self.source) && is_mapped(self.destination)).then(|| {
+            let addresses = self.source[1] << 32 | self.destination[1] & 0xffff_ffff;
+            FlowKey::from_words(addresses, (self.ports >> 32) as u8, self.ports as u32)
         })
     }
 }

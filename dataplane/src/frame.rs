@@ -49,6 +49,32 @@ impl<'a> Frame<'a> {
         &mut self.room[window]
     }
 
+    /// The first `N` bytes of a frame that is known to have so many, to be changed.
+    #[inline(always)]
+    pub fn head_mut<const N: usize>(&mut self) -> Option<&mut [u8; N]> {
+        let start = self.start as usize;
+        self.room.get_mut(start..start + N)?.first_chunk_mut()
+    }
+
+    /// The first `N` bytes of the room from the frame's first on: whether all of them are the frame's is for
+    /// [`len`](Self::len) to say.
+    #[inline(always)]
+    pub fn head<const N: usize>(&self) -> Option<&[u8; N]> {
+        let start = self.start as usize;
+        self.room.get(start..start + N)?.first_chunk()
+    }
+
+    /// Bytes of the frame.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        (self.end - self.start) as usize
+    }
+
+    /// Whether the frame has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Where the frame now lies in its room.
     #[inline]
     pub fn window(&self) -> Range<usize> {
@@ -64,9 +90,9 @@ impl<'a> Frame<'a> {
     /// Cuts the frame to `len` bytes; a shorter frame stays as it is.
     #[inline]
     pub fn truncate(&mut self, len: usize) {
-        let end = self.start as usize + len;
-        if end < self.end as usize {
-            self.end = end as u32;
+        // As its callers ask whether it is long enough, so that both are one comparison.
+        if len < self.len() {
+            self.end = self.start + len as u32;
             self.moved = true;
         }
     }

@@ -254,6 +254,12 @@ impl WorkerStats {
         &self.servers[id.0 as usize]
     }
 
+    /// The counters of all real servers.
+    #[inline]
+    pub fn servers(&self) -> &[ServerCounters] {
+        &self.servers
+    }
+
     /// How fast a real server answers connections.
     #[inline]
     pub fn connects(&self, id: ServerId) -> &ConnectCounters {

@@ -6,9 +6,10 @@
 //! with one port sends back where it received.
 
 use crate::assembly::{self, Assembly};
-use crate::machine::cpu_ns;
+use crate::machine::{self, cpu_ns};
 use crate::pcap::{self, Judge};
 use crate::rig::SYN;
+use crate::run::Frames;
 use crate::world::{self, Size, Way};
 use dataplane::director::{Director, Origin, Verdicts};
 use dataplane::dpdk::{self, Clock, Device, DeviceSettings, Eal, EalSettings, Mbuf, Memory, Pool, Queue};
@@ -20,6 +21,7 @@ use dataplane::steering::ladder::{self, Facts};
 use dataplane::steering::{Seat, Steering};
 use dataplane::worker::{self, Peers, Worker};
 use serde_json::{Value, json};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,6 +45,22 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// One worker on a pcap device that gives the packets of a file for ever.
+    pub(crate) fn on_pcap(path: &Path, frames: &Frames, hugepages: bool) -> Self {
+        Self {
+            vdev: format!("net_pcap0,rx_pcap={},infinite_rx=1", path.display()),
+            protocol: frames.protocol.into(),
+            flows: frames.flows,
+            way: frames.way,
+            // The device holds every frame of the file in a buffer of its own.
+            buffers: frames.flows + frames.flows / 4 + 16_384,
+            room: 320,
+            workers: 1,
+            core: machine::measuring_core(),
+            hugepages,
+        }
+    }
+
     /// What EAL needs for the buffers, each with its header and place in the pool, and for itself.
     pub(crate) fn megabytes(&self) -> usize {
         let bytes = u64::from(self.buffers) * (u64::from(self.room) + 192);

@@ -3,9 +3,11 @@
 //! Without arguments this program runs everything and writes `target/bench/report.json` and two
 //! plots; `QUICK=1` runs the small cases. Every measurement is a process of its own (EAL starts once
 //! per process, and memory is measured from a clean start), so the other arguments name the cases
-//! that it starts itself with. `guard` compares instruction counts with the recorded ones; `soft-nic` runs the daemon behind soft NICs; `packets`
-//! writes the pcap file of a case, to be tried by hand.
+//! that it starts itself with. `guard` compares instruction counts with the recorded ones; `soft-nic` runs the daemon behind soft NICs;
+//! `against` compares this program with another build of itself, by turns; `packets` writes the pcap file of a case, to be
+//! tried by hand.
 
+mod against;
 mod assembly;
 mod control;
 mod device;
@@ -66,6 +68,7 @@ fn dispatch(words: &[&str]) -> Result<(), String> {
             return Ok(());
         }
         ["ways"] => return run::ways(),
+        ["against", other, cases @ ..] => return against::against(other, cases),
         ["device", plan @ ..] => return device::serve(&device::Plan::from_words(plan)?),
         ["generator", plan @ ..] => return latency::serve(&device::Plan::from_words(plan)?),
         ["steady", protocol, sessions, packets] => {
@@ -90,7 +93,7 @@ fn dispatch(words: &[&str]) -> Result<(), String> {
         ["locals", locals] => sessions::locals(number(locals)?),
         _ => {
             return Err(
-                "usage: sluice-bench [guard | ways | soft-nic FLOWS | packets FILE udp|tcp FLOWS]".into()
+                "usage: sluice-bench [guard | ways | against PROGRAM [CASE...] | soft-nic FLOWS | packets FILE udp|tcp FLOWS]".into()
             );
         }
     };

@@ -5,7 +5,7 @@ use crate::machine;
 use pktgen_tests::process::wait_until;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -89,10 +89,15 @@ pub(crate) fn myself() -> Result<PathBuf, String> {
 
 /// Runs one case in a process of its own, on the measuring core, and gives its JSON.
 pub(crate) fn run_case(words: &[&str]) -> Result<Value, String> {
+    case_of(&myself()?, words)
+}
+
+/// [`run_case`] of another build of this program.
+pub(crate) fn case_of(program: &Path, words: &[&str]) -> Result<Value, String> {
     let core = machine::measuring_core().to_string();
     let output = Command::new("taskset")
         .args(["-c", &core])
-        .arg(myself()?)
+        .arg(program)
         .args(words)
         .stderr(Stdio::inherit())
         .output()
@@ -106,7 +111,12 @@ pub(crate) fn run_case(words: &[&str]) -> Result<Value, String> {
 impl Sibling {
     /// Starts it as what `role` names and waits until it is ready.
     pub(crate) fn start(role: &str, plan: &Plan) -> Result<Self, String> {
-        let mut sibling = Self(Talker::start(Command::new(myself()?).arg(role).args(plan.words()))?);
+        Self::start_of(&myself()?, role, plan)
+    }
+
+    /// [`start`](Self::start) of another build of this program.
+    pub(crate) fn start_of(program: &Path, role: &str, plan: &Plan) -> Result<Self, String> {
+        let mut sibling = Self(Talker::start(Command::new(program).arg(role).args(plan.words()))?);
         sibling.answer()?;
         Ok(sibling)
     }

@@ -8,12 +8,12 @@ use crate::world::Way;
 use crate::{control, instructions, latency, loaded, pcap, plots, startup};
 use pktgen_tests::process::Hugepages;
 use serde_json::json;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-/// Where the report and what is needed on the way go.
+/// [`folder`], below the project's.
 const FOLDER: &str = "target/bench";
 /// The station address that DPDK gives its first pcap device.
 pub(crate) const PCAP_STATION: [u8; 6] = [2, 0x70, 0x63, 0x61, 0x70, 0];
@@ -22,8 +22,17 @@ pub(crate) const PCAP_STATION: [u8; 6] = [2, 0x70, 0x63, 0x61, 0x70, 0];
 static INTERRUPTED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 
 /// Fails when somebody asked this run to end.
-fn go_on() -> Result<(), String> {
+pub(crate) fn go_on() -> Result<(), String> {
     if INTERRUPTED.load(Ordering::Relaxed) { Err("interrupted".into()) } else { Ok(()) }
+}
+
+/// From now on an interrupt ends the child that is measured, and its failure ends this run in good order: hugepages
+/// go back as they were.
+pub(crate) fn listen_for_the_end() -> Result<(), String> {
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, Arc::clone(&INTERRUPTED)).map_err(|error| error.to_string())?;
+    }
+    Ok(())
 }
 
 /// How much is measured.
@@ -67,15 +76,9 @@ const QUICK: Extent = Extent {
 
 /// Measures everything, prints it, writes the report and the plots.
 pub(crate) fn everything(quick: bool) -> Result<(), String> {
-    // An interrupt ends the child that is measured, and its failure ends this run in good order:
-    // hugepages go back as they were.
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register(signal, Arc::clone(&INTERRUPTED)).map_err(|error| error.to_string())?;
-    }
+    listen_for_the_end()?;
     let extent = if quick { QUICK } else { FULL };
-    let failed = |error: std::io::Error| format!("{FOLDER}: {error}");
-    std::fs::create_dir_all(FOLDER).map_err(failed)?;
-    let folder = std::fs::canonicalize(FOLDER).map_err(failed)?;
+    let folder = folder()?;
     if machine::load() > 0.7 {
         println!("warning: the machine is busy (load {}); figures will be too high", machine::load());
     }
@@ -143,11 +146,16 @@ pub(crate) fn everything(quick: bool) -> Result<(), String> {
     Ok(())
 }
 
-/// The rows of every mode and family on a device, and no more.
-pub(crate) fn ways() -> Result<(), String> {
+/// Where the report and what is needed on the way go; made, if it is not there.
+pub(crate) fn folder() -> Result<PathBuf, String> {
     let failed = |error: std::io::Error| format!("{FOLDER}: {error}");
     std::fs::create_dir_all(FOLDER).map_err(failed)?;
-    let folder = std::fs::canonicalize(FOLDER).map_err(failed)?;
+    std::fs::canonicalize(FOLDER).map_err(failed)
+}
+
+/// The rows of every mode and family on a device, and no more.
+pub(crate) fn ways() -> Result<(), String> {
+    let folder = folder()?;
     let hugepages = Hugepages::reserve(600);
     let mut report = Report::new(true);
     for way in Way::ALL {
@@ -197,27 +205,26 @@ fn on_pcap(
     hugepages: bool,
     folder: &Path,
 ) -> Result<(), String> {
-    let Frames { way, protocol, flows, shuffled } = *frames;
-    let path = folder.join("packets.pcap");
-    pcap::write(&path, way, protocol, flows, shuffled, PCAP_STATION)
-        .map_err(|error| format!("{}: {error}", path.display()))?;
-    let plan = Plan {
-        vdev: format!("net_pcap0,rx_pcap={},infinite_rx=1", path.display()),
-        protocol: protocol.into(),
-        flows,
-        way,
-        // The device holds every frame of the file in a buffer of its own.
-        buffers: flows + flows / 4 + 16_384,
-        room: 320,
-        workers: 1,
-        core: machine::measuring_core(),
-        hugepages,
-    };
-    let measured = by_turns(&plan, extent);
-    std::fs::remove_file(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let measured =
+        with_packets(frames, folder, |path| by_turns(&Plan::on_pcap(path, frames, hugepages), extent));
     let [io, swap, null, sluice] = measured?;
     report.on_pcap(frames, &io, &swap, &null, &sluice);
     Ok(())
+}
+
+/// Writes the packets of a case into a file for the time of `measure`.
+pub(crate) fn with_packets<T>(
+    frames: &Frames,
+    folder: &Path,
+    measure: impl FnOnce(&Path) -> Result<T, String>,
+) -> Result<T, String> {
+    let Frames { way, protocol, flows, shuffled } = *frames;
+    let path = folder.join("packets.pcap");
+    let failed = |error: std::io::Error| format!("{}: {error}", path.display());
+    pcap::write(&path, way, protocol, flows, shuffled, PCAP_STATION).map_err(failed)?;
+    let measured = measure(&path);
+    std::fs::remove_file(&path).map_err(failed)?;
+    measured
 }
 
 /// One worker alone and two at the same time, on two queues of one device, by turns; and the same

@@ -7,55 +7,47 @@ use crate::drop::DropReason;
 use crate::flow::{Direction, Key, Protocol};
 use crate::frame::Frame;
 use crate::ids::{NeighborId, PortId};
-use crate::session::{ForwardMode, Needs, Seen, Session, SessionIndex, State};
-use crate::snapshot::{Egress, NextHop, Snapshot};
+use crate::session::{ForwardMode, Lines, Needs, Seen, Session, SessionIndex, State};
+use crate::snapshot::{Egress, Egresses, NextHop, Snapshot};
 use crate::stats::{Counter, ServerCounters, WorkerStats};
-use crate::wire::{self, Encapsulation, IPV4_LEN, Packet, Payload, Wire};
+use crate::wire::{self, Encapsulation, IPV4_LEN, Packet, Wire};
 use std::net::IpAddr;
 
 impl Director {
-    /// Sends a plain packet of a session on its way when nothing but what almost every packet needs is to be
-    /// done; otherwise changes nothing and returns false.
+    /// Sends plain packets at the front of a group on their way, as long as nothing but what almost every packet
+    /// needs is to be done; returns how many. The packet after those is unchanged.
     ///
-    /// Without calls, so that what it works with stays in registers: 50 instructions less than the whole way.
+    /// Without calls, and with everything that packets share taken out before, so that what it works with stays in
+    /// registers.
     #[inline(always)]
     pub(super) fn pass<K: HasSide>(
         &mut self,
-        frame: &mut Frame<'_>,
-        stage: &Staged<K>,
+        frames: &mut [Frame<'_>],
+        burst: &[Staged<K>],
         arrival: &Arrival<'_>,
         verdicts: &mut Verdicts,
-    ) -> bool {
-        let packet = &stage.packet;
-        // By name, so that the compiler leaves the others out of all that follows.
-        let protocol = match packet.payload {
-            Payload::Transport(Protocol::Tcp) => Protocol::Tcp,
-            Payload::Transport(Protocol::Udp) => Protocol::Udp,
-            _ => return false,
-        };
+    ) -> usize {
         let (sessions, stats) = K::parts(self);
-        let Some((session, direction)) = sessions.confirm_mut(packet.key, stage.candidate) else {
-            return false;
+        let mut pass = Pass {
+            lines: sessions.lines(),
+            egresses: arrival.world.neighbors.egresses(),
+            servers: stats.servers(),
+            stamp: arrival.stamp,
+            epoch: arrival.world.routing_epoch,
         };
-        if session.routing_epoch != arrival.world.routing_epoch {
-            return false;
+        let (mut passed, mut reported) = (0, 0);
+        // No port has this number.
+        let mut by = u32::MAX;
+        for (frame, stage) in frames.iter_mut().zip(burst) {
+            let Some(port) = pass.one(frame, stage, arrival) else { break };
+            if by != u32::from(port.0) {
+                verdicts.push_transmit(PortId(by as u16), passed - reported);
+                (by, reported) = (u32::from(port.0), passed);
+            }
+            passed += 1;
         }
-        if session.needs.has(Needs::MORE) {
-            return session.mode == ForwardMode::Tunnel
-                && pass_tunnel(frame, packet, session, arrival, stats, verdicts);
-        }
-        let Some(egress) = arrival.world.neighbors.egress(session.next_hop(direction)) else { return false };
-        let sees_answers = session.mode != ForwardMode::DirectRoute;
-        if session.state.after(packet.flags, Seen::of(direction, sees_answers)) != session.state {
-            return false;
-        }
-        session.last_seen = arrival.stamp;
-        count_traffic(packet, direction, stats.server(session.server));
-        let bytes = frame.bytes_mut();
-        rewrite(bytes, packet, protocol, session, direction);
-        wire::set_ethernet(bytes, &egress.header);
-        verdicts.push(Verdict::Transmit(egress.port));
-        true
+        verdicts.push_transmit(PortId(by as u16), passed - reported);
+        passed
     }
 
     /// Sends a packet of a session on its way.
@@ -115,33 +107,71 @@ impl Director {
     }
 }
 
-/// [`Director::pass`] for packets that go through a tunnel without anything between the headers.
+/// What packets that pass share.
+struct Pass<'p, K> {
+    lines: Lines<'p, K>,
+    egresses: Egresses<'p>,
+    servers: &'p [ServerCounters],
+    stamp: Stamp,
+    epoch: u16,
+}
+
+impl<K: HasSide> Pass<'_, K> {
+    /// Sends a packet on its way, if that is all there is to be done.
+    #[inline(always)]
+    fn one(&mut self, frame: &mut Frame<'_>, stage: &Staged<K>, arrival: &Arrival<'_>) -> Option<PortId> {
+        let packet = &stage.packet;
+        let (session, direction) = self.lines.confirm(packet.key, stage.candidate)?;
+        if session.routing_epoch != self.epoch || !session.ignores(stage.plain, direction) {
+            return None;
+        }
+        if session.needs.has(Needs::MORE) {
+            return pass_tunnel(frame, packet, session, arrival, self.servers);
+        }
+        let egress = self.egresses.get(session.next_hop(direction))?;
+        let counters = self.servers.get(session.server.0 as usize)?;
+        if session.needs.has(Needs::UNTRANSLATED) {
+            K::hop(frame.bytes_mut());
+            wire::set_ethernet(frame.bytes_mut(), &egress.header);
+        } else {
+            let is_segment = stage.plain.is_segment;
+            K::translate_plain(frame, packet, is_segment, session.other_side(direction), &egress.header);
+            if is_segment && session.sequence_offset != 0 {
+                let (offset, bare) = (session.sequence_offset, session.needs.has(Needs::WITHOUT_TIMESTAMP));
+                wire::shift_sequence(frame.bytes_mut(), packet, direction, offset, bare);
+            }
+        }
+        session.last_seen = self.stamp;
+        count_traffic(packet, direction, counters);
+        Some(egress.port)
+    }
+}
+
+/// [`Pass::one`] for packets that go through a tunnel without anything between the headers.
 #[inline(never)]
 fn pass_tunnel<K: Wire>(
     frame: &mut Frame<'_>,
     packet: &Packet<K>,
     session: &mut Session<K>,
     arrival: &Arrival<'_>,
-    stats: &WorkerStats,
-    verdicts: &mut Verdicts,
-) -> bool {
+    servers: &[ServerCounters],
+) -> Option<PortId> {
+    if session.mode != ForwardMode::Tunnel {
+        return None;
+    }
     let outer = session.key(Direction::Outbound).reversed();
     let between = (outer.port_word() >> 16) as u16;
     let next_hop = session.next_hop(Direction::Inbound);
-    let Some(egress) = arrival.world.neighbors.egress(next_hop) else { return false };
+    let egress = arrival.world.neighbors.egress(next_hop)?;
+    let counters = servers.get(session.server.0 as usize)?;
     let room = arrival.world.port(egress.port).link.mtu.saturating_sub(packet.total_len);
-    if between != Encapsulation::Ipip.number()
-        || room < IPV4_LEN as u16
-        || session.state.after(packet.flags, Seen::InboundOnly) != session.state
-        || !K::enter_tunnel(frame, outer)
-    {
-        return false;
+    if between != Encapsulation::Ipip.number() || room < IPV4_LEN as u16 || !K::enter_tunnel(frame, outer) {
+        return None;
     }
     session.last_seen = arrival.stamp;
-    count_traffic(packet, Direction::Inbound, stats.server(session.server));
+    count_traffic(packet, Direction::Inbound, counters);
     wire::set_ethernet(frame.bytes_mut(), &egress.header);
-    verdicts.push(Verdict::Transmit(egress.port));
-    true
+    Some(egress.port)
 }
 
 /// Keeps a session's state, its time and its server's counters up with a packet.
@@ -229,7 +259,7 @@ fn change_state<K: Key>(session: &mut Session<K>, state: State, counters: &Serve
     }
     gauge(session.state, counters).decrement();
     gauge(state, counters).add(1);
-    session.state = state;
+    session.set_state(state);
 }
 
 /// Where a packet goes, and whether its Ethernet header is known.

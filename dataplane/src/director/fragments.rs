@@ -11,7 +11,7 @@ use crate::frame::Frame;
 use crate::ids::WorkerId;
 use crate::session::{Candidate, DatagramId, DatagramKey, SessionIndex, Settled, Step};
 use crate::snapshot::AddressRole;
-use crate::wire::{self, Packet, Payload};
+use crate::wire::{self, Packet, Payload, Plain};
 
 impl Director {
     /// Decides about a piece of a datagram.
@@ -99,7 +99,7 @@ impl Director {
                 service,
                 owner,
                 unfit: None,
-                is_plain: false,
+                plain: Plain::NONE,
             };
             match found {
                 Some(found) => self.continue_session(frame, &stage, protocol, found, arrival, verdicts),

@@ -33,6 +33,7 @@ mod reset;
 mod sequences;
 mod side;
 mod tell;
+mod verdicts;
 
 pub use sequences::Sequences;
 
@@ -46,7 +47,7 @@ use crate::session::{Candidate, DatagramId, Fragments, SessionIndex, SessionTabl
 use crate::snapshot::{NextHop, ServiceIndex, Snapshot};
 use crate::stats::WorkerStats;
 use crate::steering::Seat;
-use crate::wire::{self, Packet, Payload, Station, Tail, Unfit};
+use crate::wire::{self, Packet, Payload, Plain, Station, Tail, Unfit};
 use admit::{ServiceCursor, Towards, find_service};
 use arrayvec::ArrayVec;
 use budget::Budget;
@@ -78,11 +79,7 @@ pub enum Verdict {
     Drop(DropReason),
 }
 
-/// The verdicts on one burst, in its order.
-///
-/// What decides about a packet gives its verdict here, or fails with a reason to drop it: returning
-/// verdicts through several functions, and packets from the parser, cost 52 instructions more.
-pub type Verdicts = ArrayVec<Verdict, BURST_SIZE>;
+pub use verdicts::Verdicts;
 
 /// What a director is made with.
 #[derive(Clone, Copy, Debug)]
@@ -141,8 +138,8 @@ pub struct Director {
 struct Staged<K> {
     /// The packet, unless it is malformed.
     packet: Packet<K>,
-    /// Whether the frame is a plain one: [`Director::pass`] may do.
-    is_plain: bool,
+    /// What the frame says, if it is a plain one: [`Director::pass`] may do.
+    plain: Plain,
     hash: u64,
     candidate: Candidate,
     /// For a packet without candidate, the service that it asks for.
@@ -155,7 +152,7 @@ struct Staged<K> {
 impl<K: Key> Staged<K> {
     const NOTHING: Self = Self {
         packet: Packet::NEIGHBOR,
-        is_plain: false,
+        plain: Plain::NONE,
         hash: 0,
         candidate: Candidate::NONE,
         service: None,
@@ -312,7 +309,7 @@ impl Director {
         self.run::<K>(&mut taken, arrival, &mut decided);
         for (at, (frame, verdict)) in places.zip(taken.into_iter().zip(decided)) {
             frames[at] = frame;
-            verdicts[at] = verdict;
+            verdicts.set(at, verdict);
         }
     }
 
@@ -376,15 +373,22 @@ impl Director {
         let station = Station::new(link.mac);
         let mut others = 0;
         for (at, (frame, stage)) in frames.iter_mut().zip(burst).enumerate() {
-            stage.is_plain = K::parse_plain(frame, station, arrival.longest_plain, &mut stage.packet);
-            stage.unfit = None;
-            if !stage.is_plain {
-                stage.unfit = K::parse(frame, link, &mut stage.packet).err();
-                if stage.unfit == Some(Unfit::OtherFamily) {
-                    others |= 1 << at;
+            // The key stays in registers where the packet is a plain one.
+            let key = match K::parse_plain(frame, station, arrival.longest_plain) {
+                Some((packet, plain)) => {
+                    (stage.packet, stage.plain, stage.unfit) = (packet, plain, None);
+                    packet.key
                 }
-            }
-            stage.hash = sessions.hash(stage.packet.key);
+                None => {
+                    stage.plain = Plain::NONE;
+                    stage.unfit = K::parse(frame, link, &mut stage.packet).err();
+                    if stage.unfit == Some(Unfit::OtherFamily) {
+                        others |= 1 << at;
+                    }
+                    stage.packet.key
+                }
+            };
+            stage.hash = sessions.hash(key);
             sessions.prefetch_bucket(stage.hash);
         }
         others
@@ -444,9 +448,12 @@ impl Director {
         arrival: &Arrival<'_>,
         verdicts: &mut Verdicts,
     ) {
-        for (frame, stage) in frames.iter_mut().zip(burst) {
-            if !(stage.is_plain && self.pass(frame, stage, arrival, verdicts)) {
+        let mut at = 0;
+        while at < burst.len() {
+            at += self.pass(&mut frames[at..], &burst[at..], arrival, verdicts);
+            if let (Some(frame), Some(stage)) = (frames.get_mut(at), burst.get(at)) {
                 self.decide_one(frame, stage, arrival, verdicts);
+                at += 1;
             }
         }
     }

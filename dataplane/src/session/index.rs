@@ -52,6 +52,23 @@ impl FlowIndex {
         prefetch(self.buckets.as_ptr().wrapping_add(self.home(hash)));
     }
 
+    /// The first slot under `hash` whose tag agrees; mostly one line says it.
+    #[inline(always)]
+    pub(super) fn first(&self, hash: u64) -> Option<u32> {
+        let bucket = &self.buckets[self.home(hash)];
+        match bucket.tags.places(tag(hash)).next() {
+            Some(place) => Some(bucket.slots[place]),
+            None if bucket.spilled == 0 => None,
+            None => self.find_further(hash),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn find_further(&self, hash: u64) -> Option<u32> {
+        self.find(hash, |_| true)
+    }
+
     /// The first slot under `hash` that `matches`.
     #[inline]
     pub(super) fn find(&self, hash: u64, mut matches: impl FnMut(u32) -> bool) -> Option<u32> {

@@ -13,13 +13,13 @@ mod templates;
 pub use fragments::{DatagramId, DatagramKey, Fragments, HELD_MAX, Settled, Step};
 pub use local_ports::{LocalPorts, PORTS_PER_PAIR, Pair, PairIndex, Taken};
 pub use state::{Seen, State, Timeouts};
-pub use table::{Candidate, InsertError, SessionIndex, SessionTable};
+pub use table::{Candidate, InsertError, Lines, SessionIndex, SessionTable};
 pub use templates::{Persistence, Templates};
 
 use crate::clock::Stamp;
 use crate::flow::{Direction, Endpoint, Family, FlowKey, FlowKey6, Key, Protocol};
 use crate::ids::{LocalId, NeighborId, ServerId};
-use crate::wire::{Translation, differences};
+use crate::wire::{Plain, Translation, differences};
 use std::net::IpAddr;
 
 /// How packets of a service reach its servers, and what the servers see.
@@ -79,6 +79,10 @@ impl Needs {
     pub const ADDRESS: Self = Self(16);
     /// Both ends are told when it is forgotten.
     pub const RESET: Self = Self(32);
+    /// They are not translated: nothing but the Ethernet header changes.
+    pub const UNTRANSLATED: Self = Self(64);
+    /// What keeps plain packets from being translated at once.
+    pub const OTHERWISE: Self = Self(Self::MORE.0 | Self::UNTRANSLATED.0);
 
     /// Whether `need` is among them.
     #[inline]
@@ -106,11 +110,10 @@ impl Needs {
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(64))]
 pub struct Session<K> {
-    /// client -> vip
-    inbound: K,
-    /// real -> local
-    outbound: K,
-    /// Checksum differences of the inbound direction; the outbound ones are their complements.
+    /// By [`Direction`]: client -> vip, real -> local.
+    keys: [K; 2],
+    /// Checksum differences of the inbound direction, as little-endian numbers (RFC 1071 §2 B); the
+    /// outbound ones are their complements.
     l3_difference: u16,
     l4_difference: u16,
     /// What is added to the client's TCP sequence numbers; 0: they pass as they are.
@@ -126,7 +129,9 @@ pub struct Session<K> {
     pub routing_epoch: u16,
     /// The local address's slot in the counters; [`LocalId::NONE`] where the session holds no port.
     pub local_id: LocalId,
-    /// Where the session stands; [`State::Free`] marks an unused line.
+    /// What leaves the state as it is: of the client in the lower half, of the server in the upper.
+    ignores: u8,
+    /// Where the session stands; [`State::Free`] marks an unused line. Written by [`set_state`](Self::set_state).
     pub state: State,
     /// What becomes of its packets.
     pub mode: ForwardMode,
@@ -167,8 +172,7 @@ impl<K: Key> NewSession<K> {
 
 impl<K: Key> Session<K> {
     const FREE: Self = Self {
-        inbound: K::NONE,
-        outbound: K::NONE,
+        keys: [K::NONE; 2],
         l3_difference: 0,
         l4_difference: 0,
         sequence_offset: 0,
@@ -177,6 +181,7 @@ impl<K: Key> Session<K> {
         last_seen: Stamp::from_zero(),
         routing_epoch: 0,
         local_id: LocalId::NONE,
+        ignores: 0,
         state: State::Free,
         mode: ForwardMode::FullNat,
         needs: Needs::NOTHING,
@@ -186,11 +191,14 @@ impl<K: Key> Session<K> {
         let NewSession { inbound, outbound, .. } = *new;
         let (l3_difference, l4_difference) = differences(inbound, outbound.reversed());
         let is_plain = new.mode != ForwardMode::Tunnel && !new.changes_family();
-        Self {
-            inbound,
-            outbound,
-            l3_difference,
-            l4_difference,
+        let mut needs = if is_plain { Needs::NOTHING } else { Needs::MORE };
+        if new.mode == ForwardMode::DirectRoute {
+            needs.add(Needs::UNTRANSLATED);
+        }
+        let mut session = Self {
+            keys: [inbound, outbound],
+            l3_difference: l3_difference.swap_bytes(),
+            l4_difference: l4_difference.swap_bytes(),
             server: new.server,
             local_id: new.local_id,
             last_seen: now,
@@ -198,43 +206,65 @@ impl<K: Key> Session<K> {
             next_hops: [new.next_hop, NeighborId::NONE],
             state,
             mode: new.mode,
-            needs: if is_plain { Needs::NOTHING } else { Needs::MORE },
+            needs,
             ..Self::FREE
-        }
+        };
+        session.set_state(state);
+        session
+    }
+
+    /// Moves it to a state.
+    pub fn set_state(&mut self, state: State) {
+        let sees_answers = self.mode.sees_answers();
+        let ignores = |way| state.ignores(Seen::of(way, sees_answers));
+        self.ignores = ignores(Direction::Inbound) | ignores(Direction::Outbound) << 4;
+        self.state = state;
+    }
+
+    /// Whether a plain packet that arrives in `direction` leaves the state as it is.
+    #[inline(always)]
+    pub fn ignores(&self, plain: Plain, direction: Direction) -> bool {
+        let of_direction = 0x0f ^ 0_u8.wrapping_sub(direction as u8);
+        plain.among(self.ignores) & of_direction != 0
+    }
+
+    /// Its key of packets that arrive in the other direction: what those in `direction` become, turned round; and
+    /// what that does to their checksums, as little-endian numbers.
+    #[inline(always)]
+    pub fn other_side(&self, direction: Direction) -> (K, u16, u16) {
+        let flip = 0_u16.wrapping_sub(direction as u16);
+        (self.keys[1 - direction as usize], self.l3_difference ^ flip, self.l4_difference ^ flip)
     }
 
     /// Its transport protocol, or that of pings.
     pub fn protocol(&self) -> Protocol {
-        self.inbound.protocol()
+        self.keys[0].protocol()
     }
 
     /// The client's endpoint.
     pub fn client(&self) -> Endpoint {
-        self.inbound.source()
+        self.keys[0].source()
     }
 
     /// The endpoint that the client addresses.
     pub fn vip(&self) -> Endpoint {
-        self.inbound.destination()
+        self.keys[0].destination()
     }
 
     /// The director's endpoint towards the real server.
     pub fn local(&self) -> Endpoint {
-        self.outbound.destination()
+        self.keys[1].destination()
     }
 
     /// The real server's endpoint.
     pub fn real(&self) -> Endpoint {
-        self.outbound.source()
+        self.keys[1].source()
     }
 
     /// The key of packets that arrive in `direction`.
     #[inline]
     pub fn key(&self, direction: Direction) -> K {
-        match direction {
-            Direction::Inbound => self.inbound,
-            Direction::Outbound => self.outbound,
-        }
+        self.keys[direction as usize]
     }
 
     /// The directions in which its packets come.
@@ -269,23 +299,25 @@ impl<K: Key> Session<K> {
     /// What packets that arrive in `direction` become.
     #[inline]
     pub fn translation(&self, direction: Direction) -> Translation<K> {
-        match direction {
-            Direction::Inbound => Translation {
-                key: self.outbound.reversed(),
-                l3_difference: self.l3_difference,
-                l4_difference: self.l4_difference,
-            },
-            Direction::Outbound => Translation {
-                key: self.inbound.reversed(),
-                l3_difference: !self.l3_difference,
-                l4_difference: !self.l4_difference,
-            },
+        let (key, l3_difference, l4_difference) = self.plain_translation(direction);
+        Translation {
+            key,
+            l3_difference: l3_difference.swap_bytes(),
+            l4_difference: l4_difference.swap_bytes(),
         }
+    }
+
+    /// [`translation`](Self::translation), with differences as little-endian numbers: (key, layer 3, layer 4).
+    #[inline(always)]
+    pub fn plain_translation(&self, direction: Direction) -> (K, u16, u16) {
+        // All ones for the way back, whose differences are complements.
+        let (key, l3, l4) = self.other_side(direction);
+        (key.reversed(), l3, l4)
     }
 
     /// Whether its packets change from one family to the other.
     pub fn changes_family(&self) -> bool {
-        changes_family(self.inbound, self.outbound)
+        changes_family(self.keys[0], self.keys[1])
     }
 
     /// Lets its packets take the short way, if new addresses are all that they need from now on.
@@ -299,7 +331,7 @@ impl<K: Key> Session<K> {
     /// port, which is zero.
     #[inline]
     pub fn pair(&self) -> K {
-        self.outbound.with_destination_port(0)
+        self.keys[1].with_destination_port(0)
     }
 }
 

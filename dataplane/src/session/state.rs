@@ -144,6 +144,19 @@ impl State {
         AFTER[seen as usize][usize::from(flags.deciding())][self as usize]
     }
 
+    /// What leaves a session in this state as it is, a bit for each that [`TcpFlags::said`] gives.
+    #[inline]
+    pub fn ignores(self, seen: Seen) -> u8 {
+        // Nothing and an ACK are one bit, because no session gets both.
+        let nothing = if matches!(self, Self::UdpOneWay | Self::UdpTwoWay) { 0x00 } else { 0x10 };
+        [0x04, 0x02, 0x01, nothing]
+            .map(TcpFlags::from_octet)
+            .into_iter()
+            .filter(|flags| self.after(*flags, seen) == self)
+            .map(TcpFlags::said)
+            .sum()
+    }
+
     /// The state after a segment with the flags of `octet`, by one direction's rows.
     const fn after_row(self, octet: u8, rows: &[Row; 4]) -> Self {
         let flags = TcpFlags::from_octet(octet);
@@ -242,6 +255,7 @@ impl Timeouts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::Plain;
     use State::{None as NO, SynAck as SA};
 
     const SYN: TcpFlags = TcpFlags::from_octet(0x02);
@@ -261,6 +275,23 @@ mod tests {
                 state
             })
             .collect()
+    }
+
+    #[test]
+    fn what_a_state_ignores_is_what_leaves_it_as_it_is() {
+        for state in State::ALL {
+            let is_datagram = matches!(state, State::UdpOneWay | State::UdpTwoWay);
+            for seen in [Inbound, Outbound, InboundOnly] {
+                for octet in 0..=255 {
+                    let plain = if is_datagram { Plain::DATAGRAM } else { Plain::of_segment(octet) };
+                    let flags = if is_datagram { TcpFlags::NONE } else { TcpFlags::from_octet(octet) };
+                    let ignored = plain.among(state.ignores(seen)) != 0;
+
+                    let stays = plain.is_some() && state.after(flags, seen) == state;
+                    assert_eq!(ignored, stays, "{state:?} {seen:?} {octet:#x}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -108,7 +108,7 @@ impl<K: Key> SessionTable<K> {
     /// Stage two: the session that probably matches; asks for its line.
     #[inline]
     pub fn candidate(&self, hash: u64) -> Candidate {
-        let Some(slot) = self.index.find(hash, |_| true) else { return Candidate::NONE };
+        let Some(slot) = self.index.first(hash) else { return Candidate::NONE };
         prefetch_near(self.sessions.as_ptr().wrapping_add((slot >> 1) as usize));
         Candidate(slot)
     }
@@ -122,15 +122,10 @@ impl<K: Key> SessionTable<K> {
         (session.key(direction(slot)) == key).then_some((SessionIndex(slot >> 1), direction(slot)))
     }
 
-    /// The session that [`confirm`](Self::confirm) finds, to be changed.
-    #[inline(always)]
-    pub fn confirm_mut(
-        &mut self,
-        key: K,
-        Candidate(slot): Candidate,
-    ) -> Option<(&mut Session<K>, Direction)> {
-        let session = self.sessions.get_mut((slot >> 1) as usize)?;
-        (session.key(direction(slot)) == key).then_some((session, direction(slot)))
+    /// The lines, for a group of packets.
+    #[inline]
+    pub fn lines(&mut self) -> Lines<'_, K> {
+        Lines(&mut self.sessions)
     }
 
     /// The session of `key`, and the direction in which `key` goes.
@@ -234,6 +229,19 @@ impl<K: Key> SessionTable<K> {
     pub fn line(&self, line: usize) -> Option<(SessionIndex, &Session<K>)> {
         let session = self.sessions.get(line)?;
         (session.state != State::Free).then_some((SessionIndex(line as u32), session))
+    }
+}
+
+/// The lines of a table: where they are stays in registers while a group of packets goes by.
+#[derive(Debug)]
+pub struct Lines<'t, K>(&'t mut [Session<K>]);
+
+impl<K: Key> Lines<'_, K> {
+    /// The session that [`confirm`](SessionTable::confirm) finds, to be changed.
+    #[inline(always)]
+    pub fn confirm(&mut self, key: K, Candidate(slot): Candidate) -> Option<(&mut Session<K>, Direction)> {
+        let session = self.0.get_mut((slot >> 1) as usize)?;
+        (session.keys[(slot & 1) as usize] == key).then_some((session, direction(slot)))
     }
 }
 

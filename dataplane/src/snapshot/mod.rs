@@ -9,7 +9,7 @@ mod services;
 pub use crate::network::Network;
 pub use addresses::{AddressRole, Addresses};
 pub use mailbox::{Mailbox, Publisher, mailboxes};
-pub use neighbors::{Egress, Neighbor, Neighbors};
+pub use neighbors::{Egress, Egresses, Neighbor, Neighbors};
 pub use routes::{NextHop, Routes};
 pub use services::{
     ClientAddress, Listen, LocalAddress, RealServer, Service, ServiceIndex, ServiceOptions, Services,

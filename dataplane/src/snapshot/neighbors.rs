@@ -34,6 +34,18 @@ pub struct Neighbors {
     by_hop: Map<NextHop, NeighborId>,
 }
 
+/// How to send to each neighbour: where that stands stays in registers while a group of packets goes by.
+#[derive(Clone, Copy, Debug)]
+pub struct Egresses<'n>(&'n [Egress]);
+
+impl<'n> Egresses<'n> {
+    /// As [`Neighbors::egress`].
+    #[inline(always)]
+    pub fn get(self, id: NeighborId) -> Option<&'n Egress> {
+        self.0.get(id.0 as usize).filter(|egress| egress.known)
+    }
+}
+
 impl Neighbors {
     /// A table with each neighbour in its own place; a place may be empty.
     pub fn new(slots: Vec<Option<Neighbor>>) -> Self {
@@ -55,6 +67,12 @@ impl Neighbors {
     #[inline]
     pub fn egress(&self, id: NeighborId) -> Option<&Egress> {
         self.egress.get(id.0 as usize).filter(|egress| egress.known)
+    }
+
+    /// How to send to each neighbour, for a group of packets.
+    #[inline]
+    pub fn egresses(&self) -> Egresses<'_> {
+        Egresses(&self.egress)
     }
 
     /// Asks for the line of a slot.

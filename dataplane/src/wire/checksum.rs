@@ -28,7 +28,17 @@ pub fn sum(bytes: &[u8]) -> u16 {
 #[inline]
 pub fn header_is_right(header: &[u8; 20]) -> bool {
     let (words, _) = header.as_chunks::<4>();
-    let total: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
+    let [a, b, c, d, e] = [0, 1, 2, 3, 4].map(|at| u64::from(u32::from_le_bytes(words[at])));
+    words_are_right(b << 32 | a, d << 32 | c, e as u32)
+}
+
+/// [`header_is_right`], of the header's words as little-endian numbers.
+#[inline(always)]
+pub fn words_are_right(first: u64, second: u64, third: u32) -> bool {
+    // Carries come back at the low end: 2^64 leaves a remainder of one by 0xffff.
+    let (total, carry) = first.overflowing_add(second);
+    let (total, again) = total.overflowing_add(u64::from(third) + u64::from(carry));
+    let total = total.wrapping_add(u64::from(again));
     // Folding keeps the remainder by 0xffff, and that of a right sum is zero; a header's sum is
     // never zero itself, because its version is not. A number is a multiple of 0xffff when its
     // product with the inverse of 0xffff modulo 2^64 is no larger than that of the largest multiple:
@@ -109,6 +119,17 @@ mod tests {
         #[test]
         fn the_wide_sum_equals_the_word_by_word_sum(bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
             prop_assert_eq!(sum(&bytes), slow_sum(&bytes));
+        }
+
+        /// What plain datagrams get: RFC 768 sends a computed zero as all ones, and a sum with something is no zero.
+        #[test]
+        fn a_datagram_s_sum_is_its_checksum_by_difference_and_never_zero(
+            field in prop_oneof![1u16.., Just(0xffff)],
+            difference in prop_oneof![any::<u16>(), Just(0), Just(0xffff)],
+        ) {
+            let adjusted = adjust(field, difference);
+
+            prop_assert_eq!(add(field, !difference), if adjusted == 0 { 0xffff } else { adjusted });
         }
 
         #[test]

@@ -1,10 +1,11 @@
 //! What differs on the wire between the families: one trait, two short lists.
 
 use super::fragment::{self, Fragment};
-use super::packet::{LinkTraits, Packet, Payload, Station, Unfit};
-use super::rewrite::{Translation, translate4, translate6};
+use super::packet::{LinkTraits, Packet, Payload, Plain, Station, Unfit};
+use super::rewrite::{Translation, translate_plain4, translate4, translate6};
 use super::{
-    ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, cross, cross_error, icmp, icmp6, ipv4, ipv6, tunnel,
+    ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader, cross, cross_error, icmp, icmp6, ipv4,
+    ipv6, tunnel,
 };
 use crate::drop::DropReason;
 use crate::flow::{FlowKey, FlowKey6, Key, Protocol};
@@ -20,7 +21,7 @@ pub trait Wire: Key {
     /// The packet of a frame of the plain kind, which almost all are: a datagram or a segment that opens nothing, for
     /// `station`, of at most `longest` bytes, which may be forwarded and has nothing unusual or wrong. Of other
     /// frames it says no more than `None`.
-    fn read_plain(frame: &[u8], station: Station, longest: u16) -> Option<Packet<Self>>;
+    fn read_plain(frame: &Frame<'_>, station: Station, longest: u16) -> Option<(Packet<Self>, Plain)>;
 
     /// Reads and checks any frame.
     ///
@@ -28,17 +29,13 @@ pub trait Wire: Key {
     /// Why the frame is no packet of this family for us.
     fn read(frame: &[u8], link: &LinkTraits) -> Result<Packet<Self>, Unfit>;
 
-    /// Reads a [plain](Self::read_plain) frame and cuts off its padding; false, and nothing changed, for others.
+    /// Reads a [plain](Self::read_plain) frame and cuts off its padding; `None`, and nothing changed, for others.
     ///
-    /// What it finds is written to its place between the stages: packets that are returned are taken apart
-    /// and put together.
     #[inline(always)]
-    fn parse_plain(frame: &mut Frame<'_>, station: Station, longest: u16, packet: &mut Packet<Self>) -> bool {
-        Self::read_plain(frame.bytes(), station, longest).is_some_and(|plain| {
-            *packet = plain;
-            frame.truncate(ETHERNET_LEN + usize::from(packet.total_len));
-            true
-        })
+    fn parse_plain(frame: &mut Frame<'_>, station: Station, longest: u16) -> Option<(Packet<Self>, Plain)> {
+        let read = Self::read_plain(frame, station, longest)?;
+        frame.truncate(ETHERNET_LEN + usize::from(read.0.total_len));
+        Some(read)
     }
 
     /// Reads and checks any frame, and cuts off its Ethernet padding. What it finds is written to `packet`.
@@ -73,6 +70,16 @@ pub trait Wire: Key {
         to: &Translation<FlowKey6>,
         piece: Option<Fragment>,
     ) -> Result<(), DropReason>;
+
+    /// [`translate`](Self::translate) for a [plain](Self::read_plain) packet, which gets its Ethernet header too. `to`
+    /// is its new key turned round, and the checksums' differences as little-endian numbers.
+    fn translate_plain(
+        frame: &mut Frame<'_>,
+        packet: &Packet<Self>,
+        is_segment: bool,
+        to: (Self, u16, u16),
+        ethernet: &EthernetHeader,
+    );
 
     /// Where a piece stands in its datagram.
     fn fragment(frame: &[u8], packet: &Packet<Self>) -> Fragment;
@@ -140,7 +147,7 @@ impl Wire for FlowKey {
     const ETHERTYPE: u16 = ETHERTYPE_IPV4;
 
     #[inline(always)]
-    fn read_plain(frame: &[u8], station: Station, longest: u16) -> Option<Packet<Self>> {
+    fn read_plain(frame: &Frame<'_>, station: Station, longest: u16) -> Option<(Packet<Self>, Plain)> {
         ipv4::parse_plain(frame, station, longest)
     }
 
@@ -151,6 +158,17 @@ impl Wire for FlowKey {
     #[inline(always)]
     fn translate(frame: &mut [u8], packet: &Packet<Self>, protocol: Protocol, to: &Translation<Self>) {
         translate4(frame, packet, protocol, to);
+    }
+
+    #[inline(always)]
+    fn translate_plain(
+        frame: &mut Frame<'_>,
+        _: &Packet<Self>,
+        is_segment: bool,
+        to: (Self, u16, u16),
+        ethernet: &EthernetHeader,
+    ) {
+        translate_plain4(frame, is_segment, to, ethernet);
     }
 
     fn cross(
@@ -229,7 +247,7 @@ impl Wire for FlowKey6 {
     const ETHERTYPE: u16 = ETHERTYPE_IPV6;
 
     #[inline(always)]
-    fn read_plain(frame: &[u8], station: Station, longest: u16) -> Option<Packet<Self>> {
+    fn read_plain(frame: &Frame<'_>, station: Station, longest: u16) -> Option<(Packet<Self>, Plain)> {
         ipv6::parse_plain(frame, station, longest)
     }
 
@@ -240,6 +258,21 @@ impl Wire for FlowKey6 {
     #[inline(always)]
     fn translate(frame: &mut [u8], packet: &Packet<Self>, protocol: Protocol, to: &Translation<Self>) {
         translate6(frame, packet, protocol, to);
+    }
+
+    #[inline(always)]
+    fn translate_plain(
+        frame: &mut Frame<'_>,
+        packet: &Packet<Self>,
+        is_segment: bool,
+        (key, l3, l4): (Self, u16, u16),
+        ethernet: &EthernetHeader,
+    ) {
+        let (l3_difference, l4_difference) = (l3.swap_bytes(), l4.swap_bytes());
+        let protocol = if is_segment { Protocol::Tcp } else { Protocol::Udp };
+        let to = Translation { key: key.reversed(), l3_difference, l4_difference };
+        translate6(frame.bytes_mut(), packet, protocol, &to);
+        super::set_ethernet(frame.bytes_mut(), ethernet);
     }
 
     fn cross(

@@ -1,15 +1,21 @@
 //! Reading IPv6 frames (RFC 8200): every check that a header needs, once.
 
-use super::packet::{LinkTraits, PLAIN_FLAGS, Packet, Payload, Station, TcpFlags, Unfit};
+use super::packet::{LinkTraits, Packet, Payload, Plain, Station, TcpFlags, Unfit};
 use super::protocol::{ICMPV6, SCTP, TCP, UDP};
 use super::{ETHERNET_LEN, ETHERTYPE_IPV6, IPV6_LEN, be16, be32, checksum, echo, sctp, transport};
 use crate::drop::DropReason;
 use crate::flow::{FlowKey6, Key, Protocol};
+use crate::frame::Frame;
 
 /// As [`ipv4::parse_plain`](super::ipv4::parse_plain): no extension headers.
 #[inline(always)]
-pub(super) fn parse_plain(bytes: &[u8], station: Station, longest: u16) -> Option<Packet<FlowKey6>> {
+pub(super) fn parse_plain(
+    frame: &Frame<'_>,
+    station: Station,
+    longest: u16,
+) -> Option<(Packet<FlowKey6>, Plain)> {
     const L4: usize = ETHERNET_LEN + IPV6_LEN;
+    let bytes = frame.bytes();
     let head: &[u8; L4 + 8] = bytes.first_chunk()?;
     let ip: &[u8; IPV6_LEN] = head[ETHERNET_LEN..].first_chunk()?;
     let total_len = usize::from(be16(ip, 4)) + IPV6_LEN;
@@ -21,31 +27,29 @@ pub(super) fn parse_plain(bytes: &[u8], station: Station, longest: u16) -> Optio
     if !plain {
         return None;
     }
-    let (payload, flags) = match ip[6] {
+    let (payload, flags, plain) = match ip[6] {
         UDP => {
             let len = usize::from(be16(head, L4 + 4));
             let fits = len >= 8 && len + IPV6_LEN <= total_len;
-            fits.then_some((Payload::Transport(Protocol::Udp), TcpFlags::NONE))?
+            fits.then_some((Payload::Transport(Protocol::Udp), TcpFlags::NONE, Plain::DATAGRAM))?
         }
         TCP => {
             let flags = *bytes.get(L4 + 13)?;
             let header_len = usize::from(bytes[L4 + 12] >> 4) * 4;
             let fits = header_len >= 20 && header_len + IPV6_LEN <= total_len;
-            (fits && PLAIN_FLAGS[usize::from(flags)])
-                .then_some((Payload::Transport(Protocol::Tcp), TcpFlags::from_octet(flags)))?
+            let plain = Plain::of_segment(flags);
+            (fits && plain.is_some()).then_some((
+                Payload::Transport(Protocol::Tcp),
+                TcpFlags::from_octet(flags),
+                plain,
+            ))?
         }
         _ => return None,
     };
     let (addresses, _) = ip[8..].as_chunks::<32>();
     let key = FlowKey6::from_bytes(&addresses[0], ip[6], be32(head, L4));
-    key.may_be_forwarded().then_some(Packet {
-        key,
-        l4: L4 as u16,
-        total_len: total_len as u16,
-        ttl: ip[7],
-        flags,
-        payload,
-    })
+    let packet = Packet { key, l4: L4 as u16, total_len: total_len as u16, ttl: ip[7], flags, payload };
+    key.may_be_forwarded().then_some((packet, plain))
 }
 
 /// Reads and checks any frame.

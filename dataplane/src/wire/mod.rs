@@ -38,7 +38,7 @@ pub use family::Wire;
 pub use fragment::Fragment;
 pub use icmp::lower_told_mtu;
 pub use insert::{cut_payload, insert_payload};
-pub use packet::{LinkTraits, Packet, Payload, Station, TcpFlags, Unfit};
+pub use packet::{LinkTraits, Packet, Payload, Plain, Station, TcpFlags, Unfit};
 pub use proxy::{Proxy, ProxyHeader, ProxyVersion};
 pub use reset::{ResetFrame, reset_frame};
 pub use rewrite::{Translation, differences, finish_partial_checksum};
@@ -99,6 +99,14 @@ fn be16(bytes: &[u8], at: usize) -> u16 {
 #[inline]
 fn be32(bytes: &[u8], at: usize) -> u32 {
     u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// Eight bytes in the wire's order: nothing is turned round on the machines that this is made for.
+#[inline(always)]
+fn le64<const N: usize>(bytes: &[u8; N], at: usize) -> u64 {
+    let mut word = [0; 8];
+    word.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_le_bytes(word)
 }
 
 #[inline]

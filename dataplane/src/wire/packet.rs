@@ -3,6 +3,7 @@
 use super::Mac;
 use crate::drop::DropReason;
 use crate::flow::{Key, Protocol};
+use crate::simd;
 use std::net::IpAddr;
 
 /// What a port's link lets through, as far as parsing must know.
@@ -18,23 +19,38 @@ pub struct LinkTraits {
 
 /// A station address, ready to be compared with those of frames.
 #[derive(Clone, Copy, Debug)]
-pub struct Station(u64);
+pub struct Station {
+    /// The address, in the upper six octets.
+    word: u64,
+    /// What a plain IPv4 frame for it begins with.
+    plain_head: [u8; 16],
+}
 
 impl Station {
     /// The station of `mac`.
     pub fn new([a, b, c, d, e, f]: Mac) -> Self {
-        Self::of(&[a, b, c, d, e, f, 0, 0])
+        let plain_head = [a, b, c, d, e, f, 0, 0, 0, 0, 0, 0, 0x08, 0x00, 0x45, 0];
+        Self { word: Self::of(&[a, b, c, d, e, f, 0, 0]), plain_head }
+    }
+
+    /// Whether a frame that begins with `head` is for the station, and IPv4 with a header without options: the first
+    /// sixteen bytes but for the sender's and the class are compared at once.
+    #[inline(always)]
+    pub(super) fn is_receiver_of_plain<const N: usize>(&self, head: &[u8; N]) -> bool {
+        const COMPARED: u32 = 0b0111_0000_0011_1111;
+        head.first_chunk()
+            .is_some_and(|first| simd::equal_bytes(first, &self.plain_head) & COMPARED == COMPARED)
     }
 
     /// Whether a frame that begins with `head` is for the station.
     #[inline(always)]
     pub(super) fn is_receiver_of<const N: usize>(self, head: &[u8; N]) -> bool {
-        head.first_chunk().is_some_and(|first| Self::of(first).0 == self.0)
+        head.first_chunk().is_some_and(|first| Self::of(first) == self.word)
     }
 
     #[inline(always)]
-    fn of(first: &[u8; 8]) -> Self {
-        Self(u64::from_le_bytes(*first) << 16)
+    fn of(first: &[u8; 8]) -> u64 {
+        u64::from_le_bytes(*first) << 16
     }
 }
 
@@ -54,6 +70,41 @@ pub struct Packet<K> {
     pub flags: TcpFlags,
     /// What the packet carries.
     pub payload: Payload,
+}
+
+/// What a plain packet says to its session's state, as one bit, to be compared with what the session
+/// [ignores](crate::session::State::ignores); no bit for packets that are not plain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plain {
+    /// The bit, once for each direction, as in the session.
+    says: u8,
+    /// Whether it is a segment.
+    pub is_segment: bool,
+}
+
+impl Plain {
+    /// It is no plain packet.
+    pub const NONE: Self = Self { says: 0, is_segment: false };
+    /// A datagram.
+    pub const DATAGRAM: Self = Self { says: 0x11, is_segment: false };
+
+    /// Of a segment whose flags have this octet.
+    #[inline(always)]
+    pub(crate) fn of_segment(octet: u8) -> Self {
+        Self { says: PLAIN_FLAGS[usize::from(octet)], is_segment: true }
+    }
+
+    /// Whether it is a plain packet.
+    #[inline(always)]
+    pub fn is_some(self) -> bool {
+        self.says != 0
+    }
+
+    /// Of what it says, in both directions, what is among `ignored`.
+    #[inline(always)]
+    pub fn among(self, ignored: u8) -> u8 {
+        self.says & ignored
+    }
 }
 
 /// What a packet carries, as far as Sluice looks.
@@ -146,6 +197,20 @@ impl TcpFlags {
         self.0 & 0x1f
     }
 
+    /// What they say to a session's state, as one bit of four: RST counts before SYN, SYN before FIN, FIN before
+    /// anything else.
+    pub(crate) const fn said(self) -> u8 {
+        if self.rst() {
+            2
+        } else if self.syn() {
+            4
+        } else if self.fin() {
+            8
+        } else {
+            1
+        }
+    }
+
     /// Whether the sender has no more data.
     pub const fn fin(self) -> bool {
         self.0 & Self::FIN != 0
@@ -185,13 +250,15 @@ impl TcpFlags {
     }
 }
 
-/// By the octet of a segment's flags, whether they are valid and open no connection.
-pub(super) const PLAIN_FLAGS: [bool; 256] = {
-    let mut plain = [false; 256];
+/// By the octet of a segment's flags, what they say if they are valid and open no connection.
+const PLAIN_FLAGS: [u8; 256] = {
+    let mut plain = [0; 256];
     let mut octet = 0;
     while octet < 256 {
         let flags = TcpFlags(octet as u8);
-        plain[octet] = flags.is_valid() && !flags.opens();
+        if flags.is_valid() && !flags.opens() {
+            plain[octet] = 0x11 * flags.said();
+        }
         octet += 1;
     }
     plain

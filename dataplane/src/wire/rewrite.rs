@@ -1,7 +1,11 @@
 //! Changing addresses and ports in place, checksums by difference.
 
-use super::{ETHERNET_LEN, IPV6_LEN, be16, be32, checksum, echo, ipv4, put16, put32, sctp};
+use super::{
+    ETHERNET_LEN, EthernetHeader, IPV4_LEN, IPV6_LEN, be16, be32, checksum, echo, ipv4, le64, put16, put32,
+    sctp,
+};
 use crate::flow::{FlowKey, FlowKey6, Key, Protocol};
+use crate::frame::Frame;
 use crate::wire::Packet;
 
 /// The addresses that a packet gets, and what that does to its checksums.
@@ -57,6 +61,47 @@ pub(super) fn translate4(
     header[12..20].copy_from_slice(&to.key.address_word().to_be_bytes());
 
     translate_transport(l4, protocol, to);
+}
+
+/// [`translate4`] for a plain packet, which gets its Ethernet header too: fixed offsets, the wire's order of bytes.
+#[inline(always)]
+pub(super) fn translate_plain4(
+    frame: &mut Frame<'_>,
+    is_segment: bool,
+    (key, l3, l4): (FlowKey, u16, u16),
+    ethernet: &EthernetHeader,
+) {
+    const L4: usize = ETHERNET_LEN + IPV4_LEN;
+    match is_segment {
+        false => {
+            let Some(head) = frame.head_mut::<{ L4 + 8 }>() else { return };
+            translate_head(head, key, l3, ethernet);
+            let field = u16::from_le_bytes([head[L4 + 6], head[L4 + 7]]);
+            if field != 0 {
+                // RFC 768: a computed zero is sent as all ones. This sum is never zero, where that of RFC 1624
+                // equation 3 would be.
+                head[L4 + 6..L4 + 8].copy_from_slice(&checksum::add(field, !l4).to_le_bytes());
+            }
+        }
+        true => {
+            let Some(head) = frame.head_mut::<{ L4 + 20 }>() else { return };
+            translate_head(head, key, l3, ethernet);
+            let field = u16::from_le_bytes([head[L4 + 16], head[L4 + 17]]);
+            head[L4 + 16..L4 + 18].copy_from_slice(&checksum::adjust(field, l4).to_le_bytes());
+        }
+    }
+}
+
+/// Everything from the Ethernet header to the ports.
+#[inline(always)]
+fn translate_head<const N: usize>(head: &mut [u8; N], key: FlowKey, l3: u16, ethernet: &EthernetHeader) {
+    const TTL: usize = ETHERNET_LEN + 8;
+    let old = le64(head, TTL);
+    let sum = checksum::adjust((old >> 16) as u16, checksum::add(l3, ipv4::TTL_DIFFERENCE.swap_bytes()));
+    let [first, second] = key.reversed_to_wire(u64::from(sum) << 16 | (old & 0xff).wrapping_sub(1));
+    head[TTL..TTL + 8].copy_from_slice(&first.to_le_bytes());
+    head[TTL + 8..TTL + 16].copy_from_slice(&second.to_le_bytes());
+    head[..ETHERNET_LEN].copy_from_slice(ethernet);
 }
 
 /// [`translate4`] for IPv6, whose header has no checksum (RFC 8200 §3).

@@ -39,8 +39,10 @@ pub struct Worker<P: Port> {
     id: WorkerId,
     ports: Vec<P>,
     tags: Arc<Tags>,
-    /// Packets on their way out, by port.
-    egress: Vec<Burst<P::Buffer>>,
+    /// Packets on their way out, by port; boxed, so that a whole burst changes its place by a pointer.
+    egress: Vec<Box<Burst<P::Buffer>>>,
+    /// An empty one for the next burst.
+    spare: Box<Burst<P::Buffer>>,
     discard: Burst<P::Buffer>,
     director: Director,
     world: Arc<Snapshot>,
@@ -89,12 +91,13 @@ impl<P: Port> Worker<P> {
         for (at, port) in parts.ports.iter().enumerate() {
             assert_eq!(usize::from(port.id().0), at, "ports stand in the order of their ids");
         }
-        let egress = parts.ports.iter().map(|_| Burst::new()).collect();
+        let egress = parts.ports.iter().map(|_| Box::default()).collect();
         Self {
             id: parts.id,
             tags: Arc::new(Tags::new(parts.ports.len(), parts.sub_interfaces)),
             ports: parts.ports,
             egress,
+            spare: Box::default(),
             discard: Burst::new(),
             director: parts.director,
             world: parts.world,
@@ -175,20 +178,20 @@ impl<P: Port> Worker<P> {
 
     /// One burst of one port.
     fn serve(&mut self, at: usize, now: Instant) -> usize {
-        let mut burst: Burst<P::Buffer> = Burst::new();
-        let thrown_away = self.ports[at].rx(&mut burst);
+        let thrown_away = self.ports[at].rx(&mut self.spare);
         let id = self.ports[at].id();
         if thrown_away > 0 {
             self.count_thrown_away(id, thrown_away);
         }
-        if burst.is_empty() {
+        if self.spare.is_empty() {
             return thrown_away;
         }
-        let received = burst.len();
+        let received = self.spare.len();
         if self.tags.share(id) {
+            let burst = std::mem::take(&mut *self.spare);
             self.serve_link(id, burst, now);
         } else {
-            self.receive(id, burst, now);
+            self.receive(id, now);
         }
         received
     }
@@ -212,7 +215,10 @@ impl<P: Port> Worker<P> {
                 counters.rx_bytes.add(burst.iter().map(Buffer::len).sum::<usize>() as u64);
             }
             match port {
-                Some(port) => self.receive(port, burst, now),
+                Some(port) => {
+                    *self.spare = burst;
+                    self.receive(port, now);
+                }
                 None => {
                     self.stats.drops(DropReason::VlanUnknown).add(burst.len() as u64);
                     burst.into_iter().for_each(|buffer| self.free(buffer));
@@ -221,11 +227,11 @@ impl<P: Port> Worker<P> {
         });
     }
 
-    /// A burst that came by a port.
+    /// A burst that came by a port, in `spare`.
     #[inline(always)]
-    fn receive(&mut self, port: PortId, burst: Burst<P::Buffer>, now: Instant) {
-        let received = burst.len();
-        let bytes = self.process(Origin::queue(port), burst, now);
+    fn receive(&mut self, port: PortId, now: Instant) {
+        let received = self.spare.len();
+        let bytes = self.process(Origin::queue(port), now);
         let counters = self.stats.port(port);
         counters.rx_packets.add(received as u64);
         counters.rx_bytes.add(bytes as u64);
@@ -233,17 +239,17 @@ impl<P: Port> Worker<P> {
 
     /// One burst that another worker got by a port and that is this one's.
     fn take_over(&mut self, id: PortId, lane: usize, now: Instant) -> usize {
-        let mut burst: Burst<P::Buffer> = Burst::new();
-        self.peers.receive(id, lane, &mut burst);
-        let received = burst.len();
+        self.peers.receive(id, lane, &mut self.spare);
+        let received = self.spare.len();
         if received > 0 {
-            self.process(Origin { handed: true, ..Origin::queue(id) }, burst, now);
+            self.process(Origin { handed: true, ..Origin::queue(id) }, now);
         }
         received
     }
 
-    /// Decides about a burst and puts each packet where it belongs. Returns its bytes.
-    fn process(&mut self, origin: Origin, mut burst: Burst<P::Buffer>, now: Instant) -> usize {
+    /// Decides about the burst in `spare` and puts each packet where it belongs. Returns its bytes.
+    fn process(&mut self, origin: Origin, now: Instant) -> usize {
+        let burst = &mut *self.spare;
         let mut verdicts = Verdicts::new();
         let mut bytes = 0;
         let mut windows: ArrayVec<Range<usize>, BURST_SIZE> = ArrayVec::new();
@@ -259,13 +265,13 @@ impl<P: Port> Worker<P> {
         for (buffer, window) in burst.iter_mut().zip(windows) {
             buffer.set_window(window);
         }
-        match whole_burst(&verdicts) {
+        match verdicts.whole() {
             // The common case: nothing is moved.
-            Some(port) if self.egress.get(usize::from(port.0)).is_some_and(Burst::is_empty) => {
-                std::mem::swap(&mut self.egress[usize::from(port.0)], &mut burst);
+            Some(port) if self.egress.get(usize::from(port.0)).is_some_and(|burst| burst.is_empty()) => {
+                std::mem::swap(&mut self.egress[usize::from(port.0)], &mut self.spare);
             }
             Some(_) | None => {
-                for (buffer, verdict) in burst.into_iter().zip(verdicts) {
+                for (buffer, verdict) in std::mem::take(&mut *self.spare).into_iter().zip(verdicts) {
                     self.dispatch(origin.port, buffer, verdict, now);
                 }
             }
@@ -333,9 +339,8 @@ impl<P: Port> Worker<P> {
             return self.free(buffer);
         };
         buffer.set_window(window);
-        let mut burst = Burst::new();
-        burst.push(buffer);
-        self.process(Origin::queue(from), burst, now);
+        self.spare.push(buffer);
+        self.process(Origin::queue(from), now);
     }
 
     /// Copies a packet for the kernel; false when there is no room.
@@ -375,9 +380,8 @@ impl<P: Port> Worker<P> {
         let (Settled::Release(id) | Settled::Abandon(id)) = settled;
         while let Some((from, buffer)) = self.held.take(id) {
             if let Settled::Release(_) = settled {
-                let mut burst = Burst::new();
-                burst.push(buffer);
-                self.process(Origin { resumed: true, ..Origin::queue(from) }, burst, now);
+                self.spare.push(buffer);
+                self.process(Origin { resumed: true, ..Origin::queue(from) }, now);
             } else {
                 self.stats.drops(DropReason::FragmentTimeout).add(1);
                 self.free(buffer);
@@ -496,11 +500,4 @@ impl<P: Port> Worker<P> {
         }
         self.link.continue_list(&self.director, self.id, now);
     }
-}
-
-/// The port by which every packet of a burst is to be sent, if it is one port.
-#[inline]
-fn whole_burst(verdicts: &Verdicts) -> Option<PortId> {
-    let Some(Verdict::Transmit(port)) = verdicts.first().copied() else { return None };
-    verdicts.iter().all(|verdict| *verdict == Verdict::Transmit(port)).then_some(port)
 }
