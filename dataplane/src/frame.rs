@@ -6,6 +6,11 @@ use std::ops::Range;
 /// thirty-two: 5 ns less per packet at 100 k sessions.
 pub const BURST_SIZE: usize = 64;
 
+/// Frames that go through a stage together. A core keeps track of some twenty missing lines and
+/// stands still when it is asked for more: with groups of 32 a packet costs 20 ns more at a million
+/// sessions. With groups of 8 it costs a nanosecond more, for the calls, and at ten million five.
+pub const GROUP: usize = 16;
+
 /// A view of one frame inside the room that its buffer offers.
 ///
 /// The room reaches before and behind the frame (an mbuf has 128 bytes of

@@ -45,6 +45,26 @@ pub(crate) fn turned(words: [u64; 2], or: u64) -> [u64; 2] {
     twin::turned(words, or)
 }
 
+/// Sixteen bytes.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+#[allow(unsafe_code, reason = "SIMD intrinsics take a raw pointer")]
+pub(crate) fn load16(bytes: &[u8; 16]) -> std::arch::x86_64::__m128i {
+    // SAFETY: the load reads the sixteen bytes of the array, and needs no alignment.
+    unsafe { std::arch::x86_64::_mm_loadu_si128(bytes.as_ptr().cast()) }
+}
+
+/// Thirty-two bytes.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+#[allow(unsafe_code, reason = "SIMD intrinsics take a raw pointer")]
+pub(crate) fn load32(bytes: &[u8; 32]) -> std::arch::x86_64::__m256i {
+    // SAFETY: the load reads the thirty-two bytes of the array, and needs no alignment.
+    unsafe { std::arch::x86_64::_mm256_loadu_si256(bytes.as_ptr().cast()) }
+}
+
 /// The same, slow and obvious.
 #[cfg(any(test, not(target_arch = "x86_64")))]
 mod twin {

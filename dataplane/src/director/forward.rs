@@ -1,21 +1,21 @@
 //! Packets of sessions: the state they lead to, what they become, where they go.
 
 use super::side::HasSide;
-use super::{Arrival, Director, Staged, Verdict, Verdicts};
+use super::{Arrival, Director, Group, Verdict, Verdicts};
 use crate::clock::Stamp;
 use crate::drop::DropReason;
 use crate::flow::{Direction, Key, Protocol};
-use crate::frame::Frame;
+use crate::frame::{Frame, GROUP};
 use crate::ids::{NeighborId, PortId};
 use crate::session::{ForwardMode, Lines, Needs, Seen, Session, SessionIndex, State};
 use crate::snapshot::{Egress, Egresses, NextHop, Snapshot};
 use crate::stats::{Counter, ServerCounters, WorkerStats};
-use crate::wire::{self, Encapsulation, IPV4_LEN, Packet, Wire};
+use crate::wire::{self, Encapsulation, Heads, IPV4_LEN, Packet, Wire};
 use std::net::IpAddr;
 
 impl Director {
-    /// Sends plain packets at the front of a group on their way, as long as nothing but what almost every packet
-    /// needs is to be done; returns how many. The packet after those is unchanged.
+    /// Sends a group's plain packets from place `from` on their way, as long as nothing but what almost every packet
+    /// needs is to be done; returns the place of the first that needs more, which is unchanged.
     ///
     /// Without calls, and with everything that packets share taken out before, so that what it works with stays in
     /// registers.
@@ -23,7 +23,8 @@ impl Director {
     pub(super) fn pass<K: HasSide>(
         &mut self,
         frames: &mut [Frame<'_>],
-        burst: &[Staged<K>],
+        group: &Group<K>,
+        from: usize,
         arrival: &Arrival<'_>,
         verdicts: &mut Verdicts,
     ) -> usize {
@@ -35,19 +36,19 @@ impl Director {
             stamp: arrival.stamp,
             epoch: arrival.world.routing_epoch,
         };
-        let (mut passed, mut reported) = (0, 0);
+        let (mut at, mut reported) = (from, from);
         // No port has this number.
         let mut by = u32::MAX;
-        for (frame, stage) in frames.iter_mut().zip(burst) {
-            let Some(port) = pass.one(frame, stage, arrival) else { break };
+        for frame in &mut frames[from..] {
+            let Some(port) = pass.one(frame, group, at, arrival) else { break };
             if by != u32::from(port.0) {
-                verdicts.push_transmit(PortId(by as u16), passed - reported);
-                (by, reported) = (u32::from(port.0), passed);
+                verdicts.push_transmit(PortId(by as u16), at - reported);
+                (by, reported) = (u32::from(port.0), at);
             }
-            passed += 1;
+            at += 1;
         }
-        verdicts.push_transmit(PortId(by as u16), passed - reported);
-        passed
+        verdicts.push_transmit(PortId(by as u16), at - reported);
+        at
     }
 
     /// Sends a packet of a session on its way.
@@ -119,14 +120,22 @@ struct Pass<'p, K> {
 impl<K: HasSide> Pass<'_, K> {
     /// Sends a packet on its way, if that is all there is to be done.
     #[inline(always)]
-    fn one(&mut self, frame: &mut Frame<'_>, stage: &Staged<K>, arrival: &Arrival<'_>) -> Option<PortId> {
-        let packet = &stage.packet;
-        let (session, direction) = self.lines.confirm(packet.key, stage.candidate)?;
-        if session.routing_epoch != self.epoch || !session.ignores(stage.plain, direction) {
+    fn one(
+        &mut self,
+        frame: &mut Frame<'_>,
+        group: &Group<K>,
+        at: usize,
+        arrival: &Arrival<'_>,
+    ) -> Option<PortId> {
+        let Heads { keys, total_lens, plain } = &group.heads;
+        // The remainder changes nothing; it saves the checks of indices.
+        let at = at % GROUP;
+        let (session, direction) = self.lines.confirm(keys[at], group.candidates[at])?;
+        if session.routing_epoch != self.epoch || !session.ignores(plain[at], direction) {
             return None;
         }
         if session.needs.has(Needs::MORE) {
-            return pass_tunnel(frame, packet, session, arrival, self.servers);
+            return pass_tunnel(frame, total_lens[at], session, arrival, self.servers);
         }
         let egress = self.egresses.get(session.next_hop(direction))?;
         let counters = self.servers.get(session.server.0 as usize)?;
@@ -134,15 +143,16 @@ impl<K: HasSide> Pass<'_, K> {
             K::hop(frame.bytes_mut());
             wire::set_ethernet(frame.bytes_mut(), &egress.header);
         } else {
-            let is_segment = stage.plain.is_segment;
-            K::translate_plain(frame, packet, is_segment, session.other_side(direction), &egress.header);
+            let is_segment = keys[at].protocol() == Protocol::Tcp;
+            K::translate_plain(frame, is_segment, session.other_side(direction), &egress.header);
             if is_segment && session.sequence_offset != 0 {
+                let packet = group.heads.packet(at, frame);
                 let (offset, bare) = (session.sequence_offset, session.needs.has(Needs::WITHOUT_TIMESTAMP));
-                wire::shift_sequence(frame.bytes_mut(), packet, direction, offset, bare);
+                wire::shift_sequence(frame.bytes_mut(), &packet, direction, offset, bare);
             }
         }
         session.last_seen = self.stamp;
-        count_traffic(packet, direction, counters);
+        count_traffic(total_lens[at], direction, counters);
         Some(egress.port)
     }
 }
@@ -151,7 +161,7 @@ impl<K: HasSide> Pass<'_, K> {
 #[inline(never)]
 fn pass_tunnel<K: Wire>(
     frame: &mut Frame<'_>,
-    packet: &Packet<K>,
+    total_len: u16,
     session: &mut Session<K>,
     arrival: &Arrival<'_>,
     servers: &[ServerCounters],
@@ -164,12 +174,12 @@ fn pass_tunnel<K: Wire>(
     let next_hop = session.next_hop(Direction::Inbound);
     let egress = arrival.world.neighbors.egress(next_hop)?;
     let counters = servers.get(session.server.0 as usize)?;
-    let room = arrival.world.port(egress.port).link.mtu.saturating_sub(packet.total_len);
+    let room = arrival.world.port(egress.port).link.mtu.saturating_sub(total_len);
     if between != Encapsulation::Ipip.number() || room < IPV4_LEN as u16 || !K::enter_tunnel(frame, outer) {
         return None;
     }
     session.last_seen = arrival.stamp;
-    count_traffic(packet, Direction::Inbound, counters);
+    count_traffic(total_len, Direction::Inbound, counters);
     wire::set_ethernet(frame.bytes_mut(), &egress.header);
     Some(egress.port)
 }
@@ -191,7 +201,7 @@ pub(super) fn account<S: Key, K: Key>(
         }
         change_state(session, state, counters);
     }
-    count_traffic(packet, direction, counters);
+    count_traffic(packet.total_len, direction, counters);
 }
 
 /// Counts a connection that its server answers. For packets whose way is not known yet: an answer's is looked up
@@ -214,10 +224,10 @@ pub(super) fn note_connect<S: Key, K: Key>(
 
 /// Counts a packet of a server's.
 #[inline(always)]
-pub(super) fn count_traffic<K>(packet: &Packet<K>, direction: Direction, counters: &ServerCounters) {
+pub(super) fn count_traffic(total_len: u16, direction: Direction, counters: &ServerCounters) {
     let (packets, bytes) = counters.traffic(direction);
     packets.add(1);
-    bytes.add(u64::from(packet.total_len));
+    bytes.add(u64::from(total_len));
 }
 
 /// Turns a packet into what it is on the session's other side, but for the Ethernet header.

@@ -11,7 +11,7 @@ use crate::frame::Frame;
 use crate::ids::WorkerId;
 use crate::session::{Candidate, DatagramId, DatagramKey, SessionIndex, Settled, Step};
 use crate::snapshot::AddressRole;
-use crate::wire::{self, Packet, Payload, Plain};
+use crate::wire::{self, Packet, Payload};
 
 impl Director {
     /// Decides about a piece of a datagram.
@@ -92,15 +92,7 @@ impl Director {
             let mine = keeper != self.seat.worker || found.is_some();
             let owner = if mine { None } else { self.owner_elsewhere(&packet, arrival) };
             let service = if owner.is_none() { find_service(&packet, arrival.world) } else { None };
-            let stage = Staged {
-                packet,
-                hash,
-                candidate: Candidate::NONE,
-                service,
-                owner,
-                unfit: None,
-                plain: Plain::NONE,
-            };
+            let stage = Staged { packet, hash, candidate: Candidate::NONE, service, owner, unfit: None };
             match found {
                 Some(found) => self.continue_session(frame, &stage, protocol, found, arrival, verdicts),
                 None => self.begin(frame, &stage, protocol, arrival, verdicts),
@@ -183,7 +175,7 @@ impl Director {
         let (sessions, stats) = S::parts(self);
         let session = sessions.get_mut(index);
         session.last_seen = arrival.stamp;
-        count_traffic(packet, direction, stats.server(session.server));
+        count_traffic(packet.total_len, direction, stats.server(session.server));
         verdicts.push(next.send(frame.bytes_mut()));
         Ok(())
     }

@@ -40,14 +40,14 @@ pub use sequences::Sequences;
 use crate::clock::{Instant, Stamp};
 use crate::drop::DropReason;
 use crate::flow::{Direction, FlowHasher, FlowKey, FlowKey6, Key, Protocol};
-use crate::frame::{BURST_SIZE, Frame};
+use crate::frame::{BURST_SIZE, Frame, GROUP};
 use crate::hugepages::{self, Table};
 use crate::ids::{MAX_SERVERS, MAX_SERVICES, PortId, WorkerId};
 use crate::session::{Candidate, DatagramId, Fragments, SessionIndex, SessionTable, Templates};
 use crate::snapshot::{NextHop, ServiceIndex, Snapshot};
 use crate::stats::WorkerStats;
 use crate::steering::Seat;
-use crate::wire::{self, Packet, Payload, Plain, Station, Tail, Unfit};
+use crate::wire::{self, Heads, LinkTraits, Packet, Payload, Station, Tail, Unfit, Wire};
 use admit::{ServiceCursor, Towards, find_service};
 use arrayvec::ArrayVec;
 use budget::Budget;
@@ -133,13 +133,11 @@ pub struct Director {
     stats: Arc<WorkerStats>,
 }
 
-/// A packet between the stages.
+/// A packet that takes the longer way.
 #[derive(Clone, Debug)]
 struct Staged<K> {
     /// The packet, unless it is malformed.
     packet: Packet<K>,
-    /// What the frame says, if it is a plain one: [`Director::pass`] may do.
-    plain: Plain,
     hash: u64,
     candidate: Candidate,
     /// For a packet without candidate, the service that it asks for.
@@ -152,18 +150,65 @@ struct Staged<K> {
 impl<K: Key> Staged<K> {
     const NOTHING: Self = Self {
         packet: Packet::NEIGHBOR,
-        plain: Plain::NONE,
         hash: 0,
         candidate: Candidate::NONE,
         service: None,
         owner: None,
         unfit: None,
     };
+}
 
-    /// The service of which the packet may begin a session.
-    #[inline]
-    fn begins(&self) -> Option<ServiceIndex> {
-        if self.candidate == Candidate::NONE && self.unfit.is_none() { self.service } else { None }
+/// Packets between the stages: what almost all of them need stands side by side, and what only the longer way needs
+/// is put together when one takes it.
+#[derive(Clone, Debug)]
+struct Group<K> {
+    heads: Heads<K>,
+    hashes: [u64; GROUP],
+    candidates: [Candidate; GROUP],
+    /// Those that are not plain, and those without candidate.
+    further: [Staged<K>; GROUP],
+}
+
+impl<K: Wire> Group<K> {
+    const NOTHING: Self = Self {
+        heads: Heads::NOTHING,
+        hashes: [0; GROUP],
+        candidates: [Candidate::NONE; GROUP],
+        further: [const { Staged::NOTHING }; GROUP],
+    };
+
+    /// Reads the frames that are not plain. Returns, bit per frame, which are of the other family.
+    #[inline(never)]
+    fn read_others(&mut self, frames: &mut [Frame<'_>], link: &LinkTraits) -> u64 {
+        let mut others = 0;
+        for (at, frame) in frames.iter_mut().enumerate().take(GROUP) {
+            if !self.heads.plain[at].is_some() {
+                let staged = &mut self.further[at];
+                staged.unfit = K::parse(frame, link, &mut staged.packet).err();
+                self.heads.keys[at] = staged.packet.key;
+                others |= u64::from(staged.unfit == Some(Unfit::OtherFamily)) << at;
+            }
+        }
+        others
+    }
+
+    /// A packet as the longer way needs it: what it says of service and owner stays.
+    fn further(&mut self, at: usize, frame: &Frame<'_>) -> &mut Staged<K> {
+        let staged = &mut self.further[at];
+        if self.heads.plain[at].is_some() {
+            staged.packet = self.heads.packet(at, frame);
+            staged.unfit = None;
+        }
+        (staged.hash, staged.candidate) = (self.hashes[at], self.candidates[at]);
+        staged
+    }
+
+    /// The packets that may begin a session, each with its service; of the first `count`.
+    fn begins(&self, count: usize) -> impl Iterator<Item = (&Staged<K>, ServiceIndex)> {
+        let candidates = self.candidates.iter().zip(&self.further).take(count);
+        let others =
+            candidates.filter(|(candidate, staged)| **candidate == Candidate::NONE && staged.unfit.is_none());
+        others.filter_map(|(_, staged)| Some((staged, staged.service?)))
     }
 }
 
@@ -324,32 +369,35 @@ impl Director {
     ) -> u64 {
         // Taken out while its packets go through `self`: two words move, not the packets.
         let mut staged = std::mem::take(&mut K::side_mut(self).staged);
-        let burst = &mut staged[..frames.len()];
+        let burst = &mut staged[..];
         let world = arrival.world;
         let count = frames.len();
         let mut others = 0;
         // Bit per group: whether it has packets that may begin a session.
         let mut begins = 0_u32;
-        let group = |step: usize| (step * GROUP).min(count)..((step + 1) * GROUP).min(count);
+        let of = |step: usize| (step * GROUP).min(count)..((step + 1) * GROUP).min(count);
         for step in 0..count.div_ceil(GROUP) + FIND_AFTER + DECIDE_AFTER {
-            let these = group(step);
-            let first = these.start;
-            // The shift is the whole word's width only where there is no frame left.
-            others |= self
-                .parse::<K>(&mut frames[these.clone()], arrival, &mut burst[these])
-                .unbounded_shl(first as u32);
-            if let Some(step) = step.checked_sub(FIND_AFTER) {
-                begins |= u32::from(self.find_candidates(&mut burst[group(step)], arrival)) << step;
-                if begins << 1 >> step & 1 == 1 {
-                    self.anticipate(&burst[group(step - 1)], world);
-                }
+            if let (Some(group), frames) = (burst.get_mut(step), &mut frames[of(step)])
+                && !frames.is_empty()
+            {
+                others |= self.parse::<K>(frames, arrival, group) << (step * GROUP);
+            }
+            if let Some(step) = step.checked_sub(FIND_AFTER)
+                && !of(step).is_empty()
+            {
+                let found = self.find_candidates(&frames[of(step)], &mut burst[step], arrival);
+                begins |= u32::from(found) << step;
+            }
+            if let Some(step) = step.checked_sub(FIND_AFTER + 1)
+                && begins >> step & 1 == 1
+            {
+                self.anticipate(&burst[step], of(step).len(), world);
             }
             if let Some(step) = step.checked_sub(FIND_AFTER + DECIDE_AFTER) {
-                let these = group(step);
                 if begins >> step & 1 == 1 {
-                    self.forecast(&burst[these.clone()], world);
+                    self.forecast(&burst[step], of(step).len(), world);
                 }
-                self.decide(&mut frames[these.clone()], &burst[these], arrival, verdicts);
+                self.decide(&mut frames[of(step)], &mut burst[step], arrival, verdicts);
             }
         }
         K::side_mut(self).staged = staged;
@@ -366,30 +414,15 @@ impl Director {
         &self,
         frames: &mut [Frame<'_>],
         arrival: &Arrival<'_>,
-        burst: &mut [Staged<K>],
+        group: &mut Group<K>,
     ) -> u64 {
         let sessions = &K::side(self).sessions;
         let link = &arrival.world.port(arrival.from).link;
-        let station = Station::new(link.mac);
-        let mut others = 0;
-        for (at, (frame, stage)) in frames.iter_mut().zip(burst).enumerate() {
-            // The key stays in registers where the packet is a plain one.
-            let key = match K::parse_plain(frame, station, arrival.longest_plain) {
-                Some((packet, plain)) => {
-                    (stage.packet, stage.plain, stage.unfit) = (packet, plain, None);
-                    packet.key
-                }
-                None => {
-                    stage.plain = Plain::NONE;
-                    stage.unfit = K::parse(frame, link, &mut stage.packet).err();
-                    if stage.unfit == Some(Unfit::OtherFamily) {
-                        others |= 1 << at;
-                    }
-                    stage.packet.key
-                }
-            };
-            stage.hash = sessions.hash(key);
-            sessions.prefetch_bucket(stage.hash);
+        group.heads.read(frames, Station::new(link.mac), arrival.longest_plain);
+        let others = if group.heads.are_plain(frames.len()) { 0 } else { group.read_others(frames, link) };
+        for (key, hash) in group.heads.keys.iter().zip(&mut group.hashes).take(frames.len()) {
+            *hash = sessions.hash(*key);
+            sessions.prefetch_bucket(*hash);
         }
         others
     }
@@ -397,15 +430,24 @@ impl Director {
     /// Stage two: the session that each packet probably belongs to, and a second request. For what
     /// belongs to none, the service that it asks for; returns whether there is such a one.
     #[inline(never)]
-    fn find_candidates<K: HasSide>(&self, burst: &mut [Staged<K>], arrival: &Arrival<'_>) -> bool {
+    fn find_candidates<K: HasSide>(
+        &self,
+        frames: &[Frame<'_>],
+        group: &mut Group<K>,
+        arrival: &Arrival<'_>,
+    ) -> bool {
         let mut begins = false;
-        for stage in burst {
-            stage.candidate = K::side(self).sessions.candidate(stage.hash);
-            if stage.candidate == Candidate::NONE && stage.unfit.is_none() {
-                stage.owner = self.owner_elsewhere(&stage.packet, arrival);
-                let mine = stage.owner.is_none();
-                stage.service = if mine { find_service(&stage.packet, arrival.world) } else { None };
-                begins |= stage.service.is_some();
+        for (at, frame) in frames.iter().enumerate().take(GROUP) {
+            let candidate = K::side(self).sessions.candidate(group.hashes[at]);
+            group.candidates[at] = candidate;
+            if candidate == Candidate::NONE {
+                let staged = group.further(at, frame);
+                if staged.unfit.is_none() {
+                    staged.owner = self.owner_elsewhere(&staged.packet, arrival);
+                    let mine = staged.owner.is_none();
+                    staged.service = if mine { find_service(&staged.packet, arrival.world) } else { None };
+                    begins |= staged.service.is_some();
+                }
             }
         }
         begins
@@ -413,11 +455,9 @@ impl Director {
 
     /// A step after stage two, for packets that may begin a session: what [`forecast`](Self::forecast) reads.
     #[inline(never)]
-    fn anticipate<K: HasSide>(&self, burst: &[Staged<K>], world: &Snapshot) {
-        for stage in burst {
-            if let Some(index) = stage.begins() {
-                self.anticipate_session(world.services.at(index));
-            }
+    fn anticipate<K: HasSide>(&self, group: &Group<K>, count: usize, world: &Snapshot) {
+        for (_, service) in group.begins(count) {
+            self.anticipate_session(world.services.at(service));
         }
     }
 
@@ -425,12 +465,10 @@ impl Director {
     /// need, packet after packet at each level, so that a group waits once for a level. With ten
     /// thousand services none of them is in a cache.
     #[inline(never)]
-    fn forecast<K: HasSide>(&self, burst: &[Staged<K>], world: &Snapshot) {
+    fn forecast<K: HasSide>(&self, group: &Group<K>, count: usize, world: &Snapshot) {
         let mut pairs = [None; GROUP];
-        for (stage, pair) in burst.iter().zip(&mut pairs) {
-            *pair = stage
-                .begins()
-                .and_then(|at| self.forecast_pair(world.services.at(at), &stage.packet, stage.hash, world));
+        for ((staged, service), pair) in group.begins(count).zip(&mut pairs) {
+            *pair = self.forecast_pair(world.services.at(service), &staged.packet, staged.hash, world);
         }
         let Side { sessions, local_ports, .. } = K::side(self);
         let known = pairs.map(|pair| local_ports.candidate(pair?));
@@ -444,15 +482,16 @@ impl Director {
     fn decide<K: HasSide>(
         &mut self,
         frames: &mut [Frame<'_>],
-        burst: &[Staged<K>],
+        group: &mut Group<K>,
         arrival: &Arrival<'_>,
         verdicts: &mut Verdicts,
     ) {
         let mut at = 0;
-        while at < burst.len() {
-            at += self.pass(&mut frames[at..], &burst[at..], arrival, verdicts);
-            if let (Some(frame), Some(stage)) = (frames.get_mut(at), burst.get(at)) {
-                self.decide_one(frame, stage, arrival, verdicts);
+        while at < frames.len() {
+            at = self.pass(frames, group, at, arrival, verdicts);
+            if let Some(frame) = frames.get_mut(at) {
+                let staged = group.further(at, frame);
+                self.decide_one(frame, staged, arrival, verdicts);
                 at += 1;
             }
         }
@@ -594,10 +633,6 @@ impl Director {
     }
 }
 
-/// Packets that go through a stage together. A core keeps track of some twenty missing lines and
-/// stands still when it is asked for more: with groups of 32 a packet costs 20 ns more at a million
-/// sessions. With groups of 8 it costs a nanosecond more, for the calls, and at ten million five.
-const GROUP: usize = 16;
 /// Groups that stage two is behind stage one: so long a bucket's line has time to come.
 const FIND_AFTER: usize = 1;
 /// Groups that stage three is behind stage two: so long a session's line has time to come.

@@ -241,7 +241,7 @@ impl Director {
         }
         let counters = self.stats.server(way.server);
         counters.sessions_created.add(1);
-        count_traffic(packet, Direction::Inbound, counters);
+        count_traffic(packet.total_len, Direction::Inbound, counters);
         K::hop(frame.bytes_mut());
         if way.tunnel.is_some_and(|outer| !wire::encapsulate(frame, K::FAMILY, &outer)) {
             return Err(DropReason::NoHeadroom);

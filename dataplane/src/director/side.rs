@@ -1,9 +1,9 @@
 //! What a director has for each family.
 
 use super::expire::Sweep;
-use super::{Director, Staged};
-use crate::flow::{FlowHasher, FlowKey, FlowKey6, Key};
-use crate::frame::BURST_SIZE;
+use super::{Director, Group};
+use crate::flow::{FlowHasher, FlowKey, FlowKey6};
+use crate::frame::{BURST_SIZE, GROUP};
 use crate::session::{LocalPorts, SessionTable};
 use crate::stats::WorkerStats;
 use crate::steering::Seat;
@@ -15,18 +15,18 @@ pub(super) struct Side<K> {
     pub(super) sessions: SessionTable<K>,
     pub(super) local_ports: LocalPorts<K>,
     /// The packets of the burst at hand; what an older burst left here means nothing.
-    pub(super) staged: Box<[Staged<K>]>,
+    pub(super) staged: Box<[Group<K>]>,
     pub(super) sweep: Sweep,
     /// How many of the sessions join both families.
     pub(super) across: usize,
 }
 
-impl<K: Key> Side<K> {
+impl<K: Wire> Side<K> {
     pub(super) fn new(sessions: usize, pairs: usize, hasher: FlowHasher, seat: &Seat) -> Self {
         Self {
             sessions: SessionTable::with_capacity(sessions, hasher),
             local_ports: LocalPorts::with_capacity(pairs, hasher, seat.clone()),
-            staged: vec![Staged::NOTHING; BURST_SIZE].into_boxed_slice(),
+            staged: vec![Group::NOTHING; BURST_SIZE / GROUP].into_boxed_slice(),
             sweep: Sweep::default(),
             across: 0,
         }

@@ -44,6 +44,8 @@ impl Verdicts {
     pub(super) fn push_transmit(&mut self, port: PortId, count: usize) {
         if self.port == Some(port) {
             self.same += count;
+        } else if count > 0 && self.same == 0 && self.list.is_empty() {
+            (self.same, self.port) = (count, Some(port));
         } else {
             (0..count).for_each(|_| self.push_other(Verdict::Transmit(port)));
         }
@@ -51,14 +53,6 @@ impl Verdicts {
 
     #[inline(never)]
     fn push_other(&mut self, verdict: Verdict) {
-        if self.port.is_some_and(|port| Verdict::Transmit(port) == verdict) {
-            self.same += 1;
-            return;
-        }
-        if let (0, true, Verdict::Transmit(port)) = (self.same, self.list.is_empty(), verdict) {
-            (self.same, self.port) = (1, Some(port));
-            return;
-        }
         self.spread();
         self.list.push(verdict);
     }

@@ -283,7 +283,7 @@ mod tests {
             let is_datagram = matches!(state, State::UdpOneWay | State::UdpTwoWay);
             for seen in [Inbound, Outbound, InboundOnly] {
                 for octet in 0..=255 {
-                    let plain = if is_datagram { Plain::DATAGRAM } else { Plain::of_segment(octet) };
+                    let plain = if is_datagram { Plain::ARRIVED } else { Plain::of_segment(octet) };
                     let flags = if is_datagram { TcpFlags::NONE } else { TcpFlags::from_octet(octet) };
                     let ignored = plain.among(state.ignores(seen)) != 0;
 

@@ -1,11 +1,12 @@
 //! What differs on the wire between the families: one trait, two short lists.
 
 use super::fragment::{self, Fragment};
+use super::heads::Heads;
 use super::packet::{LinkTraits, Packet, Payload, Plain, Station, Unfit};
-use super::rewrite::{Translation, translate_plain4, translate4, translate6};
+use super::rewrite::{Translation, translate_plain4, translate_plain6, translate4, translate6};
 use super::{
     ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader, cross, cross_error, icmp, icmp6, ipv4,
-    ipv6, tunnel,
+    ipv6, lanes, tunnel,
 };
 use crate::drop::DropReason;
 use crate::flow::{FlowKey, FlowKey6, Key, Protocol};
@@ -18,25 +19,26 @@ pub trait Wire: Key {
     /// The EtherType of its frames.
     const ETHERTYPE: u16;
 
-    /// The packet of a frame of the plain kind, which almost all are: a datagram or a segment that opens nothing, for
-    /// `station`, of at most `longest` bytes, which may be forwarded and has nothing unusual or wrong. Of other
-    /// frames it says no more than `None`.
-    fn read_plain(frame: &Frame<'_>, station: Station, longest: u16) -> Option<(Packet<Self>, Plain)>;
+    /// The flow of a frame of the plain kind, which almost all are, the length of its IP packet, and what it says to its
+    /// session: a datagram or a segment that opens nothing, for `station`, of at most `longest` bytes, which may be
+    /// forwarded and has nothing unusual or wrong. Of other frames it says no more than `None`.
+    fn read_plain(frame: &Frame<'_>, station: Station, longest: u16) -> Option<(Self, u16, Plain)>;
+
+    /// Reads several frames as [`read_plain`](Self::read_plain) does, and cuts off their padding. Returns how many, from
+    /// the first on: none, if that is no faster.
+    #[inline(always)]
+    fn read_lanes(_: &mut [Frame<'_>], _: Station, _: u16, _: &mut Heads<Self>) -> usize {
+        0
+    }
+
+    /// All of the packet of a plain frame, of which [`read_plain`](Self::read_plain) says this.
+    fn packet_of_plain(frame: &[u8], key: Self, total_len: u16) -> Packet<Self>;
 
     /// Reads and checks any frame.
     ///
     /// # Errors
     /// Why the frame is no packet of this family for us.
     fn read(frame: &[u8], link: &LinkTraits) -> Result<Packet<Self>, Unfit>;
-
-    /// Reads a [plain](Self::read_plain) frame and cuts off its padding; `None`, and nothing changed, for others.
-    ///
-    #[inline(always)]
-    fn parse_plain(frame: &mut Frame<'_>, station: Station, longest: u16) -> Option<(Packet<Self>, Plain)> {
-        let read = Self::read_plain(frame, station, longest)?;
-        frame.truncate(ETHERNET_LEN + usize::from(read.0.total_len));
-        Some(read)
-    }
 
     /// Reads and checks any frame, and cuts off its Ethernet padding. What it finds is written to `packet`.
     ///
@@ -75,7 +77,6 @@ pub trait Wire: Key {
     /// is its new key turned round, and the checksums' differences as little-endian numbers.
     fn translate_plain(
         frame: &mut Frame<'_>,
-        packet: &Packet<Self>,
         is_segment: bool,
         to: (Self, u16, u16),
         ethernet: &EthernetHeader,
@@ -147,8 +148,22 @@ impl Wire for FlowKey {
     const ETHERTYPE: u16 = ETHERTYPE_IPV4;
 
     #[inline(always)]
-    fn read_plain(frame: &Frame<'_>, station: Station, longest: u16) -> Option<(Packet<Self>, Plain)> {
+    fn read_plain(frame: &Frame<'_>, station: Station, longest: u16) -> Option<(Self, u16, Plain)> {
         ipv4::parse_plain(frame, station, longest)
+    }
+
+    #[inline(always)]
+    fn read_lanes(
+        frames: &mut [Frame<'_>],
+        station: Station,
+        longest: u16,
+        heads: &mut Heads<Self>,
+    ) -> usize {
+        lanes::read(frames, station, longest, heads)
+    }
+
+    fn packet_of_plain(frame: &[u8], key: Self, total_len: u16) -> Packet<Self> {
+        ipv4::packet_of_plain(frame, key, total_len)
     }
 
     fn read(frame: &[u8], link: &LinkTraits) -> Result<Packet<Self>, Unfit> {
@@ -163,7 +178,6 @@ impl Wire for FlowKey {
     #[inline(always)]
     fn translate_plain(
         frame: &mut Frame<'_>,
-        _: &Packet<Self>,
         is_segment: bool,
         to: (Self, u16, u16),
         ethernet: &EthernetHeader,
@@ -247,8 +261,12 @@ impl Wire for FlowKey6 {
     const ETHERTYPE: u16 = ETHERTYPE_IPV6;
 
     #[inline(always)]
-    fn read_plain(frame: &Frame<'_>, station: Station, longest: u16) -> Option<(Packet<Self>, Plain)> {
+    fn read_plain(frame: &Frame<'_>, station: Station, longest: u16) -> Option<(Self, u16, Plain)> {
         ipv6::parse_plain(frame, station, longest)
+    }
+
+    fn packet_of_plain(frame: &[u8], key: Self, total_len: u16) -> Packet<Self> {
+        ipv6::packet_of_plain(frame, key, total_len)
     }
 
     fn read(frame: &[u8], link: &LinkTraits) -> Result<Packet<Self>, Unfit> {
@@ -263,16 +281,11 @@ impl Wire for FlowKey6 {
     #[inline(always)]
     fn translate_plain(
         frame: &mut Frame<'_>,
-        packet: &Packet<Self>,
         is_segment: bool,
-        (key, l3, l4): (Self, u16, u16),
+        to: (Self, u16, u16),
         ethernet: &EthernetHeader,
     ) {
-        let (l3_difference, l4_difference) = (l3.swap_bytes(), l4.swap_bytes());
-        let protocol = if is_segment { Protocol::Tcp } else { Protocol::Udp };
-        let to = Translation { key: key.reversed(), l3_difference, l4_difference };
-        translate6(frame.bytes_mut(), packet, protocol, &to);
-        super::set_ethernet(frame.bytes_mut(), ethernet);
+        translate_plain6(frame.bytes_mut(), is_segment, to, ethernet);
     }
 
     fn cross(

@@ -18,7 +18,7 @@ pub(super) fn parse_plain(
     frame: &Frame<'_>,
     station: Station,
     longest: u16,
-) -> Option<(Packet<FlowKey>, Plain)> {
+) -> Option<(FlowKey, u16, Plain)> {
     const L4: usize = ETHERNET_LEN + IPV4_LEN;
     // What follows asks for so many bytes of the frame itself.
     let head: &[u8; L4 + 8] = frame.head()?;
@@ -37,24 +37,30 @@ pub(super) fn parse_plain(
     if !plain {
         return None;
     }
-    let key = FlowKey::from_wire(second, third);
-    let packet = |payload, flags| Packet { key, l4: L4 as u16, total_len, ttl: second as u8, flags, payload };
-    match (second >> 8) as u8 {
+    let plain = match (second >> 8) as u8 {
         UDP => {
             let len = be16(head, L4 + 4);
             let fits = len >= 8 && usize::from(len) + IPV4_LEN <= usize::from(total_len);
-            fits.then(|| (packet(Payload::Transport(Protocol::Udp), TcpFlags::NONE), Plain::DATAGRAM))
+            fits.then_some(Plain::ARRIVED)?
         }
         TCP => {
             let head: &[u8; L4 + 20] = frame.head()?;
             let header_len = usize::from(head[L4 + 12] >> 4) * 4;
             let fits = header_len >= 20 && header_len + IPV4_LEN <= usize::from(total_len);
-            let plain = Plain::of_segment(head[L4 + 13]);
-            let flags = TcpFlags::from_octet(head[L4 + 13]);
-            (fits && plain.is_some()).then(|| (packet(Payload::Transport(Protocol::Tcp), flags), plain))
+            fits.then_some(Plain::of_segment(head[L4 + 13])).filter(|plain| plain.is_some())?
         }
-        _ => None,
-    }
+        _ => return None,
+    };
+    Some((FlowKey::from_wire(second, third), total_len, plain))
+}
+
+/// What [`parse`] says about a frame that [`parse_plain`] says this about.
+pub(super) fn packet_of_plain(frame: &[u8], key: FlowKey, total_len: u16) -> Packet<FlowKey> {
+    const L4: usize = ETHERNET_LEN + IPV4_LEN;
+    let protocol = key.protocol();
+    let flags = if protocol == Protocol::Tcp { TcpFlags::from_octet(frame[L4 + 13]) } else { TcpFlags::NONE };
+    let (ttl, payload) = (frame[ETHERNET_LEN + 8], Payload::Transport(protocol));
+    Packet { key, l4: L4 as u16, total_len, ttl, flags, payload }
 }
 
 /// By its first octet, whether packets from an address may be forwarded (RFC 1812 §5.3.7): not from "this
@@ -318,8 +324,8 @@ mod tests {
 
             let whole = parse(&frame, &link);
             let window = 0..frame.len();
-            if let Some((plain, _)) = parse_plain(&Frame::new(&mut frame, window), Station::new(MAC), 80) {
-                prop_assert_eq!(Ok(plain), whole);
+            if let Some((key, total_len, _)) = parse_plain(&Frame::new(&mut frame, window), Station::new(MAC), 80) {
+                prop_assert_eq!(Ok(packet_of_plain(&frame, key, total_len)), whole);
             } else if let Ok(packet) = whole {
                 // What is left to the long way is unusual.
                 let goes_on = packet.ttl > 1 && packet.total_len <= 80 && !packet.flags.opens();

@@ -13,7 +13,7 @@ pub(super) fn parse_plain(
     frame: &Frame<'_>,
     station: Station,
     longest: u16,
-) -> Option<(Packet<FlowKey6>, Plain)> {
+) -> Option<(FlowKey6, u16, Plain)> {
     const L4: usize = ETHERNET_LEN + IPV6_LEN;
     let bytes = frame.bytes();
     let head: &[u8; L4 + 8] = bytes.first_chunk()?;
@@ -27,29 +27,36 @@ pub(super) fn parse_plain(
     if !plain {
         return None;
     }
-    let (payload, flags, plain) = match ip[6] {
+    let plain = match ip[6] {
         UDP => {
             let len = usize::from(be16(head, L4 + 4));
             let fits = len >= 8 && len + IPV6_LEN <= total_len;
-            fits.then_some((Payload::Transport(Protocol::Udp), TcpFlags::NONE, Plain::DATAGRAM))?
+            fits.then_some(Plain::ARRIVED)?
         }
         TCP => {
             let flags = *bytes.get(L4 + 13)?;
             let header_len = usize::from(bytes[L4 + 12] >> 4) * 4;
             let fits = header_len >= 20 && header_len + IPV6_LEN <= total_len;
-            let plain = Plain::of_segment(flags);
-            (fits && plain.is_some()).then_some((
-                Payload::Transport(Protocol::Tcp),
-                TcpFlags::from_octet(flags),
-                plain,
-            ))?
+            fits.then_some(Plain::of_segment(flags)).filter(|plain| plain.is_some())?
         }
         _ => return None,
     };
     let (addresses, _) = ip[8..].as_chunks::<32>();
     let key = FlowKey6::from_bytes(&addresses[0], ip[6], be32(head, L4));
-    let packet = Packet { key, l4: L4 as u16, total_len: total_len as u16, ttl: ip[7], flags, payload };
-    key.may_be_forwarded().then_some((packet, plain))
+    key.may_be_forwarded().then_some((key, total_len as u16, plain))
+}
+
+/// Where the transport header of a plain packet begins.
+pub(super) const PLAIN_L4: u16 = (ETHERNET_LEN + IPV6_LEN) as u16;
+
+/// What [`parse`] says about a frame that [`parse_plain`] says this about.
+pub(super) fn packet_of_plain(frame: &[u8], key: FlowKey6, total_len: u16) -> Packet<FlowKey6> {
+    let protocol = key.protocol();
+    let is_segment = protocol == Protocol::Tcp;
+    let flags =
+        if is_segment { TcpFlags::from_octet(frame[usize::from(PLAIN_L4) + 13]) } else { TcpFlags::NONE };
+    let (ttl, payload) = (frame[ETHERNET_LEN + 7], Payload::Transport(protocol));
+    Packet { key, l4: PLAIN_L4, total_len, ttl, flags, payload }
 }
 
 /// Reads and checks any frame.

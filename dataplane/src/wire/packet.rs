@@ -37,10 +37,19 @@ impl Station {
     /// sixteen bytes but for the sender's and the class are compared at once.
     #[inline(always)]
     pub(super) fn is_receiver_of_plain<const N: usize>(&self, head: &[u8; N]) -> bool {
-        const COMPARED: u32 = 0b0111_0000_0011_1111;
-        head.first_chunk()
-            .is_some_and(|first| simd::equal_bytes(first, &self.plain_head) & COMPARED == COMPARED)
+        head.first_chunk().is_some_and(|first| {
+            simd::equal_bytes(first, &self.plain_head) & Self::COMPARED == Self::COMPARED
+        })
     }
+
+    /// What a plain IPv4 frame for it begins with, where [`COMPARED`](Self::COMPARED) has a bit.
+    #[inline]
+    pub(super) fn plain_head(&self) -> &[u8; 16] {
+        &self.plain_head
+    }
+
+    /// By octet: all but the sender's address and the class.
+    pub(super) const COMPARED: u32 = 0b0111_0000_0011_1111;
 
     /// Whether a frame that begins with `head` is for the station.
     #[inline(always)]
@@ -73,37 +82,33 @@ pub struct Packet<K> {
 }
 
 /// What a plain packet says to its session's state, as one bit, to be compared with what the session
-/// [ignores](crate::session::State::ignores); no bit for packets that are not plain.
+/// [ignores](crate::session::State::ignores); no bit for packets that are not plain. The bit stands there once for each
+/// direction, as in the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plain {
-    /// The bit, once for each direction, as in the session.
-    says: u8,
-    /// Whether it is a segment.
-    pub is_segment: bool,
-}
+pub struct Plain(u8);
 
 impl Plain {
     /// It is no plain packet.
-    pub const NONE: Self = Self { says: 0, is_segment: false };
-    /// A datagram.
-    pub const DATAGRAM: Self = Self { says: 0x11, is_segment: false };
+    pub const NONE: Self = Self(0);
+    /// No more than that it arrived: a datagram, or a segment with an ACK.
+    pub const ARRIVED: Self = Self(0x11);
 
     /// Of a segment whose flags have this octet.
     #[inline(always)]
     pub(crate) fn of_segment(octet: u8) -> Self {
-        Self { says: PLAIN_FLAGS[usize::from(octet)], is_segment: true }
+        Self(PLAIN_FLAGS[usize::from(octet)])
     }
 
     /// Whether it is a plain packet.
     #[inline(always)]
     pub fn is_some(self) -> bool {
-        self.says != 0
+        self.0 != 0
     }
 
     /// Of what it says, in both directions, what is among `ignored`.
     #[inline(always)]
     pub fn among(self, ignored: u8) -> u8 {
-        self.says & ignored
+        self.0 & ignored
     }
 }
 

@@ -1,8 +1,8 @@
 //! Changing addresses and ports in place, checksums by difference.
 
 use super::{
-    ETHERNET_LEN, EthernetHeader, IPV4_LEN, IPV6_LEN, be16, be32, checksum, echo, ipv4, le64, put16, put32,
-    sctp,
+    ETHERNET_LEN, EthernetHeader, IPV4_LEN, IPV6_LEN, be16, be32, checksum, echo, ipv4, ipv6, le64, put16,
+    put32, sctp, set_ethernet,
 };
 use crate::flow::{FlowKey, FlowKey6, Key, Protocol};
 use crate::frame::Frame;
@@ -112,10 +112,30 @@ pub(super) fn translate6(
     protocol: Protocol,
     to: &Translation<FlowKey6>,
 ) {
-    let (ip, l4) = frame[ETHERNET_LEN..].split_at_mut(usize::from(packet.l4) - ETHERNET_LEN);
+    translate6_at(frame, packet.l4, protocol, to);
+}
+
+#[inline(always)]
+fn translate6_at(frame: &mut [u8], l4: u16, protocol: Protocol, to: &Translation<FlowKey6>) {
+    let (ip, l4) = frame[ETHERNET_LEN..].split_at_mut(usize::from(l4) - ETHERNET_LEN);
     ip[7] -= 1;
     ip[8..IPV6_LEN].copy_from_slice(&to.key.address_bytes());
     translate_transport(l4, protocol, to);
+}
+
+/// [`translate6`] for a plain packet, which gets its Ethernet header too.
+#[inline(always)]
+pub(super) fn translate_plain6(
+    frame: &mut [u8],
+    is_segment: bool,
+    (key, l3, l4): (FlowKey6, u16, u16),
+    ethernet: &EthernetHeader,
+) {
+    let (l3_difference, l4_difference) = (l3.swap_bytes(), l4.swap_bytes());
+    let protocol = if is_segment { Protocol::Tcp } else { Protocol::Udp };
+    let to = Translation { key: key.reversed(), l3_difference, l4_difference };
+    translate6_at(frame, ipv6::PLAIN_L4, protocol, &to);
+    set_ethernet(frame, ethernet);
 }
 
 /// New ports, and the checksum that follows from new addresses and ports.
