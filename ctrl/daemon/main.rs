@@ -1,8 +1,9 @@
 //! `sluiced`: reads the configuration, starts DPDK, the workers and the control thread,
 //! and takes them down again in order.
 //!
-//! Exit status: 0 stopped as asked, 1 could not start (one line says why and what to do);
-//! `--check` exits 0 good, 1 cannot be read or parsed, 2 wrong.
+//! Exit status: 0 stopped as asked, 1 could not start (one line says why and what to do), 78 the
+//! configuration is bad and no last good state is kept (EX_CONFIG of sysexits.h: another try would
+//! end so too); `--check` exits 0 good, 1 cannot be read or parsed, 2 wrong.
 
 mod machine;
 mod preflight;
@@ -61,19 +62,41 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let ended = run(&arguments);
-    if let Err(message) = &ended {
+    let status = match &ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Configuration(_)) => ExitCode::from(EX_CONFIG),
+        Err(Failure::Start(_)) => ExitCode::FAILURE,
+    };
+    if let Err(Failure::Configuration(message) | Failure::Start(message)) = &ended {
         message.lines().for_each(|line| log::error!(target: "start", "{line}"));
     }
     journal::flush();
-    if ended.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    status
 }
 
-fn run(arguments: &Arguments) -> Result<(), String> {
+/// Why the daemon did not start, a problem a line.
+enum Failure {
+    /// The files are bad, and there is nothing else to run.
+    Configuration(String),
+    /// Something else.
+    Start(String),
+}
+
+/// sysexits.h: something was found wrong with the configuration. The unit does not start again then.
+const EX_CONFIG: u8 = 78;
+
+impl From<String> for Failure {
+    fn from(message: String) -> Self {
+        Self::Start(message)
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Failure> {
     // A reload reads the same file, wherever the process stands then.
     let path = &arguments.config;
     let path = std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let state = arguments.state.clone().unwrap_or_else(|| last_good::usual_folder(&path));
-    let (loaded, fallback) = load(&path, &state)?;
+    let (loaded, fallback) = load(&path, &state).map_err(Failure::Configuration)?;
     config::shown(&loaded.warnings).iter().for_each(|line| log::warn!(target: "start", "{line}"));
     let config = &loaded.config;
 
@@ -100,7 +123,7 @@ fn run(arguments: &Arguments) -> Result<(), String> {
     let hardware = start_hardware(&mut eal, config, buffers)?;
     dpdk::close_on_exec();
     let files = Paths { config: path, state, fallback };
-    serve(&eal, clock, hardware, loaded, files, memory, &admin, (sender, requests))
+    Ok(serve(&eal, clock, hardware, loaded, files, memory, &admin, (sender, requests))?)
 }
 
 /// Where things stand, and why another file than the operator's runs, if it does.

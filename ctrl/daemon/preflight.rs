@@ -203,7 +203,7 @@ pub(crate) fn remedy(config: &Config, said: &str) -> String {
         _ if has_nics => {
             "check that DPDK's driver for the NIC is installed (on Debian and Ubuntu librte-net-..., or dpdk for all), and that no other program has the device".into()
         }
-        _ => "check each port's device string: driver name, interface, and that no other process uses it".into(),
+        _ => "check each port's device string (driver name, interface), that the driver's package is installed (on Debian and Ubuntu dpdk recommends all), and that no other process uses the device".into(),
     }
 }
 

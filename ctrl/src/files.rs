@@ -196,15 +196,24 @@ fn put(path: &Path, text: &str, like: Option<&Metadata>) -> io::Result<()> {
     let no_links = OFlags::NOFOLLOW.bits() as i32;
     let mut file =
         OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(no_links).open(&fresh)?;
-    if let Some(like) = like {
-        fchown(&file, Some(like.uid()), Some(like.gid()))?;
-        file.set_permissions(like.permissions())?;
+    let written = fill(&mut file, text, like).and_then(|()| std::fs::rename(&fresh, path));
+    if let Err(error) = written {
+        // Nothing half done stays; that it stays is the lesser trouble.
+        let _ = std::fs::remove_file(&fresh);
+        return Err(error);
     }
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(&fresh, path)?;
     // The folder's entry, too.
     path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
+}
+
+fn fill(file: &mut File, text: &str, like: Option<&Metadata>) -> io::Result<()> {
+    if let Some(like) = like {
+        // In this order: who may give a file away (CAP_CHOWN) may not change the mode of another's (CAP_FOWNER).
+        file.set_permissions(like.permissions())?;
+        fchown(&*file, Some(like.uid()), Some(like.gid()))?;
+    }
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
 }
 
 #[cfg(test)]

@@ -47,6 +47,25 @@ pub fn start() -> std::io::Result<()> {
     Ok(())
 }
 
+/// One edge of a state: which way it went decides who looks for it in the log.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Edge {
+    /// Something became worse: a warning.
+    Worse(String),
+    /// It is as it was, or better.
+    Better(String),
+}
+
+impl Edge {
+    /// Logs it as one of a kind.
+    pub fn tell(&self, kind: &str) {
+        match self {
+            Self::Worse(line) => log::warn!(target: kind, "{line}"),
+            Self::Better(line) => log::info!(target: kind, "{line}"),
+        }
+    }
+}
+
 /// Waits until all lines are written, but not for a reader that does not read.
 pub fn flush() {
     let Some(journal) = JOURNAL.get() else { return };
@@ -96,7 +115,8 @@ impl Journal {
             };
             let _ = write!(line, "<{priority}>");
         }
-        line.push_str("sluiced: ");
+        // The journal names the program itself.
+        line.push_str(if self.with_priority { "" } else { "sluiced: " });
         let mut printable = Printable { line: &mut line, room: LINE_MAX, cut: 0 };
         // Printable takes everything.
         let _ = printable.write_fmt(message);

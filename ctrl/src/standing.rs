@@ -6,6 +6,7 @@
 use crate::balance::{self, Candidate, Health, Picture, Switch, TIERS};
 use crate::config::{Config, ServerSpec, ServiceSpec};
 use crate::health::{CheckId, CheckKey, Finding, Last, Order};
+use crate::journal::Edge;
 use crate::kernel::VipWay;
 use crate::passive::Pace;
 use dataplane::clock::Instant;
@@ -272,7 +273,7 @@ impl Standings {
     }
 
     /// Takes in what a check found. Returns what to say about it.
-    pub fn note(&mut self, finding: Finding, now: Instant) -> Option<String> {
+    pub fn note(&mut self, finding: Finding, now: Instant) -> Option<Edge> {
         // A check that ended may have had something to say still.
         let check = self.checks.get_mut(&finding.id)?;
         let changed = check.health != finding.health;
@@ -291,9 +292,9 @@ impl Standings {
             let target = check.key.target;
             let last = check.last.lock().map(|last| last.error.clone()).unwrap_or_default();
             match (finding.health, last) {
-                (Health::Up, _) => format!("server {target} is up ({probe})"),
-                (_, Some(error)) => format!("server {target} is down ({probe}): {error}"),
-                (_, None) => format!("server {target} is down ({probe})"),
+                (Health::Up, _) => Edge::Better(format!("server {target} is up ({probe})")),
+                (_, Some(error)) => Edge::Worse(format!("server {target} is down ({probe}): {error}")),
+                (_, None) => Edge::Worse(format!("server {target} is down ({probe})")),
             }
         })
     }
@@ -309,7 +310,7 @@ impl Standings {
     }
 
     /// Takes in whether a server answers on its link. Returns what to say, if it did otherwise before.
-    pub fn set_absent(&mut self, at: usize, place: usize, is_absent: bool) -> Option<String> {
+    pub fn set_absent(&mut self, at: usize, place: usize, is_absent: bool) -> Option<Edge> {
         let server = self.services.get_mut(at)?.servers.get_mut(place)?;
         if server.is_absent == is_absent {
             return None;
@@ -318,10 +319,10 @@ impl Standings {
         self.dirty.insert(at);
         let address = server.endpoint.address;
         Some(match is_absent {
-            true => {
-                format!("server {address} does not answer on its link; it gets no sessions until it does")
-            }
-            false => format!("server {address} answers on its link again"),
+            true => Edge::Worse(format!(
+                "server {address} does not answer on its link; it gets no sessions until it does"
+            )),
+            false => Edge::Better(format!("server {address} answers on its link again")),
         })
     }
 
@@ -353,7 +354,7 @@ impl Standings {
     }
 
     /// Works out a service's weights. Returns what to say, when something became different that matters.
-    pub fn weigh(&mut self, at: usize, now: Instant) -> Vec<String> {
+    pub fn weigh(&mut self, at: usize, now: Instant) -> Vec<Edge> {
         let service = &mut self.services[at];
         if service.switch.as_ref().is_some_and(|(_, until)| *until <= now) {
             service.switch = None;
@@ -385,21 +386,22 @@ impl Standings {
         if picture.protected != before.protected && !(is_first && picture.protected) && !checking {
             let name = &spec.name;
             says.push(match picture.protected {
-                true => format!(
+                true => Edge::Worse(format!(
                     "service {name}: {} of {} servers are down; health is not believed, all are used",
                     down(),
                     candidates.len()
-                ),
-                false => format!("service {name}: enough servers are healthy again; checks decide"),
+                )),
+                false => {
+                    Edge::Better(format!("service {name}: enough servers are healthy again; checks decide"))
+                }
             });
         }
         if picture.sorry != before.sorry {
-            let what = if picture.sorry {
-                "nobody else is left; the sorry server serves"
-            } else {
-                "the sorry server rests"
-            };
-            says.push(format!("service {}: {what}", spec.name));
+            let name = &spec.name;
+            says.push(match picture.sorry {
+                true => Edge::Worse(format!("service {name}: nobody else is left; the sorry server serves")),
+                false => Edge::Better(format!("service {name}: the sorry server rests")),
+            });
         }
         service.picture = picture;
         says

@@ -286,7 +286,7 @@ impl<D: Devices> Control<D> {
 
     fn set_switch(&mut self, at: usize, switch: Option<(Switch, Instant)>, now: Instant) -> Outcome {
         self.standings.set_switch(at, switch);
-        self.standings.weigh(at, now).into_iter().for_each(|line| log::info!(target: "servers", "{line}"));
+        self.standings.weigh(at, now).iter().for_each(|edge| edge.tell("servers"));
         self.refresh(&[at]).map_err(Refusal::no)?;
         Ok(json!({ "generation": self.world.generation.0 }))
     }
@@ -331,7 +331,7 @@ impl<D: Devices> Control<D> {
     fn follow_service(&mut self, at: usize, now: Instant) {
         let orders = self.standings.follow_service(at, &self.config, now);
         self.order(orders);
-        self.standings.weigh(at, now).into_iter().for_each(|line| log::info!(target: "servers", "{line}"));
+        self.standings.weigh(at, now).iter().for_each(|edge| edge.tell("servers"));
     }
 
     /// Goes to another configuration by a change.

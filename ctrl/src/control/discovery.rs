@@ -65,7 +65,7 @@ impl<D: Devices> Control<D> {
     fn note_trouble(&mut self, name: &str, trouble: Option<String>, state: SourceState) {
         if trouble != state.trouble {
             match &trouble {
-                Some(trouble) => log::info!(target: "discovery", "service {name}: its source: {trouble}"),
+                Some(trouble) => log::warn!(target: "discovery", "service {name}: its source: {trouble}"),
                 None => log::info!(target: "discovery", "service {name}: its source is followed again"),
             }
         }

@@ -190,7 +190,9 @@ impl<D: Devices> Control<D> {
                     self.promise(&answer, reply, now);
                 }
                 Err(problems) => {
-                    log::warn!(target: &peer.log_kind(), "config.reload by {}: refused, nothing changed", peer.name);
+                    let kind = peer.log_kind();
+                    log::warn!(target: &kind, "config.reload by {}: refused, nothing changed:", peer.name);
+                    problems.iter().for_each(|line| log::warn!(target: &kind, "{line}"));
                     let message = format!("not reloaded, nothing changed:\n{}", problems.join("\n"));
                     let _ = reply.send(Err(Refusal::no(message)));
                 }

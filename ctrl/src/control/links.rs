@@ -167,6 +167,6 @@ impl<D: Devices> Control<D> {
                 says.extend(self.standings.set_absent(at, place, is_absent));
             }
         }
-        says.into_iter().for_each(|line| log::warn!(target: "servers", "{line}"));
+        says.iter().for_each(|edge| edge.tell("servers"));
     }
 }

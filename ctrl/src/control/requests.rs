@@ -95,8 +95,8 @@ impl<D: Devices> Control<D> {
             Request::Files(done) => self.hear_of_files(done, now),
             Request::Discovered(news) => self.hear_source(news, now),
             Request::Found(finding) => {
-                if let Some(line) = self.standings.note(finding, now) {
-                    log::info!(target: "health", "{line}");
+                if let Some(edge) = self.standings.note(finding, now) {
+                    edge.tell("health");
                 }
             }
             Request::Reload => self.reload_by_signal(),

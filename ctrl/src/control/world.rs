@@ -6,6 +6,7 @@ use super::{Control, Devices, discovery};
 use crate::compile::{self, Sources};
 use crate::config::{Config, ServiceSpec};
 use crate::health::Order;
+use crate::journal::Edge;
 use crate::kernel::KernelPath;
 use dataplane::clock::Instant;
 use dataplane::ids::{Generation, ServerId};
@@ -50,7 +51,7 @@ impl<D: Devices> Control<D> {
         for spec in self.config.services.iter().filter(|spec| !names.contains(spec.name.as_str())) {
             self.registry.retire(&spec.name);
         }
-        says.into_iter().for_each(|line| log::info!(target: "servers", "{line}"));
+        says.iter().for_each(|edge| edge.tell("servers"));
         self.keep_used_locals(&mut snapshot);
         self.routers.keep(|hop| routers.contains(hop));
         let wanted = self.wanted_hops(&config, &snapshot);
@@ -136,7 +137,7 @@ impl<D: Devices> Control<D> {
     }
 
     /// Works out the weights of services of which something changed. Returns what to say.
-    pub(super) fn weigh(&mut self, now: Instant) -> Vec<String> {
+    pub(super) fn weigh(&mut self, now: Instant) -> Vec<Edge> {
         let dirty = self.standings.take_dirty(now);
         dirty.into_iter().flat_map(|at| self.standings.weigh(at, now)).collect()
     }
@@ -163,10 +164,7 @@ impl<D: Devices> Control<D> {
         self.next_weighing = now + WEIGHING_PAUSE;
         self.book.stale.add(&dirty);
         for at in &dirty {
-            self.standings
-                .weigh(*at, now)
-                .into_iter()
-                .for_each(|line| log::info!(target: "servers", "{line}"));
+            self.standings.weigh(*at, now).iter().for_each(|edge| edge.tell("servers"));
         }
         let _ = self.refresh(&dirty);
     }

@@ -23,10 +23,23 @@ pub fn adopt_orphans() -> std::io::Result<()> {
     Ok(())
 }
 
+/// What systemd tells the daemon, and nobody else (systemd.exec(5)).
+const OF_THE_MANAGER: [&str; 6] = [
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "JOURNAL_STREAM",
+    "RUNTIME_DIRECTORY",
+    "STATE_DIRECTORY",
+];
+
 /// Runs the program; good is status 0.
 pub(super) async fn run(command: &[String], target: SocketAddr, source: Option<IpAddr>) -> Result<(), Fault> {
     let Some((program, arguments)) = command.split_first() else { return Ok(()) };
     let mut child = tokio::process::Command::new(program);
+    for name in OF_THE_MANAGER {
+        child.env_remove(name);
+    }
     child
         .args(arguments)
         .env("SLUICE_ADDRESS", target.ip().to_string())
