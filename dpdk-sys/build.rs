@@ -17,6 +17,7 @@ const FUNCTIONS: &[&str] = &[
     "rte_eth_dev_adjust_nb_rx_tx_desc",
     "rte_eth_(rx|tx)_queue_setup",
     "rte_eth_rx_queue_info_get",
+    "rte_eth_dev_vlan_filter",
     "rte_eth_(macaddr_get|promiscuous_enable|allmulticast_enable|stats_get)",
     "rte_pktmbuf_pool_create",
     "rte_mempool_in_use_count",

@@ -63,6 +63,8 @@ unpack_kernel() {
     done
     rm -rf "$kernel/packages"
     mv "$kernel"/boot/vmlinuz* "$kernel/vmlinuz"
+    # Debian 13's modules are below usr/lib, where lib points on a machine; the image and depmod look in lib.
+    [ -e "$kernel/lib" ] || ln -s usr/lib "$kernel/lib"
 }
 
 want="build-essential pkg-config libdpdk-dev libclang-dev"
@@ -70,7 +72,7 @@ case "${1:-lab}" in
     build) ;;
     bench) want="$want dpdk-dev valgrind" ;;
     lab) want="$want valgrind iproute2 iputils-ping ethtool procps curl wrk nginx iperf3 dnsmasq-base dnsperf bind9-dnsutils socat haproxy traceroute tcpdump nftables openssl util-linux etcd-server etcd-client libusrsctp-examples bird2 openssh-server openssh-client systemd" ;;
-    nics) want="$want iproute2 iputils-ping procps curl nginx socat busybox-static kmod" ;;
+    nics) want="$want iproute2 iputils-ping ethtool procps curl nginx socat busybox-static kmod" ;;
     *) echo "usage: $0 [build|lab|bench|nics]" >&2; exit 2 ;;
 esac
 

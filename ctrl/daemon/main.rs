@@ -177,11 +177,12 @@ fn start_hardware(eal: &mut Eal, config: &Config, buffers: u32) -> Result<Hardwa
         rss_key: random_key()?,
         descriptors: DESCRIPTORS,
         mtu: None,
+        vlans: Vec::new(),
     };
     let mut devices = Vec::new();
     for (at, port) in config.ports.iter().filter(|port| port.vlan.is_none()).enumerate() {
         let id = PortId(at as u16);
-        let settings = DeviceSettings { mtu: port.mtu, ..settings.clone() };
+        let settings = DeviceSettings { mtu: port.mtu, vlans: vlans_of(config, port), ..settings.clone() };
         let (name, text) = (port.device.name(), port.device.text());
         let said = |line: Option<String>| line.map_or(String::new(), |line| format!(" [{line}]"));
         if !Device::is_taken(eal, name) {
@@ -207,6 +208,14 @@ fn start_hardware(eal: &mut Eal, config: &Config, buffers: u32) -> Result<Hardwa
         devices.push(device);
     }
     Ok(Hardware { devices, device_of: machine::devices_of(config), pools, rules: Vec::new() })
+}
+
+/// The VLANs that are ports on a link.
+fn vlans_of(config: &Config, link: &config::PortSpec) -> Vec<u16> {
+    let is_link =
+        |parent: PortId| config.ports.get(usize::from(parent.0)).is_some_and(|of| of.name == link.name);
+    let subs = config.ports.iter().filter_map(|port| port.vlan);
+    subs.filter(|sub| is_link(sub.parent)).map(|sub| sub.vlan).collect()
 }
 
 /// A pool of buffers on each NUMA node that has workers, and each worker's.

@@ -90,6 +90,7 @@ fn unsafe_code_stays_in_its_rooms() {
         "dataplane/src/prefetch.rs",
         "dataplane/src/simd.rs",
         "dataplane/src/hugepages.rs",
+        "dataplane/src/session/index.rs",
         "dataplane/src/session/tags.rs",
         "dataplane/src/wire/lanes.rs",
     ];

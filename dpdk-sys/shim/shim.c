@@ -75,7 +75,7 @@ static const uint64_t tcp_ports_six = RTE_ETH_RSS_NONFRAG_IPV6_TCP;
 static const uint64_t udp_ports_six = RTE_ETH_RSS_NONFRAG_IPV6_UDP;
 static const uint64_t addresses_six = RTE_ETH_RSS_IPV6 | RTE_ETH_RSS_NONFRAG_IPV6_OTHER;
 
-int sluice_configure(uint16_t port, uint16_t queues, uint16_t mtu, int spread, uint8_t *key, uint8_t key_len)
+int sluice_configure(uint16_t port, uint16_t queues, uint16_t mtu, int vlans, int spread, uint8_t *key, uint8_t key_len)
 {
 	struct rte_eth_dev_info info;
 	struct rte_eth_conf conf;
@@ -85,6 +85,8 @@ int sluice_configure(uint16_t port, uint16_t queues, uint16_t mtu, int spread, u
 		return result;
 	memset(&conf, 0, sizeof(conf));
 	conf.rxmode.mtu = mtu;
+	if (vlans)
+		conf.rxmode.offloads = info.rx_offload_capa & RTE_ETH_RX_OFFLOAD_VLAN_FILTER;
 	if (spread && info.flow_type_rss_offloads != 0) {
 		conf.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
 		conf.rx_adv_conf.rss_conf.rss_hf = info.flow_type_rss_offloads &

@@ -66,7 +66,7 @@ enum sluice_fields {
 /* Configure `queues` queue pairs. With a key of `key_len` bytes packets are to be spread by their
  * addresses and ports, as far as the device can; with key_len 0 by the device's own key; without
  * `spread` not at all. 0 or a negative errno. */
-int sluice_configure(uint16_t port, uint16_t queues, uint16_t mtu, int spread, uint8_t *key, uint8_t key_len);
+int sluice_configure(uint16_t port, uint16_t queues, uint16_t mtu, int vlans, int spread, uint8_t *key, uint8_t key_len);
 /* The entries of the indirection table, and the bytes of the key; 0 when there is none. */
 int sluice_rss_sizes(uint16_t port, uint16_t *table, uint8_t *key);
 /* The key in use, and what is hashed of TCP and UDP over IPv4, then over IPv6 (enum sluice_fields). */

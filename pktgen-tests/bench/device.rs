@@ -172,8 +172,13 @@ impl Hardware {
         .map_err(|error| error.to_string())?;
         let clock = Clock::start(&eal);
         let pool = Pool::create("packets", plan.buffers, plan.room, -1)?;
-        let settings =
-            DeviceSettings { queues: plan.workers as u16, rss_key: Vec::new(), descriptors: 1024, mtu: None };
+        let settings = DeviceSettings {
+            queues: plan.workers as u16,
+            rss_key: Vec::new(),
+            descriptors: 1024,
+            mtu: None,
+            vlans: Vec::new(),
+        };
         let name = plan.vdev.split(',').next().unwrap_or_default();
         let device = Device::start(&eal, PortId(0), name, vec![pool; plan.workers], &settings)?;
         Ok(Self { device, clock, eal })

@@ -245,8 +245,13 @@ impl Other {
         .map_err(|error| error.to_string())?;
         let key: Vec<u8> = key().collect();
         let pool = Pool::create("packets", 32_768, 2_176, -1)?;
-        let settings =
-            DeviceSettings { queues: workers as u16, rss_key: Vec::new(), descriptors: 1_024, mtu: None };
+        let settings = DeviceSettings {
+            queues: workers as u16,
+            rss_key: Vec::new(),
+            descriptors: 1_024,
+            mtu: None,
+            vlans: Vec::new(),
+        };
         let start = |(n, vdev): (usize, &String)| {
             let name = vdev.split(',').next().unwrap_or_default();
             Device::start(&eal, PortId(n as u16), name, vec![pool; workers], &settings)

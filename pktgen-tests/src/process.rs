@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -26,7 +27,7 @@ pub fn run(command: &mut Command) -> Result<String, String> {
     }
 }
 
-/// A program in the background, with its output in a file. Dropping it ends the program.
+/// A program in the background, with its output in a file. Dropping it ends the program, and what it started.
 #[derive(Debug)]
 pub struct Daemon {
     child: Child,
@@ -41,7 +42,8 @@ impl Daemon {
     pub fn start(command: &mut Command, log: &Path) -> Result<Self, String> {
         let file = File::create(log).map_err(|error| format!("{}: {error}", log.display()))?;
         let copy = file.try_clone().map_err(|error| format!("{}: {error}", log.display()))?;
-        let child = command.stdin(Stdio::null()).stdout(file).stderr(copy).spawn();
+        // A group of its own, by which what the program starts is found at its end.
+        let child = command.stdin(Stdio::null()).stdout(file).stderr(copy).process_group(0).spawn();
         Ok(Self { child: child.map_err(|error| format!("{command:?}: {error}"))?, log: log.to_owned() })
     }
 
@@ -86,6 +88,9 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         self.stop();
+        if let Some(group) = rustix::process::Pid::from_raw(self.child.id() as i32) {
+            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+        }
     }
 }
 

@@ -47,7 +47,7 @@ use crate::session::{Candidate, DatagramId, Fragments, SessionIndex, SessionTabl
 use crate::snapshot::{NextHop, ServiceIndex, Snapshot};
 use crate::stats::WorkerStats;
 use crate::steering::Seat;
-use crate::wire::{self, Heads, LinkTraits, Packet, Payload, Station, Tail, Unfit, Wire};
+use crate::wire::{self, Heads, Packet, Payload, Station, Tail, Unfit, Wire};
 use admit::{ServiceCursor, Towards, find_service};
 use arrayvec::ArrayVec;
 use budget::Budget;
@@ -177,12 +177,13 @@ impl<K: Wire> Group<K> {
         further: [const { Staged::NOTHING }; GROUP],
     };
 
-    /// Reads the frames that are not plain. Returns, bit per frame, which are of the other family.
+    /// Reads the frames that are not plain: `which` has a bit for each. Returns those of the other family.
     #[inline(never)]
-    fn read_others(&mut self, frames: &mut [Frame<'_>], link: &LinkTraits) -> u64 {
+    fn read_others(&mut self, which: u32, frames: &mut [Frame<'_>], arrival: &Arrival<'_>) -> u64 {
+        let link = &arrival.world.port(arrival.from).link;
         let mut others = 0;
         for (at, frame) in frames.iter_mut().enumerate().take(GROUP) {
-            if !self.heads.plain[at].is_some() {
+            if which >> at & 1 == 1 {
                 let staged = &mut self.further[at];
                 staged.unfit = K::parse(frame, link, &mut staged.packet).err();
                 self.heads.keys[at] = staged.packet.key;
@@ -237,6 +238,8 @@ struct Arrival<'w> {
     world: &'w Snapshot,
     now: Instant,
     stamp: Stamp,
+    /// What frames for the port's station begin with.
+    station: Station,
     /// Whether a kernel may have left checksums to a device.
     kernel_peer: bool,
     /// A packet that is no longer fits every port.
@@ -252,13 +255,15 @@ struct Arrival<'w> {
 impl<'w> Arrival<'w> {
     fn new(origin: Origin, world: &'w Snapshot, now: Instant) -> Self {
         let from = origin.port;
-        let kernel_peer = world.port(from).link.kernel_peer;
+        let link = &world.port(from).link;
+        let kernel_peer = link.kernel_peer;
         let smallest_mtu = world.ports.iter().map(|port| port.link.mtu).min().unwrap_or(0);
         Self {
             from,
             world,
             now,
             stamp: now.stamp(),
+            station: Station::new(link.mac),
             kernel_peer,
             smallest_mtu,
             longest_plain: if kernel_peer { 0 } else { smallest_mtu },
@@ -417,9 +422,8 @@ impl Director {
         group: &mut Group<K>,
     ) -> u64 {
         let sessions = &K::side(self).sessions;
-        let link = &arrival.world.port(arrival.from).link;
-        group.heads.read(frames, Station::new(link.mac), arrival.longest_plain);
-        let others = if group.heads.are_plain(frames.len()) { 0 } else { group.read_others(frames, link) };
+        let others = group.heads.read(frames, &arrival.station, arrival.longest_plain);
+        let others = if others == 0 { 0 } else { group.read_others(others, frames, arrival) };
         for (key, hash) in group.heads.keys.iter().zip(&mut group.hashes).take(frames.len()) {
             *hash = sessions.hash(*key);
             sessions.prefetch_bucket(*hash);
@@ -436,18 +440,32 @@ impl Director {
         group: &mut Group<K>,
         arrival: &Arrival<'_>,
     ) -> bool {
+        let sessions = &K::side(self).sessions;
+        let unknown = sessions.candidates(&group.hashes, frames.len(), &mut group.candidates);
+        unknown != 0 && self.find_services(unknown, frames, group, arrival)
+    }
+
+    /// Of packets without candidate, of which `which` has a bit for each, the service that each asks for. Returns
+    /// whether there is one.
+    #[inline(never)]
+    fn find_services<K: HasSide>(
+        &self,
+        which: u32,
+        frames: &[Frame<'_>],
+        group: &mut Group<K>,
+        arrival: &Arrival<'_>,
+    ) -> bool {
         let mut begins = false;
         for (at, frame) in frames.iter().enumerate().take(GROUP) {
-            let candidate = K::side(self).sessions.candidate(group.hashes[at]);
-            group.candidates[at] = candidate;
-            if candidate == Candidate::NONE {
-                let staged = group.further(at, frame);
-                if staged.unfit.is_none() {
-                    staged.owner = self.owner_elsewhere(&staged.packet, arrival);
-                    let mine = staged.owner.is_none();
-                    staged.service = if mine { find_service(&staged.packet, arrival.world) } else { None };
-                    begins |= staged.service.is_some();
-                }
+            if which >> at & 1 == 0 {
+                continue;
+            }
+            let staged = group.further(at, frame);
+            if staged.unfit.is_none() {
+                staged.owner = self.owner_elsewhere(&staged.packet, arrival);
+                let mine = staged.owner.is_none();
+                staged.service = if mine { find_service(&staged.packet, arrival.world) } else { None };
+                begins |= staged.service.is_some();
             }
         }
         begins

@@ -40,6 +40,8 @@ pub struct DeviceSettings {
     pub descriptors: u16,
     /// Largest IP packet of the link, in bytes; `None` for what the device has already.
     pub mtu: Option<u16>,
+    /// VLANs whose frames come by it; without any it is not asked to keep others away.
+    pub vlans: Vec<u16>,
 }
 
 /// What a device counts itself.
@@ -119,7 +121,10 @@ impl Device {
         let told = settings.mtu.filter(|_| self.driver != "net_af_packet");
         // 0 for DPDK's own choice.
         let mtu = told.unwrap_or(0);
-        check("it cannot be configured", spread::configure(device, settings.queues, mtu, &settings.rss_key))?;
+        check(
+            "it cannot be configured",
+            self.choose(settings, mtu, !is_virtual && !settings.vlans.is_empty()),
+        )?;
         if let Some(mtu) = told {
             // A device that has no limit of its own need not take one.
             const ENOTSUP: i32 = 95;
@@ -156,6 +161,9 @@ impl Device {
         }
         // SAFETY: contract 1.
         check("it cannot be started", unsafe { sys::rte_eth_dev_start(device) })?;
+        if !is_virtual && !settings.vlans.is_empty() {
+            self.take_vlans(&settings.vlans)?;
+        }
         // A NIC keeps other stations' frames away by itself; neighbour discovery, OSPF and VRRP need every group. What
         // a virtual device opens may have another station address than the device, so there nothing is kept away.
         // SAFETY: contract 1.
@@ -174,6 +182,32 @@ impl Device {
         // SAFETY: written before the call returns.
         check("it has no MTU", unsafe { sys::rte_eth_dev_get_mtu(device, &mut self.mtu) })?;
         self.mtu = settings.mtu.unwrap_or(self.mtu);
+        Ok(())
+    }
+
+    /// Configures the device; a driver that cannot keep VLANs apart is not asked to.
+    fn choose(&self, settings: &DeviceSettings, mtu: u16, vlans: bool) -> i32 {
+        let configure =
+            |vlans| spread::configure(self.device, settings.queues, mtu, vlans, &settings.rss_key);
+        match configure(vlans) {
+            refused if refused != 0 && vlans => configure(false),
+            result => result,
+        }
+    }
+
+    /// Asks for the frames of VLANs. Some devices keep all away that nobody asked for, virtio's among them.
+    fn take_vlans(&self, vlans: &[u16]) -> Result<(), String> {
+        /// It has no filter, or was not asked to use it.
+        const NO_FILTER: [i32; 2] = [-38, -95];
+        // Frames of VLAN 0 have a priority and are otherwise untagged (IEEE 802.1Q).
+        for vlan in [0].iter().chain(vlans) {
+            // SAFETY: contract 1.
+            let result = unsafe { sys::rte_eth_dev_vlan_filter(self.device, *vlan, 1) };
+            if NO_FILTER.contains(&result) {
+                return Ok(());
+            }
+            check(&format!("it does not let VLAN {vlan} through"), result)?;
+        }
         Ok(())
     }
 

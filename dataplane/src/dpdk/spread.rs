@@ -14,12 +14,12 @@ use std::net::IpAddr;
 
 /// Configures queue pairs, and several of them to be spread over by `key`, or, where the driver
 /// refuses that, by its own key, or by nothing. Returns DPDK's code.
-pub(super) fn configure(device: u16, queues: u16, mtu: u16, key: &[u8]) -> i32 {
+pub(super) fn configure(device: u16, queues: u16, mtu: u16, vlans: bool, key: &[u8]) -> i32 {
     let configure = |spread: bool, key: &mut [u8]| {
         // SAFETY: contract 1; the key outlives the call, which copies it.
         unsafe {
             let key_len = key.len() as u8;
-            sys::sluice_configure(device, queues, mtu, i32::from(spread), key.as_mut_ptr(), key_len)
+            sys::sluice_configure(device, queues, mtu, vlans.into(), spread.into(), key.as_mut_ptr(), key_len)
         }
     };
     if queues == 1 {

@@ -8,7 +8,8 @@
 //! Sized for a load of at most 0.65, where two keys per session cost 20 bytes and
 //! 7 % of the buckets spill. With eight places and a load of 0.6 it would be 27 bytes, and no faster.
 
-use super::tags::{PLACES, Tags};
+use super::tags::{PLACES, Places, Tags};
+use crate::frame::GROUP;
 use crate::hugepages::{self, Table};
 use crate::prefetch::prefetch;
 
@@ -34,6 +35,24 @@ struct Bucket {
 
 const _: () = assert!(size_of::<Bucket>() == 64);
 
+impl Bucket {
+    /// [`Tags::places`] by one comparison, which is made of what stands behind the tags too.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    #[allow(unsafe_code, reason = "SIMD intrinsics take a raw pointer")]
+    fn places_by_avx2(&self, tag: u16) -> Places {
+        use std::arch::x86_64::{
+            __m256i, _mm256_cmpeq_epi16, _mm256_load_si256, _mm256_movemask_epi8, _mm256_set1_epi16,
+        };
+        const { assert!(std::mem::offset_of!(Self, tags) == 0 && align_of::<Self>() >= 32) };
+        // SAFETY: the load reads the first half of the bucket's 64 bytes, which begins as the bucket does.
+        let words = unsafe { _mm256_load_si256(std::ptr::from_ref(self).cast::<__m256i>()) };
+        let agree = _mm256_movemask_epi8(_mm256_cmpeq_epi16(words, _mm256_set1_epi16(tag.cast_signed())));
+        Places::of_bytes(agree.cast_unsigned())
+    }
+}
+
 /// No bucket within reach had room.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Full;
@@ -52,11 +71,46 @@ impl FlowIndex {
         prefetch(self.buckets.as_ptr().wrapping_add(self.home(hash)));
     }
 
+    /// Under each of the first `count` hashes the first slot whose tag agrees; `found` is told each, or that there is
+    /// none.
+    #[inline(always)]
+    pub(super) fn firsts(
+        &self,
+        hashes: &[u64; GROUP],
+        count: usize,
+        mut found: impl FnMut(usize, Option<u32>),
+    ) {
+        #[cfg(target_arch = "x86_64")]
+        if std::arch::is_x86_feature_detected!("avx2") {
+            #[allow(unsafe_code, reason = "the CPU has what the function is compiled for")]
+            // SAFETY: the CPU has AVX2, which was asked in the line above.
+            return unsafe { self.firsts_by_avx2(hashes, count, found) };
+        }
+        for (at, hash) in hashes.iter().take(count).enumerate() {
+            found(at, self.first(*hash));
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn firsts_by_avx2(&self, hashes: &[u64; GROUP], count: usize, mut found: impl FnMut(usize, Option<u32>)) {
+        for (at, hash) in hashes.iter().take(count).enumerate() {
+            let bucket = &self.buckets[self.home(*hash)];
+            found(at, self.first_in(bucket, bucket.places_by_avx2(tag(*hash)), *hash));
+        }
+    }
+
     /// The first slot under `hash` whose tag agrees; mostly one line says it.
     #[inline(always)]
-    pub(super) fn first(&self, hash: u64) -> Option<u32> {
+    fn first(&self, hash: u64) -> Option<u32> {
         let bucket = &self.buckets[self.home(hash)];
-        match bucket.tags.places(tag(hash)).next() {
+        self.first_in(bucket, bucket.tags.places(tag(hash)), hash)
+    }
+
+    #[inline(always)]
+    fn first_in(&self, bucket: &Bucket, mut places: Places, hash: u64) -> Option<u32> {
+        match places.next() {
             Some(place) => Some(bucket.slots[place]),
             None if bucket.spilled == 0 => None,
             None => self.find_further(hash),
@@ -162,6 +216,27 @@ mod tests {
     use std::collections::BTreeMap;
 
     proptest! {
+        /// Tags and slots of equal halves: what stands behind the tags is compared too, and must say nothing.
+        #[test]
+        fn a_group_finds_what_each_finds_alone(
+            keys in prop::collection::vec((0u64..6, 0u64..40, 1u32..6), 1..200),
+            wanted in prop::array::uniform16((0u64..6, 0u64..40)),
+            count in 0usize..=GROUP,
+        ) {
+            let mut index = FlowIndex::with_capacity(300);
+            let hash = |(tag, home): (u64, u64)| tag << 48 | home << 27;
+            for (tag, home, slot) in keys {
+                index.insert(hash((tag, home)), slot << 16 | slot).unwrap();
+            }
+            let hashes = wanted.map(hash);
+            let mut found = Vec::new();
+
+            index.firsts(&hashes, count, |at, slot| found.push((at, slot)));
+
+            let alone = hashes.iter().take(count).map(|hash| index.find(*hash, |_| true)).enumerate();
+            prop_assert_eq!(found, alone.collect::<Vec<_>>());
+        }
+
         /// Few distinct hashes force spilling and equal tags.
         #[test]
         fn agrees_with_an_ordered_map(steps in prop::collection::vec((any::<bool>(), 0u64..40, 0u32..30), 1..400)) {

@@ -4,6 +4,7 @@ use super::index::FlowIndex;
 use super::{NewSession, Session, State};
 use crate::clock::Stamp;
 use crate::flow::{Direction, FlowHasher, Key};
+use crate::frame::GROUP;
 use crate::hugepages::{self, List, Table};
 use crate::prefetch::{prefetch, prefetch_near};
 
@@ -105,12 +106,24 @@ impl<K: Key> SessionTable<K> {
         self.index.prefetch(self.hasher.hash(key));
     }
 
-    /// Stage two: the session that probably matches; asks for its line.
-    #[inline]
-    pub fn candidate(&self, hash: u64) -> Candidate {
-        let Some(slot) = self.index.first(hash) else { return Candidate::NONE };
-        prefetch_near(self.sessions.as_ptr().wrapping_add((slot >> 1) as usize));
-        Candidate(slot)
+    /// Stage two: of the first `count` packets with these hashes the session that each probably belongs to; asks for
+    /// its line. Returns, bit per packet, which have none.
+    #[inline(always)]
+    pub fn candidates(
+        &self,
+        hashes: &[u64; GROUP],
+        count: usize,
+        candidates: &mut [Candidate; GROUP],
+    ) -> u32 {
+        let mut unknown = 0;
+        self.index.firsts(hashes, count, |at, slot| {
+            candidates[at] = Candidate(slot.unwrap_or(Candidate::NONE.0));
+            match slot {
+                Some(slot) => prefetch_near(self.sessions.as_ptr().wrapping_add((slot >> 1) as usize)),
+                None => unknown |= 1 << at,
+            }
+        });
+        unknown
     }
 
     /// Stage three: the session of `key` and the direction in which `key` goes, if `candidate` is it;

@@ -11,6 +11,17 @@ pub(super) struct Tags([u16; PLACES]);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Places(u32);
 
+impl Places {
+    /// Those of which the two bytes are equal; more bytes than the tags have say nothing.
+    #[inline(always)]
+    pub(super) fn of_bytes(equal: u32) -> Self {
+        Self(equal & ONE_BIT_EACH)
+    }
+}
+
+/// The lower bit of each place.
+const ONE_BIT_EACH: u32 = 0x5_5555;
+
 impl Tags {
     /// The places whose tag is `tag`.
     ///
@@ -22,7 +33,6 @@ impl Tags {
     pub(super) fn places(&self, tag: u16) -> Places {
         use std::arch::x86_64::{_mm_cmpeq_epi16, _mm_loadu_si128, _mm_movemask_epi8, _mm_set1_epi16};
         const TOGETHER: usize = 8;
-        const ONE_BIT_EACH: u32 = 0x5_5555;
         let agree = |tags: &[u16; TOGETHER]| {
             // SAFETY: SSE2 is part of x86-64; the load reads the sixteen bytes of this array, and
             // needs no alignment.

@@ -22,13 +22,13 @@ pub trait Wire: Key {
     /// The flow of a frame of the plain kind, which almost all are, the length of its IP packet, and what it says to its
     /// session: a datagram or a segment that opens nothing, for `station`, of at most `longest` bytes, which may be
     /// forwarded and has nothing unusual or wrong. Of other frames it says no more than `None`.
-    fn read_plain(frame: &Frame<'_>, station: Station, longest: u16) -> Option<(Self, u16, Plain)>;
+    fn read_plain(frame: &Frame<'_>, station: &Station, longest: u16) -> Option<(Self, u16, Plain)>;
 
     /// Reads several frames as [`read_plain`](Self::read_plain) does, and cuts off their padding. Returns how many, from
-    /// the first on: none, if that is no faster.
+    /// the first on (none, if that is no faster), and, bit per frame, which of them are not plain.
     #[inline(always)]
-    fn read_lanes(_: &mut [Frame<'_>], _: Station, _: u16, _: &mut Heads<Self>) -> usize {
-        0
+    fn read_lanes(_: &mut [Frame<'_>], _: &Station, _: u16, _: &mut Heads<Self>) -> (usize, u32) {
+        (0, 0)
     }
 
     /// All of the packet of a plain frame, of which [`read_plain`](Self::read_plain) says this.
@@ -148,17 +148,17 @@ impl Wire for FlowKey {
     const ETHERTYPE: u16 = ETHERTYPE_IPV4;
 
     #[inline(always)]
-    fn read_plain(frame: &Frame<'_>, station: Station, longest: u16) -> Option<(Self, u16, Plain)> {
+    fn read_plain(frame: &Frame<'_>, station: &Station, longest: u16) -> Option<(Self, u16, Plain)> {
         ipv4::parse_plain(frame, station, longest)
     }
 
     #[inline(always)]
     fn read_lanes(
         frames: &mut [Frame<'_>],
-        station: Station,
+        station: &Station,
         longest: u16,
         heads: &mut Heads<Self>,
-    ) -> usize {
+    ) -> (usize, u32) {
         lanes::read(frames, station, longest, heads)
     }
 
@@ -261,7 +261,7 @@ impl Wire for FlowKey6 {
     const ETHERTYPE: u16 = ETHERTYPE_IPV6;
 
     #[inline(always)]
-    fn read_plain(frame: &Frame<'_>, station: Station, longest: u16) -> Option<(Self, u16, Plain)> {
+    fn read_plain(frame: &Frame<'_>, station: &Station, longest: u16) -> Option<(Self, u16, Plain)> {
         ipv6::parse_plain(frame, station, longest)
     }
 

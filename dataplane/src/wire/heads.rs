@@ -26,31 +26,35 @@ impl<K: Key> Heads<K> {
 
 impl<K: Wire> Heads<K> {
     /// Reads the plain ones of up to sixteen frames for `station`, whose packets have at most `longest` bytes, and cuts
-    /// off their padding.
+    /// off their padding. Returns, bit per frame, which are not plain.
     #[inline(always)]
-    pub fn read(&mut self, frames: &mut [Frame<'_>], station: Station, longest: u16) {
-        let read = K::read_lanes(frames, station, longest, self);
-        for (at, frame) in frames.iter_mut().enumerate().take(GROUP).skip(read) {
-            self.read_one(at, frame, station, longest);
+    pub fn read(&mut self, frames: &mut [Frame<'_>], station: &Station, longest: u16) -> u32 {
+        let (read, mut others) = K::read_lanes(frames, station, longest, self);
+        let mut at = read;
+        while let Some(frame) = frames.get_mut(at)
+            && at < GROUP
+        {
+            others |= u32::from(!self.read_one(at, frame, station, longest)) << at;
+            at += 1;
         }
+        others
     }
 
-    /// Reads the frame at a place.
+    /// Reads the frame at a place; false if it is not plain.
     #[inline(always)]
-    pub(super) fn read_one(&mut self, at: usize, frame: &mut Frame<'_>, station: Station, longest: u16) {
+    pub(super) fn read_one(
+        &mut self,
+        at: usize,
+        frame: &mut Frame<'_>,
+        station: &Station,
+        longest: u16,
+    ) -> bool {
         self.plain[at] = Plain::NONE;
-        if let Some((key, total_len, plain)) = K::read_plain(frame, station, longest) {
+        K::read_plain(frame, station, longest).is_some_and(|(key, total_len, plain)| {
             (self.keys[at], self.total_lens[at], self.plain[at]) = (key, total_len, plain);
             frame.truncate(ETHERNET_LEN + usize::from(total_len));
-        }
-    }
-
-    /// Whether the first `count` frames are plain.
-    #[inline(always)]
-    pub fn are_plain(&self, count: usize) -> bool {
-        // Without a branch for each: they are sixteen bytes.
-        let zeros = self.plain.iter().take(count).map(|plain| u32::from(!plain.is_some()));
-        zeros.sum::<u32>() == 0
+            true
+        })
     }
 
     /// All that [`Wire::parse`] says about the plain frame at a place.

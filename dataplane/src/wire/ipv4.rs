@@ -16,7 +16,7 @@ use crate::frame::Frame;
 #[inline(always)]
 pub(super) fn parse_plain(
     frame: &Frame<'_>,
-    station: Station,
+    station: &Station,
     longest: u16,
 ) -> Option<(FlowKey, u16, Plain)> {
     const L4: usize = ETHERNET_LEN + IPV4_LEN;
@@ -291,7 +291,7 @@ mod tests {
             for payload in [&[][..], &[0x5a; 1400]] {
                 let mut bytes = frame(tcp, payload);
                 let window = 0..bytes.len();
-                assert!(parse_plain(&Frame::new(&mut bytes, window), Station::new(MAC), 1500).is_some());
+                assert!(parse_plain(&Frame::new(&mut bytes, window), &Station::new(MAC), 1500).is_some());
             }
         }
     }
@@ -324,7 +324,7 @@ mod tests {
 
             let whole = parse(&frame, &link);
             let window = 0..frame.len();
-            if let Some((key, total_len, _)) = parse_plain(&Frame::new(&mut frame, window), Station::new(MAC), 80) {
+            if let Some((key, total_len, _)) = parse_plain(&Frame::new(&mut frame, window), &Station::new(MAC), 80) {
                 prop_assert_eq!(Ok(packet_of_plain(&frame, key, total_len)), whole);
             } else if let Ok(packet) = whole {
                 // What is left to the long way is unusual.

@@ -11,7 +11,7 @@ use crate::frame::Frame;
 #[inline(always)]
 pub(super) fn parse_plain(
     frame: &Frame<'_>,
-    station: Station,
+    station: &Station,
     longest: u16,
 ) -> Option<(FlowKey6, u16, Plain)> {
     const L4: usize = ETHERNET_LEN + IPV6_LEN;

@@ -53,7 +53,7 @@ impl Station {
 
     /// Whether a frame that begins with `head` is for the station.
     #[inline(always)]
-    pub(super) fn is_receiver_of<const N: usize>(self, head: &[u8; N]) -> bool {
+    pub(super) fn is_receiver_of<const N: usize>(&self, head: &[u8; N]) -> bool {
         head.first_chunk().is_some_and(|first| Self::of(first) == self.word)
     }
 
