@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,7 +26,7 @@ pub fn run(command: &mut Command) -> Result<String, String> {
     }
 }
 
-/// A program in the background, with its output in a file. Dropping it ends the program, and what it started.
+/// A program in the background, with its output in a file. Dropping it ends the program.
 #[derive(Debug)]
 pub struct Daemon {
     child: Child,
@@ -42,8 +41,7 @@ impl Daemon {
     pub fn start(command: &mut Command, log: &Path) -> Result<Self, String> {
         let file = File::create(log).map_err(|error| format!("{}: {error}", log.display()))?;
         let copy = file.try_clone().map_err(|error| format!("{}: {error}", log.display()))?;
-        // A group of its own, by which what the program starts is found at its end.
-        let child = command.stdin(Stdio::null()).stdout(file).stderr(copy).process_group(0).spawn();
+        let child = command.stdin(Stdio::null()).stdout(file).stderr(copy).spawn();
         Ok(Self { child: child.map_err(|error| format!("{command:?}: {error}"))?, log: log.to_owned() })
     }
 
@@ -88,9 +86,6 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         self.stop();
-        if let Some(group) = rustix::process::Pid::from_raw(self.child.id() as i32) {
-            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-        }
     }
 }
 

@@ -172,9 +172,12 @@ impl NicLab {
             for kind in ["TCP", "UDP"] {
                 let family = if address.starts_with('[') { 6 } else { 4 };
                 let mut echo = servers.command("socat");
+                // What serves a datagram's sender hears of no end, so it ends when nothing comes any more.
                 echo.args([
                     "-b",
                     "65536",
+                    "-T",
+                    "60",
                     &format!("{kind}{family}-LISTEN:{ECHO},bind={address},fork,reuseaddr"),
                 ]);
                 echo.arg("EXEC:cat");
