@@ -4,7 +4,8 @@
 #   make lab     a lab with health checks and a tour in a shell; MODE=fullnat, nat, dr, tunnel, snat or ipv6
 #   make test    everything CI runs
 #   make bench   what a packet and a session cost, beside testpmd (QUICK=1: under 2 minutes)
-#   make test-nics   sluiced on PCI NICs that QEMU emulates, all of them; make test tries two
+#   make test-nics   sluiced on PCI NICs that QEMU emulates, all of them; make test tries two. PCI="0000:3b:00.0
+#                    0000:3b:00.1" PEERS="eth2 eth3" tries two of this machine's instead (docs/NICS.md)
 #   make lint    formatting and lints, warnings denied
 #   make fuzz    the fuzz targets, a minute each (FUZZ_SECONDS)
 #   make clean   remove what was built
@@ -38,7 +39,7 @@ test: deps deps-nics lint pure model programs
 	$(MAKE) fuzz FUZZ_SECONDS=30
 
 test-nics: deps-nics labs
-	$(BIN)/sluice-nics $(NICS)
+	$(BIN)/sluice-nics $(if $(PCI),$(foreach nic,$(PCI),--pci $(nic)) $(foreach end,$(PEERS),--peers $(end)),$(NICS))
 
 lint: deps-build
 	cargo fmt --all --check

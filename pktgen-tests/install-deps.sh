@@ -17,6 +17,11 @@ has_igb() {
     command -v qemu-system-x86_64 >/dev/null && qemu-system-x86_64 -device help 2>/dev/null | grep -q '"igb"'
 }
 
+# Whether the guest's kernel is there, with all modules that this version of the lab loads.
+has_kernel() {
+    [ -e "$kernel/vmlinuz" ] && [ -n "$(find "$kernel/" -name 'veth.ko*' 2>/dev/null)" ]
+}
+
 # The distribution's QEMU, if it is new enough, else that of Debian's backports.
 install_qemu() {
     version=$(apt-cache policy qemu-system-x86 | sed -n 's/ *Candidate: *\([0-9]*:\)\{0,1\}\([0-9]*\).*/\2/p')
@@ -58,7 +63,7 @@ unpack_kernel() {
     for package in "$kernel"/packages/*.deb; do
         dpkg-deb --fsys-tarfile "$package" | tar x -C "$kernel" --wildcards --no-anchored 'vmlinuz*' 'modules.*' \
             'virt/*' 'drivers/vfio/*' 'drivers/virtio/*' 'drivers/uio/*' 'drivers/i2c/*' 'drivers/dca/*' 'drivers/ptp/*' \
-            'drivers/pps/*' 'drivers/char/virtio_console*' 'drivers/net/tun.*' 'drivers/net/net_failover.*' \
+            'drivers/pps/*' 'drivers/net/veth.*' 'net/8021q/*' 'net/802/*' 'net/llc/*' 'drivers/char/virtio_console*' 'drivers/net/tun.*' 'drivers/net/net_failover.*' \
             'drivers/net/virtio_net.*' 'drivers/net/vmxnet3/*' 'drivers/net/ethernet/intel/*' 'net/core/failover.*' 2>/dev/null || true
     done
     rm -rf "$kernel/packages"
@@ -83,7 +88,7 @@ for package in $want; do
 done
 if [ "${1:-lab}" = nics ]; then
     has_igb || missing="$missing qemu-system-x86"
-    [ -e "$kernel/vmlinuz" ] || missing="$missing a-kernel-in-$kernel"
+    has_kernel || missing="$missing a-kernel-in-$kernel"
 fi
 [ -z "$missing" ] && exit 0
 
@@ -113,7 +118,7 @@ install_missing() {
     fi
     if [ "${1:-lab}" = nics ]; then
         has_igb || install_qemu || return 1
-        [ -e "$kernel/vmlinuz" ] || unpack_kernel || return 1
+        has_kernel || unpack_kernel || return 1
     fi
 }
 

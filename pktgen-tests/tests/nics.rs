@@ -8,7 +8,7 @@ use pktgen_tests::process::Folder;
 #[test]
 fn pci_nics_forward_for_two_workers_and_come_back_after_link_loss_and_restart() {
     let folder = Folder::new("image").unwrap();
-    let image = Image::build(folder.path()).unwrap();
+    let image = Image::build(folder.path(), &[]).unwrap();
     for name in ["igb", "virtio, rss=on"] {
         let (nic, workers) = NICS.iter().find(|(nic, _)| nic.name == name).unwrap();
         let walk = walk(&image, nic, *workers, SHORT).unwrap();

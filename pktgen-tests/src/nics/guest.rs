@@ -1,6 +1,7 @@
 //! A virtual machine with emulated NICs, and the two lines to it: a shell inside, and the machine's own monitor.
 
 use super::image::Image;
+use super::machine::Machine;
 use crate::process::{Daemon, wait_until};
 use std::cell::RefCell;
 use std::io::{ErrorKind, Read, Write};
@@ -12,17 +13,17 @@ use std::time::{Duration, Instant};
 /// How long a command inside may take; all that runs there is emulated, maybe on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(45);
 
-/// A NIC as QEMU emulates it.
+/// A kind of NIC.
 #[derive(Clone, Copy, Debug)]
-pub struct Nic {
+pub struct Nic<'a> {
     /// What the table calls it.
-    pub name: &'static str,
-    /// QEMU's device, and its options.
-    pub device: &'static str,
+    pub name: &'a str,
+    /// QEMU's device, and its options; empty for a real one.
+    pub device: &'a str,
     /// Queues of the host's side, 1 for devices that have no queues of their own there.
     pub host_queues: u16,
     /// The kernel's driver for it.
-    pub kernel_driver: &'static str,
+    pub kernel_driver: &'a str,
 }
 
 /// A running machine. Dropping it ends it.
@@ -34,20 +35,22 @@ pub struct Guest {
     console: PathBuf,
 }
 
-/// The addresses of the machine's two NICs. An igb has virtual functions at 0x80 behind its own, so they stand apart.
+/// Where NICs stand. An igb has virtual functions at 0x80 behind its own, so the first two stand apart.
+const SLOTS: [usize; 4] = [4, 8, 0x10, 0x14];
+/// The addresses of the first two.
 pub const PCI: [&str; 2] = ["0000:00:04.0", "0000:00:08.0"];
 
 impl Guest {
-    /// Boots a machine with two NICs at the ends of `cables`, as QEMU's -netdev names them; `command` runs a program in
+    /// Boots a machine with a NIC at the end of each of `cables`, up to four, as QEMU's -netdev names them; `command` runs a program in
     /// the network namespace where QEMU shall be.
     ///
     /// # Errors
     /// With what the machine's console said last.
     pub fn boot(
         image: &Image,
-        nic: &Nic,
+        nic: &Nic<'_>,
         cpus: usize,
-        cables: &[String; 2],
+        cables: &[String],
         command: impl Fn(&str) -> Command,
         folder: &Path,
     ) -> Result<Self, String> {
@@ -67,9 +70,8 @@ impl Guest {
         qemu.args(["-device", "virtio-serial-pci,bus=pcie.0,addr=0xc"]);
         qemu.args(["-device", "virtserialport,chardev=shell,name=shell"]);
         qemu.arg("-monitor").arg(format!("unix:{},server=on,wait=off", monitor.display()));
-        for (at, cable) in cables.iter().enumerate() {
+        for ((at, cable), slot) in cables.iter().enumerate().zip(SLOTS) {
             qemu.args(["-netdev", &format!("{cable},id=n{at}")]);
-            let slot = 4 + 4 * at;
             qemu.args([
                 "-device",
                 &format!(
@@ -96,11 +98,36 @@ impl Guest {
         Ok(Self { qemu, shell: RefCell::new(shell), monitor, console })
     }
 
-    /// Runs a shell command of one line inside, and gives what it printed.
-    ///
-    /// # Errors
-    /// With what it printed when it fails, or is not over in time.
-    pub fn run(&self, command: &str) -> Result<String, String> {
+    fn tell_monitor(&self, command: &str) -> Result<(), String> {
+        let failed = |error: std::io::Error| format!("monitor: {error}");
+        let mut monitor = UnixStream::connect(&self.monitor).map_err(failed)?;
+        monitor.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+        let prompt = |monitor: &mut UnixStream| {
+            let (mut heard, mut piece) = (Vec::new(), [0; 4096]);
+            while !heard.ends_with(b"(qemu) ") {
+                let len = monitor.read(&mut piece).map_err(failed)?;
+                if len == 0 {
+                    return Err("monitor: it is gone".to_owned());
+                }
+                heard.extend_from_slice(&piece[..len]);
+            }
+            Ok(())
+        };
+        prompt(&mut monitor)?;
+        monitor.write_all(format!("{command}\n").as_bytes()).map_err(failed)?;
+        prompt(&mut monitor)
+    }
+
+    fn last_words(&self) -> String {
+        let text = std::fs::read(&self.console).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let last: Vec<_> = text.lines().rev().take(8).collect();
+        format!("{} {last:?}", self.qemu.output())
+    }
+}
+
+impl Machine for Guest {
+    fn run(&self, command: &str) -> Result<String, String> {
         const END: &str = "@@status=";
         let mut shell = self.shell.borrow_mut();
         shell
@@ -133,68 +160,20 @@ impl Guest {
         }
     }
 
-    /// Writes a file inside.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub fn write(&self, path: &str, text: &str) -> Result<(), String> {
-        const LINES: usize = 50;
-        self.run(&format!(": > {path}"))?;
-        for lines in text.lines().collect::<Vec<_>>().chunks(LINES) {
-            let quoted: String = lines.iter().map(|line| format!(" '{line}'")).collect();
-            self.run(&format!("printf '%s\\n'{quoted} >> {path}"))?;
-        }
-        Ok(())
-    }
-
-    /// Binds NICs to a driver of the guest's kernel, away from what they were bound to.
-    ///
-    /// # Errors
-    /// With what the kernel said.
-    pub fn bind(&self, driver: &str, nics: &[&str]) -> Result<(), String> {
-        self.run(&format!("modprobe {driver}"))?;
-        for nic in nics {
-            let device = format!("/sys/bus/pci/devices/{nic}");
-            self.run(&format!(
-                "if [ -e {device}/driver ]; then echo {nic} > {device}/driver/unbind; fi; echo {driver} > {device}/driver_override; echo {nic} > /sys/bus/pci/drivers_probe; [ \"$(basename $(readlink {device}/driver))\" = {driver} ]"
-            ))?;
-        }
-        Ok(())
-    }
-
-    /// Plugs a NIC's cable in or out.
-    ///
-    /// # Errors
-    /// When the monitor does not answer.
-    pub fn set_link(&self, nic: usize, is_up: bool) -> Result<(), String> {
+    fn set_link(&self, nic: usize, is_up: bool) -> Result<(), String> {
         let state = if is_up { "on" } else { "off" };
         self.tell_monitor(&format!("set_link x{nic} {state}"))
     }
 
-    fn tell_monitor(&self, command: &str) -> Result<(), String> {
-        let failed = |error: std::io::Error| format!("monitor: {error}");
-        let mut monitor = UnixStream::connect(&self.monitor).map_err(failed)?;
-        monitor.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
-        let prompt = |monitor: &mut UnixStream| {
-            let (mut heard, mut piece) = (Vec::new(), [0; 4096]);
-            while !heard.ends_with(b"(qemu) ") {
-                let len = monitor.read(&mut piece).map_err(failed)?;
-                if len == 0 {
-                    return Err("monitor: it is gone".to_owned());
-                }
-                heard.extend_from_slice(&piece[..len]);
-            }
-            Ok(())
-        };
-        prompt(&mut monitor)?;
-        monitor.write_all(format!("{command}\n").as_bytes()).map_err(failed)?;
-        prompt(&mut monitor)
+    fn home(&self) -> &str {
+        "/root"
     }
 
-    fn last_words(&self) -> String {
-        let text = std::fs::read(&self.console).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        let last: Vec<_> = text.lines().rev().take(8).collect();
-        format!("{} {last:?}", self.qemu.output())
+    fn pci(&self) -> [&str; 2] {
+        PCI
+    }
+
+    fn is_own(&self) -> bool {
+        true
     }
 }

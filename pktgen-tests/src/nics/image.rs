@@ -23,7 +23,11 @@ pub struct Image {
 const DRIVERS: [&str; 7] =
     ["bus_pci", "bus_vdev", "mempool_ring", "net_e1000", "net_virtio", "net_vmxnet3", "net_ring"];
 /// Folders and modules of the kernel that the guest may load, below `kernel/`.
-const MODULES: [&str; 18] = [
+const MODULES: [&str; 22] = [
+    "drivers/net/veth.ko",
+    "net/8021q",
+    "net/802",
+    "net/llc",
     "drivers/char/virtio_console.ko",
     "drivers/vfio",
     "virt",
@@ -71,12 +75,12 @@ fn kernel() -> PathBuf {
 }
 
 impl Image {
-    /// Makes the image of the programs `sluiced` and `sluice`, with the kernel that install-deps.sh unpacked, and writes
-    /// it into `folder`.
+    /// Makes the image of the programs `sluiced` and `sluice`, and of `more` that are looked for as a shell does, with the
+    /// kernel that install-deps.sh unpacked, and writes it into `folder`.
     ///
     /// # Errors
     /// With the file that is missing.
-    pub fn build(folder: &Path) -> Result<Self, String> {
+    pub fn build(folder: &Path, more: &[&str]) -> Result<Self, String> {
         check()?;
         let kernel = kernel();
         let mut archive = Archive::default();
@@ -103,6 +107,17 @@ impl Image {
             let program = program(name);
             archive.file(&format!("usr/bin/{name}"), stripped(&program, folder)?, 0o755);
             wanted.extend(libraries(&program)?);
+        }
+        for name in more {
+            let found = run(Command::new("sh").args(["-c", &format!("command -v {name}")]));
+            let found = found.map_err(|_| format!("there is no program {name}"))?;
+            let program = Path::new(found.trim());
+            archive.file(
+                &format!("usr/bin/{}", program.file_name().unwrap_or_default().to_string_lossy()),
+                read(program)?,
+                0o755,
+            );
+            wanted.extend(libraries(program)?);
         }
         for driver in drivers(&wanted)? {
             wanted.extend(libraries(&driver)?);

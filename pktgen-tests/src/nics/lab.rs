@@ -7,7 +7,9 @@
 //! ```
 
 use super::guest::{Guest, Nic, PCI};
+use super::host::{self, Host, Lent};
 use super::image::Image;
+use super::machine::Machine;
 use crate::netns::{Namespace, cable};
 use crate::nginx;
 use crate::process::{Daemon, Folder, run, wait_until};
@@ -29,8 +31,6 @@ const CLIENT: &str = "192.0.2.100";
 const LINKS: [&str; 2] = ["wan", "lan"];
 /// The TCP and UDP port where servers say what they hear.
 const ECHO: u16 = 7;
-const SOCKET: &str = "/run/s.sock";
-const LOG: &str = "/root/log";
 
 /// How sluiced is configured in the guest.
 #[derive(Clone, Debug)]
@@ -53,16 +53,16 @@ impl Setup {
         Self { workers, mtu: 1_500, vlans: false, hugepages: "require", mode: "fullnat" }
     }
 
-    /// The configuration file.
-    pub fn text(&self) -> String {
+    /// The configuration file for two NICs; `home` is the folder of the admin socket.
+    fn text(&self, pci: [&str; 2], home: &str) -> String {
         let workers: Vec<_> = (1..=self.workers).collect();
         let mut text = format!(
-            "[dataplane]\nworkers = {workers:?}\nsession_capacity = 20000\nhugepages = \"{}\"\n[admin]\nsocket = \"{SOCKET}\"\n",
+            "[dataplane]\nworkers = {workers:?}\nsession_capacity = 20000\nhugepages = \"{}\"\n[admin]\nsocket = \"{home}/s.sock\"\n",
             self.hugepages
         );
         let ports = [("wan", "192.0.2.2/24", "2001:db8:a::2/64"), ("lan", "10.0.0.2/24", "2001:db8:b::2/64")];
         for (at, (name, four, six)) in ports.into_iter().enumerate() {
-            let link = format!("device = \"{}\"\nmtu = {}\n", PCI[at], self.mtu);
+            let link = format!("device = \"{}\"\nmtu = {}\n", pci[at], self.mtu);
             let (own, link) = match self.vlans {
                 false => (link, String::new()),
                 true => {
@@ -99,15 +99,25 @@ impl Setup {
 /// A lab. Dropping it ends its machine and programs, and removes its namespaces and files.
 #[derive(Debug)]
 pub struct NicLab {
-    guest: Guest,
+    machine: Box<dyn Machine>,
     _programs: Vec<Daemon>,
     _switches: Vec<TagSwitch>,
+    _lent: Vec<Lent>,
     /// The client's host.
     pub client: Namespace,
     /// The host with the servers' addresses.
     pub servers: Namespace,
-    _cables: Namespace,
+    _cables: Option<Namespace>,
     folder: Folder,
+}
+
+impl Drop for NicLab {
+    /// A NIC does not leave vfio-pci as long as a program has it.
+    fn drop(&mut self) {
+        if !self.machine.is_own() && self.runs() && self.end("TERM").is_err() {
+            let _ = self.end("KILL");
+        }
+    }
 }
 
 impl NicLab {
@@ -116,7 +126,7 @@ impl NicLab {
     ///
     /// # Errors
     /// With what could not be made or started.
-    pub fn new(image: &Image, nic: &Nic, workers: usize, vlans: bool) -> Result<Self, String> {
+    pub fn new(image: &Image, nic: &Nic<'_>, workers: usize, vlans: bool) -> Result<Self, String> {
         let folder = Folder::new("nics")?;
         let [cables, client, servers] =
             ["cables", "client", "servers"].map(|name| Namespace::new(&format!("nic-{name}")));
@@ -148,52 +158,77 @@ impl NicLab {
             }
             host.ip(&format!("link set {link} up"))?;
         }
-        // How servers answer clients where the appliance does not see the answers.
-        cable((&client, "back"), (&servers, "back"))?;
-        client.ip(&format!("addr add {CLIENT}/24 dev wan"))?;
-        client.add_ipv6("wan", "2001:db8:a::100/64")?;
-        for at in 11..13 {
-            servers.ip(&format!("addr add 10.0.0.{at}/24 dev lan"))?;
-            servers.add_ipv6("lan", &format!("2001:db8:b::{at}/64"))?;
-        }
-        let mut nginx = servers.command("nginx");
-        let home = folder.path().join("nginx");
-        let who = "listen 80; listen [::]:80;";
-        let nginx = nginx::start(&home, &mut nginx, who, "$server_addr\\n")?;
-        for (name, len) in [("100k", 100_000), ("1m", 1_000_000)] {
-            let path = home.join(name);
-            std::fs::write(&path, noise(len)).map_err(|error| format!("{}: {error}", path.display()))?;
-        }
-        nginx::wait_for_listener(&servers, 80).map_err(|error| format!("{error}: {}", nginx.output()))?;
-        let mut programs = vec![nginx];
-        // An answer must come from the address that was asked, which a socket bound to all does not see to.
-        let listeners = ["10.0.0.11", "10.0.0.12", "[2001:db8:b::11]", "[2001:db8:b::12]"];
-        for (at, address) in listeners.into_iter().enumerate() {
-            for kind in ["TCP", "UDP"] {
-                let family = if address.starts_with('[') { 6 } else { 4 };
-                let mut echo = servers.command("socat");
-                // What serves a datagram's sender hears of no end, so it ends when nothing comes any more.
-                echo.args([
-                    "-b",
-                    "65536",
-                    "-T",
-                    "60",
-                    &format!("{kind}{family}-LISTEN:{ECHO},bind={address},fork,reuseaddr"),
-                ]);
-                echo.arg("EXEC:cat");
-                programs
-                    .push(Daemon::start(&mut echo, &folder.path().join(format!("echo-{kind}-{at}.log")))?);
-            }
-        }
-        nginx::wait_for_listener(&servers, ECHO)?;
         guest.run("echo 384 > /proc/sys/vm/nr_hugepages")?;
         guest.bind("vfio-pci", &PCI)?;
-        Ok(Self { guest, _programs: programs, _switches: switches, client, servers, _cables: cables, folder })
+        let programs = furnish(&client, &servers, folder.path())?;
+        Ok(Self {
+            machine: Box::new(guest),
+            _programs: programs,
+            _switches: switches,
+            _lent: Vec::new(),
+            client,
+            servers,
+            _cables: Some(cables),
+            folder,
+        })
+    }
+
+    /// Takes two NICs of this machine, and the interfaces at the other ends of their cables. With `vlans` the links carry
+    /// VLAN 100 on the client's side and 200 on the servers'.
+    ///
+    /// # Errors
+    /// With what is in the way.
+    pub fn on_host(pci: &[String; 2], peers: &[String; 2], vlans: bool) -> Result<Self, String> {
+        host::check(pci, peers)?;
+        let folder = Folder::new("nics")?;
+        let [client, servers] = ["client", "servers"].map(|name| Namespace::new(&format!("nic-{name}")));
+        let (client, servers) = (client?, servers?);
+        let mut lent = Vec::new();
+        let hosts = [(&client, "wan", "wan0", 100), (&servers, "lan", "lan0", 200)];
+        for ((host, link, trunk, vlan), peer) in hosts.into_iter().zip(peers) {
+            lent.push(Lent::to(host, peer, if vlans { trunk } else { link })?);
+            if vlans {
+                host.ip(&format!("link set {trunk} up"))?;
+                host.ip(&format!("link add link {trunk} name {link} type vlan id {vlan}"))?;
+            }
+            host.ip(&format!("link set {link} up"))?;
+        }
+        let ends =
+            [(&client, if vlans { "wan0" } else { "wan" }), (&servers, if vlans { "lan0" } else { "lan" })];
+        let machine = Host::take(pci, ends, folder.path())?;
+        let programs = furnish(&client, &servers, folder.path())?;
+        Ok(Self {
+            machine: Box::new(machine),
+            _programs: programs,
+            _switches: Vec::new(),
+            _lent: lent,
+            client,
+            servers,
+            _cables: None,
+            folder,
+        })
     }
 
     /// The machine.
-    pub fn guest(&self) -> &Guest {
-        &self.guest
+    pub fn machine(&self) -> &dyn Machine {
+        &*self.machine
+    }
+
+    /// The configuration file of a setup here.
+    pub fn text_of(&self, setup: &Setup) -> String {
+        setup.text(self.machine.pci(), self.machine.home())
+    }
+
+    /// The station address of a port.
+    ///
+    /// # Errors
+    /// When sluiced does not tell it.
+    pub fn station(&self, port: usize) -> Result<[u8; 6], String> {
+        let ports = self.json("port list")?;
+        let text = ports[port]["mac"].as_str().ok_or_else(|| format!("no station address: {ports}"))?;
+        let octets: Vec<u8> =
+            text.split(':').filter_map(|octet| u8::from_str_radix(octet, 16).ok()).collect();
+        octets.try_into().map_err(|_| format!("`{text}` is no station address"))
     }
 
     /// Starts sluiced and waits until it forwards: it is ready and its links are up.
@@ -201,7 +236,7 @@ impl NicLab {
     /// # Errors
     /// With its log.
     pub fn start(&self, setup: &Setup) -> Result<(), String> {
-        self.guest.write("/root/sluice.toml", &setup.text())?;
+        self.machine.write(&format!("{}/sluice.toml", self.machine.home()), &self.text_of(setup))?;
         self.start_again()
     }
 
@@ -210,8 +245,9 @@ impl NicLab {
     /// # Errors
     /// With its log.
     pub fn start_again(&self) -> Result<(), String> {
-        self.guest.run(&format!(
-            "rm -f {LOG} {SOCKET}; setsid sluiced --config /root/sluice.toml --state /root/state >{LOG} 2>&1 & echo $! > /run/pid"
+        let home = self.machine.home();
+        self.machine.run(&format!(
+            "cd {home}; rm -f log s.sock; setsid sluiced --config {home}/sluice.toml --state {home}/state >log 2>&1 </dev/null & echo $! > {home}/pid"
         ))?;
         let forwards = || {
             let ports = self.json("port list").ok().and_then(|ports| ports.as_array().cloned());
@@ -228,7 +264,7 @@ impl NicLab {
     /// # Errors
     /// When it does not end.
     pub fn end(&self, signal: &str) -> Result<(), String> {
-        self.guest.run(&format!("kill -{signal} $(cat /run/pid)"))?;
+        self.machine.run(&format!("kill -{signal} $(cat {}/pid)", self.machine.home()))?;
         if wait_until(Duration::from_secs(10), || !self.runs()) {
             Ok(())
         } else {
@@ -239,15 +275,17 @@ impl NicLab {
     /// Whether sluiced runs.
     pub fn runs(&self) -> bool {
         // A process that ended and that nobody has asked for is a zombie; its first thread is one before the others end.
-        let has_state = "grep '^State:' /proc/$(cat /run/pid)/status";
-        self.guest
-            .run(&format!("{has_state} | grep -qv Z || [ $(ls /proc/$(cat /run/pid)/task | wc -l) -gt 1 ]"))
+        let process = format!("/proc/$(cat {}/pid)", self.machine.home());
+        self.machine
+            .run(&format!(
+                "grep '^State:' {process}/status | grep -qv Z || [ $(ls {process}/task | wc -l) -gt 1 ]"
+            ))
             .is_ok()
     }
 
     /// What sluiced logged.
     pub fn log(&self) -> String {
-        self.guest.run(&format!("cat {LOG}")).unwrap_or_else(|error| error)
+        self.machine.run(&format!("cat {}/log", self.machine.home())).unwrap_or_else(|error| error)
     }
 
     /// What the `sluice` command prints in the guest.
@@ -255,7 +293,7 @@ impl NicLab {
     /// # Errors
     /// With its words when it fails.
     pub fn sluice(&self, arguments: &str) -> Result<String, String> {
-        self.guest.run(&format!("sluice --socket {SOCKET} {arguments}"))
+        self.machine.run(&format!("sluice --socket {}/s.sock {arguments}", self.machine.home()))
     }
 
     /// The same as JSON.
@@ -423,6 +461,48 @@ impl NicLab {
         let came = wait_until(Duration::from_secs(10), || link().as_deref() == Some(wanted));
         if came { Ok(()) } else { Err(format!("port {port}'s link is {:?}, not {wanted}", link())) }
     }
+}
+
+/// Gives the client and the servers their addresses, and starts what serves. `folder` is for files.
+fn furnish(client: &Namespace, servers: &Namespace, folder: &Path) -> Result<Vec<Daemon>, String> {
+    // How servers answer clients where the appliance does not see the answers.
+    cable((client, "back"), (servers, "back"))?;
+    client.ip(&format!("addr add {CLIENT}/24 dev wan"))?;
+    client.add_ipv6("wan", "2001:db8:a::100/64")?;
+    for at in 11..13 {
+        servers.ip(&format!("addr add 10.0.0.{at}/24 dev lan"))?;
+        servers.add_ipv6("lan", &format!("2001:db8:b::{at}/64"))?;
+    }
+    let mut nginx = servers.command("nginx");
+    let home = folder.join("nginx");
+    let who = "listen 80; listen [::]:80;";
+    let nginx = nginx::start(&home, &mut nginx, who, "$server_addr\\n")?;
+    for (name, len) in [("100k", 100_000), ("1m", 1_000_000)] {
+        let path = home.join(name);
+        std::fs::write(&path, noise(len)).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    nginx::wait_for_listener(servers, 80).map_err(|error| format!("{error}: {}", nginx.output()))?;
+    let mut programs = vec![nginx];
+    // An answer must come from the address that was asked, which a socket bound to all does not see to.
+    let listeners = ["10.0.0.11", "10.0.0.12", "[2001:db8:b::11]", "[2001:db8:b::12]"];
+    for (at, address) in listeners.into_iter().enumerate() {
+        for kind in ["TCP", "UDP"] {
+            let family = if address.starts_with('[') { 6 } else { 4 };
+            let mut echo = servers.command("socat");
+            // What serves a datagram's sender hears of no end, so it ends when nothing comes any more.
+            echo.args([
+                "-b",
+                "65536",
+                "-T",
+                "60",
+                &format!("{kind}{family}-LISTEN:{ECHO},bind={address},fork,reuseaddr"),
+            ]);
+            echo.arg("EXEC:cat");
+            programs.push(Daemon::start(&mut echo, &folder.join(format!("echo-{kind}-{at}.log")))?);
+        }
+    }
+    nginx::wait_for_listener(servers, ECHO)?;
+    Ok(programs)
 }
 
 /// Bytes without a pattern, always the same.

@@ -25,7 +25,7 @@ pub struct Outcome {
 #[derive(Clone, Debug)]
 pub struct Walk {
     /// The NIC.
-    pub nic: &'static str,
+    pub nic: String,
     /// Its driver, as DPDK calls it.
     pub driver: String,
     /// DPDK's version.
@@ -43,7 +43,7 @@ const ATTEMPTS: usize = 3;
 ///
 /// # Errors
 /// When no guest comes up.
-pub fn walk(image: &Image, nic: &Nic, workers: usize, steps: &[Step]) -> Result<Walk, String> {
+pub fn walk(image: &Image, nic: &Nic<'_>, workers: usize, steps: &[Step]) -> Result<Walk, String> {
     let mut attempt = 0;
     loop {
         attempt += 1;
@@ -61,17 +61,32 @@ pub fn walk(image: &Image, nic: &Nic, workers: usize, steps: &[Step]) -> Result<
     }
 }
 
-fn walk_once(image: &Image, nic: &Nic, workers: usize, steps: &[Step]) -> Result<Walk, String> {
+fn walk_once(image: &Image, nic: &Nic<'_>, workers: usize, steps: &[Step]) -> Result<Walk, String> {
     println!("{}, {workers} workers", nic.name);
+    // QEMU has one queue for a cable that shows tags.
+    walk_labs(nic, workers, steps, nic.host_queues == 1, |vlans| NicLab::new(image, nic, workers, vlans))
+}
+
+/// Tries `steps` on labs that `lab` makes, with plain links and, if `tags` can be tried, with VLANs.
+///
+/// # Errors
+/// When a lab cannot be made.
+pub fn walk_labs(
+    nic: &Nic<'_>,
+    workers: usize,
+    steps: &[Step],
+    tags: bool,
+    lab: impl Fn(bool) -> Result<NicLab, String>,
+) -> Result<Walk, String> {
+    let name = nic.name.to_owned();
     let mut walk =
-        Walk { nic: nic.name, driver: String::new(), dpdk: String::new(), workers, outcomes: Vec::new() };
+        Walk { nic: name, driver: String::new(), dpdk: String::new(), workers, outcomes: Vec::new() };
     let (tagged, plain): (Vec<Step>, Vec<Step>) = steps.iter().partition(|step| step.is_tagged);
     for (steps, vlans) in [(plain, false), (tagged, true)] {
-        // QEMU has one queue for a cable that shows tags.
-        if steps.is_empty() || vlans && nic.host_queues > 1 {
+        if steps.is_empty() || vlans && !tags {
             continue;
         }
-        let lab = NicLab::new(image, nic, workers, vlans)?;
+        let lab = lab(vlans)?;
         for step in steps {
             let begin = Instant::now();
             let seen = (step.run)(&lab, nic, workers);
@@ -103,12 +118,17 @@ impl Walk {
     }
 }
 
-/// The table in Markdown: a column for each NIC, a row for each step, with the versions that were run.
-pub fn table(walks: &[Walk], steps: &[Step], kernel: &str) -> String {
+/// What emulated NICs ran with.
+pub fn emulation(kernel: &str) -> String {
     let qemu = run(Command::new("qemu-system-x86_64").arg("--version")).unwrap_or_default();
     let qemu = qemu.lines().next().unwrap_or_default().replace("QEMU emulator version ", "");
+    format!("QEMU {qemu}, the guest's kernel {kernel}")
+}
+
+/// The table in Markdown: a column for each NIC, a row for each step, with DPDK's version and what `beside` it was run.
+pub fn table(walks: &[Walk], steps: &[Step], beside: &str) -> String {
     let dpdk = walks.first().map_or("", |walk| &walk.dpdk);
-    let mut text = format!("{dpdk}, QEMU {qemu}, the guest's kernel {kernel}.\n\n|");
+    let mut text = format!("{dpdk}, {beside}.\n\n|");
     for walk in walks {
         let _ = write!(text, " | {}", walk.nic);
     }

@@ -1,6 +1,6 @@
 //! What is tried on each NIC.
 
-use super::guest::{Nic, PCI};
+use super::guest::Nic;
 use super::lab::{NicLab, Setup, VIP, VIP6};
 use crate::frames::{Route, ip_frame, tcp, tcp_frame};
 use crate::process::{Daemon, wait_until};
@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::time::Duration;
 
 /// Tries something with so many workers, and says what was seen or what is wrong.
-pub type Try = fn(&NicLab, &Nic, usize) -> Result<String, String>;
+pub type Try = fn(&NicLab, &Nic<'_>, usize) -> Result<String, String>;
 
 /// One thing that is tried.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +23,7 @@ pub struct Step {
 }
 
 /// NICs, and for how many workers each has queues.
-pub const NICS: [(Nic, usize); 6] = [
+pub const NICS: [(Nic<'static>, usize); 6] = [
     (Nic { name: "igb", device: "igb", host_queues: 1, kernel_driver: "igb" }, 2),
     (
         Nic {
@@ -86,7 +86,7 @@ pub const STEPS: &[Step] = &[
     Step { is_tagged: true, ..step("VLANs 100 and 200", vlans) },
 ];
 
-fn vlans(lab: &NicLab, _: &Nic, workers: usize) -> Result<String, String> {
+fn vlans(lab: &NicLab, _: &Nic<'_>, workers: usize) -> Result<String, String> {
     lab.start(&Setup { vlans: true, ..Setup::new(workers) })?;
     lab.requests(VIP, 20)?;
     lab.fetch(VIP, "100k", 2)?;
@@ -96,7 +96,7 @@ fn vlans(lab: &NicLab, _: &Nic, workers: usize) -> Result<String, String> {
     Ok("yes".into())
 }
 
-fn start(lab: &NicLab, _: &Nic, workers: usize) -> Result<String, String> {
+fn start(lab: &NicLab, _: &Nic<'_>, workers: usize) -> Result<String, String> {
     lab.start(&Setup::new(workers))?;
     let ports = lab.json("port list")?;
     let port = &ports[1];
@@ -106,28 +106,28 @@ fn start(lab: &NicLab, _: &Nic, workers: usize) -> Result<String, String> {
     Ok(if refused.is_empty() { rung.to_owned() } else { format!("{rung} ({})", refused.join("; ")) })
 }
 
-fn http(lab: &NicLab, _: &Nic, _: usize) -> Result<String, String> {
+fn http(lab: &NicLab, _: &Nic<'_>, _: usize) -> Result<String, String> {
     lab.requests(VIP, 200)?;
     lab.fetch(VIP, "100k", 20)?;
     lab.fetch(VIP, "1m", 3)?;
     Ok("223 of 223".into())
 }
 
-fn both_ways(lab: &NicLab, _: &Nic, _: usize) -> Result<String, String> {
+fn both_ways(lab: &NicLab, _: &Nic<'_>, _: usize) -> Result<String, String> {
     for _ in 0..3 {
         lab.echo_stream(VIP, 1_000_000)?;
     }
     Ok("yes".into())
 }
 
-fn datagrams(lab: &NicLab, _: &Nic, _: usize) -> Result<String, String> {
+fn datagrams(lab: &NicLab, _: &Nic<'_>, _: usize) -> Result<String, String> {
     lab.echo(VIP, 1_472)?;
     lab.echo(VIP, 4_000).map_err(|error| format!("in fragments: {error}"))?;
     lab.ping("192.0.2.2", 1_472)?;
     Ok("yes".into())
 }
 
-fn ipv6(lab: &NicLab, _: &Nic, _: usize) -> Result<String, String> {
+fn ipv6(lab: &NicLab, _: &Nic<'_>, _: usize) -> Result<String, String> {
     let vip = format!("[{VIP6}]");
     lab.requests(&vip, 20)?;
     lab.fetch(&vip, "100k", 2)?;
@@ -135,7 +135,7 @@ fn ipv6(lab: &NicLab, _: &Nic, _: usize) -> Result<String, String> {
     Ok("yes".into())
 }
 
-fn spread(lab: &NicLab, _: &Nic, _: usize) -> Result<String, String> {
+fn spread(lab: &NicLab, _: &Nic<'_>, _: usize) -> Result<String, String> {
     let (workers, ports) = (lab.json("worker list")?, lab.json("port list")?);
     let each = |list: &Value, key: &str| -> Vec<String> {
         list.as_array().into_iter().flatten().map(|entry| entry[key].to_string()).collect()
@@ -143,25 +143,25 @@ fn spread(lab: &NicLab, _: &Nic, _: usize) -> Result<String, String> {
     Ok(format!("{}, {}", each(&workers, "sessions").join("/"), each(&ports, "handed_over").join("/")))
 }
 
-fn link(lab: &NicLab, _: &Nic, _: usize) -> Result<String, String> {
+fn link(lab: &NicLab, _: &Nic<'_>, _: usize) -> Result<String, String> {
     for (nic, port) in [(0, "wan"), (1, "lan")] {
-        lab.guest().set_link(nic, false)?;
+        lab.machine().set_link(nic, false)?;
         lab.await_link(port, "down")?;
-        lab.guest().set_link(nic, true)?;
+        lab.machine().set_link(nic, true)?;
         lab.await_link(port, "up")?;
     }
     lab.requests(VIP, 20)?;
     Ok("both".into())
 }
 
-fn term(lab: &NicLab, _: &Nic, _: usize) -> Result<String, String> {
+fn term(lab: &NicLab, _: &Nic<'_>, _: usize) -> Result<String, String> {
     lab.end("TERM")?;
     lab.start_again()?;
     lab.requests(VIP, 20)?;
     Ok("yes".into())
 }
 
-fn kill(lab: &NicLab, _: &Nic, _: usize) -> Result<String, String> {
+fn kill(lab: &NicLab, _: &Nic<'_>, _: usize) -> Result<String, String> {
     lab.end("KILL")?;
     lab.start_again()?;
     lab.requests(VIP, 20)?;
@@ -169,16 +169,16 @@ fn kill(lab: &NicLab, _: &Nic, _: usize) -> Result<String, String> {
     Ok("yes".into())
 }
 
-fn rebind(lab: &NicLab, nic: &Nic, _: usize) -> Result<String, String> {
-    lab.guest().bind(nic.kernel_driver, &PCI)?;
-    lab.guest().bind("vfio-pci", &PCI)?;
+fn rebind(lab: &NicLab, nic: &Nic<'_>, _: usize) -> Result<String, String> {
+    lab.machine().bind(nic.kernel_driver, &lab.machine().pci())?;
+    lab.machine().bind("vfio-pci", &lab.machine().pci())?;
     lab.start_again()?;
     lab.requests(VIP, 20)?;
     lab.end("TERM")?;
     Ok("yes".into())
 }
 
-fn small_mtu(lab: &NicLab, _: &Nic, workers: usize) -> Result<String, String> {
+fn small_mtu(lab: &NicLab, _: &Nic<'_>, workers: usize) -> Result<String, String> {
     lab.start(&Setup { mtu: 1_400, ..Setup::new(workers) })?;
     lab.ping("192.0.2.2", 1_372)?;
     lab.fetch(VIP, "100k", 2)?;
@@ -186,7 +186,7 @@ fn small_mtu(lab: &NicLab, _: &Nic, workers: usize) -> Result<String, String> {
     Ok("yes".into())
 }
 
-fn large_mtu(lab: &NicLab, _: &Nic, workers: usize) -> Result<String, String> {
+fn large_mtu(lab: &NicLab, _: &Nic<'_>, workers: usize) -> Result<String, String> {
     lab.set_mtu(9_000)?;
     let tried = || -> Result<(), String> {
         lab.start(&Setup { mtu: 9_000, ..Setup::new(workers) })?;
@@ -203,7 +203,7 @@ fn large_mtu(lab: &NicLab, _: &Nic, workers: usize) -> Result<String, String> {
     result.map(|()| "yes".into())
 }
 
-fn pages(lab: &NicLab, _: &Nic, workers: usize) -> Result<String, String> {
+fn pages(lab: &NicLab, _: &Nic<'_>, workers: usize) -> Result<String, String> {
     lab.start(&Setup { hugepages: "off", ..Setup::new(workers) })?;
     lab.requests(VIP, 20)?;
     lab.end("TERM")?;
@@ -222,18 +222,18 @@ fn in_mode(lab: &NicLab, mode: &'static str, workers: usize, route: &str) -> Res
     }
 }
 
-fn nat(lab: &NicLab, _: &Nic, workers: usize) -> Result<String, String> {
+fn nat(lab: &NicLab, _: &Nic<'_>, workers: usize) -> Result<String, String> {
     in_mode(lab, "nat", workers, "via 10.0.0.2")
 }
 
-fn dr(lab: &NicLab, _: &Nic, workers: usize) -> Result<String, String> {
+fn dr(lab: &NicLab, _: &Nic<'_>, workers: usize) -> Result<String, String> {
     lab.share_vip(true)?;
     let seen = in_mode(lab, "dr", workers, "dev back");
     lab.share_vip(false)?;
     seen
 }
 
-fn tunnel(lab: &NicLab, _: &Nic, workers: usize) -> Result<String, String> {
+fn tunnel(lab: &NicLab, _: &Nic<'_>, workers: usize) -> Result<String, String> {
     let mut socat = lab.servers.command("socat");
     socat.args(["-u", "IP4-RECV:4", "TUN,tun-name=tunnel,iff-no-pi,iff-up"]);
     let _unpacker = Daemon::start(&mut socat, &lab.folder().join("tunnel.log"))?;
@@ -248,7 +248,7 @@ fn tunnel(lab: &NicLab, _: &Nic, workers: usize) -> Result<String, String> {
 }
 
 /// SYNs with padding that makes them longer than the link's MTU: none goes on, and each that the device gives is counted.
-fn long_frames(lab: &NicLab, nic: &Nic, workers: usize) -> Result<String, String> {
+fn long_frames(lab: &NicLab, nic: &Nic<'_>, workers: usize) -> Result<String, String> {
     const EACH: u16 = 100;
     lab.start(&Setup::new(workers))?;
     lab.requests(VIP, 4)?;
@@ -257,7 +257,7 @@ fn long_frames(lab: &NicLab, nic: &Nic, workers: usize) -> Result<String, String
     for folder in [&client, &servers] {
         std::fs::create_dir_all(folder).map_err(|error| error.to_string())?;
     }
-    let mac = [0x52, 0x54, 0, 0x0a, 0, 0];
+    let mac = lab.station(0)?;
     let sender = Wire::open(&lab.client, "wan", &client, [2, 0, 0, 0, 0, 1], &[])?;
     let listener = Wire::open(&lab.servers, "lan", &servers, [2, 0, 0, 0, 0, 2], &[])?;
     let counted = || -> Result<u64, String> {
@@ -303,7 +303,7 @@ fn long_frames(lab: &NicLab, nic: &Nic, workers: usize) -> Result<String, String
 }
 
 /// Frames for another station, which the device keeps away, and for the groups of OSPF and VRRP, which the kernel gets.
-fn for_others(lab: &NicLab, _: &Nic, workers: usize) -> Result<String, String> {
+fn for_others(lab: &NicLab, _: &Nic<'_>, workers: usize) -> Result<String, String> {
     const EACH: u64 = 50;
     lab.start(&Setup::new(workers))?;
     let folder = lab.folder().join("others");
@@ -326,7 +326,9 @@ fn for_others(lab: &NicLab, _: &Nic, workers: usize) -> Result<String, String> {
         };
         (0..EACH).try_for_each(|_| wire.send(&ip_frame(&route, protocol, 1, &[0; 20])))
     };
-    send([0x52, 0x54, 0, 0x0a, 0, 0x77], VIP, 17)?;
+    let mut other = lab.station(0)?;
+    other[5] ^= 0x77;
+    send(other, VIP, 17)?;
     send([1, 0, 0x5e, 0, 0, 5], "224.0.0.5", 89)?;
     send([1, 0, 0x5e, 0, 0, 0x12], "224.0.0.18", 112)?;
     let came = wait_until(Duration::from_secs(3), || counts().is_ok_and(|now| now.1 >= before.1 + 2 * EACH));
@@ -342,9 +344,11 @@ fn for_others(lab: &NicLab, _: &Nic, workers: usize) -> Result<String, String> {
 
 /// What a start that must be refused says.
 fn refused(lab: &NicLab, config: &str) -> Result<String, String> {
-    lab.guest().write("/root/other.toml", config)?;
-    let said =
-        lab.guest().run("sluiced --config /root/other.toml --state /root/other-state 2>&1; [ $? != 0 ]")?;
+    let home = lab.machine().home();
+    lab.machine().write(&format!("{home}/other.toml"), config)?;
+    let said = lab
+        .machine()
+        .run(&format!("sluiced --config {home}/other.toml --state {home}/other-state 2>&1; [ $? != 0 ]"))?;
     Ok(said.trim().trim_start_matches("sluiced: ").to_owned())
 }
 
@@ -354,35 +358,41 @@ fn refused_with(lab: &NicLab, config: &str, words: &str) -> Result<(), String> {
     if said.contains(words) { Ok(()) } else { Err(format!("`{words}` is not in: {said}")) }
 }
 
-fn second(lab: &NicLab, _: &Nic, workers: usize) -> Result<String, String> {
+fn second(lab: &NicLab, _: &Nic<'_>, workers: usize) -> Result<String, String> {
     let setup = Setup::new(workers);
     lab.start(&setup)?;
-    refused_with(lab, &setup.text().replace("/run/s.sock", "/run/other.sock"), "is in use by pid")?;
+    let text = lab.text_of(&setup).replace("/s.sock", "/other.sock");
+    refused_with(lab, &text, "is in use by pid")?;
     lab.requests(VIP, 4)?;
     lab.end("TERM")?;
     Ok("refused, and the first goes on".into())
 }
 
-fn messages(lab: &NicLab, nic: &Nic, workers: usize) -> Result<String, String> {
-    let text = Setup::new(workers).text();
-    let [first, second] = PCI;
-    refused_with(lab, &text.replace(first, "0000:00:04.1"), "there is no PCI device 0000:00:04.1")?;
-    refused_with(lab, &text.replace(first, "00:04.0"), "write 0000:00:04.0")?;
+fn messages(lab: &NicLab, nic: &Nic<'_>, workers: usize) -> Result<String, String> {
+    let text = lab.text_of(&Setup::new(workers));
+    let [first, second] = lab.machine().pci();
+    const NOWHERE: &str = "0000:ff:1f.7";
+    refused_with(lab, &text.replace(first, NOWHERE), &format!("there is no PCI device {NOWHERE}"))?;
+    let short = first.trim_start_matches("0000:");
+    refused_with(lab, &text.replace(first, short), &format!("write {first}"))?;
     let wide = text.replace("workers = [", "workers = [0, ");
     if workers == 1 {
         refused_with(lab, &wide, "2 workers need one of each")?;
     }
-    lab.guest().bind(nic.kernel_driver, &[second])?;
+    lab.machine().bind(nic.kernel_driver, &[second])?;
     let bound = format!("is bound to the kernel's driver {}", nic.kernel_driver);
     refused_with(lab, &text, &bound)?;
-    lab.guest().run(&format!(
+    lab.machine().run(&format!(
         "echo {second} > /sys/bus/pci/devices/{second}/driver/unbind; echo > /sys/bus/pci/devices/{second}/driver_override"
     ))?;
-    refused_with(lab, &text, "is bound to no driver; run `dpdk-devbind.py -b vfio-pci 0000:00:08.0`")?;
-    lab.guest().bind("vfio-pci", &[second])?;
-    let pages = "cat /proc/sys/vm/nr_hugepages > /run/pages; echo 0 > /proc/sys/vm/nr_hugepages";
-    lab.guest().run(pages)?;
-    refused_with(lab, &text, "sysctl -w vm.nr_hugepages=")?;
-    lab.guest().run("cat /run/pages > /proc/sys/vm/nr_hugepages")?;
+    refused_with(lab, &text, "is bound to no driver; run `dpdk-devbind.py -b vfio-pci ")?;
+    lab.machine().bind("vfio-pci", &[second])?;
+    // On a machine that others use too, their pages stay.
+    if lab.machine().is_own() {
+        let pages = "cat /proc/sys/vm/nr_hugepages > /run/pages; echo 0 > /proc/sys/vm/nr_hugepages";
+        lab.machine().run(pages)?;
+        refused_with(lab, &text, "sysctl -w vm.nr_hugepages=")?;
+        lab.machine().run("cat /run/pages > /proc/sys/vm/nr_hugepages")?;
+    }
     Ok("each told with its remedy".into())
 }
