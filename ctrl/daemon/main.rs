@@ -7,6 +7,7 @@
 
 mod machine;
 mod preflight;
+mod replay;
 
 use clap::Parser;
 use ctrl::admin::Server;
@@ -159,15 +160,16 @@ fn devices(config: &Config, wanted: impl Fn(&config::Device) -> bool) -> Vec<Str
 /// Frames that each queue holds in each direction.
 const DESCRIPTORS: u16 = 1_024;
 
-/// Packet buffers for full queues, bursts in flight, waiting and handed-over packets and each lcore's
-/// cache.
+/// Packet buffers for full queues, bursts in flight, waiting and handed-over packets, each lcore's
+/// cache, and what devices keep for ever.
 fn buffers_needed(config: &Config) -> u32 {
     let workers = config.dataplane.workers.len() as u32;
     let queues = config.ports.len() as u32 * workers;
     // Of all the rings that lead to a worker two may be full before buffers get scarce.
     let rings = (workers - 1).min(2) * worker::RING_SIZE as u32;
     let per_worker = 256 + 512 + 1_024 + rings;
-    (queues * 2 * u32::from(DESCRIPTORS) + workers * per_worker).max(8_192)
+    let kept: u32 = config.ports.iter().map(|port| replay::frames_kept(port.device.text())).sum();
+    (queues * 2 * u32::from(DESCRIPTORS) + workers * per_worker).max(8_192) + kept
 }
 
 fn start_hardware(eal: &mut Eal, config: &Config, buffers: u32) -> Result<Hardware, String> {

@@ -135,3 +135,46 @@ fn frames_from_a_capture_file_are_forwarded_into_another_and_no_buffer_is_missin
         assert!(sources.insert((ip[9], source.1)), "a local port was used twice");
     }
 }
+
+/// As forwarders are measured: the pool has room for what the device keeps.
+#[test]
+fn a_large_file_is_played_for_ever() {
+    const FLOWS: u16 = 20_000;
+    let folder = Folder::new("replay").unwrap();
+    let file = |name: &str| folder.path().join(name);
+    let own = |device: u8| [2, 0x70, 0x63, 0x61, 0x70, device];
+    let question = |n: u16| Route {
+        source_mac: [2, 0, 0, 0, 0, 9],
+        destination_mac: own(0),
+        source: (Ipv4Addr::new(192, 0, 2, 100).into(), 10_000 + n),
+        destination: (Ipv4Addr::new(192, 0, 2, 10).into(), 53),
+    };
+    let frames: Vec<_> = (0..FLOWS).map(|n| udp_frame(&question(n), b"q")).collect();
+    write_pcap(&file("wan.pcap"), &frames);
+    write_pcap(&file("lan.pcap"), &[arp_reply([2, 0, 0, 0, 0, 9], Ipv4Addr::new(10, 0, 0, 11), own(1))]);
+    let port = |at: usize, name: &str, address: &str| {
+        format!(
+            "[[port]]\nname = \"{name}\"\ndevice = \"net_pcap{at},rx_pcap={},infinite_rx=1\"\naddresses = [\"{address}\"]\n",
+            file(&format!("{name}.pcap")).display()
+        )
+    };
+    let config = format!(
+        "[dataplane]\nsession_capacity = 50000\n[admin]\nsocket = \"{}\"\n{}{}[[service]]\nname = \"dns\"\nlisten = \"192.0.2.10:53\"\nprotocol = \"udp\"\nlocal_addresses = [\"10.0.0.200\"]\n[[service.server]]\naddress = \"10.0.0.11\"\n",
+        file("sluice.sock").display(),
+        port(0, "wan", "192.0.2.2/24"),
+        port(1, "lan", "10.0.0.2/24")
+    );
+    std::fs::write(file("sluice.toml"), config).unwrap();
+    let mut command = Command::new(program("sluiced"));
+    let sluiced = Daemon::start(command.arg("--config").arg(file("sluice.toml")), &file("log")).unwrap();
+    let sent = || {
+        let mut command = Command::new(program("sluice"));
+        let text = run(command.arg("-j").arg("--socket").arg(file("sluice.sock")).args(["port", "list"]));
+        let ports: serde_json::Value =
+            text.ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+        ports[1]["tx_packets"].as_u64().unwrap_or(0)
+    };
+    // Each flow many times over.
+    let went = wait_until(Duration::from_secs(10), || sent() > 20 * u64::from(FLOWS));
+    assert!(went, "{} sent: {}", sent(), sluiced.output());
+}

@@ -131,7 +131,7 @@ fn real(arguments: &Arguments) -> Result<usize, String> {
     let named = run(Command::new("lspci").args(["-nn", "-s", &pci[0]])).unwrap_or_default();
     let named = named.trim().to_owned();
     let name = if named.is_empty() { pci[0].clone() } else { named };
-    let nic = Nic { name: &name, device: "", host_queues: 1, kernel_driver: &driver };
+    let nic = Nic { name: &name, device: "", host_queues: 1, cpu: "", kernel_driver: &driver };
     // The kernel's own VLANs show whether tags can be tried.
     let tags = run(Command::new("modprobe").arg("8021q")).is_ok();
     let lab = |vlans| NicLab::on_host(&pci, &peers, vlans);

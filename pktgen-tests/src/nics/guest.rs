@@ -22,6 +22,8 @@ pub struct Nic<'a> {
     pub device: &'a str,
     /// Queues of the host's side, 1 for devices that have no queues of their own there.
     pub host_queues: u16,
+    /// The guest's CPU.
+    pub cpu: &'a str,
     /// The kernel's driver for it.
     pub kernel_driver: &'a str,
 }
@@ -57,7 +59,7 @@ impl Guest {
         let (console, shell, monitor) =
             (folder.join("console"), folder.join("shell.sock"), folder.join("monitor.sock"));
         let mut qemu = command("qemu-system-x86_64");
-        qemu.args(["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", "2048"]);
+        qemu.args(["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", nic.cpu, "-m", "2048"]);
         qemu.args(["-smp", &cpus.to_string(), "-display", "none", "-no-reboot", "-nodefaults"]);
         qemu.args(["-device", "intel-iommu,intremap=on"]);
         qemu.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(&image.initrd);
