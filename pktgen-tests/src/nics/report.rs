@@ -49,7 +49,8 @@ pub fn walk(image: &Image, nic: &Nic<'_>, workers: usize, steps: &[Step]) -> Res
         attempt += 1;
         let walked = walk_once(image, nic, workers, steps);
         let error = match &walked {
-            Ok(walk) => walk.outcomes.iter().find_map(|outcome| outcome.seen.as_ref().err()),
+            // A machine that dies takes its cables along: what failed first may not say so, and what failed last does.
+            Ok(walk) => walk.outcomes.iter().rev().find_map(|outcome| outcome.seen.as_ref().err()),
             Err(error) => Some(error),
         };
         match error {
