@@ -1,8 +1,7 @@
 //! Reading plain IPv4 headers four at a time: each in a lane of its own, where all checks are done at once (AVX2).
 //!
 //! [`ipv4::parse_plain`](super::ipv4::parse_plain) is the twin, and does what is left out here: fours with a frame that
-//! is not for us or too near the end of its room, and segments whose flags say more than that something arrived. What
-//! limits the twin is not its instructions but its fifteen branches: 7 ns a packet for 90 of them, where this takes 3.5.
+//! is not for us, or too near the end of its room. What limits the twin is not its instructions but its fifteen branches: 7 ns a packet for 90 of them, where this takes 3.5.
 
 use super::heads::Heads;
 use super::packet::Station;
@@ -30,7 +29,7 @@ pub(super) fn read(
 
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
-    use crate::flow::{FlowKey, Key};
+    use crate::flow::FlowKey;
     use crate::frame::{Frame, GROUP};
     use crate::simd::{load16, load32};
     use crate::wire::heads::Heads;
@@ -53,18 +52,14 @@ mod avx2 {
 
     /// What four headers say.
     struct Four {
-        /// Bit per lane: whether it is a plain frame.
-        plain: u32,
+        /// Bit per lane: whether it is a plain frame whose packet says no more than that it arrived.
+        arrived: u32,
+        /// Bit per lane: whether it is a segment with nothing wrong, of which the flags say more.
+        says_more: u32,
         /// Bit per lane: whether padding follows it.
         padded: u32,
         total_lens: [u16; LANES],
         keys: [FlowKey; LANES],
-    }
-
-    impl Four {
-        /// One at least is not to be read here.
-        const UNREAD: Self =
-            Self { plain: 0, padded: 0, total_lens: [0; LANES], keys: [FlowKey::NONE; LANES] };
     }
 
     #[target_feature(enable = "avx2")]
@@ -80,19 +75,19 @@ mod avx2 {
             let lens = [four[0].len(), four[1].len(), four[2].len(), four[3].len()];
             let said = match [four[0].head(), four[1].head(), four[2].head(), four[3].head()] {
                 [Some(a), Some(b), Some(c), Some(d)] => check([a, b, c, d], lens, station, longest),
-                _ => Four::UNREAD,
+                _ => None,
             };
-            heads.keys[at..at + LANES].copy_from_slice(&said.keys);
-            heads.total_lens[at..at + LANES].copy_from_slice(&said.total_lens);
-            heads.plain[at..at + LANES].copy_from_slice(&ARRIVED[said.plain as usize % ARRIVED.len()]);
-            // Mostly all are plain, and without padding.
-            if said.padded | said.plain ^ 0b1111 != 0 {
+            if let Some(said) = said {
+                heads.keys[at..at + LANES].copy_from_slice(&said.keys);
+                heads.total_lens[at..at + LANES].copy_from_slice(&said.total_lens);
+                heads.plain[at..at + LANES].copy_from_slice(&ARRIVED[said.arrived as usize % ARRIVED.len()]);
+                // Mostly all arrived, and without padding.
+                if said.padded | said.arrived ^ 0b1111 != 0 {
+                    others |= look_closer(four, &said, at, heads) << at;
+                }
+            } else {
                 for (lane, frame) in four.iter_mut().enumerate() {
-                    if said.plain >> lane & 1 == 1 {
-                        frame.truncate(ETHERNET_LEN + usize::from(said.total_lens[lane]));
-                    } else if !heads.read_one(at + lane, frame, station, longest) {
-                        others |= 1 << (at + lane);
-                    }
+                    others |= u32::from(!heads.read_one(at + lane, frame, station, longest)) << (at + lane);
                 }
             }
             at += LANES;
@@ -100,7 +95,28 @@ mod avx2 {
         (at, others)
     }
 
-    /// By the bits of [`Four::plain`], what the packets say.
+    /// Cuts off padding, and looks at flags. Returns, bit per lane, which frames are not plain.
+    fn look_closer(four: &mut [Frame<'_>; LANES], said: &Four, at: usize, heads: &mut Heads<FlowKey>) -> u32 {
+        let mut others = 0;
+        for (lane, frame) in four.iter_mut().enumerate() {
+            let plain = &mut heads.plain[at + lane];
+            if said.says_more >> lane & 1 == 1 {
+                let octet = frame.head().map_or(0, |head: &[u8; LOOKED_AT]| head[FLAGS]);
+                *plain = Plain::of_segment(octet);
+            }
+            if plain.is_some() {
+                frame.truncate(ETHERNET_LEN + usize::from(said.total_lens[lane]));
+            } else {
+                others |= 1 << lane;
+            }
+        }
+        others
+    }
+
+    /// Where a segment without IP options has its flags.
+    const FLAGS: usize = LOOKED_AT - 1;
+
+    /// By the bits of [`Four::arrived`], what the packets say.
     const ARRIVED: [[Plain; LANES]; 16] = {
         let mut table = [[Plain::NONE; LANES]; 16];
         let mut bits = 0;
@@ -156,7 +172,7 @@ mod avx2 {
         lens: [usize; LANES],
         station: &Station,
         longest: u16,
-    ) -> Four {
+    ) -> Option<Four> {
         // Receiver, EtherType, version and header length: of the first sixteen bytes all but the sender and the class.
         const COMPARED: u32 = Station::COMPARED | Station::COMPARED << 16;
         let start = |lane: usize| load16(first(frames[lane]));
@@ -165,7 +181,7 @@ mod avx2 {
         let wanted = _mm256_broadcastsi128_si256(load16(station.plain_head()));
         let same = both(_mm256_cmpeq_epi8(pair(0), wanted), _mm256_cmpeq_epi8(pair(2), wanted));
         if _mm256_movemask_epi8(same).cast_unsigned() & COMPARED != COMPARED {
-            return Four::UNREAD;
+            return None;
         }
 
         // Four headers of four words each, turned: the first words of all, and so on.
@@ -221,9 +237,10 @@ mod avx2 {
             _mm256_cmpgt_epi32(_mm256_add_epi32(datagram_len, all(20)), total_len),
         );
         let is_datagram = _mm256_andnot_si256(wrong_datagram, _mm256_cmpeq_epi64(protocol, all(17 << 8)));
-        let mut transport_is_right = is_datagram;
+        let (mut transport_is_right, mut arrived) = (is_datagram, all(u64::MAX));
         if signs(of_segments) != 0 {
-            let tail = |lane: usize| i64::from(u16::from_le_bytes([frames[lane][46], frames[lane][47]]));
+            let tail =
+                |lane: usize| i64::from(u16::from_le_bytes([frames[lane][FLAGS - 1], frames[lane][FLAGS]]));
             let tails = _mm256_set_epi64x(tail(3), tail(2), tail(1), tail(0));
             let header_len = _mm256_srli_epi64::<2>(both(tails, all(0xf0)));
             let wrong_segment = either(
@@ -231,9 +248,9 @@ mod avx2 {
                 _mm256_cmpgt_epi32(_mm256_add_epi32(header_len, all(20)), total_len),
             );
             // ACK, and none of FIN, SYN, RST and URG.
-            let arrived = _mm256_cmpeq_epi64(both(tails, all(0x3700)), all(0x1000));
-            let is_segment = _mm256_andnot_si256(wrong_segment, both(arrived, of_segments));
-            transport_is_right = either(is_datagram, is_segment);
+            let bare = _mm256_cmpeq_epi64(both(tails, all(0x3700)), all(0x1000));
+            arrived = either(bare, is_datagram);
+            transport_is_right = either(is_datagram, _mm256_andnot_si256(wrong_segment, of_segments));
         }
         // All ones where nothing is wrong: wrong lanes have ones in one half or in both.
         let nothing_wrong = _mm256_cmpeq_epi64(wrong, zero);
@@ -242,13 +259,15 @@ mod avx2 {
         let padded = _mm256_cmpeq_epi64(_mm256_cmpgt_epi32(len, frame_len), zero);
 
         let [a, b, c, d] = frames;
-        Four {
-            plain: signs(right),
+        let (right, arrived) = (signs(right), signs(arrived));
+        Some(Four {
+            arrived: right & arrived,
+            says_more: right & !arrived,
             padded: !signs(padded) & 0b1111,
             total_lens: narrow(total_len),
             // One by one: what is called from here must be compiled for the same CPU, or it is not inlined.
             keys: [key_of(a), key_of(b), key_of(c), key_of(d)],
-        }
+        })
     }
 
     /// What stands from the TTL to the ports.
