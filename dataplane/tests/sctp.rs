@@ -68,7 +68,7 @@ const FAMILIES: [Ends; 2] = [
 
 fn state(lab: &Lab) -> State {
     let of6 = lab.director.sessions6();
-    let six = (0..of6.capacity()).filter_map(|line| of6.line(line)).map(|(_, session)| session.state);
+    let six = (0..of6.capacity()).filter_map(|line| of6.line(line)).map(|(_, session)| session.state());
     lab.states().into_iter().chain(six).next().unwrap()
 }
 

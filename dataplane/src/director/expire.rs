@@ -82,7 +82,7 @@ impl Director {
     /// does not count against the server that answered it.
     fn note_silence<K: HasSide>(&self, index: SessionIndex) {
         let session = K::side(self).sessions.get(index);
-        let waits = matches!(session.state, State::SynRecv | State::UdpOneWay);
+        let waits = matches!(session.state(), State::SynRecv | State::UdpOneWay);
         let heard = session.next_hop(Direction::Outbound) != NeighborId::NONE;
         if waits && !heard && session.mode.sees_answers() {
             self.stats.server(session.server).failures.add(1);
@@ -108,7 +108,7 @@ impl Director {
                 None
             };
             let timeouts = own.unwrap_or(&world.timeouts);
-            if stamp.millis_since(session.last_seen) >= timeouts.of(session.state) {
+            if stamp.millis_since(session.last_seen) >= timeouts.of(session.state()) {
                 sessions.prefetch_keys(session);
                 local_ports.prefetch_bucket(session.pair());
                 over.push((index, None));

@@ -193,10 +193,10 @@ pub(super) fn account<S: Key, K: Key>(
     stamp: Stamp,
     counters: &ServerCounters,
 ) {
-    let state = session.state.after(packet.flags, Seen::of(direction, session.mode.sees_answers()));
+    let state = session.state().after(packet.flags, Seen::of(direction, session.mode.sees_answers()));
     session.last_seen = stamp;
-    if state != session.state {
-        if session.state == State::SynRecv && direction == Direction::Outbound && packet.flags.rst() {
+    if state != session.state() {
+        if session.state() == State::SynRecv && direction == Direction::Outbound && packet.flags.rst() {
             counters.failures.add(1);
         }
         change_state(session, state, counters);
@@ -215,7 +215,7 @@ pub(super) fn note_connect<S: Key, K: Key>(
     stats: &WorkerStats,
 ) {
     let answers = packet.flags.syn() && packet.flags.ack();
-    if answers && direction == Direction::Outbound && session.state == State::SynRecv {
+    if answers && direction == Direction::Outbound && session.state() == State::SynRecv {
         let counters = stats.connects(session.server);
         counters.answered.add(1);
         counters.waited_ms.add(u64::from(stamp.millis_since(session.last_seen)));
@@ -267,7 +267,7 @@ fn change_state<K: Key>(session: &mut Session<K>, state: State, counters: &Serve
     fn gauge(state: State, counters: &ServerCounters) -> &Counter {
         if state.is_active() { &counters.sessions_active } else { &counters.sessions_inactive }
     }
-    gauge(session.state, counters).decrement();
+    gauge(session.state(), counters).decrement();
     gauge(state, counters).add(1);
     session.set_state(state);
 }

@@ -25,7 +25,7 @@ impl Director {
     ) -> Result<(), DropReason> {
         let packet = &stage.packet;
         if let Some((index, direction)) = self.find_across(packet.key) {
-            let is_over = self.wide.sessions.get(index).state.is_closed();
+            let is_over = self.wide.sessions.get(index).state().is_closed();
             if !(is_over && packet.flags.opens() && direction == Direction::Inbound) {
                 return self.forward_across(frame, packet, protocol, (index, direction), arrival, verdicts);
             }
@@ -94,7 +94,7 @@ impl Director {
         let (packet, world) = (&stage.packet, arrival.world);
         let session = K::side_mut(self).sessions.get_mut(index);
         // The client uses its port again: schedule anew instead of waiting for a timeout.
-        if packet.flags.opens() && direction == Direction::Inbound && session.state.is_closed() {
+        if packet.flags.opens() && direction == Direction::Inbound && session.state().is_closed() {
             self.stats.sessions_recycled.add(1);
             self.end::<K>(index, world);
             return self.begin(frame, stage, protocol, arrival, verdicts);
@@ -128,7 +128,7 @@ impl Director {
             self.stats.sessions_live_ipv6.decrement();
         }
         let counters = self.stats.server(session.server);
-        if session.state.is_active() {
+        if session.state().is_active() {
             counters.sessions_active.decrement();
         } else {
             counters.sessions_inactive.decrement();

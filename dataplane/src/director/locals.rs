@@ -82,7 +82,7 @@ impl Director {
     fn end_closed<K: HasSide>(&mut self, answers: K, world: &Snapshot) -> bool {
         let sessions = &K::side(self).sessions;
         match sessions.find(answers, sessions.hash(answers)) {
-            Some((index, Direction::Outbound)) if sessions.get(index).state.is_closed() => {
+            Some((index, Direction::Outbound)) if sessions.get(index).state().is_closed() => {
                 self.stats.sessions_recycled.add(1);
                 self.end::<K>(index, world);
                 true

@@ -35,7 +35,7 @@ impl Director {
         let sessions = &K::side(self).sessions;
         let session: &Session<K> = sessions.get(index);
         // Before, nobody knows both numbers; after, the ends know of the end.
-        if session.state != State::Established || self.resets.len() + 2 > RESETS {
+        if session.state() != State::Established || self.resets.len() + 2 > RESETS {
             return;
         }
         let both = [Direction::Inbound, Direction::Outbound].map(|direction| {

@@ -81,8 +81,6 @@ impl Needs {
     pub const RESET: Self = Self(32);
     /// They are not translated: nothing but the Ethernet header changes.
     pub const UNTRANSLATED: Self = Self(64);
-    /// What keeps plain packets from being translated at once.
-    pub const OTHERWISE: Self = Self(Self::MORE.0 | Self::UNTRANSLATED.0);
 
     /// Whether `need` is among them.
     #[inline]
@@ -131,8 +129,8 @@ pub struct Session<K> {
     pub local_id: LocalId,
     /// What leaves the state as it is: of the client in the lower half, of the server in the upper.
     ignores: u8,
-    /// Where the session stands; [`State::Free`] marks an unused line. Written by [`set_state`](Self::set_state).
-    pub state: State,
+    /// Where the session stands; [`State::Free`] marks an unused line. `ignores` follows it.
+    state: State,
     /// What becomes of its packets.
     pub mode: ForwardMode,
     /// What else its packets need.
@@ -213,6 +211,12 @@ impl<K: Key> Session<K> {
         session
     }
 
+    /// Where it stands.
+    #[inline]
+    pub fn state(&self) -> State {
+        self.state
+    }
+
     /// Moves it to a state.
     pub fn set_state(&mut self, state: State) {
         let sees_answers = self.mode.sees_answers();
@@ -232,6 +236,7 @@ impl<K: Key> Session<K> {
     /// what that does to their checksums, as little-endian numbers.
     #[inline(always)]
     pub fn other_side(&self, direction: Direction) -> (K, u16, u16) {
+        // All ones for the way back, whose differences are complements.
         let flip = 0_u16.wrapping_sub(direction as u16);
         (self.keys[1 - direction as usize], self.l3_difference ^ flip, self.l4_difference ^ flip)
     }
@@ -299,20 +304,8 @@ impl<K: Key> Session<K> {
     /// What packets that arrive in `direction` become.
     #[inline]
     pub fn translation(&self, direction: Direction) -> Translation<K> {
-        let (key, l3_difference, l4_difference) = self.plain_translation(direction);
-        Translation {
-            key,
-            l3_difference: l3_difference.swap_bytes(),
-            l4_difference: l4_difference.swap_bytes(),
-        }
-    }
-
-    /// [`translation`](Self::translation), with differences as little-endian numbers: (key, layer 3, layer 4).
-    #[inline(always)]
-    pub fn plain_translation(&self, direction: Direction) -> (K, u16, u16) {
-        // All ones for the way back, whose differences are complements.
         let (key, l3, l4) = self.other_side(direction);
-        (key.reversed(), l3, l4)
+        Translation { key: key.reversed(), l3_difference: l3.swap_bytes(), l4_difference: l4.swap_bytes() }
     }
 
     /// Whether its packets change from one family to the other.

@@ -196,7 +196,7 @@ impl<K: Key> SessionTable<K> {
     /// When `index` was removed before.
     pub fn remove(&mut self, index: SessionIndex) -> Session<K> {
         let session = std::mem::replace(&mut self.sessions[index.0 as usize], Session::FREE);
-        assert_ne!(session.state, State::Free, "a session is removed once");
+        assert_ne!(session.state(), State::Free, "a session is removed once");
         for way in session.directions().iter().copied() {
             let found = self.index.remove(self.hasher.hash(session.key(way)), slot(index.0, way));
             debug_assert!(found);
@@ -241,7 +241,7 @@ impl<K: Key> SessionTable<K> {
     #[inline]
     pub fn line(&self, line: usize) -> Option<(SessionIndex, &Session<K>)> {
         let session = self.sessions.get(line)?;
-        (session.state != State::Free).then_some((SessionIndex(line as u32), session))
+        (session.state() != State::Free).then_some((SessionIndex(line as u32), session))
     }
 }
 

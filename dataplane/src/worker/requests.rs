@@ -208,7 +208,7 @@ fn record<K: Key>(session: &Session<K>, worker: WorkerId, now: Instant) -> Sessi
         vip: session.vip(),
         local: session.local(),
         real: session.real(),
-        state: session.state,
+        state: session.state(),
         worker,
         idle_ms: now.stamp().millis_since(session.last_seen),
     }

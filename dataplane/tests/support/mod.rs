@@ -378,7 +378,10 @@ impl Lab {
     /// The states of all sessions.
     pub fn states(&self) -> Vec<State> {
         let table = self.director.sessions();
-        (0..table.capacity()).filter_map(|line| table.line(line)).map(|(_, session)| session.state).collect()
+        (0..table.capacity())
+            .filter_map(|line| table.line(line))
+            .map(|(_, session)| session.state())
+            .collect()
     }
 }
 
