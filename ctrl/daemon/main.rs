@@ -63,6 +63,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     let ended = run(&arguments);
+    health::end_orphans();
     let status = match &ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Configuration(_)) => ExitCode::from(EX_CONFIG),

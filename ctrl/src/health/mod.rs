@@ -15,7 +15,7 @@ mod tally;
 
 pub use engine::{Engine, Finding, Last, Order};
 pub use probe::Answer;
-pub use script::adopt_orphans;
+pub use script::{adopt_orphans, end_orphans};
 pub use tally::Tally;
 
 use crate::config::HealthSpec;

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::process::Stdio;
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 /// The programs that run now, if orphans are adopted.
 static RUNNING: Mutex<Option<BTreeSet<i32>>> = Mutex::new(None);
@@ -84,20 +85,45 @@ impl Drop for Group {
     }
 }
 
+/// Ends what scripts left behind, at the daemon's end, when no script runs any more: also what one of them was just
+/// starting when it was ended.
+pub fn end_orphans() {
+    if RUNNING.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).is_none() {
+        return;
+    }
+    let deadline = Instant::now() + Duration::from_millis(500);
+    loop {
+        let left = with_descendants(children("self"));
+        if left.is_empty() || Instant::now() > deadline {
+            return;
+        }
+        for pid in left.into_iter().filter_map(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::KILL);
+            let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// What the program `over` started, and orphans of it and of those before it; parents come before what they started.
 fn strays(over: i32) -> Vec<i32> {
     let mut running = RUNNING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let Some(running) = running.as_mut() else { return Vec::new() };
     running.remove(&over);
     let own = children("self");
-    let mut found: Vec<_> = own.into_iter().filter(|pid| !running.contains(pid)).collect();
+    let mut found = with_descendants(own.into_iter().filter(|pid| !running.contains(pid)).collect());
     // The runtime waits for the program itself, so that nobody else must.
+    found.retain(|pid| *pid != over);
+    found
+}
+
+/// Processes, and all that they started; parents come before what they started.
+fn with_descendants(mut found: Vec<i32>) -> Vec<i32> {
     let mut at = 0;
     while let Some(pid) = found.get(at) {
         found.extend(children(&pid.to_string()));
         at += 1;
     }
-    found.retain(|pid| *pid != over);
     found
 }
 
