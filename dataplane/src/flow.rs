@@ -1,5 +1,7 @@
 //! What identifies a flow: endpoints, the 5-tuple of one direction, its keyed hash.
 
+pub use crate::hash::FlowHasher;
+use crate::hash::Mixer;
 use crate::simd;
 use std::fmt;
 use std::hash::Hash;
@@ -190,8 +192,8 @@ pub trait Key: Copy + PartialEq + Eq + Hash + fmt::Debug + Send + Sync + 'static
     fn of_wide(key: FlowKey6) -> Option<Self>;
     /// The sum of both addresses as 32-bit words, for checksums.
     fn address_sum(self) -> u64;
-    /// The hash by `hasher`, all 64 bits well mixed.
-    fn hash_by(self, hasher: &FlowHasher) -> u64;
+    /// The hash that `mixer` makes of it, all 64 bits well mixed; its users ask a [`FlowHasher`].
+    fn hash_by(self, mixer: &impl Mixer) -> u64;
     /// The tuple of RSS.
     fn tuple(self) -> Self::Tuple;
 }
@@ -336,10 +338,9 @@ impl Key for FlowKey {
         sum_of_halves(self.address_word())
     }
 
-    #[inline]
-    fn hash_by(self, hasher: &FlowHasher) -> u64 {
-        let mixed = fold(self.first ^ hasher.key[0], self.second ^ hasher.key[1]);
-        fold(mixed ^ hasher.key[2], self.first.rotate_left(32) ^ hasher.key[3])
+    #[inline(always)]
+    fn hash_by(self, mixer: &impl Mixer) -> u64 {
+        mixer.mix([self.first, self.second], 0)[0]
     }
 
     #[inline]
@@ -477,12 +478,12 @@ impl Key for FlowKey6 {
         self.source.into_iter().chain(self.destination).map(sum_of_halves).sum()
     }
 
-    #[inline]
-    fn hash_by(self, hasher: &FlowHasher) -> u64 {
-        let [a, b, c, d] = hasher.key;
-        let source = fold(self.source[0] ^ a, self.source[1] ^ b);
-        let destination = fold(self.destination[0] ^ c, self.destination[1] ^ d);
-        fold(fold(source ^ c, self.ports ^ a) ^ b, destination.rotate_left(32) ^ d)
+    #[inline(always)]
+    fn hash_by(self, mixer: &impl Mixer) -> u64 {
+        // Two at a time, so that one need not wait for the other.
+        let source = mixer.mix(self.source, 0);
+        let destination = mixer.mix(self.destination, 1);
+        mixer.mix([source[0] ^ destination[0] ^ self.ports, source[1] ^ destination[1]], 2)[0]
     }
 
     #[inline]
@@ -536,35 +537,6 @@ fn canonical([high, low]: [u64; 2]) -> IpAddr {
     Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low)).to_canonical()
 }
 
-/// A keyed hash of flow keys: two folded 64 × 64 → 128-bit products.
-///
-/// The key is random per boot, so that nobody outside can aim flows at one
-/// bucket; a linear hash (CRC, Toeplitz) could be flooded even when keyed.
-#[derive(Clone, Copy, Debug)]
-pub struct FlowHasher {
-    key: [u64; 4],
-}
-
-impl FlowHasher {
-    /// A hasher with `key`, which should come from the operating system's randomness.
-    pub const fn new(key: [u64; 4]) -> Self {
-        Self { key }
-    }
-
-    /// The hash of `key`, all 64 bits well mixed.
-    #[inline]
-    pub fn hash(&self, key: impl Key) -> u64 {
-        key.hash_by(self)
-    }
-}
-
-/// The high and the low half of a 128-bit product, folded into one word.
-#[inline]
-pub(crate) fn fold(a: u64, b: u64) -> u64 {
-    let product = u128::from(a) * u128::from(b);
-    product as u64 ^ (product >> 64) as u64
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -595,31 +567,6 @@ mod tests {
             assert_eq!((key.protocol(), key.source(), key.destination()), (Protocol::Tcp, client, vip));
             assert_eq!((key.reversed().source(), key.reversed().destination()), (vip, client));
             assert_eq!(key.narrow().map(Key::widen), client.address.is_ipv4().then_some(key));
-        }
-    }
-
-    #[test]
-    fn hash_bits_are_balanced_over_sequential_flows() {
-        balanced(|client| FlowKey::new(Protocol::Tcp, client, endpoint("192.0.2.10:80")));
-        balanced(|client| FlowKey6::new(Protocol::Tcp, client, endpoint("192.0.2.10:80")));
-    }
-
-    fn balanced<K: Key>(key: impl Fn(Endpoint) -> K) {
-        let hasher =
-            FlowHasher::new([0x1234_5678_9abc_def1, 0x0fed_cba9_8765_4321, 77, 0x5555_aaaa_1111_7777]);
-        let mut ones = [0u32; 64];
-        let flows = 20_000u32;
-        for flow in 0..flows {
-            let client =
-                Endpoint::new(Ipv4Addr::from_bits(0x0a00_0000 + flow / 500), (flow % 500) as u16 + 1024);
-            let hash = hasher.hash(key(client));
-            for (bit, count) in ones.iter_mut().enumerate() {
-                *count += (hash >> bit & 1) as u32;
-            }
-        }
-        // Five standard deviations of a fair coin over 20,000 throws are 354.
-        for (bit, count) in ones.iter().enumerate() {
-            assert!(count.abs_diff(flows / 2) < 354, "bit {bit} was set {count} times of {flows}");
         }
     }
 }

@@ -3,7 +3,7 @@
 //! From bottom to top; a module uses only what stands above it in this list:
 //!
 //! ```text
-//! ids flow network frame clock drop hugepages prefetch simd   names, keys, bytes, time, reasons
+//! ids flow hash network frame clock drop hugepages prefetch simd   names, keys, bytes, time, reasons
 //! wire  stats  port  steering      what is in a packet, what was counted, where it comes from, whose it is
 //! session  scheduler               state per flow, choice of a real server
 //! snapshot                         the immutable world that control publishes
@@ -19,6 +19,7 @@ pub mod clock;
 pub mod drop;
 pub mod flow;
 pub mod frame;
+pub mod hash;
 mod hugepages;
 pub mod ids;
 mod network;

@@ -424,10 +424,7 @@ impl Director {
         let sessions = &K::side(self).sessions;
         let others = group.heads.read(frames, &arrival.station, arrival.longest_plain);
         let others = if others == 0 { 0 } else { group.read_others(others, frames, arrival) };
-        for (key, hash) in group.heads.keys.iter().zip(&mut group.hashes).take(frames.len()) {
-            *hash = sessions.hash(*key);
-            sessions.prefetch_bucket(*hash);
-        }
+        sessions.prefetch_buckets(&group.heads.keys, frames.len(), &mut group.hashes);
         others
     }
 

@@ -4,7 +4,8 @@
 //! of their endpoint, and the hash keys are fixed, but for the seed that the configuration gives.
 
 use super::table::{OFFSET_KEY, SKIP_KEY, SlotTable, Turn, UNCLAIMED, digest, turns};
-use crate::flow::{Endpoint, fold};
+use crate::flow::Endpoint;
+use crate::hash::fold;
 
 /// Slots per server, at least. The paper finds 1 % imbalance at a hundred; four hundred keep the
 /// clients that move without need, when a server is lost, below one in a hundred.

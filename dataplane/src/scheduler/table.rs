@@ -1,7 +1,8 @@
 //! From a hash to a server: slots, of which each server has its share.
 
 use super::greatest_common_divisor;
-use crate::flow::{Endpoint, fold};
+use crate::flow::Endpoint;
+use crate::hash::fold;
 use std::net::IpAddr;
 
 /// From a slot to a server's place in the service's list.

@@ -86,10 +86,13 @@ impl<K: Key> SessionTable<K> {
         self.hasher.hash(key)
     }
 
-    /// Stage one of a lookup: asks for the bucket's line.
-    #[inline]
-    pub fn prefetch_bucket(&self, hash: u64) {
-        self.index.prefetch(hash);
+    /// Stage one of a lookup: the hashes of the first `count` keys; asks for the line of each one's bucket.
+    #[inline(always)]
+    pub fn prefetch_buckets(&self, keys: &[K; GROUP], count: usize, hashes: &mut [u64; GROUP]) {
+        self.hasher.hash_group(keys, count, |at, hash| {
+            hashes[at] = hash;
+            self.index.prefetch(hash);
+        });
     }
 
     /// Asks for the lines that removing `session` needs.

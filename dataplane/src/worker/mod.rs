@@ -6,6 +6,7 @@
 mod handover;
 mod held;
 mod kernel;
+mod outgoing;
 mod parked;
 mod requests;
 mod tags;
@@ -27,6 +28,7 @@ use crate::stats::WorkerStats;
 use crate::wire;
 use arrayvec::ArrayVec;
 use held::Held;
+use outgoing::Outgoing;
 use parked::Parked;
 use std::ops::Range;
 use std::sync::Arc;
@@ -39,8 +41,8 @@ pub struct Worker<P: Port> {
     id: WorkerId,
     ports: Vec<P>,
     tags: Arc<Tags>,
-    /// Packets on their way out, by port; boxed, so that a whole burst changes its place by a pointer.
-    egress: Vec<Box<Burst<P::Buffer>>>,
+    /// Packets on their way out, by port.
+    egress: Vec<Outgoing<P::Buffer>>,
     /// An empty one for the next burst.
     spare: Box<Burst<P::Buffer>>,
     discard: Burst<P::Buffer>,
@@ -91,7 +93,7 @@ impl<P: Port> Worker<P> {
         for (at, port) in parts.ports.iter().enumerate() {
             assert_eq!(usize::from(port.id().0), at, "ports stand in the order of their ids");
         }
-        let egress = parts.ports.iter().map(|_| Box::default()).collect();
+        let egress = parts.ports.iter().map(|_| Outgoing::new()).collect();
         Self {
             id: parts.id,
             tags: Arc::new(Tags::new(parts.ports.len(), parts.sub_interfaces)),
@@ -263,13 +265,14 @@ impl<P: Port> Worker<P> {
                 windows.extend(frames.iter().map(Frame::window));
             }
         }
+        let bytes_after = if windows.is_empty() { bytes } else { windows.iter().map(Range::len).sum() };
         for (buffer, window) in burst.iter_mut().zip(windows) {
             buffer.set_window(window);
         }
         match verdicts.whole() {
             // The common case: nothing is moved.
-            Some(port) if self.egress.get(usize::from(port.0)).is_some_and(|burst| burst.is_empty()) => {
-                std::mem::swap(&mut self.egress[usize::from(port.0)], &mut self.spare);
+            Some(port) if self.egress.get(usize::from(port.0)).is_some_and(Outgoing::is_empty) => {
+                self.egress[usize::from(port.0)].swap(&mut self.spare, bytes_after);
             }
             Some(_) | None => {
                 for (buffer, verdict) in std::mem::take(&mut *self.spare).into_iter().zip(verdicts) {
@@ -448,16 +451,16 @@ impl<P: Port> Worker<P> {
 
     /// Gives what waits for a port to its device; what the device refuses is counted and freed.
     fn flush(&mut self, at: usize) {
-        let egress = &mut self.egress[at];
-        if egress.is_empty() {
+        if self.egress[at].is_empty() {
             return;
         }
+        let (egress, bytes) = self.egress[at].whole();
         if self.world.is_down(PortId(at as u16)) {
             // Many devices take packets without a link, and lose them without a word.
             self.stats.drops(DropReason::LinkDown).add(egress.len() as u64);
             return self.ports[at].discard(egress);
         }
-        let (packets, bytes) = (egress.len(), egress.iter().map(Buffer::len).sum::<usize>());
+        let packets = egress.len();
         self.ports[at].tx(egress);
         let (refused, refused_bytes) = (egress.len(), egress.iter().map(Buffer::len).sum::<usize>());
         let counters = self.stats.port(PortId(at as u16));
