@@ -235,6 +235,12 @@ impl FlowKey {
         simd::turned([self.first, self.second], first)
     }
 
+    /// Destination and source address, in this order, as they stand on the wire.
+    #[inline(always)]
+    pub(crate) fn reversed_addresses_on_wire(self) -> u64 {
+        self.first >> 32 << 32 | self.second & 0xffff_ffff
+    }
+
     #[inline]
     fn source_bits(self) -> u32 {
         ((self.first >> 32) as u32).swap_bytes()

@@ -75,6 +75,12 @@ impl<'a> Frame<'a> {
         (self.end - self.start) as usize
     }
 
+    /// Bytes of the room in front of the frame.
+    #[inline(always)]
+    pub fn headroom(&self) -> usize {
+        self.start as usize
+    }
+
     /// Whether the frame has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0

@@ -10,7 +10,7 @@ use crate::ids::{NeighborId, PortId};
 use crate::session::{ForwardMode, Lines, Needs, Seen, Session, SessionIndex, State};
 use crate::snapshot::{Egress, Egresses, NextHop, Snapshot};
 use crate::stats::{Counter, ServerCounters, WorkerStats};
-use crate::wire::{self, Encapsulation, Heads, IPV4_LEN, Packet, Wire};
+use crate::wire::{self, Heads, IPV4_LEN, Packet, Wire};
 use std::net::IpAddr;
 
 impl Director {
@@ -35,12 +35,13 @@ impl Director {
             servers: stats.servers(),
             stamp: arrival.stamp,
             epoch: arrival.world.routing_epoch,
+            longest_tunneled: arrival.longest_plain.saturating_sub(IPV4_LEN as u16),
         };
         let (mut at, mut reported) = (from, from);
         // No port has this number.
         let mut by = u32::MAX;
         for frame in &mut frames[from..] {
-            let Some(port) = pass.one(frame, group, at, arrival) else { break };
+            let Some(port) = pass.one(frame, group, at) else { break };
             if by != u32::from(port.0) {
                 verdicts.push_transmit(PortId(by as u16), at - reported);
                 (by, reported) = (u32::from(port.0), at);
@@ -115,18 +116,17 @@ struct Pass<'p, K> {
     servers: &'p [ServerCounters],
     stamp: Stamp,
     epoch: u16,
+    /// The longest packet that fits every port with another header in front.
+    longest_tunneled: u16,
 }
 
 impl<K: HasSide> Pass<'_, K> {
     /// Sends a packet on its way, if that is all there is to be done.
+    ///
+    /// Two loops over a group, first all questions and then all work, take 13 instructions more and no less time: what
+    /// the questions found must be found again.
     #[inline(always)]
-    fn one(
-        &mut self,
-        frame: &mut Frame<'_>,
-        group: &Group<K>,
-        at: usize,
-        arrival: &Arrival<'_>,
-    ) -> Option<PortId> {
+    fn one(&mut self, frame: &mut Frame<'_>, group: &Group<K>, at: usize) -> Option<PortId> {
         let Heads { keys, total_lens, plain } = &group.heads;
         // The remainder changes nothing; it saves the checks of indices.
         let at = at % GROUP;
@@ -134,54 +134,35 @@ impl<K: HasSide> Pass<'_, K> {
         if session.routing_epoch != self.epoch || !session.ignores(plain[at], direction) {
             return None;
         }
-        if session.needs.has(Needs::MORE) {
-            return pass_tunnel(frame, total_lens[at], session, arrival, self.servers);
+        let enters_tunnel = || {
+            session.needs.has(Needs::IPIP)
+                && total_lens[at] <= self.longest_tunneled
+                && frame.headroom() >= IPV4_LEN
+        };
+        if session.needs.has(Needs::MORE) && !enters_tunnel() {
+            return None;
         }
         let egress = self.egresses.get(session.next_hop(direction))?;
         let counters = self.servers.get(session.server.0 as usize)?;
-        if session.needs.has(Needs::UNTRANSLATED) {
-            K::hop(frame.bytes_mut());
-            wire::set_ethernet(frame.bytes_mut(), &egress.header);
-        } else {
-            let is_segment = keys[at].protocol() == Protocol::Tcp;
-            K::translate_plain(frame, is_segment, session.other_side(direction), &egress.header);
-            if is_segment && session.sequence_offset != 0 {
-                let packet = group.heads.packet(at, frame);
-                let (offset, bare) = (session.sequence_offset, session.needs.has(Needs::WITHOUT_TIMESTAMP));
-                wire::shift_sequence(frame.bytes_mut(), &packet, direction, offset, bare);
-            }
-        }
         session.last_seen = self.stamp;
         count_traffic(total_lens[at], direction, counters);
+        if session.needs.has(Needs::AS_IT_IS) {
+            if session.needs.has(Needs::IPIP) {
+                K::enter_tunnel(frame, session.key(Direction::Outbound), &egress.header);
+            } else {
+                K::hop_plain(frame, &egress.header);
+            }
+            return Some(egress.port);
+        }
+        let is_segment = keys[at].protocol() == Protocol::Tcp;
+        K::translate_plain(frame, is_segment, session.other_side(direction), &egress.header);
+        if is_segment && session.sequence_offset != 0 {
+            let packet = group.heads.packet(at, frame);
+            let (offset, bare) = (session.sequence_offset, session.needs.has(Needs::WITHOUT_TIMESTAMP));
+            wire::shift_sequence(frame.bytes_mut(), &packet, direction, offset, bare);
+        }
         Some(egress.port)
     }
-}
-
-/// [`Pass::one`] for packets that go through a tunnel without anything between the headers.
-#[inline(never)]
-fn pass_tunnel<K: Wire>(
-    frame: &mut Frame<'_>,
-    total_len: u16,
-    session: &mut Session<K>,
-    arrival: &Arrival<'_>,
-    servers: &[ServerCounters],
-) -> Option<PortId> {
-    if session.mode != ForwardMode::Tunnel {
-        return None;
-    }
-    let outer = session.key(Direction::Outbound).reversed();
-    let between = (outer.port_word() >> 16) as u16;
-    let next_hop = session.next_hop(Direction::Inbound);
-    let egress = arrival.world.neighbors.egress(next_hop)?;
-    let counters = servers.get(session.server.0 as usize)?;
-    let room = arrival.world.port(egress.port).link.mtu.saturating_sub(total_len);
-    if between != Encapsulation::Ipip.number() || room < IPV4_LEN as u16 || !K::enter_tunnel(frame, outer) {
-        return None;
-    }
-    session.last_seen = arrival.stamp;
-    count_traffic(total_len, Direction::Inbound, counters);
-    wire::set_ethernet(frame.bytes_mut(), &egress.header);
-    Some(egress.port)
 }
 
 /// Keeps a session's state, its time and its server's counters up with a packet.

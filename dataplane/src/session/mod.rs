@@ -19,7 +19,7 @@ pub use templates::{Persistence, Templates};
 use crate::clock::Stamp;
 use crate::flow::{Direction, Endpoint, Family, FlowKey, FlowKey6, Key, Protocol};
 use crate::ids::{LocalId, NeighborId, ServerId};
-use crate::wire::{Plain, Translation, differences};
+use crate::wire::{Encapsulation, Plain, Translation, differences};
 use std::net::IpAddr;
 
 /// How packets of a service reach its servers, and what the servers see.
@@ -81,6 +81,10 @@ impl Needs {
     pub const RESET: Self = Self(32);
     /// They are not translated: nothing but the Ethernet header changes.
     pub const UNTRANSLATED: Self = Self(64);
+    /// They go through a tunnel of IPv4 in IPv4 with nothing between, which the short way knows.
+    pub const IPIP: Self = Self(128);
+    /// They keep their own addresses.
+    pub const AS_IT_IS: Self = Self(Self::UNTRANSLATED.0 | Self::IPIP.0);
 
     /// Whether `need` is among them.
     #[inline]
@@ -190,8 +194,10 @@ impl<K: Key> Session<K> {
         let (l3_difference, l4_difference) = differences(inbound, outbound.reversed());
         let is_plain = new.mode != ForwardMode::Tunnel && !new.changes_family();
         let mut needs = if is_plain { Needs::NOTHING } else { Needs::MORE };
-        if new.mode == ForwardMode::DirectRoute {
-            needs.add(Needs::UNTRANSLATED);
+        match new.mode {
+            ForwardMode::DirectRoute => needs.add(Needs::UNTRANSLATED),
+            ForwardMode::Tunnel if K::FAMILY == Family::V4 && is_ipip(outbound) => needs.add(Needs::IPIP),
+            _ => {}
         }
         let mut session = Self {
             keys: [inbound, outbound],
@@ -326,6 +332,11 @@ impl<K: Key> Session<K> {
     pub fn pair(&self) -> K {
         self.keys[1].with_destination_port(0)
     }
+}
+
+/// Whether a tunnel has nothing between its headers: its encapsulation stands where the local port would.
+fn is_ipip<K: Key>(outbound: K) -> bool {
+    outbound.destination().l4_port == Encapsulation::Ipip.number()
 }
 
 /// Whether the ends of a session with these keys are of different families.

@@ -5,8 +5,8 @@ use super::heads::Heads;
 use super::packet::{LinkTraits, Packet, Payload, Plain, Station, Unfit};
 use super::rewrite::{Translation, translate_plain4, translate_plain6, translate4, translate6};
 use super::{
-    ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader, cross, cross_error, icmp, icmp6, ipv4,
-    ipv6, lanes, tunnel,
+    ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader, IPV6_LEN, cross, cross_error, icmp, icmp6, ipv4,
+    ipv6, lanes, set_ethernet, tunnel,
 };
 use crate::drop::DropReason;
 use crate::flow::{FlowKey, FlowKey6, Key, Protocol};
@@ -101,9 +101,12 @@ pub trait Wire: Key {
     /// Takes one from a packet's TTL, and leaves all else as it is.
     fn hop(frame: &mut [u8]);
 
-    /// Takes one from a packet's TTL and puts it inside another of the same family, from and to the addresses of
-    /// `outer`, nothing between. False, and the frame unchanged, where that cannot be, or takes the general way.
-    fn enter_tunnel(frame: &mut Frame<'_>, outer: Self) -> bool;
+    /// [`hop`](Self::hop) for a [plain](Self::read_plain) packet, which gets another Ethernet header too.
+    fn hop_plain(frame: &mut Frame<'_>, ethernet: &EthernetHeader);
+
+    /// [`hop_plain`](Self::hop_plain) into another packet of the same family, nothing between, from the receiver of
+    /// `answers` to their sender. False, and the frame unchanged, where that cannot be, or takes the general way.
+    fn enter_tunnel(frame: &mut Frame<'_>, answers: Self, ethernet: &EthernetHeader) -> bool;
 
     /// Whether the packet forbids fragmentation on its way.
     fn dont_fragment(frame: &[u8]) -> bool;
@@ -219,8 +222,13 @@ impl Wire for FlowKey {
     }
 
     #[inline(always)]
-    fn enter_tunnel(frame: &mut Frame<'_>, outer: Self) -> bool {
-        tunnel::encapsulate_ipip4(frame, outer.address_word())
+    fn hop_plain(frame: &mut Frame<'_>, ethernet: &EthernetHeader) {
+        ipv4::hop_plain(frame, ethernet);
+    }
+
+    #[inline(always)]
+    fn enter_tunnel(frame: &mut Frame<'_>, answers: Self, ethernet: &EthernetHeader) -> bool {
+        tunnel::encapsulate_ipip4(frame, answers.reversed_addresses_on_wire(), ethernet)
     }
 
     fn dont_fragment(frame: &[u8]) -> bool {
@@ -326,7 +334,14 @@ impl Wire for FlowKey6 {
         frame[ETHERNET_LEN + 7] -= 1;
     }
 
-    fn enter_tunnel(_: &mut Frame<'_>, _: Self) -> bool {
+    #[inline(always)]
+    fn hop_plain(frame: &mut Frame<'_>, ethernet: &EthernetHeader) {
+        let Some(head) = frame.head_mut::<{ ETHERNET_LEN + IPV6_LEN }>() else { return };
+        head[ETHERNET_LEN + 7] = head[ETHERNET_LEN + 7].wrapping_sub(1);
+        set_ethernet(head, ethernet);
+    }
+
+    fn enter_tunnel(_: &mut Frame<'_>, _: Self, _: &EthernetHeader) -> bool {
         false
     }
 

@@ -3,8 +3,8 @@
 use super::packet::{LinkTraits, Packet, Payload, Plain, Station, TcpFlags, Unfit};
 use super::protocol::{ICMP, SCTP, TCP, UDP};
 use super::tag::TAG as ETHERTYPE_TAG;
-use super::{ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, sctp, transport};
-use super::{be16, be32, checksum, echo, le64, put16, put32};
+use super::{ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader, IPV4_LEN};
+use super::{be16, be32, checksum, echo, le64, put16, put32, sctp, set_ethernet, transport};
 use crate::drop::DropReason;
 use crate::flow::{FlowKey, Key, Protocol};
 use crate::frame::Frame;
@@ -243,6 +243,17 @@ pub(super) fn hop(frame: &mut [u8]) {
     put32(header, 8, ((word >> 16) - 0x0100) << 16 | u32::from(adjusted));
 }
 
+/// [`hop`] for a plain packet, which gets another Ethernet header too: in the wire's order of bytes.
+#[inline(always)]
+pub(super) fn hop_plain(frame: &mut Frame<'_>, ethernet: &EthernetHeader) {
+    const TTL: usize = ETHERNET_LEN + 8;
+    let Some(head) = frame.head_mut::<{ ETHERNET_LEN + IPV4_LEN }>() else { return };
+    let [ttl, protocol, sum @ ..] = [0, 1, 2, 3].map(|at| head[TTL + at]);
+    let sum = checksum::adjust(u16::from_le_bytes(sum), TTL_DIFFERENCE.swap_bytes()).to_le_bytes();
+    head[TTL..TTL + 4].copy_from_slice(&[ttl.wrapping_sub(1), protocol, sum[0], sum[1]]);
+    set_ethernet(head, ethernet);
+}
+
 /// One less of TTL, which is the high octet of its 16-bit word, as a difference.
 pub(super) const TTL_DIFFERENCE: u16 = !0x0100;
 
@@ -331,6 +342,21 @@ mod tests {
                 let goes_on = packet.ttl > 1 && packet.total_len <= 80 && !packet.flags.opens();
                 prop_assert!(packet.l4 > 34 || !matches!(packet.payload, Payload::Transport(_)) || !goes_on);
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_plain_hop_is_a_hop(mut bytes in prop::collection::vec(any::<u8>(), 34..60), ttl in 1..=255_u8) {
+            bytes[22] = ttl;
+            let mut other = bytes.clone();
+            let window = 0..bytes.len();
+
+            hop_plain(&mut Frame::new(&mut bytes, window), &[9; ETHERNET_LEN]);
+
+            hop(&mut other);
+            set_ethernet(&mut other, &[9; ETHERNET_LEN]);
+            prop_assert_eq!(bytes, other);
         }
     }
 
