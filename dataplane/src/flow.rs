@@ -331,7 +331,7 @@ impl Key for FlowKey {
 
     #[inline]
     fn widen(self) -> FlowKey6 {
-        let mapped = |bits: u32| [0, 0xffff << 32 | u64::from(bits)];
+        let mapped = |bits: u32| [0, u64::from(bits.swap_bytes()) << 32 | u64::from(MAPPED)];
         FlowKey6 {
             source: mapped(self.source_bits()),
             destination: mapped(self.destination_bits()),
@@ -362,6 +362,7 @@ impl Key for FlowKey {
 /// as IPv4-mapped ones (RFC 4291 §2.5.5.2), which no packet on a wire may have.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FlowKey6 {
+    /// As it stands on the wire, read by a little-endian machine; so is the destination.
     source: [u64; 2],
     destination: [u64; 2],
     ports: u64,
@@ -375,7 +376,7 @@ impl FlowKey6 {
         let word = |at: usize| {
             let mut bytes = [0; 8];
             bytes.copy_from_slice(&addresses[at..at + 8]);
-            u64::from_be_bytes(bytes)
+            u64::from_le_bytes(bytes)
         };
         Self {
             source: [word(0), word(8)],
@@ -390,18 +391,26 @@ impl FlowKey6 {
         let mut bytes = [0; 32];
         let words = [self.source[0], self.source[1], self.destination[0], self.destination[1]];
         for (piece, word) in bytes.chunks_exact_mut(8).zip(words) {
-            piece.copy_from_slice(&word.to_be_bytes());
+            piece.copy_from_slice(&word.to_le_bytes());
         }
         bytes
+    }
+
+    /// Source and destination port, as they stand on the wire.
+    #[inline(always)]
+    pub(crate) fn ports_on_wire(self) -> [u8; 4] {
+        self.port_word().to_be_bytes()
     }
 
     /// Whether both addresses are ones between which packets are forwarded (RFC 4291 §2.5, §2.7): none
     /// unspecified, loopback, IPv4-mapped, link-local or multicast.
     #[inline]
     pub(crate) fn may_be_forwarded(self) -> bool {
-        let is_plain = |[high, low]: [u64; 2]| {
-            let special = high == 0 && (low >> 32 == 0xffff || low <= 1);
-            !special && high >> 56 != 0xff && high >> 54 != 0xfe80 >> 6
+        let is_plain = |[first, second]: [u64; 2]| {
+            let special =
+                first == 0 && (second as u32 == MAPPED || second == 0 || second == 1_u64.swap_bytes());
+            // ff00::/8, and fe80::/10.
+            !special && first & 0xff != 0xff && first & 0xc0ff != 0x80fe
         };
         is_plain(self.source) && is_plain(self.destination)
     }
@@ -409,14 +418,17 @@ impl FlowKey6 {
     /// The same flow as an IPv4 key, if it is one.
     #[inline]
     pub fn narrow(self) -> Option<FlowKey> {
-        const MAPPED: u64 = 0xffff;
-        let is_mapped = |words: [u64; 2]| words[0] == 0 && words[1] >> 32 == MAPPED;
+        let is_mapped = |words: [u64; 2]| words[0] == 0 && words[1] as u32 == MAPPED;
         (is_mapped(self.source) && is_mapped(self.destination)).then(|| {
-            let addresses = self.source[1] << 32 | self.destination[1] & 0xffff_ffff;
+            let address = |words: [u64; 2]| words[1].swap_bytes() & 0xffff_ffff;
+            let addresses = address(self.source) << 32 | address(self.destination);
             FlowKey::from_words(addresses, (self.ports >> 32) as u8, self.ports as u32)
         })
     }
 }
+
+/// What stands between 80 zeros and an IPv4 address in an IPv4-mapped one, as half of the second word.
+const MAPPED: u32 = 0xffff_u32.swap_bytes();
 
 impl Key for FlowKey6 {
     const FAMILY: Family = Family::V6;
@@ -430,7 +442,7 @@ impl Key for FlowKey6 {
                 IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
                 IpAddr::V6(address) => address.to_bits(),
             };
-            [(bits >> 64) as u64, bits as u64]
+            [(bits >> 64) as u64, bits as u64].map(u64::swap_bytes)
         };
         Self {
             source: words(source.address),
@@ -481,7 +493,7 @@ impl Key for FlowKey6 {
 
     #[inline]
     fn address_sum(self) -> u64 {
-        self.source.into_iter().chain(self.destination).map(sum_of_halves).sum()
+        self.source.into_iter().chain(self.destination).map(u64::swap_bytes).map(sum_of_halves).sum()
     }
 
     #[inline(always)]
@@ -539,7 +551,8 @@ fn protocol_of(ports: u64) -> Protocol {
 }
 
 #[inline]
-fn canonical([high, low]: [u64; 2]) -> IpAddr {
+fn canonical(words: [u64; 2]) -> IpAddr {
+    let [high, low] = words.map(u64::swap_bytes);
     Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low)).to_canonical()
 }
 

@@ -290,10 +290,10 @@ impl Wire for FlowKey6 {
     fn translate_plain(
         frame: &mut Frame<'_>,
         is_segment: bool,
-        to: (Self, u16, u16),
+        (key, _, l4): (Self, u16, u16),
         ethernet: &EthernetHeader,
     ) {
-        translate_plain6(frame.bytes_mut(), is_segment, to, ethernet);
+        translate_plain6(frame, is_segment, (key, l4), ethernet);
     }
 
     fn cross(

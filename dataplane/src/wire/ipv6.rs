@@ -15,34 +15,34 @@ pub(super) fn parse_plain(
     longest: u16,
 ) -> Option<(FlowKey6, u16, Plain)> {
     const L4: usize = ETHERNET_LEN + IPV6_LEN;
-    let bytes = frame.bytes();
-    let head: &[u8; L4 + 8] = bytes.first_chunk()?;
-    let ip: &[u8; IPV6_LEN] = head[ETHERNET_LEN..].first_chunk()?;
-    let total_len = usize::from(be16(ip, 4)) + IPV6_LEN;
+    // What follows asks for so many bytes of the frame itself.
+    let head: &[u8; L4 + 8] = frame.head()?;
+    let total_len = usize::from(be16(head, ETHERNET_LEN + 4)) + IPV6_LEN;
+    let (next_header, hop_limit) = (head[ETHERNET_LEN + 6], head[ETHERNET_LEN + 7]);
     let plain = be32(head, 12) & 0xffff_f000 == 0x86dd_6000
         && station.is_receiver_of(head)
-        && total_len + ETHERNET_LEN <= bytes.len()
+        && total_len + ETHERNET_LEN <= frame.len()
         && total_len <= usize::from(longest)
-        && ip[7] > 1;
+        && hop_limit > 1;
     if !plain {
         return None;
     }
-    let plain = match ip[6] {
+    let plain = match next_header {
         UDP => {
             let len = usize::from(be16(head, L4 + 4));
             let fits = len >= 8 && len + IPV6_LEN <= total_len;
             fits.then_some(Plain::ARRIVED)?
         }
         TCP => {
-            let flags = *bytes.get(L4 + 13)?;
-            let header_len = usize::from(bytes[L4 + 12] >> 4) * 4;
+            let head: &[u8; L4 + 20] = frame.head()?;
+            let header_len = usize::from(head[L4 + 12] >> 4) * 4;
             let fits = header_len >= 20 && header_len + IPV6_LEN <= total_len;
-            fits.then_some(Plain::of_segment(flags)).filter(|plain| plain.is_some())?
+            fits.then_some(Plain::of_segment(head[L4 + 13])).filter(|plain| plain.is_some())?
         }
         _ => return None,
     };
-    let (addresses, _) = ip[8..].as_chunks::<32>();
-    let key = FlowKey6::from_bytes(&addresses[0], ip[6], be32(head, L4));
+    let addresses = head[ETHERNET_LEN + 8..].first_chunk()?;
+    let key = FlowKey6::from_bytes(addresses, next_header, be32(head, L4));
     key.may_be_forwarded().then_some((key, total_len as u16, plain))
 }
 

@@ -1,7 +1,7 @@
 //! Changing addresses and ports in place, checksums by difference.
 
 use super::{
-    ETHERNET_LEN, EthernetHeader, IPV4_LEN, IPV6_LEN, be16, be32, checksum, echo, ipv4, ipv6, le64, put16,
+    ETHERNET_LEN, EthernetHeader, IPV4_LEN, IPV6_LEN, be16, be32, checksum, echo, ipv4, le64, put16,
     put32, sctp, set_ethernet,
 };
 use crate::flow::{FlowKey, FlowKey6, Key, Protocol};
@@ -112,30 +112,50 @@ pub(super) fn translate6(
     protocol: Protocol,
     to: &Translation<FlowKey6>,
 ) {
-    translate6_at(frame, packet.l4, protocol, to);
-}
-
-#[inline(always)]
-fn translate6_at(frame: &mut [u8], l4: u16, protocol: Protocol, to: &Translation<FlowKey6>) {
-    let (ip, l4) = frame[ETHERNET_LEN..].split_at_mut(usize::from(l4) - ETHERNET_LEN);
+    let (ip, l4) = frame[ETHERNET_LEN..].split_at_mut(usize::from(packet.l4) - ETHERNET_LEN);
     ip[7] -= 1;
     ip[8..IPV6_LEN].copy_from_slice(&to.key.address_bytes());
     translate_transport(l4, protocol, to);
 }
 
-/// [`translate6`] for a plain packet, which gets its Ethernet header too.
+/// [`translate6`] for a plain packet, which gets its Ethernet header too: fixed offsets, as [`translate_plain4`] has.
 #[inline(always)]
 pub(super) fn translate_plain6(
-    frame: &mut [u8],
+    frame: &mut Frame<'_>,
     is_segment: bool,
-    (key, l3, l4): (FlowKey6, u16, u16),
+    (key, l4): (FlowKey6, u16),
     ethernet: &EthernetHeader,
 ) {
-    let (l3_difference, l4_difference) = (l3.swap_bytes(), l4.swap_bytes());
-    let protocol = if is_segment { Protocol::Tcp } else { Protocol::Udp };
-    let to = Translation { key: key.reversed(), l3_difference, l4_difference };
-    translate6_at(frame, ipv6::PLAIN_L4, protocol, &to);
-    set_ethernet(frame, ethernet);
+    const L4: usize = ETHERNET_LEN + IPV6_LEN;
+    match is_segment {
+        false => {
+            let Some(head) = frame.head_mut::<{ L4 + 8 }>() else { return };
+            translate_head6(head, key, ethernet);
+            let field = u16::from_le_bytes([head[L4 + 6], head[L4 + 7]]);
+            // RFC 8200 §8.1: there is always one. One that says none all the same is left as it is.
+            if field != 0 {
+                head[L4 + 6..L4 + 8].copy_from_slice(&checksum::add(field, !l4).to_le_bytes());
+            }
+        }
+        true => {
+            let Some(head) = frame.head_mut::<{ L4 + 20 }>() else { return };
+            translate_head6(head, key, ethernet);
+            let field = u16::from_le_bytes([head[L4 + 16], head[L4 + 17]]);
+            head[L4 + 16..L4 + 18].copy_from_slice(&checksum::adjust(field, l4).to_le_bytes());
+        }
+    }
+}
+
+/// Everything from the Ethernet header to the ports.
+#[inline(always)]
+fn translate_head6<const N: usize>(head: &mut [u8; N], key: FlowKey6, ethernet: &EthernetHeader) {
+    const L4: usize = ETHERNET_LEN + IPV6_LEN;
+    const ADDRESSES: usize = ETHERNET_LEN + 8;
+    let key = key.reversed();
+    head[ADDRESSES - 1] = head[ADDRESSES - 1].wrapping_sub(1);
+    head[ADDRESSES..L4].copy_from_slice(&key.address_bytes());
+    head[L4..L4 + 4].copy_from_slice(&key.ports_on_wire());
+    set_ethernet(head, ethernet);
 }
 
 /// New ports, and the checksum that follows from new addresses and ports.
