@@ -182,6 +182,8 @@ pub trait Key: Copy + PartialEq + Eq + Hash + fmt::Debug + Send + Sync + 'static
     fn destination(self) -> Endpoint;
     /// The protocol.
     fn protocol(self) -> Protocol;
+    /// What all packets to one endpoint have in common: the flow without its sender, which means nothing else.
+    fn without_source(self) -> Self;
     /// The same flow, but to another port.
     fn with_destination_port(self, l4_port: u16) -> Self;
     /// Source and destination port, in one word.
@@ -312,6 +314,11 @@ impl Key for FlowKey {
     #[inline]
     fn protocol(self) -> Protocol {
         protocol_of(self.ports())
+    }
+
+    #[inline]
+    fn without_source(self) -> Self {
+        Self { first: self.first & 0xffff_ffff, second: self.second & 0xffff_0000_ffff_ffff }
     }
 
     #[inline]
@@ -469,6 +476,11 @@ impl Key for FlowKey6 {
     #[inline]
     fn protocol(self) -> Protocol {
         protocol_of(self.ports)
+    }
+
+    #[inline]
+    fn without_source(self) -> Self {
+        Self { source: [0; 2], ports: self.ports & 0xff_0000_ffff, ..self }
     }
 
     #[inline]

@@ -152,12 +152,7 @@ mod aes {
 
         #[inline]
         #[target_feature(enable = "aes")]
-        fn hash_group_here<K: Key>(
-            &self,
-            keys: &[K; GROUP],
-            count: usize,
-            mut each: impl FnMut(usize, u64),
-        ) {
+        fn hash_group_here<K: Key>(&self, keys: &[K; GROUP], count: usize, mut each: impl FnMut(usize, u64)) {
             for (at, key) in keys.iter().enumerate().take(count) {
                 each(at, key.hash_by(self));
             }
@@ -182,7 +177,8 @@ mod tests {
 
     /// As the CPU has it, and as every CPU has it.
     fn hashers(seed: u64) -> [FlowHasher; 2] {
-        let hasher = FlowHasher::new([1, 2, 3, 4].map(|n: u64| (n ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+        let hasher =
+            FlowHasher::new([1, 2, 3, 4].map(|n: u64| (n ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
         [hasher, hasher.portable()]
     }
 
@@ -255,10 +251,13 @@ mod tests {
     /// Set `SLUICE_HASH_KEYS` for more keys than fit into a quick run.
     #[test]
     fn buckets_of_chosen_flows_are_filled_as_by_chance() {
-        let keys = std::env::var("SLUICE_HASH_KEYS").ok().and_then(|text| text.parse().ok()).unwrap_or(200_000);
+        let keys =
+            std::env::var("SLUICE_HASH_KEYS").ok().and_then(|text| text.parse().ok()).unwrap_or(200_000);
         let v4 = |bits| Endpoint::new(Ipv4Addr::from_bits(bits), 0);
         let v6 = |bits| Endpoint::new(Ipv6Addr::from_bits(0x2001_0db8 << 96 | u128::from(bits)), 0);
-        for (seed, (set, hasher)) in (0..SETS).flat_map(|set| hashers(9).map(|hasher| (set, hasher))).enumerate() {
+        for (seed, (set, hasher)) in
+            (0..SETS).flat_map(|set| hashers(9).map(|hasher| (set, hasher))).enumerate()
+        {
             let told = format!("set {set}, hasher {}", seed % 2);
             filled_as_by_chance(&told, hasher, keys, |n| chosen::<FlowKey>(set, n, v4));
             filled_as_by_chance(&told, hasher, keys, |n| chosen::<FlowKey6>(set, n, v6));
@@ -281,7 +280,10 @@ mod tests {
             for (load, found) in by_load.iter().enumerate().take(7) {
                 // Five standard deviations, and one bucket.
                 let off = (found - expected).abs();
-                assert!(off <= 5.0 * expected.sqrt() + 1.0, "{told}, {part}: {found} of {count} buckets have {load} keys, not {expected:.0}");
+                assert!(
+                    off <= 5.0 * expected.sqrt() + 1.0,
+                    "{told}, {part}: {found} of {count} buckets have {load} keys, not {expected:.0}"
+                );
                 expected /= (load + 1) as f64;
             }
             assert!(by_load[11] < 1.0, "{told}, {part}: a bucket has {} keys", loads.iter().max().unwrap());

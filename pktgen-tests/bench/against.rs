@@ -45,7 +45,10 @@ pub(crate) fn against(other: &str, words: &[&str]) -> Result<(), String> {
         .into_iter()
         .flat_map(|protocol| [1_000, 100_000, 1_000_000].map(|flows| (Way::FULLNAT, protocol, flows)));
     let others = Way::ALL.into_iter().filter(|way| *way != Way::FULLNAT).map(|way| (way, "udp", 1_000));
-    for (way, protocol, flows) in fullnat.chain(others) {
+    let drops = [Way::NOT_FOR_US, Way::NO_SERVICE]
+        .into_iter()
+        .flat_map(|way| [1_000, 1_000_000].map(|flows| (way, "udp", flows)));
+    for (way, protocol, flows) in fullnat.chain(others).chain(drops) {
         let name = format!("{} {} {protocol} {flows}", way.mode, way.family());
         if is_wanted(&name) {
             let frames = Frames { way, protocol, flows, shuffled: true };

@@ -113,6 +113,7 @@ struct Watched {
     judge: Judge,
     countdown: u32,
     sent: u64,
+    thrown_away: u64,
 }
 
 impl Port for Watched {
@@ -147,6 +148,7 @@ impl Port for Watched {
 
     #[inline]
     fn discard(&mut self, burst: &mut Burst<Mbuf>) {
+        self.thrown_away += burst.len() as u64;
         self.queue.discard(burst);
     }
 }
@@ -257,21 +259,29 @@ fn total(answers: &[Value]) -> Value {
 struct Rig {
     worker: Worker<Watched>,
     _assembly: Assembly,
+    /// Whether every packet is to be dropped.
+    drops: bool,
 }
 
 impl Rig {
     /// A worker whose sessions of all flows exist.
     fn new(plan: &Plan, queue: Queue, mac: [u8; 6], seat: Seat, peers: Peers<Mbuf>) -> Self {
-        let size = Size { one_arm: true, way: plan.way, ..Size::for_sessions(plan.flows as usize) };
+        let way = plan.way.of_sessions();
+        let size = Size { one_arm: true, way, ..Size::for_sessions(plan.flows as usize) };
         let world = world::build(size, &[mac]);
-        let port =
-            Watched { queue, judge: Judge::new(plan.flows, plan.way, mac), countdown: SAMPLE, sent: 0 };
+        let port = Watched {
+            queue,
+            judge: Judge::new(plan.flows, way, mac),
+            countdown: SAMPLE,
+            sent: 0,
+            thrown_away: 0,
+        };
         let capacity = (plan.flows as usize).max(1_000);
         let prepare = |director: &mut Director, world: &Snapshot| {
             // In the order of the flows' numbers.
             for flow in 0..plan.flows {
                 let mut room = vec![0; 128];
-                room.extend(pcap::frame(plan.way, &plan.protocol, flow, SYN, mac));
+                room.extend(pcap::frame(way, &plan.protocol, flow, SYN, mac));
                 let len = room.len();
                 let mut frames = [Frame::new(&mut room, 128..len)];
                 let now = dataplane::clock::Instant::from_millis(1);
@@ -281,7 +291,7 @@ impl Rig {
         let (worker, assembly) = assembly::worker(vec![port], world, capacity, seat, peers, prepare);
         let live = assembly.stats.sessions_live.value();
         assert_eq!(live, u64::from(plan.flows), "every flow has its session");
-        Self { worker, _assembly: assembly }
+        Self { worker, _assembly: assembly, drops: plan.way.drops() }
     }
 
     fn null(&mut self, clock: Clock, time: Duration) -> Value {
@@ -304,7 +314,7 @@ impl Rig {
     /// The daemon's loop.
     fn sluice(&mut self, clock: Clock, time: Duration) -> Value {
         let port = &self.worker.ports_mut()[0];
-        let (sent, checked) = (port.sent, port.judge.checked);
+        let (done, checked) = (port.sent + port.thrown_away, port.judge.checked);
         let (begin, begin_cpu) = (clock.now(), cpu_ns());
         let mut now = begin;
         while now.since(begin) < time {
@@ -313,7 +323,12 @@ impl Rig {
         let (cpu, wall) = (cpu_ns() - begin_cpu, clock.now().since(begin));
         let port = &self.worker.ports_mut()[0];
         assert_eq!(port.judge.wrong, 0, "{} of {} frames were wrong", port.judge.wrong, port.judge.checked);
-        result(port.sent - sent, cpu, wall, port.judge.checked - checked)
+        if self.drops {
+            assert_eq!(port.sent, 0, "nothing may leave");
+        } else {
+            assert_eq!(port.thrown_away, 0, "nothing may be dropped");
+        }
+        result(port.sent + port.thrown_away - done, cpu, wall, port.judge.checked - checked)
     }
 }
 

@@ -35,7 +35,12 @@ fn ends(way: Way, flow: u32) -> (End, End) {
         Ipv4Addr::from_bits(Ipv4Addr::new(100, 64, 0, 0).to_bits() + host).into()
     };
     let vip: IpAddr = if way.six { VIP6.into() } else { VIP.into() };
-    ((client, l4_port), (vip, SERVICE_PORT))
+    let asked = match way {
+        Way::NOT_FOR_US => (Ipv4Addr::new(203, 0, 113, 9).into(), SERVICE_PORT),
+        Way::NO_SERVICE => (vip, SERVICE_PORT + 1),
+        _ => (vip, SERVICE_PORT),
+    };
+    ((client, l4_port), asked)
 }
 
 type End = (IpAddr, u16);

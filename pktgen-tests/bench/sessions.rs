@@ -42,26 +42,31 @@ pub(crate) fn steady(protocol: &str, sessions: usize, packets: u64) -> Value {
 
 /// Nothing but steady traffic of `packets` packets over a thousand sessions, for callgrind.
 /// `udp`, `tcp`, with `-null` for source and sink alone; `udp-8` for eight workers; `dr` and `tunnel`, in which packets
-/// come from clients only, as in `inbound-null`.
+/// come from clients only, as in `inbound-null`; `not-for-us`, in which they are dropped.
 pub(crate) fn traffic(arm: &str, packets: u64) {
     let crew = match arm {
         "udp-8" => Crew::Several(8),
         _ => Crew::Alone,
     };
-    let (protocol, kind) = arm.split_once('-').unwrap_or((arm, ""));
-    let null = kind == "null";
+    let (protocol, null) = match arm.strip_suffix("-null") {
+        Some(protocol) => (protocol, true),
+        None => (arm.strip_suffix("-8").unwrap_or(arm), false),
+    };
     let (open, mut both): (Kind, Kinds) = kinds(protocol);
     let mut size = Size::for_sessions(1_000);
     if let Some(way) = Way::ALL.into_iter().find(|way| way.mode == protocol) {
         size.way = way;
     }
     let mut rig = Rig::with_crew(crew, size, 1_000, 1_000, Timeouts::default());
-    if matches!(protocol, "dr" | "tunnel" | "inbound") {
+    if matches!(protocol, "dr" | "tunnel" | "inbound" | "not-for-us") {
         both[1] = None;
         // What comes out is no answer, and not what FullNAT makes of it.
         rig.bench.borrow_mut().checking = false;
     }
     rig.fill(open, 1_000);
+    if protocol == "not-for-us" {
+        rig.bench.borrow_mut().asked = std::net::Ipv4Addr::new(203, 0, 113, 9);
+    }
     if null {
         rig.null(both, packets)
     } else {

@@ -34,6 +34,10 @@ pub(crate) struct Way {
 impl Way {
     /// What is measured most.
     pub(crate) const FULLNAT: Self = Self { mode: "fullnat", six: false };
+    /// FullNAT beside packets for an address that is not the appliance's, which are all dropped.
+    pub(crate) const NOT_FOR_US: Self = Self { mode: "not-for-us", six: false };
+    /// FullNAT beside packets for a port of the VIP that no service has, which are all dropped.
+    pub(crate) const NO_SERVICE: Self = Self { mode: "no-service", six: false };
     /// Every way that is measured on a device.
     pub(crate) const ALL: [Self; 6] = [
         Self::FULLNAT,
@@ -51,7 +55,18 @@ impl Way {
 
     /// The way of such words.
     pub(crate) fn from_words(words: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|way| way.words() == words)
+        let drops = [Self::NOT_FOR_US, Self::NO_SERVICE];
+        Self::ALL.into_iter().chain(drops).find(|way| way.words() == words)
+    }
+
+    /// Whether its packets are dropped.
+    pub(crate) fn drops(self) -> bool {
+        self == Self::NOT_FOR_US || self == Self::NO_SERVICE
+    }
+
+    /// How packets of sessions are forwarded.
+    pub(crate) fn of_sessions(self) -> Self {
+        if self.drops() { Self::FULLNAT } else { self }
     }
 
     pub(crate) fn family(self) -> &'static str {

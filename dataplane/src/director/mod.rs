@@ -10,7 +10,7 @@
 //! index lines; ask for the session lines; decide.
 //!
 //! [`forward`] sends packets of sessions on their way, [`otherwise`] those that need more than new addresses,
-//! [`fragments`] those in pieces; [`tell`] says to servers where their clients are, [`cut`] makes two of one that
+//! [`hopeless`] drops what nobody has asked for, [`fragments`] joins what came in pieces; [`tell`] says to servers where their clients are, [`cut`] makes two of one that
 //! became too long. [`admit`] says who may have a session, [`life`] begins and ends it, [`expire`] finds old
 //! ones, [`reset`] tells their ends. [`answer`] writes what the appliance itself has to say, [`relay`] passes
 //! on what others say about its packets, [`owner`] gives packets to other workers, [`kernel`] to the host's kernel;
@@ -23,6 +23,7 @@ mod cut;
 mod expire;
 mod forward;
 mod fragments;
+mod hopeless;
 mod kernel;
 mod life;
 mod locals;
@@ -52,6 +53,7 @@ use admit::{ServiceCursor, Towards, find_service};
 use arrayvec::ArrayVec;
 use budget::Budget;
 use cut::TAILS;
+use hopeless::Hopeless;
 use reset::{RESETS, Reset};
 use side::{HasSide, Side};
 use std::collections::VecDeque;
@@ -79,7 +81,7 @@ pub enum Verdict {
     Drop(DropReason),
 }
 
-pub use verdicts::Verdicts;
+pub use verdicts::{Same, Verdicts};
 
 /// What a director is made with.
 #[derive(Clone, Copy, Debug)]
@@ -165,6 +167,7 @@ struct Group<K> {
     heads: Heads<K>,
     hashes: [u64; GROUP],
     candidates: [Candidate; GROUP],
+    hopeless: Hopeless,
     /// Those that are not plain, and those without candidate.
     further: [Staged<K>; GROUP],
 }
@@ -174,6 +177,7 @@ impl<K: Wire> Group<K> {
         heads: Heads::NOTHING,
         hashes: [0; GROUP],
         candidates: [Candidate::NONE; GROUP],
+        hopeless: Hopeless::NONE,
         further: [const { Staged::NOTHING }; GROUP],
     };
 
@@ -439,6 +443,11 @@ impl Director {
     ) -> bool {
         let sessions = &K::side(self).sessions;
         let unknown = sessions.candidates(&group.hashes, frames.len(), &mut group.candidates);
+        group.hopeless = Hopeless::NONE;
+        if unknown == 0 {
+            return false;
+        }
+        let unknown = self.find_hopeless(unknown, group, arrival);
         unknown != 0 && self.find_services(unknown, frames, group, arrival)
     }
 
@@ -503,8 +512,15 @@ impl Director {
     ) {
         let mut at = 0;
         while at < frames.len() {
+            if group.hopeless.has(at) {
+                self.drop_hopeless(&group.hopeless, at, verdicts);
+                at += 1;
+                continue;
+            }
             at = self.pass(frames, group, at, arrival, verdicts);
-            if let Some(frame) = frames.get_mut(at) {
+            if let Some(frame) = frames.get_mut(at)
+                && !group.hopeless.has(at)
+            {
                 let staged = group.further(at, frame);
                 self.decide_one(frame, staged, arrival, verdicts);
                 at += 1;

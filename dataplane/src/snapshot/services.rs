@@ -424,6 +424,12 @@ impl Services {
         })
     }
 
+    /// Whether answers of any server come to Sluice with their clients' addresses as their destinations.
+    #[inline]
+    pub fn answer_clients(&self) -> bool {
+        !self.answering.is_empty()
+    }
+
     /// Whether answers of a server come to Sluice with the client's address as their destination.
     #[inline]
     pub fn answers_clients(&self, protocol: Protocol, server: Endpoint) -> bool {

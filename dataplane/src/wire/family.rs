@@ -5,8 +5,8 @@ use super::heads::Heads;
 use super::packet::{LinkTraits, Packet, Payload, Plain, Station, Unfit};
 use super::rewrite::{Translation, translate_plain4, translate_plain6, translate4, translate6};
 use super::{
-    ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader, IPV6_LEN, cross, cross_error, icmp, icmp6, ipv4,
-    ipv6, lanes, set_ethernet, tunnel,
+    ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader, IPV6_LEN, cross, cross_error, icmp, icmp6,
+    ipv4, ipv6, lanes, set_ethernet, tunnel,
 };
 use crate::drop::DropReason;
 use crate::flow::{FlowKey, FlowKey6, Key, Protocol};

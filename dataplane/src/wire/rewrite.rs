@@ -1,8 +1,8 @@
 //! Changing addresses and ports in place, checksums by difference.
 
 use super::{
-    ETHERNET_LEN, EthernetHeader, IPV4_LEN, IPV6_LEN, be16, be32, checksum, echo, ipv4, le64, put16,
-    put32, sctp, set_ethernet,
+    ETHERNET_LEN, EthernetHeader, IPV4_LEN, IPV6_LEN, be16, be32, checksum, echo, ipv4, le64, put16, put32,
+    sctp, set_ethernet,
 };
 use crate::flow::{FlowKey, FlowKey6, Key, Protocol};
 use crate::frame::Frame;

@@ -188,11 +188,7 @@ fn put_ipv4(header: &mut [u8], words: [u32; 3], [source, destination]: [u32; 2])
 ///
 /// False, and the frame unchanged, when the headroom has no place for the header, or the frame holds no IPv4 header.
 #[inline(always)]
-pub(super) fn encapsulate_ipip4(
-    frame: &mut Frame<'_>,
-    addresses: u64,
-    ethernet: &EthernetHeader,
-) -> bool {
+pub(super) fn encapsulate_ipip4(frame: &mut Frame<'_>, addresses: u64, ethernet: &EthernetHeader) -> bool {
     const OUTER: usize = ETHERNET_LEN;
     const INNER: usize = OUTER + IPV4_LEN;
     if frame.len() < INNER || !frame.prepend(IPV4_LEN) {

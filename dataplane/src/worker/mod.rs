@@ -17,7 +17,7 @@ pub use requests::{Command, ControlFrame, Event, Link, SessionQuery, SessionReco
 pub use tags::SubInterface;
 
 use crate::clock::Instant;
-use crate::director::{Director, Origin, Verdict, Verdicts};
+use crate::director::{Director, Origin, Same, Verdict, Verdicts};
 use crate::drop::DropReason;
 use crate::frame::{BURST_SIZE, Frame};
 use crate::ids::{PortId, WorkerId};
@@ -270,11 +270,12 @@ impl<P: Port> Worker<P> {
             buffer.set_window(window);
         }
         match verdicts.whole() {
-            // The common case: nothing is moved.
-            Some(port) if self.egress.get(usize::from(port.0)).is_some_and(Outgoing::is_empty) => {
+            // The common cases: nothing is moved.
+            Same::Transmit(port) if self.egress.get(usize::from(port.0)).is_some_and(Outgoing::is_empty) => {
                 self.egress[usize::from(port.0)].swap(&mut self.spare, bytes_after);
             }
-            Some(_) | None => {
+            Same::Drop(_) => self.ports[0].discard(&mut self.spare),
+            Same::Transmit(_) | Same::Nothing => {
                 for (buffer, verdict) in std::mem::take(&mut *self.spare).into_iter().zip(verdicts) {
                     self.dispatch(origin.port, buffer, verdict, now);
                 }
