@@ -6,55 +6,12 @@
 
 use dataplane::flow::Endpoint;
 use dataplane::ids::{LocalId, MAX_LOCALS, MAX_SERVERS, MAX_SERVICES, ServerId, ServiceId};
+use dataplane::stats::ServerTotals;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
-use std::ops::AddAssign;
-
-/// What a server, or all servers of a service, counted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Packets from clients.
-    pub packets_in: u64,
-    /// Packets to clients.
-    pub packets_out: u64,
-    /// IP bytes from clients.
-    pub bytes_in: u64,
-    /// IP bytes to clients.
-    pub bytes_out: u64,
-    /// Sessions ever made.
-    pub sessions_created: u64,
-    /// Live sessions that are ESTABLISHED or have seen a reply.
-    pub sessions_active: u64,
-    /// Other live sessions.
-    pub sessions_inactive: u64,
-}
-
-impl AddAssign for Totals {
-    fn add_assign(&mut self, other: Self) {
-        self.packets_in += other.packets_in;
-        self.packets_out += other.packets_out;
-        self.bytes_in += other.bytes_in;
-        self.bytes_out += other.bytes_out;
-        self.sessions_created += other.sessions_created;
-        self.sessions_active += other.sessions_active;
-        self.sessions_inactive += other.sessions_inactive;
-    }
-}
-
-impl Totals {
-    /// What was counted since `baseline`; live sessions are counted as they are.
-    fn since(mut self, baseline: Self) -> Self {
-        self.packets_in -= baseline.packets_in;
-        self.packets_out -= baseline.packets_out;
-        self.bytes_in -= baseline.bytes_in;
-        self.bytes_out -= baseline.bytes_out;
-        self.sessions_created -= baseline.sessions_created;
-        self
-    }
-}
 
 /// Reads a slot's raw counters, summed over the workers.
-pub type ReadSlot<'a> = &'a dyn Fn(ServerId) -> Totals;
+pub type ReadSlot<'a> = &'a dyn Fn(ServerId) -> ServerTotals;
 
 /// Ids given out so far.
 #[derive(Debug, Default)]
@@ -74,7 +31,7 @@ struct ServiceEntry {
     id: ServiceId,
     servers: HashMap<Endpoint, ServerEntry>,
     /// What servers that are gone for good had counted.
-    gone: Totals,
+    gone: ServerTotals,
     present: bool,
 }
 
@@ -82,7 +39,7 @@ struct ServiceEntry {
 struct ServerEntry {
     id: ServerId,
     /// The slot's counters when this server got it.
-    baseline: Totals,
+    baseline: ServerTotals,
     present: bool,
 }
 
@@ -101,7 +58,8 @@ impl Registry {
             return Ok(entry.id);
         }
         let id = ServiceId(take(&mut self.free_services, &mut self.service_slots, MAX_SERVICES)?);
-        let entry = ServiceEntry { id, servers: HashMap::new(), gone: Totals::default(), present: true };
+        let entry =
+            ServiceEntry { id, servers: HashMap::new(), gone: ServerTotals::default(), present: true };
         self.services.insert(name.to_owned(), entry);
         Ok(id)
     }
@@ -193,9 +151,9 @@ impl Registry {
     }
 
     /// What a server counted.
-    pub fn server_totals(&self, service: &str, endpoint: Endpoint, read: ReadSlot<'_>) -> Totals {
+    pub fn server_totals(&self, service: &str, endpoint: Endpoint, read: ReadSlot<'_>) -> ServerTotals {
         let server = self.services.get(service).and_then(|entry| entry.servers.get(&endpoint));
-        server.map_or(Totals::default(), |server| read(server.id).since(server.baseline))
+        server.map_or(ServerTotals::default(), |server| read(server.id).since(server.baseline))
     }
 
     /// The slot of a server that is configured, or still has sessions.
@@ -211,8 +169,8 @@ impl Registry {
     }
 
     /// What all servers of a service counted, those that are gone included.
-    pub fn service_totals(&self, service: &str, read: ReadSlot<'_>) -> Totals {
-        let Some(entry) = self.services.get(service) else { return Totals::default() };
+    pub fn service_totals(&self, service: &str, read: ReadSlot<'_>) -> ServerTotals {
+        let Some(entry) = self.services.get(service) else { return ServerTotals::default() };
         let mut totals = entry.gone;
         for server in entry.servers.values() {
             totals += read(server.id).since(server.baseline);
@@ -269,8 +227,8 @@ mod tests {
         (registry, removed)
     }
 
-    fn counted(packets_in: u64, sessions_active: u64) -> Totals {
-        Totals { packets_in, sessions_active, ..Totals::default() }
+    fn counted(packets_in: u64, sessions_active: u64) -> ServerTotals {
+        ServerTotals { packets_in, sessions_active, ..ServerTotals::default() }
     }
 
     #[test]

@@ -3,25 +3,27 @@
 
 mod build;
 mod condition;
+mod counted;
 
 pub use build::Observer;
 pub(crate) use build::read_slot;
 pub use condition::{AWAITED, Condition, ServiceState, TableUse, USED_UP};
+pub use counted::Counted;
 
 use crate::balance::Weight;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// `service list`, `service show`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct ServiceView {
     /// The operator's name for it.
     pub name: String,
     /// VIP and port.
     pub listen: String,
-    /// `tcp` or `udp`.
+    /// `tcp`, `udp`, `sctp` or `icmp`; several with commas between.
     pub protocol: String,
-    /// `fullnat`.
+    /// `fullnat`, `nat`, `dr`, `tunnel` or `snat`.
     pub forward: String,
     /// LVS's name of the scheduler.
     pub scheduler: String,
@@ -31,16 +33,6 @@ pub struct ServiceView {
     pub reason: Option<String>,
     /// Live sessions.
     pub sessions: u64,
-    /// Packets from clients.
-    pub packets_in: u64,
-    /// Packets to clients.
-    pub packets_out: u64,
-    /// IP bytes from clients.
-    pub bytes_in: u64,
-    /// IP bytes to clients.
-    pub bytes_out: u64,
-    /// Sessions ever made.
-    pub sessions_created: u64,
     /// The director's addresses towards the servers.
     pub local_addresses: Vec<String>,
     /// New sessions and packets that the service refused, by reason.
@@ -55,10 +47,13 @@ pub struct ServiceView {
     pub tiers: Vec<TierView>,
     /// The servers.
     pub servers: Vec<ServerView>,
+    /// What its servers counted, those that are gone included.
+    #[serde(flatten)]
+    pub counters: Counted,
 }
 
 /// One tier of a service.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct TierView {
     /// `zone`, `region` or `rest`.
     pub name: String,
@@ -71,7 +66,7 @@ pub struct TierView {
 }
 
 /// The operator's switch of a service.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct SwitchView {
     /// `zone`, `region`, `rest`, `all`, or servers.
     pub to: String,
@@ -80,7 +75,7 @@ pub struct SwitchView {
 }
 
 /// The last answer to a health check.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct CheckView {
     /// How often the server was asked.
     pub asked: u64,
@@ -99,7 +94,7 @@ pub struct CheckView {
 }
 
 /// `server list`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct ServerView {
     /// The service it belongs to.
     pub service: String,
@@ -129,26 +124,15 @@ pub struct ServerView {
     pub inhibited_ms: u64,
     /// The last answer to its check.
     pub check: Option<CheckView>,
-    /// Live sessions that are ESTABLISHED or have seen a reply.
-    pub sessions_active: u64,
-    /// Other live sessions.
-    pub sessions_inactive: u64,
-    /// Sessions ever made.
-    pub sessions_created: u64,
-    /// Packets from clients.
-    pub packets_in: u64,
-    /// Packets to clients.
-    pub packets_out: u64,
-    /// IP bytes from clients.
-    pub bytes_in: u64,
-    /// IP bytes to clients.
-    pub bytes_out: u64,
+    /// What was counted of it.
+    #[serde(flatten)]
+    pub counters: Counted,
 }
 
 /// `session list`: client, vip, local, real, always in this order.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct SessionView {
-    /// `tcp` or `udp`.
+    /// `tcp`, `udp`, `sctp` or `icmp`; several with commas between.
     pub protocol: String,
     /// Who asks.
     pub client: String,
@@ -167,7 +151,7 @@ pub struct SessionView {
 }
 
 /// `session count`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct SessionCount {
     /// Live sessions.
     pub sessions: u64,
@@ -190,7 +174,7 @@ pub struct SessionCount {
 }
 
 /// `local list`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct LocalView {
     /// The address.
     pub address: String,
@@ -207,7 +191,7 @@ pub struct LocalView {
 }
 
 /// A worker's share of a local address.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct LocalShareView {
     /// The worker.
     pub worker: u16,
@@ -218,7 +202,7 @@ pub struct LocalShareView {
 }
 
 /// `port list`, and `ports` in `stats`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct PortView {
     /// The operator's name for it.
     pub name: String,
@@ -246,18 +230,6 @@ pub struct PortView {
     pub steering: String,
     /// Why better ways were not taken.
     pub steering_refused: Vec<String>,
-    /// Packets that came to another worker than their session's, and went to it by a ring.
-    pub handed_over: u64,
-    /// Packets taken from the device.
-    pub rx_packets: u64,
-    /// Bytes taken, Ethernet headers included.
-    pub rx_bytes: u64,
-    /// Packets given to the device.
-    pub tx_packets: u64,
-    /// Bytes given, Ethernet headers included.
-    pub tx_bytes: u64,
-    /// Packets the device did not take.
-    pub tx_refused: u64,
     /// Packets the device lost because nobody took them.
     pub rx_missed: u64,
     /// Packets received with errors.
@@ -266,14 +238,13 @@ pub struct PortView {
     pub tx_errors: u64,
     /// Receptions that failed for want of buffers.
     pub rx_no_buffer: u64,
-    /// Partial checksums finished.
-    pub partial_checksums: u64,
-    /// Super-frames dropped.
-    pub super_frames: u64,
+    /// What workers counted.
+    #[serde(flatten)]
+    pub counters: Counted,
 }
 
 /// `neighbor list`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct NeighborView {
     /// The neighbour.
     pub address: String,
@@ -288,7 +259,7 @@ pub struct NeighborView {
 }
 
 /// `worker list`, and `workers` in `stats`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct WorkerView {
     /// Its number.
     pub id: u16,
@@ -312,34 +283,13 @@ pub struct WorkerView {
     pub tx_packets: u64,
     /// Packets dropped, for any reason.
     pub dropped: u64,
-    /// Packets that wait for a neighbour now.
-    pub parked: u64,
-    /// Packets given to the host's kernel.
-    pub to_kernel: u64,
-    /// Packets of the host's kernel that were sent.
-    pub from_kernel: u64,
-    /// ICMP echo requests answered.
-    pub echo_replies: u64,
-    /// ICMP errors sent.
-    pub icmp_errors: u64,
-    /// ICMP errors passed on to the client or server they concern.
-    pub icmp_relayed: u64,
-    /// Resets sent to the ends of connections that were forgotten.
-    pub resets_sent: u64,
-    /// Packets in which a server was told where its client is (TOA, PROXY, UOA).
-    pub address_sent: u64,
-    /// Packets that went without, or not at all, for want of room in the packet.
-    pub address_no_room: u64,
-    /// Packets that went without, because they would have exceeded the MTU.
-    pub address_exceeds_mtu: u64,
-    /// Clients' packets from which an address of their own was taken.
-    pub address_stripped: u64,
-    /// Turns of its loop.
-    pub turns: u64,
+    /// What it counted besides.
+    #[serde(flatten)]
+    pub counters: Counted,
 }
 
 /// `stats`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct StatsView {
     /// Per worker.
     pub workers: Vec<WorkerView>,
@@ -350,7 +300,7 @@ pub struct StatsView {
 }
 
 /// `status`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct StatusView {
     /// Sluice's version.
     pub version: String,

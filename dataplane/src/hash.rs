@@ -1,15 +1,16 @@
 //! The keyed hash under which flows are found: rounds of AES where the CPU has them, folded products elsewhere.
 //!
 //! **The threat.** Somebody outside chooses addresses and ports so that many flows want one bucket of an index, or one
-//! worker of several. Nobody outside sees a hash or knows the key, which is random in each process. So what counts is
-//! how often a difference that was chosen before the key leads to equal bits. Of linear hashes (CRC, Toeplitz) it always
-//! does, keyed or not.
+//! worker of several. The key is random in each process and unknown outside; of a hash only servers behind GUE see
+//! fourteen bits. So what counts is how often a difference that was chosen before the key leads to equal bits. Of linear
+//! hashes (CRC, Toeplitz) it always does, keyed or not.
 //!
 //! **Why four rounds.** Whatever two blocks differ in, four rounds have at least 25 active S-boxes (Daemen and Rijmen,
-//! *The Design of Rijndael*, 2002), so that under independent keys no difference comes out as a given
-//! one more often than in 2^-113 (Keliher and Sui, *IET Information Security* 1, 2007). After two rounds it is 2^-28, and
-//! one differing byte leaves every byte different: fewer collisions than chance, which is a pattern too.
-//! Three rounds passed every test below, and cost one instruction less.
+//! *The Design of Rijndael*, 2002), so that under independent keys no difference of blocks comes out as a given one more
+//! often than in 2^-113 (Keliher and Sui, *IET Information Security* 1, 2007). After two rounds it is 2^-28, and one
+//! differing byte leaves every byte different: fewer collisions than chance, which is a pattern too. The bound is about
+//! whole blocks. Of the bits that choose a bucket and a tag a test below says that flows that somebody would choose fill
+//! buckets as chance does.
 
 use crate::flow::Key;
 use crate::frame::GROUP;

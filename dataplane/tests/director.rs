@@ -4,10 +4,11 @@
 mod support;
 
 use dataplane::drop::DropReason;
+use dataplane::flow::{Endpoint, Protocol};
 use dataplane::ids::{NeighborId, ServerId};
 use dataplane::scheduler::Scheduler;
 use dataplane::session::{PORTS_PER_PAIR, State, Timeouts};
-use dataplane::snapshot::{Neighbors, NextHop};
+use dataplane::snapshot::{Listen, Neighbors, NextHop, Services};
 use pktgen_tests::conformance::SERVER_MAC;
 use pktgen_tests::frames::{
     self, ETHERNET, Route, be16, echo_request, endpoints, fill_checksums, ones_sum, pseudo_sum, tcp,
@@ -315,6 +316,26 @@ fn a_new_routing_epoch_makes_sessions_look_up_their_next_hops_again() {
 
     let answer = lab.send(B, &tcp_frame(&answer_to(&seen), tcp::ACK, b"x"));
     assert_eq!(answer, Fate::Waits(NextHop { port: A, address: CLIENT }));
+}
+
+#[test]
+fn packets_for_nobody_do_no_harm_after_services_went() {
+    let mut lab = Lab::new(&Plan::default());
+    let datagram = |client_port, to| {
+        let route = inbound(client_port);
+        udp_frame(&Route { destination: (to, 8080), ..route }, &[])
+    };
+    // In the second place of a group stands a packet for the last service.
+    lab.burst(A, &[syn(4000), datagram(4001, VIP)]);
+    let first =
+        lab.world.services.iter().find(|service| service.protocols.has(Protocol::Tcp)).unwrap().clone();
+    let listen = Listen::one(Endpoint::new(VIP, 8080));
+    lab.world.services = Arc::new(Services::new(vec![(vec![listen], first)]));
+
+    let fates = lab.burst(A, &[syn(4002), datagram(4003, Ipv4Addr::new(203, 0, 113, 9).into())]);
+
+    assert!(matches!(fates[0], Fate::Sent(..)));
+    assert_eq!(fates[1], Fate::Dropped(DropReason::NotForUs));
 }
 
 #[test]

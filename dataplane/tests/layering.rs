@@ -125,3 +125,14 @@ fn crates_depend_downwards() {
     }
     assert!(depends("ctrl/Cargo.toml", "dataplane"));
 }
+
+#[test]
+fn the_developers_page_names_files_that_exist() {
+    let page = fs::read_to_string(root().join("CONTRIBUTING.md")).unwrap();
+    let quoted = page.split('`').skip(1).step_by(2);
+    let paths: Vec<_> = quoted.filter(|word| word.contains('/') && !word.contains(' ')).collect();
+    assert!(paths.len() > 20, "{paths:?}");
+    for path in paths {
+        assert!(path.starts_with("target/") || root().join(path).exists(), "CONTRIBUTING.md names {path}");
+    }
+}

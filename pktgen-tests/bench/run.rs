@@ -104,6 +104,12 @@ pub(crate) fn everything(quick: bool) -> Result<(), String> {
         let frames = Frames { way, protocol: "udp", flows: 1_000, shuffled: true };
         on_pcap(&mut report, &of_ways, &frames, hugepages.is_ok(), &folder)?;
     }
+    for (way, flows) in [(Way::NOT_FOR_US, 1_000), (Way::NO_SERVICE, 1_000), (Way::NOT_FOR_US, 1_000_000)] {
+        let frames = Frames { way, protocol: "udp", flows, shuffled: true };
+        if extent.flows.contains(&flows) {
+            on_pcap(&mut report, &of_ways, &frames, hugepages.is_ok(), &folder)?;
+        }
+    }
     two_workers(&mut report, &extent, hugepages.is_ok(), &folder)?;
     round_trips(&mut report, &extent, hugepages.is_ok(), &folder)?;
     drop(hugepages);

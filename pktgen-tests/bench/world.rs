@@ -1,10 +1,11 @@
 //! The world that is measured: one or many services, compiled as the daemon would.
 
 use ctrl::compile::{self, DeviceFacts, Sources};
-use ctrl::registry::{Registry, Totals};
+use ctrl::registry::Registry;
 use ctrl::standing::Standings;
 use dataplane::ids::PortId;
 use dataplane::snapshot::{Neighbor, Neighbors, NextHop, Snapshot};
+use dataplane::stats::ServerTotals;
 use dataplane::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Mac, ethernet_header};
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -196,7 +197,8 @@ addresses = ["10.0.0.2/16", "2001:db8:b::2/64"]
     }));
     let mut registry = Registry::default();
     let standings = Standings::of(&loaded.config);
-    let sources = Sources { config: &loaded.config, standings: &standings, read: &|_| Totals::default() };
+    let sources =
+        Sources { config: &loaded.config, standings: &standings, read: &|_| ServerTotals::default() };
     compile::compile(&sources, None, &facts, &[], Arc::new(Neighbors::new(neighbors)), 1, &mut registry)
         .unwrap_or_else(|_| panic!("the benchmark's world has more servers than fit"))
 }

@@ -8,9 +8,11 @@ mod client;
 pub mod peers;
 mod places;
 mod server;
+mod verbs;
 
 pub use client::{CallError, Client};
 pub use server::{AccessHandle, BindError, Server};
+pub use verbs::{Method, Right};
 
 /// The protocol's version; it changes when an old client could misread an answer.
 pub const PROTOCOL: u64 = 1;

@@ -76,6 +76,8 @@ enum Noun {
     /// The configuration file.
     #[command(subcommand)]
     Config(ConfigVerb),
+    /// Methods of the admin protocol: what a program can ask by the socket.
+    Methods,
 }
 
 #[derive(Debug, Subcommand)]
@@ -319,6 +321,7 @@ fn ask(arguments: &Arguments) -> Result<u8, CallError> {
             one(&mut client, "config.rollback", Value::Null, json, print::changed)
         }
         Noun::Config(ConfigVerb::Check { .. }) => Ok(()),
+        Noun::Methods => one(&mut client, "methods", Value::Null, json, print::methods),
     };
     done.map(|()| 0)
 }

@@ -309,6 +309,17 @@ pub(super) fn sessions(out: Out<'_>, page: (&[Value], bool)) -> io::Result<()> {
     )
 }
 
+pub(super) fn methods(out: Out<'_>, methods: &Value) -> io::Result<()> {
+    let titles = [("METHOD", Left), ("PARAMETERS", Left), ("RIGHT", Left), ("MEANING", Left)];
+    let mut table = Table::new(&titles);
+    for method in array(methods) {
+        let parameters: Vec<_> = array(&method["parameters"]).iter().map(word).collect();
+        let [name, right, meaning] = ["method", "right", "explanation"].map(|key| word(&method[key]));
+        table.row([name, parameters.join(", "), right, meaning]);
+    }
+    table.print(out, true)
+}
+
 pub(super) fn session_count(out: Out<'_>, count: &Value) -> io::Result<()> {
     let get = |name: &str| word(&count[name]);
     writeln!(

@@ -3,8 +3,9 @@
 //! Each is checked as the file is, made at once or not at all, noted so that it can be written back, and logged with
 //! who made it.
 
-use super::requests::Refusal;
+use super::requests::{self, Refusal};
 use super::{Control, Devices};
+use crate::admin::Method;
 use crate::admin::peers::Peer;
 use crate::balance::{Switch, TIER_NAMES, Weight};
 use crate::config::{self, Config, LoadError, ServerSpec, ServiceSpec, Text};
@@ -20,7 +21,7 @@ use std::time::Duration;
 const NOTHING: &str = "no key was named, so nothing changes; write as weight=5";
 
 /// What a change led to, or why it was not made.
-type Outcome = Result<Value, Refusal>;
+pub(super) type Outcome = Result<Value, Refusal>;
 
 /// States that `config rollback` can go back to.
 const HISTORY_MAX: usize = 16;
@@ -74,38 +75,27 @@ impl History {
 }
 
 impl<D: Devices> Control<D> {
-    /// Makes a change that `peer` asks for; `None` when the method is none that changes anything.
+    /// Makes a change that `peer` asks for, and logs it.
     pub(super) fn change(
         &mut self,
-        method: &str,
+        method: Method,
+        make: requests::Change<D>,
         params: &Value,
         peer: &Peer,
         now: Instant,
-    ) -> Option<Outcome> {
-        let done = match method {
-            "server.add" => self.add_server(params, now),
-            "server.set" => self.set_server(params, now),
-            "server.remove" => self.remove_server(params, now),
-            "server.drain" => self.drain_server(params, now),
-            "service.add" => self.add_service(params, now),
-            "service.set" => self.set_service(params, now),
-            "service.remove" => self.remove_service(params, now),
-            "service.drain" => self.drain_service(params, now),
-            "service.switch" => self.switch_service(params, now),
-            "config.rollback" => self.roll_back(now),
-            _ => return None,
-        };
+    ) -> Outcome {
+        let done = make(self, params, now);
+        let (method, who) = (method.name(), &peer.name);
         match &done {
-            Ok(_) => log::info!(target: &peer.log_kind(), "{method} by {}: done: {params}", peer.name),
-            Err(refusal) => {
-                let (who, message) = (&peer.name, &refusal.message);
+            Ok(_) => log::info!(target: &peer.log_kind(), "{method} by {who}: done: {params}"),
+            Err(Refusal { message, .. }) => {
                 log::warn!(target: &peer.log_kind(), "{method} by {who}: refused: {message}: {params}");
             }
         }
-        Some(done)
+        done
     }
 
-    fn add_server(&mut self, params: &Value, now: Instant) -> Outcome {
+    pub(super) fn add_server(&mut self, params: &Value, now: Instant) -> Outcome {
         let (at, address, keys) =
             (self.service_at(params, "service")?, text(params, "address")?, keys(params));
         let spec = &self.config.services[at];
@@ -124,7 +114,7 @@ impl<D: Devices> Control<D> {
         self.replace_service(at, new, Change::AddServer { service, address, keys }, now)
     }
 
-    fn set_server(&mut self, params: &Value, now: Instant) -> Outcome {
+    pub(super) fn set_server(&mut self, params: &Value, now: Instant) -> Outcome {
         let (at, address, keys) =
             (self.service_at(params, "service")?, text(params, "address")?, keys(params));
         let place = self.own_server_at(at, address)?;
@@ -144,7 +134,7 @@ impl<D: Devices> Control<D> {
         self.replace_service(at, new, Change::SetServer { service, address, keys }, now)
     }
 
-    fn remove_server(&mut self, params: &Value, now: Instant) -> Outcome {
+    pub(super) fn remove_server(&mut self, params: &Value, now: Instant) -> Outcome {
         let (at, address) = (self.service_at(params, "service")?, text(params, "address")?);
         let place = self.own_server_at(at, address)?;
         let mut new = ServiceSpec::clone(&self.config.services[at]);
@@ -154,7 +144,7 @@ impl<D: Devices> Control<D> {
     }
 
     /// The server gets no new sessions; with a deadline it is removed then.
-    fn drain_server(&mut self, params: &Value, now: Instant) -> Outcome {
+    pub(super) fn drain_server(&mut self, params: &Value, now: Instant) -> Outcome {
         let (at, address) = (self.service_at(params, "service")?, text(params, "address")?);
         let endpoint = self.config.services[at].servers[self.server_at(at, address)?].endpoint;
         let deadline = seconds(params)?;
@@ -166,7 +156,7 @@ impl<D: Devices> Control<D> {
     }
 
     /// The service gets no new sessions; with a deadline it is removed then.
-    fn drain_service(&mut self, params: &Value, now: Instant) -> Outcome {
+    pub(super) fn drain_service(&mut self, params: &Value, now: Instant) -> Outcome {
         let service = self.config.services[self.service_at(params, "name")?].name.clone();
         let deadline = seconds(params)?;
         let answer = self.set_service(&json!({ "name": service, "keys": { "drain": true } }), now)?;
@@ -205,17 +195,21 @@ impl<D: Devices> Control<D> {
             let Some(leaving) = leaving else { continue };
             let drained = leaving.iter().map(|server| (service.clone(), server.endpoint));
             self.history.drained.extend(drained);
-            let (method, params) = match endpoint {
-                Some(endpoint) => {
-                    ("server.remove", json!({ "service": service, "address": endpoint.to_string() }))
+            let (peer, address) = (Peer::inside("its deadline to drain"), endpoint.map(|it| it.to_string()));
+            let _ = match address {
+                Some(address) => {
+                    let params = json!({ "service": service, "address": address });
+                    self.change(Method::ServerRemove, Self::remove_server, &params, &peer, now)
                 }
-                None => ("service.remove", json!({ "name": service })),
+                None => {
+                    let params = json!({ "name": service });
+                    self.change(Method::ServiceRemove, Self::remove_service, &params, &peer, now)
+                }
             };
-            let _ = self.change(method, &params, &Peer::inside("its deadline to drain"), now);
         }
     }
 
-    fn add_service(&mut self, params: &Value, now: Instant) -> Outcome {
+    pub(super) fn add_service(&mut self, params: &Value, now: Instant) -> Outcome {
         let (name, keys) = (text(params, "name")?, keys(params));
         if self.config.place_of(name).is_some() {
             return Err(Refusal::no(format!(
@@ -229,7 +223,7 @@ impl<D: Devices> Control<D> {
         self.replace_all(config, Change::AddService { name: name.to_owned(), keys }, now)
     }
 
-    fn set_service(&mut self, params: &Value, now: Instant) -> Outcome {
+    pub(super) fn set_service(&mut self, params: &Value, now: Instant) -> Outcome {
         let (at, keys) = (self.service_at(params, "name")?, keys(params));
         let name = self.config.services[at].name.clone();
         if keys.is_empty() {
@@ -246,7 +240,7 @@ impl<D: Devices> Control<D> {
         self.replace_all(config, change, now)
     }
 
-    fn remove_service(&mut self, params: &Value, now: Instant) -> Outcome {
+    pub(super) fn remove_service(&mut self, params: &Value, now: Instant) -> Outcome {
         let at = self.service_at(params, "name")?;
         let mut config = self.config.clone();
         let name = config.services.remove(at).name.clone();
@@ -255,7 +249,7 @@ impl<D: Devices> Control<D> {
 
     /// The operator's switch, for disasters: a tier, all, or a list of servers, whatever checks say. It ends by
     /// itself.
-    fn switch_service(&mut self, params: &Value, now: Instant) -> Outcome {
+    pub(super) fn switch_service(&mut self, params: &Value, now: Instant) -> Outcome {
         let at = self.service_at(params, "name")?;
         let to = text(params, "to")?;
         if to == "off" {
@@ -344,7 +338,7 @@ impl<D: Devices> Control<D> {
     }
 
     /// Goes back to what ran before the last change or reload.
-    fn roll_back(&mut self, now: Instant) -> Outcome {
+    pub(super) fn roll_back(&mut self, now: Instant) -> Outcome {
         let Some((config, desired)) = self.history.before.pop() else {
             return Err(Refusal::no("nothing was changed since sluiced started"));
         };

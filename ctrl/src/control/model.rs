@@ -1,7 +1,9 @@
 //! A model test: whatever operators, checks, files and time do in whatever order, what is published is what a plain twin
 //! has, compiled from nothing.
 
+use super::requests::Action;
 use super::*;
+use crate::admin::Method;
 use crate::admin::peers::Peer;
 use crate::balance::{Health, Switch, TIER_NAMES};
 use crate::compile::{self, Sources};
@@ -538,8 +540,9 @@ impl Run {
                 return true;
             }
         };
-        let done = self.control.change(method, &params, &Peer::inside("the test"), now);
-        done.is_some_and(|done| done.is_ok())
+        let method = Method::named(method).unwrap();
+        let Action::Change(make) = Action::of(method) else { panic!("{} changes nothing", method.name()) };
+        self.control.change(method, make, &params, &Peer::inside("the test"), now).is_ok()
     }
 }
 

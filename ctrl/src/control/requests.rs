@@ -1,6 +1,8 @@
 //! What the admin socket and signals ask of the control thread, and its answers.
 
+use super::changes::Outcome;
 use super::{Control, Devices, Done};
+use crate::admin::Method;
 use crate::admin::peers::Peer;
 use crate::config::{self, ServiceSpec};
 use crate::discovery::News;
@@ -100,29 +102,32 @@ impl<D: Devices> Control<D> {
                 }
             }
             Request::Reload => self.reload_by_signal(),
-            Request::Call { method, params, peer, reply }
-                if changes(&method, &params) && !peer.may_change =>
-            {
-                let message = format!(
-                    "{} may look and not change anything; admin.operators in the configuration names those who may",
-                    peer.name
-                );
-                log::warn!(target: &peer.log_kind(), "{method}: refused: {message}: {params}");
-                let _ = reply.send(Err(Refusal::no(message)));
-            }
-            Request::Call { method, params, peer, reply } => match method.as_str() {
-                "config.reload" => self.reload_by_call(peer, reply),
-                "config.diff" => self.differences(reply),
-                "config.export" if params["write"] == true => self.write_back(peer, reply),
-                "config.export" => self.export(reply),
-                "session.list" => self.begin_list(&params, reply, now),
-                _ => match self.change(&method, &params, &peer, now) {
-                    // Who changed something waits until every worker follows.
-                    Some(Ok(answer)) => self.promise(&answer, reply, now),
-                    Some(Err(refusal)) => drop(reply.send(Err(refusal))),
-                    None => drop(reply.send(self.call(&method, &params))),
-                },
+            Request::Call { method, params, peer, reply } => self.call(&method, params, peer, reply, now),
+        }
+    }
+
+    /// Answers a call, at once or later.
+    fn call(&mut self, name: &str, params: Value, peer: Peer, reply: Sender<Reply>, now: Instant) {
+        let Some(method) = Method::named(name) else {
+            let message = format!("there is no method `{name}`; `methods` lists them");
+            return drop(reply.send(Err(Refusal { code: -32601, message })));
+        };
+        if method.right().changes(&params) && !peer.may_change {
+            let message = format!(
+                "{} may look and not change anything; admin.operators in the configuration names those who may",
+                peer.name
+            );
+            log::warn!(target: &peer.log_kind(), "{name}: refused: {message}: {params}");
+            return drop(reply.send(Err(Refusal::no(message))));
+        }
+        match Action::of(method) {
+            Action::Look(look) => drop(reply.send(look(self, &params))),
+            // Who changed something waits until every worker follows.
+            Action::Change(change) => match self.change(method, change, &params, &peer, now) {
+                Ok(answer) => self.promise(&answer, reply, now),
+                Err(refusal) => drop(reply.send(Err(refusal))),
             },
+            Action::Later(begin) => begin(self, params, peer, reply, now),
         }
     }
 
@@ -136,29 +141,16 @@ impl<D: Devices> Control<D> {
         }
     }
 
-    /// A method that is answered at once.
-    fn call(&self, method: &str, params: &Value) -> Reply {
+    fn list_services(&self, params: &Value) -> Reply {
         let observer = self.observer();
-        match method {
-            "status" => written(&self.status()),
-            "service.list" => {
-                let servers = |at: usize| self.config.services[at].servers.len();
-                page_of_services(self.config.services.len(), params, servers, |at| observer.service(at))
-            }
-            "service.show" => written(&observer.service(self.service_at(params, "name")?)),
-            "server.list" => {
-                let places = observer.server_places();
-                page_of_places(places.len(), params, |at| observer.server(places[at].0, places[at].1))
-            }
-            "session.count" => written(&observer.session_count()),
-            "local.list" => page(&observer.locals(), params),
-            "port.list" => page(&observer.ports(), params),
-            "neighbor.list" => page(&observer.neighbors(), params),
-            "worker.list" => page(&observer.workers(), params),
-            "stats" => written(&observer.stats()),
-            "stats.drops" => written(&observer.drops()),
-            _ => Err(Refusal { code: -32601, message: format!("there is no method `{method}`") }),
-        }
+        let servers = |at: usize| self.config.services[at].servers.len();
+        page_of_services(self.config.services.len(), params, servers, |at| observer.service(at))
+    }
+
+    fn list_servers(&self, params: &Value) -> Reply {
+        let observer = self.observer();
+        let places = observer.server_places();
+        page_of_places(places.len(), params, |at| observer.server(places[at].0, places[at].1))
     }
 
     fn status(&self) -> StatusView {
@@ -313,11 +305,64 @@ impl<D: Devices> Control<D> {
     }
 }
 
-/// Whether a method changes anything.
-fn changes(method: &str, params: &Value) -> bool {
-    let verbs = ["add", "set", "remove", "drain", "switch", "reload", "rollback"];
-    let is_verb = method.split_once('.').is_some_and(|(_, verb)| verbs.contains(&verb));
-    is_verb || method == "config.export" && params["write"] == true
+/// What a method does.
+pub(super) enum Action<D: Devices> {
+    /// It is answered at once, and nothing changes.
+    Look(fn(&Control<D>, &Value) -> Reply),
+    /// It is made at once or refused, and answered when every worker follows.
+    Change(Change<D>),
+    /// It is answered later, because another thread or a worker has the answer.
+    Later(fn(&mut Control<D>, Value, Peer, Sender<Reply>, Instant)),
+}
+
+/// A change by command.
+pub(super) type Change<D> = fn(&mut Control<D>, &Value, Instant) -> Outcome;
+
+impl<D: Devices> Action<D> {
+    /// What a method does.
+    pub(super) fn of(method: Method) -> Self {
+        use Action::{Change, Later, Look};
+        match method {
+            Method::Methods => {
+                Look(|_, _| written(&Method::ALL.iter().map(|m| m.view()).collect::<Vec<_>>()))
+            }
+            Method::Status => Look(|control, _| written(&control.status())),
+            Method::ServiceList => Look(Control::list_services),
+            Method::ServiceShow => Look(|control, params| {
+                written(&control.observer().service(control.service_at(params, "name")?))
+            }),
+            Method::ServiceAdd => Change(Control::add_service),
+            Method::ServiceSet => Change(Control::set_service),
+            Method::ServiceRemove => Change(Control::remove_service),
+            Method::ServiceDrain => Change(Control::drain_service),
+            Method::ServiceSwitch => Change(Control::switch_service),
+            Method::ServerList => Look(Control::list_servers),
+            Method::ServerAdd => Change(Control::add_server),
+            Method::ServerSet => Change(Control::set_server),
+            Method::ServerRemove => Change(Control::remove_server),
+            Method::ServerDrain => Change(Control::drain_server),
+            Method::SessionList => {
+                Later(|control, params, _, reply, now| control.begin_list(&params, reply, now))
+            }
+            Method::SessionCount => Look(|control, _| written(&control.observer().session_count())),
+            Method::LocalList => Look(|control, params| page(&control.observer().locals(), params)),
+            Method::PortList => Look(|control, params| page(&control.observer().ports(), params)),
+            Method::NeighborList => Look(|control, params| page(&control.observer().neighbors(), params)),
+            Method::WorkerList => Look(|control, params| page(&control.observer().workers(), params)),
+            Method::Stats => Look(|control, _| written(&control.observer().stats())),
+            Method::StatsDrops => Look(|control, _| written(&control.observer().drops())),
+            Method::ConfigReload => Later(|control, _, peer, reply, _| control.reload_by_call(peer, reply)),
+            Method::ConfigDiff => Later(|control, _, _, reply, _| control.differences(reply)),
+            Method::ConfigExport => Later(|control, params, peer, reply, _| {
+                if Method::ConfigExport.right().changes(&params) {
+                    control.write_back(peer, reply)
+                } else {
+                    control.export(reply)
+                }
+            }),
+            Method::ConfigRollback => Change(|control, _, now| control.roll_back(now)),
+        }
+    }
 }
 
 /// Bits of a cursor that number a line; session_capacity is at most 2^30.

@@ -1,8 +1,8 @@
 //! Making views from the control thread's state.
 
 use super::{
-    CheckView, LocalShareView, LocalView, NeighborView, PortView, ServerView, ServiceView, SessionCount,
-    SessionView, StatsView, SwitchView, TierView, WorkerView,
+    CheckView, Counted, LocalShareView, LocalView, NeighborView, PortView, ServerView, ServiceView,
+    SessionCount, SessionView, StatsView, SwitchView, TierView, WorkerView,
 };
 use crate::balance::{Health, Switch, TIER_NAMES, TierPicture, Weight};
 use crate::compile::DeviceFacts;
@@ -10,7 +10,7 @@ use crate::config::{Config, ServerSpec, ServiceSpec};
 use crate::control::{DeviceCounters, Devices, Drain};
 use crate::kernel::KernelPath;
 use crate::neighbors::NeighborTable;
-use crate::registry::{Registry, Totals};
+use crate::registry::Registry;
 use crate::standing::Standings;
 use crate::steering::Ladder;
 use dataplane::clock::Instant;
@@ -18,7 +18,7 @@ use dataplane::drop::DropReason;
 use dataplane::flow::{Endpoint, Protocol};
 use dataplane::ids::{PortId, ServerId, ServiceId, WorkerId};
 use dataplane::snapshot::{LocalAddress, NextHop, Publisher, Snapshot};
-use dataplane::stats::WorkerStats;
+use dataplane::stats::{PortCounters, PortTotals, ServerCounters, ServerTotals, WorkerCounters, WorkerStats};
 use dataplane::wire::Mac;
 use dataplane::worker::SessionRecord;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -63,21 +63,8 @@ pub struct Observer<'a> {
 }
 
 /// A server's raw counters over all workers.
-pub(crate) fn read_slot(stats: &[Arc<WorkerStats>], id: ServerId) -> Totals {
-    let mut totals = Totals::default();
-    for worker in stats {
-        let counters = worker.server(id);
-        totals += Totals {
-            packets_in: counters.packets_in.value(),
-            packets_out: counters.packets_out.value(),
-            bytes_in: counters.bytes_in.value(),
-            bytes_out: counters.bytes_out.value(),
-            sessions_created: counters.sessions_created.value(),
-            sessions_active: counters.sessions_active.value(),
-            sessions_inactive: counters.sessions_inactive.value(),
-        };
-    }
-    totals
+pub(crate) fn read_slot(stats: &[Arc<WorkerStats>], id: ServerId) -> ServerTotals {
+    stats.iter().map(|worker| worker.server(id).read()).sum()
 }
 
 impl Observer<'_> {
@@ -85,7 +72,7 @@ impl Observer<'_> {
         self.stats.iter().map(|stats| value(stats)).sum()
     }
 
-    fn read(&self) -> impl Fn(ServerId) -> Totals {
+    fn read(&self) -> impl Fn(ServerId) -> ServerTotals {
         |id| read_slot(self.stats, id)
     }
 
@@ -126,11 +113,6 @@ impl Observer<'_> {
             state: state.name().into(),
             reason,
             sessions: totals.sessions_active + totals.sessions_inactive,
-            packets_in: totals.packets_in,
-            packets_out: totals.packets_out,
-            bytes_in: totals.bytes_in,
-            bytes_out: totals.bytes_out,
-            sessions_created: totals.sessions_created,
             local_addresses: spec.local_addresses.iter().map(ToString::to_string).collect(),
             refused,
             protected: picture.protected,
@@ -143,6 +125,7 @@ impl Observer<'_> {
                 .map(tier)
                 .collect(),
             servers: (0..spec.servers.len()).map(|place| self.server(at, place)).collect(),
+            counters: Counted::of(ServerCounters::ALL, &totals),
         }
     }
 
@@ -186,13 +169,7 @@ impl Observer<'_> {
                 load: last.load,
                 load_error: last.load_error,
             }),
-            sessions_active: totals.sessions_active,
-            sessions_inactive: totals.sessions_inactive,
-            sessions_created: totals.sessions_created,
-            packets_in: totals.packets_in,
-            packets_out: totals.packets_out,
-            bytes_in: totals.bytes_in,
-            bytes_out: totals.bytes_out,
+            counters: Counted::of(ServerCounters::ALL, &totals),
         }
     }
 
@@ -337,9 +314,7 @@ impl Observer<'_> {
         ports
             .map(|(at, (spec, facts))| {
                 let id = PortId(at as u16);
-                let sum = |value: fn(&dataplane::stats::PortCounters) -> u64| {
-                    self.stats.iter().map(|stats| value(stats.port(id))).sum()
-                };
+                let totals = self.stats.iter().map(|stats| stats.port(id).read()).sum();
                 let DeviceCounters { missed, rx_errors, tx_errors, no_buffer } = self.devices.counters(id);
                 PortView {
                     name: spec.name.clone(),
@@ -361,18 +336,11 @@ impl Observer<'_> {
                         .iter()
                         .map(|(rung, reason)| format!("{}: {reason}", rung.name()))
                         .collect(),
-                    handed_over: sum(|port| port.handed_over.value()),
-                    rx_packets: sum(|port| port.rx_packets.value()),
-                    rx_bytes: sum(|port| port.rx_bytes.value()),
-                    tx_packets: sum(|port| port.tx_packets.value()),
-                    tx_bytes: sum(|port| port.tx_bytes.value()),
-                    tx_refused: sum(|port| port.tx_refused.value()),
                     rx_missed: missed,
                     rx_errors,
                     tx_errors,
                     rx_no_buffer: no_buffer,
-                    partial_checksums: sum(|port| port.partial_checksums.value()),
-                    super_frames: sum(|port| port.super_frames.value()),
+                    counters: Counted::of(PortCounters::ALL, &totals),
                 }
             })
             .collect()
@@ -407,9 +375,8 @@ impl Observer<'_> {
         let workers = self.stats.iter().enumerate();
         workers
             .map(|(at, stats)| {
-                let ports = |value: fn(&dataplane::stats::PortCounters) -> u64| {
-                    (0..self.facts.len()).map(|port| value(stats.port(PortId(port as u16)))).sum()
-                };
+                let ports: PortTotals =
+                    (0..self.facts.len()).map(|port| stats.port(PortId(port as u16)).read()).sum();
                 WorkerView {
                     id: at as u16,
                     core: self.config.dataplane.workers[at],
@@ -419,21 +386,10 @@ impl Observer<'_> {
                     session_capacity: self.config.dataplane.session_capacity as u64 + self.capacity_ipv6,
                     sessions_ipv6: stats.sessions_live_ipv6.value(),
                     session_capacity_ipv6: self.capacity_ipv6,
-                    rx_packets: ports(|port| port.rx_packets.value()),
-                    tx_packets: ports(|port| port.tx_packets.value()),
+                    rx_packets: ports.rx_packets,
+                    tx_packets: ports.tx_packets,
                     dropped: DropReason::ALL.iter().map(|reason| stats.drops(*reason).value()).sum(),
-                    parked: stats.parked.value(),
-                    to_kernel: stats.to_kernel.value(),
-                    from_kernel: stats.from_kernel.value(),
-                    echo_replies: stats.echo_replies.value(),
-                    icmp_errors: stats.icmp_errors.value(),
-                    icmp_relayed: stats.icmp_relayed.value(),
-                    resets_sent: stats.resets_sent.value(),
-                    address_sent: stats.address_sent.value(),
-                    address_no_room: stats.address_no_room.value(),
-                    address_exceeds_mtu: stats.address_exceeds_mtu.value(),
-                    address_stripped: stats.address_stripped.value(),
-                    turns: stats.turns.value(),
+                    counters: Counted::of(WorkerCounters::ALL, &stats.read()),
                 }
             })
             .collect()

@@ -1,8 +1,9 @@
 //! Dropping what nobody has asked for, as cheaply as forwarding: a flood is mostly such packets.
 //!
 //! Stage two looks at plain packets without candidate. One that is for no address of the appliance, or for an
-//! endpoint of a VIP that no service listens on, is hopeless, whatever else is in the burst: no packet before it can
-//! make a session that would take it. The longer way would find the same, in four times the time.
+//! endpoint of a VIP that no service listens on, is hopeless: the longer way would find the same, in four times the time.
+//! A packet before it in the burst could only make a session that takes it where NAT's servers answer their clients, and
+//! no server answers so soon.
 
 use super::side::HasSide;
 use super::{Arrival, Director, Group, Verdict, Verdicts};

@@ -209,11 +209,14 @@ impl<K: Wire> Group<K> {
     }
 
     /// The packets that may begin a session, each with its service; of the first `count`.
+    ///
+    /// At places of hopeless ones stands what was there before, perhaps of another world.
     fn begins(&self, count: usize) -> impl Iterator<Item = (&Staged<K>, ServiceIndex)> {
-        let candidates = self.candidates.iter().zip(&self.further).take(count);
-        let others =
-            candidates.filter(|(candidate, staged)| **candidate == Candidate::NONE && staged.unfit.is_none());
-        others.filter_map(|(_, staged)| Some((staged, staged.service?)))
+        let candidates = self.candidates.iter().zip(&self.further).take(count).enumerate();
+        let others = candidates.filter(|(at, (candidate, staged))| {
+            **candidate == Candidate::NONE && !self.hopeless.has(*at) && staged.unfit.is_none()
+        });
+        others.filter_map(|(_, (_, staged))| Some((staged, staged.service?)))
     }
 }
 

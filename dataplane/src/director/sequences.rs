@@ -23,7 +23,8 @@ pub struct Sequences {
 impl Sequences {
     /// Numbers that have nothing to do with those of an earlier process.
     pub fn fresh(hasher: FlowHasher) -> Self {
-        Self { hasher, origin: 0, careful_until: Instant::default() }
+        // The next start of the appliance may be on another CPU, and must find the same numbers.
+        Self { hasher: hasher.portable(), origin: 0, careful_until: Instant::default() }
     }
 
     /// Numbers of the first process with a key. `since_epoch` is now, on a clock that the next one shares.

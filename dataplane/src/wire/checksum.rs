@@ -48,6 +48,9 @@ pub fn words_are_right(first: u64, second: u64, third: u32) -> bool {
     total.wrapping_mul(INVERSE) <= u64::MAX / 0xffff
 }
 
+/// The difference in an IPv4 header of which the TTL, the high octet of its word, becomes one less.
+pub const TTL_DIFFERENCE: u16 = !0x0100;
+
 /// One's-complement addition.
 #[inline]
 pub fn add(a: u16, b: u16) -> u16 {

@@ -239,7 +239,7 @@ fn quoted(packet: &[u8], receiver: u32) -> Result<(Protocol, FlowKey), DropReaso
 pub(super) fn hop(frame: &mut [u8]) {
     let Some(header) = frame[ETHERNET_LEN..].first_chunk_mut::<IPV4_LEN>() else { return };
     let word = be32(header, 8);
-    let adjusted = checksum::adjust(word as u16, TTL_DIFFERENCE);
+    let adjusted = checksum::adjust(word as u16, checksum::TTL_DIFFERENCE);
     put32(header, 8, ((word >> 16) - 0x0100) << 16 | u32::from(adjusted));
 }
 
@@ -249,13 +249,10 @@ pub(super) fn hop_plain(frame: &mut Frame<'_>, ethernet: &EthernetHeader) {
     const TTL: usize = ETHERNET_LEN + 8;
     let Some(head) = frame.head_mut::<{ ETHERNET_LEN + IPV4_LEN }>() else { return };
     let [ttl, protocol, sum @ ..] = [0, 1, 2, 3].map(|at| head[TTL + at]);
-    let sum = checksum::adjust(u16::from_le_bytes(sum), TTL_DIFFERENCE.swap_bytes()).to_le_bytes();
+    let sum = checksum::adjust(u16::from_le_bytes(sum), checksum::TTL_DIFFERENCE.swap_bytes()).to_le_bytes();
     head[TTL..TTL + 4].copy_from_slice(&[ttl.wrapping_sub(1), protocol, sum[0], sum[1]]);
     set_ethernet(head, ethernet);
 }
-
-/// One less of TTL, which is the high octet of its 16-bit word, as a difference.
-pub(super) const TTL_DIFFERENCE: u16 = !0x0100;
 
 /// Gives a piece of a datagram new addresses, and takes one from its TTL.
 ///

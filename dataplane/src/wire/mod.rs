@@ -45,9 +45,12 @@ pub use packet::{LinkTraits, Packet, Payload, Plain, Station, TcpFlags, Unfit};
 pub use proxy::{Proxy, ProxyHeader, ProxyVersion};
 pub use reset::{ResetFrame, reset_frame};
 pub use rewrite::{Translation, differences, finish_partial_checksum};
-pub use sequence::{advance_sequence, sequence_number, shift_acknowledgement, shift_sacks, shift_sequence};
+pub use sequence::{
+    advance_sequence, lower_segment_size, numbers, sequence_number, shift_acknowledgement, shift_sacks,
+    shift_sequence,
+};
 pub use tag::{add_tag, strip_tag, vlan_of};
-pub use toa::{TOA_KIND, insert_toa, lower_segment_size, numbers, strip_toa, toa_len};
+pub use toa::{TOA_KIND, insert_toa, strip_toa, toa_len};
 pub use tunnel::{Encapsulation, GUE_PORT, Outer, encapsulate};
 pub use uoa::{Uoa, insert_uoa, strip_uoa, uoa_len};
 

@@ -1,8 +1,8 @@
 //! Changing addresses and ports in place, checksums by difference.
 
 use super::{
-    ETHERNET_LEN, EthernetHeader, IPV4_LEN, IPV6_LEN, be16, be32, checksum, echo, ipv4, le64, put16, put32,
-    sctp, set_ethernet,
+    ETHERNET_LEN, EthernetHeader, IPV4_LEN, IPV6_LEN, be16, be32, checksum, echo, le64, put16, put32, sctp,
+    set_ethernet,
 };
 use crate::flow::{FlowKey, FlowKey6, Key, Protocol};
 use crate::frame::Frame;
@@ -56,7 +56,7 @@ pub(super) fn translate4(
     let Some(header) = ip.first_chunk_mut::<20>() else { return };
 
     let word = be32(header, 8);
-    let adjusted = checksum::adjust(word as u16, checksum::add(to.l3_difference, ipv4::TTL_DIFFERENCE));
+    let adjusted = checksum::adjust(word as u16, checksum::add(to.l3_difference, checksum::TTL_DIFFERENCE));
     put32(header, 8, ((word >> 16) - 0x0100) << 16 | u32::from(adjusted));
     header[12..20].copy_from_slice(&to.key.address_word().to_be_bytes());
 
@@ -97,7 +97,7 @@ pub(super) fn translate_plain4(
 fn translate_head<const N: usize>(head: &mut [u8; N], key: FlowKey, l3: u16, ethernet: &EthernetHeader) {
     const TTL: usize = ETHERNET_LEN + 8;
     let old = le64(head, TTL);
-    let sum = checksum::adjust((old >> 16) as u16, checksum::add(l3, ipv4::TTL_DIFFERENCE.swap_bytes()));
+    let sum = checksum::adjust((old >> 16) as u16, checksum::add(l3, checksum::TTL_DIFFERENCE.swap_bytes()));
     let [first, second] = key.reversed_to_wire(u64::from(sum) << 16 | (old & 0xff).wrapping_sub(1));
     head[TTL..TTL + 8].copy_from_slice(&first.to_le_bytes());
     head[TTL + 8..TTL + 16].copy_from_slice(&second.to_le_bytes());

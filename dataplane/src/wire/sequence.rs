@@ -13,8 +13,25 @@ use crate::flow::Direction;
 const HEADER: usize = 20;
 const END: u8 = 0;
 const NO_OPERATION: u8 = 1;
+const MAXIMUM_SEGMENT_SIZE: u8 = 2;
 const SACK: u8 = 5;
 const TIMESTAMPS: u8 = 8;
+
+/// Lowers the largest segment that a SYN asks for by `len`, so that there is room for what is added.
+pub fn lower_segment_size<K>(frame: &mut [u8], packet: &Packet<K>, len: usize) {
+    edit_options(&mut frame[usize::from(packet.l4)..], |option| {
+        if let [MAXIMUM_SEGMENT_SIZE, 4, high, low] = option {
+            let size = u16::from_be_bytes([*high, *low]).saturating_sub(len as u16);
+            [*high, *low] = size.to_be_bytes();
+        }
+    });
+}
+
+/// The sequence and the acknowledgement number of a segment.
+pub fn numbers<K>(frame: &[u8], packet: &Packet<K>) -> (u32, u32) {
+    let l4 = usize::from(packet.l4);
+    (be32(frame, l4 + 4), be32(frame, l4 + 8))
+}
 
 /// Adds `offset` to the client's sequence numbers, on their way to the server, or takes it from
 /// what the server acknowledges of them. A SYN towards the server loses its timestamp when it is to.

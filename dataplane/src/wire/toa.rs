@@ -7,7 +7,7 @@
 use super::insert::lengthen;
 use super::packet::Packet;
 use super::sequence::edit_options;
-use super::{ETHERNET_LEN, be16, be32, checksum, put16};
+use super::{ETHERNET_LEN, be16, checksum, put16};
 use crate::flow::{Endpoint, Family};
 use crate::frame::Frame;
 use std::net::IpAddr;
@@ -17,7 +17,6 @@ pub const TOA_KIND: u8 = 254;
 const FIXED: usize = 20;
 const HEADER_MAX: usize = 60;
 const NO_OPERATION: u8 = 1;
-const MAXIMUM_SEGMENT_SIZE: u8 = 2;
 
 /// Bytes of the option for a client.
 pub const fn toa_len(client: IpAddr) -> usize {
@@ -38,22 +37,6 @@ pub fn strip_toa<K>(frame: &mut [u8], packet: &Packet<K>, kind: u8) -> bool {
         }
     });
     found
-}
-
-/// Lowers the largest segment that a SYN asks for by `len`, so that there is room for the option.
-pub fn lower_segment_size<K>(frame: &mut [u8], packet: &Packet<K>, len: usize) {
-    edit_options(&mut frame[usize::from(packet.l4)..], |option| {
-        if let [MAXIMUM_SEGMENT_SIZE, 4, high, low] = option {
-            let size = u16::from_be_bytes([*high, *low]).saturating_sub(len as u16);
-            [*high, *low] = size.to_be_bytes();
-        }
-    });
-}
-
-/// The sequence and the acknowledgement number of a segment.
-pub fn numbers<K>(frame: &[u8], packet: &Packet<K>) -> (u32, u32) {
-    let l4 = usize::from(packet.l4);
-    (be32(frame, l4 + 4), be32(frame, l4 + 8))
 }
 
 /// Puts the option into a TCP segment of `family` whose header begins at `l4`. Both checksums and the

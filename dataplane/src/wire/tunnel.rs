@@ -1,7 +1,7 @@
 //! Putting a packet whole inside another: IP in IP (RFC 2003, 2473, 4213), GRE (RFC 2784) and GUE
 //! (draft-ietf-intarea-gue, variant 0, as Linux speaks it).
 
-use super::ipv4::TTL_DIFFERENCE;
+use super::checksum::TTL_DIFFERENCE;
 use super::{
     ETHERNET_LEN, EthernetHeader, IPV4_LEN, IPV6_LEN, be16, checksum, le64, put16, put32, set_ethernet,
 };

@@ -17,18 +17,69 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::Spanned;
 
-const TYPES: [&str; 7] = ["tcp", "http", "https", "udp", "dns", "icmp", "script"];
 const INTERVALS: std::ops::Range<Duration> = Duration::from_millis(100)..Duration::from_secs(86_400);
 
+/// What a check asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Tcp,
+    Http,
+    Https,
+    Udp,
+    Dns,
+    Icmp,
+    Script,
+}
+
+impl Kind {
+    const ALL: [Self; 7] =
+        [Self::Tcp, Self::Http, Self::Https, Self::Udp, Self::Dns, Self::Icmp, Self::Script];
+
+    /// The word in the file.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Http => "http",
+            Self::Https => "https",
+            Self::Udp => "udp",
+            Self::Dns => "dns",
+            Self::Icmp => "icmp",
+            Self::Script => "script",
+        }
+    }
+
+    fn named(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == word)
+    }
+
+    /// Whether it asks by a connection, by datagrams to a port, or without a port.
+    const fn way(self) -> Way {
+        match self {
+            Self::Tcp | Self::Http | Self::Https => Way::Stream,
+            Self::Udp | Self::Dns => Way::Datagram,
+            Self::Icmp | Self::Script => Way::NoPort,
+        }
+    }
+}
+
+/// How a check reaches a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Stream,
+    Datagram,
+    NoPort,
+}
+
 /// Why a check cannot ask the VIP on a server.
-fn no_way_to_vip(kind: &str, wanted: &Wanted<'_>, ports: &[PortSpec]) -> Option<String> {
+fn no_way_to_vip(kind: Kind, wanted: &Wanted<'_>, ports: &[PortSpec]) -> Option<String> {
     if !matches!(wanted.mode, ForwardMode::DirectRoute | ForwardMode::Tunnel) {
         return Some(format!(
             "servers of a {} service do not have the VIP; remove this, which asks their own addresses",
             wanted.mode.name()
         ));
     }
-    if matches!(kind, "icmp" | "script") {
+    if kind.way() == Way::NoPort {
+        let kind = kind.name();
         return Some(format!(
             "a check of type {kind} asks servers by their own addresses; use tcp, http, https, udp or dns, or remove this"
         ));
@@ -113,12 +164,12 @@ impl Checker<'_> {
     ) -> Option<HealthSpec> {
         let raw = entry.get_ref();
         let key = |field: &str| format!("service[{at}].health.{field}");
-        let kind = raw.kind.get_ref().as_str();
-        if !TYPES.contains(&kind) {
-            let message = format!("`{kind}` is unknown; {}", suggestion(kind, &TYPES));
+        let word = raw.kind.get_ref().as_str();
+        let Some(kind) = Kind::named(word) else {
+            let message = format!("`{word}` is unknown; {}", suggestion(word, &Kind::ALL.map(Kind::name)));
             self.error(raw.kind.span(), &key("type"), message);
             return None;
-        }
+        };
         self.refuse_strangers(entry, kind, &key);
         let interval = self.time(raw.interval.as_ref(), &key("interval"), Duration::from_secs(2));
         let timeout = self.time(raw.timeout.as_ref(), &key("timeout"), interval.min(Duration::from_secs(5)));
@@ -151,11 +202,11 @@ impl Checker<'_> {
             None => None,
             Some(value) => Some(self.number(value, &key("port"), 1..65_536, "it is a port")? as u16),
         };
-        if let (Some(value), "icmp" | "script") = (&raw.port, kind) {
-            let message = format!("a check of type {kind} asks no port; remove it");
+        if let (Some(value), Way::NoPort) = (&raw.port, kind.way()) {
+            let message = format!("a check of type {word} asks no port; remove it");
             self.warn(value.span(), &key("port"), message);
         }
-        let needs_port = !matches!(kind, "icmp" | "script");
+        let needs_port = kind.way() != Way::NoPort;
         if needs_port && l4_port.is_none() && servers.iter().any(|server| server.endpoint.l4_port == 0) {
             let message =
                 "servers of this service have no port of their own; say which is checked: port = 80";
@@ -175,11 +226,11 @@ impl Checker<'_> {
                 false
             }
         };
-        let by_stream = matches!(kind, "tcp" | "http" | "https");
+        let by_stream = kind.way() == Way::Stream;
         let elsewhere = service.0.filter(|protocols| !protocols.has(Protocol::Tcp) && l4_port.is_none());
         if let (true, Some(protocols)) = (by_stream, elsewhere) {
             let message = format!(
-                "a check of type {kind} asks the servers' TCP port of the same number, though the service is {protocols}; use udp or dns, or name another port"
+                "a check of type {word} asks the servers' TCP port of the same number, though the service is {protocols}; use udp or dns, or name another port"
             );
             self.warn(raw.kind.span(), &key("type"), message);
         }
@@ -205,7 +256,7 @@ impl Checker<'_> {
     fn check_proxy(
         &mut self,
         raw: &raw::Health,
-        kind: &str,
+        kind: Kind,
         client_address: Option<ClientAddress>,
         has_port: bool,
         key: &impl Fn(&str) -> String,
@@ -214,7 +265,7 @@ impl Checker<'_> {
             Some(ClientAddress::Proxy(proxy)) => Some(proxy.version),
             _ => None,
         };
-        let by_datagram = matches!(kind, "udp" | "dns");
+        let by_datagram = kind.way() == Way::Datagram;
         match raw.proxy.as_ref().map(|value| (value, *value.get_ref())) {
             Some((value, true)) if version.is_none() => {
                 let message = "servers of this service get no PROXY header: client_address = { type = \"proxy\" } says so; remove this";
@@ -335,7 +386,7 @@ impl Checker<'_> {
     }
 
     /// Keys that another type of check has.
-    fn refuse_strangers(&mut self, entry: &Spanned<raw::Health>, kind: &str, key: &impl Fn(&str) -> String) {
+    fn refuse_strangers(&mut self, entry: &Spanned<raw::Health>, kind: Kind, key: &impl Fn(&str) -> String) {
         let raw = entry.get_ref();
         let http: &[&str] = &["http", "https"];
         let keys = [
@@ -356,21 +407,23 @@ impl Checker<'_> {
             ("proxy", raw.proxy.as_ref().map(Spanned::span), &["tcp", "http", "https", "udp", "dns"]),
             ("command", raw.command.as_ref().map(Spanned::span), &["script"]),
         ];
-        self.refuse_keys("check", kind, &keys, key);
+        self.refuse_keys("check", kind.name(), &keys, key);
     }
 
     fn probe(
         &mut self,
         entry: &Spanned<raw::Health>,
-        kind: &str,
+        kind: Kind,
         key: &impl Fn(&str) -> String,
     ) -> Option<Probe> {
         let raw = entry.get_ref();
         let text = |value: Option<&Spanned<String>>| value.map(|value| value.get_ref().clone());
         let bytes = |value: Option<&Spanned<String>>| text(value).unwrap_or_default().into_bytes();
         match kind {
-            "tcp" => Some(Probe::Tcp { send: bytes(raw.send.as_ref()), expect: bytes(raw.expect.as_ref()) }),
-            "udp" => {
+            Kind::Tcp => {
+                Some(Probe::Tcp { send: bytes(raw.send.as_ref()), expect: bytes(raw.expect.as_ref()) })
+            }
+            Kind::Udp => {
                 if raw.send.is_none() {
                     let message =
                         "a datagram that nobody answers tells little; say what is sent: send = \"ping\"";
@@ -378,8 +431,8 @@ impl Checker<'_> {
                 }
                 Some(Probe::Udp { send: bytes(raw.send.as_ref()), expect: bytes(raw.expect.as_ref()) })
             }
-            "http" | "https" => self.http(entry, kind == "https", key),
-            "dns" => {
+            Kind::Http | Kind::Https => self.http(entry, kind == Kind::Https, key),
+            Kind::Dns => {
                 let Some(query) = &raw.query else {
                     self.error(
                         entry.span(),
@@ -412,8 +465,8 @@ impl Checker<'_> {
                 }
                 Some(Probe::Dns { query: query.get_ref().clone(), wants_ipv6, expect })
             }
-            "icmp" => Some(Probe::Icmp),
-            _ => {
+            Kind::Icmp => Some(Probe::Icmp),
+            Kind::Script => {
                 let command: Vec<_> =
                     raw.command.iter().flat_map(|list| list.get_ref().iter().cloned()).collect();
                 if let [line] = &command[..]

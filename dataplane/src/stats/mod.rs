@@ -1,0 +1,262 @@
+//! What was counted: one block per worker, written by that worker alone and
+//! read by anyone at any time.
+
+mod counter;
+
+pub use counter::{Count, Counter, Kind, Unit};
+
+use crate::drop::DropReason;
+use crate::flow::Direction;
+use crate::hugepages::{self, Table};
+use crate::ids::{LocalId, MAX_LOCALS, MAX_SERVERS, MAX_SERVICES, PortId, ServerId, ServiceId};
+use counter::counters;
+use std::ops::Deref;
+
+counters! {
+    /// A real server's counters: one cache line.
+    #[repr(align(64))]
+    ServerCounters, ServerTotals {
+        /// Packets from clients.
+        packets_in: Counter of Packets,
+        /// Packets to clients.
+        packets_out: Counter of Packets,
+        /// IP bytes from clients.
+        bytes_in: Counter of Bytes,
+        /// IP bytes to clients.
+        bytes_out: Counter of Bytes,
+        /// Sessions ever made.
+        sessions_created: Counter of Sessions,
+        /// Live sessions that are ESTABLISHED (TCP) or have seen a reply (UDP).
+        sessions_active: Gauge of Sessions,
+        /// Other live sessions.
+        sessions_inactive: Gauge of Sessions,
+        /// Sessions to which it never answered, or answered its first packet by a reset.
+        failures: Counter of Sessions,
+    }
+}
+
+const _: () = assert!(size_of::<ServerCounters>() == 64);
+
+impl ServerCounters {
+    /// Packets and bytes that came in `direction`.
+    #[inline]
+    pub fn traffic(&self, direction: Direction) -> (&Counter, &Counter) {
+        match direction {
+            Direction::Inbound => (&self.packets_in, &self.bytes_in),
+            Direction::Outbound => (&self.packets_out, &self.bytes_out),
+        }
+    }
+}
+
+counters! {
+    /// How fast a real server answers connections: apart from its other counters, which fill a line.
+    #[repr(align(16))]
+    ConnectCounters, ConnectTotals {
+        /// Connections that it answered by SYN and ACK.
+        answered: Counter of Connections,
+        /// Milliseconds from the client's last SYN to that answer, all together. Single ones are cut to whole
+        /// milliseconds of a clock that runs on, which evens out over many.
+        waited_ms: Counter of Milliseconds,
+    }
+}
+
+counters! {
+    /// A service's counters of what never reached a real server.
+    #[repr(align(64))]
+    ServiceCounters, ServiceTotals {
+        /// New sessions refused because no real server had a weight.
+        no_real_server: Counter of Sessions,
+        /// New sessions refused because every local port was in use.
+        local_ports_exhausted: Counter of Sessions,
+        /// New sessions refused because the session table was full.
+        session_table_full: Counter of Sessions,
+        /// New sessions refused because no route leads to the server.
+        no_route: Counter of Sessions,
+        /// TCP segments that opened nothing and belonged to no session.
+        no_session: Counter of Packets,
+        /// New sessions refused because every real server has as many as it may have.
+        servers_full: Counter of Sessions,
+        /// New sessions refused because the service has as many as it may have.
+        service_limit: Counter of Sessions,
+        /// New sessions refused because the link towards the server is down.
+        link_down: Counter of Sessions,
+    }
+}
+
+const _: () = assert!(size_of::<ServiceCounters>() == 64);
+
+impl ServiceCounters {
+    /// Why new sessions of a service are refused, with the counter of each reason.
+    pub fn refusals(&self) -> [(DropReason, &Counter); 8] {
+        [
+            (DropReason::NoRealServer, &self.no_real_server),
+            (DropReason::ServersFull, &self.servers_full),
+            (DropReason::ServiceLimit, &self.service_limit),
+            (DropReason::LocalPortsExhausted, &self.local_ports_exhausted),
+            (DropReason::SessionTableFull, &self.session_table_full),
+            (DropReason::NoRoute, &self.no_route),
+            (DropReason::LinkDown, &self.link_down),
+            (DropReason::NoSession, &self.no_session),
+        ]
+    }
+
+    /// Counts a refusal, if its reason is one of [`refusals`](Self::refusals).
+    pub fn refuse(&self, reason: DropReason) {
+        if let Some((_, counter)) = self.refusals().into_iter().find(|(one, _)| *one == reason) {
+            counter.add(1);
+        }
+    }
+}
+
+counters! {
+    /// What one worker did on one port.
+    #[repr(align(64))]
+    PortCounters, PortTotals {
+        /// Packets taken from the device.
+        rx_packets: Counter of Packets,
+        /// Bytes taken from the device, Ethernet headers included.
+        rx_bytes: Counter of Bytes,
+        /// Packets given to the device.
+        tx_packets: Counter of Packets,
+        /// Bytes given to the device, Ethernet headers included.
+        tx_bytes: Counter of Bytes,
+        /// Packets the device did not take.
+        tx_refused: Counter of Packets,
+        /// Packets that came to this worker and were another's: handed over, or lost because the ring
+        /// was full.
+        handed_over: Counter of Packets,
+        /// Partial checksums that were finished (a sender's checksum offload is on).
+        partial_checksums: Counter of Packets,
+        /// Super-frames dropped (a sender's segmentation offload is on).
+        super_frames: Counter of Packets,
+    }
+}
+
+counters! {
+    /// What a worker did and has, whatever the port, service or server.
+    WorkerCounters, WorkerTotals {
+        /// Turns of the loop.
+        turns: Counter of Turns,
+        /// Time spent in turns that found packets, in nanoseconds.
+        busy_ns: Counter of Nanoseconds,
+        /// Time spent in all turns, in nanoseconds.
+        total_ns: Counter of Nanoseconds,
+        /// Sessions made.
+        sessions_created: Counter of Sessions,
+        /// Sessions ended by their timeout.
+        sessions_expired: Counter of Sessions,
+        /// Closed sessions ended early because their local port or slot was needed.
+        sessions_recycled: Counter of Sessions,
+        /// Sessions now in the tables of both families.
+        sessions_live: Gauge of Sessions,
+        /// Sessions now in the table of those with an IPv6 address.
+        sessions_live_ipv6: Gauge of Sessions,
+        /// ICMP echo requests answered.
+        echo_replies: Counter of Packets,
+        /// ICMP errors sent.
+        icmp_errors: Counter of Packets,
+        /// ICMP errors about packets of sessions, passed on to whom they concern.
+        icmp_relayed: Counter of Packets,
+        /// Resets sent to the ends of connections that were forgotten.
+        resets_sent: Counter of Packets,
+        /// Packets in which a server was told where its client is (TOA, PROXY, UOA).
+        address_sent: Counter of Packets,
+        /// Packets that should have told and did not, because they had no room for it or were fragments.
+        address_no_room: Counter of Packets,
+        /// Packets that should have told and did not, because they would have exceeded the MTU.
+        address_exceeds_mtu: Counter of Packets,
+        /// Packets of clients that said where they are themselves, and were mended.
+        address_stripped: Counter of Packets,
+        /// Packets now waiting for a neighbour.
+        parked: Gauge of Packets,
+        /// Packets given to the host's kernel.
+        to_kernel: Counter of Packets,
+        /// Packets of the host's kernel that were sent.
+        from_kernel: Counter of Packets,
+    }
+}
+
+/// One worker's counters, on cache lines of its own (two at a time, as the core fetches them).
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct WorkerStats {
+    counters: WorkerCounters,
+    drops: [Counter; DropReason::COUNT],
+    ports: Table<PortCounters>,
+    servers: Table<ServerCounters>,
+    connects: Table<ConnectCounters>,
+    services: Table<ServiceCounters>,
+    locals: Table<Counter>,
+}
+
+impl WorkerStats {
+    /// Zeroed counters for `ports` ports and as many services, servers and local addresses as a
+    /// process can hold.
+    pub fn new(ports: usize) -> Self {
+        Self::with_slots(ports, MAX_SERVERS, MAX_SERVICES, MAX_LOCALS)
+    }
+
+    /// Zeroed counters for worlds that name no slot above these; tests have small worlds.
+    pub fn with_slots(ports: usize, servers: usize, services: usize, locals: usize) -> Self {
+        Self {
+            counters: WorkerCounters::default(),
+            drops: std::array::from_fn(|_| Counter::default()),
+            ports: hugepages::table(ports, PortCounters::default),
+            servers: hugepages::table(servers, ServerCounters::default),
+            connects: hugepages::table(servers, ConnectCounters::default),
+            services: hugepages::table(services, ServiceCounters::default),
+            locals: hugepages::table(locals, Counter::default),
+        }
+    }
+
+    /// The counter of packets dropped for `reason`.
+    #[inline]
+    pub fn drops(&self, reason: DropReason) -> &Counter {
+        &self.drops[reason as usize]
+    }
+
+    /// The counters of a port.
+    #[inline]
+    pub fn port(&self, id: PortId) -> &PortCounters {
+        &self.ports[usize::from(id.0)]
+    }
+
+    /// The counters of a real server.
+    #[inline]
+    pub fn server(&self, id: ServerId) -> &ServerCounters {
+        &self.servers[id.0 as usize]
+    }
+
+    /// The counters of all real servers.
+    #[inline]
+    pub fn servers(&self) -> &[ServerCounters] {
+        &self.servers
+    }
+
+    /// How fast a real server answers connections.
+    #[inline]
+    pub fn connects(&self, id: ServerId) -> &ConnectCounters {
+        &self.connects[id.0 as usize]
+    }
+
+    /// The counters of a service.
+    #[inline]
+    pub fn service(&self, id: ServiceId) -> &ServiceCounters {
+        &self.services[id.0 as usize]
+    }
+
+    /// Local ports in use of a local address.
+    #[inline]
+    pub fn local_ports_used(&self, id: LocalId) -> &Counter {
+        &self.locals[usize::from(id.0)]
+    }
+}
+
+impl Deref for WorkerStats {
+    type Target = WorkerCounters;
+
+    #[inline]
+    fn deref(&self) -> &WorkerCounters {
+        &self.counters
+    }
+}
