@@ -55,7 +55,7 @@ impl serde::Serialize for Weight {
 impl<'de> serde::Deserialize<'de> for Weight {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let number = f64::deserialize(deserializer)?;
-        Self::new(number).ok_or_else(|| serde::de::Error::custom(format!("{number} is no weight")))
+        Self::new(number).ok_or_else(|| serde::de::Error::custom(format!("{number} is not a weight")))
     }
 }
 

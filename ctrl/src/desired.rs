@@ -304,7 +304,7 @@ fn set_keys(table: &mut Table, keys: &Map<String, Value>) -> Result<(), String> 
         while let Some(part) = parts.next() {
             if parts.peek().is_some() {
                 let inner = at.entry(part).or_insert(Item::Table(Table::new()));
-                at = inner.as_table_mut().ok_or_else(|| format!("`{key}`: {part} is no table"))?;
+                at = inner.as_table_mut().ok_or_else(|| format!("`{key}`: {part} is not a table"))?;
             } else if value.is_null() {
                 at.remove(part);
             } else {

@@ -136,3 +136,32 @@ fn the_developers_page_names_files_that_exist() {
         assert!(path.starts_with("target/") || root().join(path).exists(), "CONTRIBUTING.md names {path}");
     }
 }
+
+#[test]
+fn links_of_pages_lead_somewhere() {
+    let mut pages: Vec<_> =
+        ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"].map(|name| root().join(name)).into();
+    let mut folders = vec![root().join("docs")];
+    while let Some(folder) = folders.pop() {
+        for entry in folder.read_dir().unwrap() {
+            let path = entry.unwrap().path();
+            match path.extension() {
+                None => folders.push(path),
+                Some(extension) if extension == "md" => pages.push(path),
+                Some(_) => {}
+            }
+        }
+    }
+    let mut links = 0;
+    for page in pages {
+        let text = fs::read_to_string(&page).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let path = link.split('#').next().unwrap_or_default();
+            if !path.is_empty() && !path.contains("://") {
+                links += 1;
+                assert!(page.parent().unwrap().join(path).exists(), "{} links to {link}", page.display());
+            }
+        }
+    }
+    assert!(links > 40, "{links}");
+}

@@ -299,6 +299,11 @@ fn who_is_no_operator_may_only_look() {
     lab.write_config(&config.replace("[admin]\n", "[admin]\noperators = [\"@nogroup\"]\n")).unwrap();
     sluice(&lab, "config reload").unwrap();
     nobody("server set web 10.0.0.11:80 weight=3").unwrap();
+    // An operator is not the appliance's owner: no programs, no files.
+    for key in ["health.command=/usr/bin/id", "health.ca_file=/etc/shadow", "discover.path=/etc/shadow"] {
+        let said = nobody(&format!("service set web {key}")).unwrap_err();
+        assert!(said.contains("root sets it"), "{said}");
+    }
     lab.write_config(&config).unwrap();
     sluice(&lab, "config reload").unwrap();
     assert!(nobody("server set web 10.0.0.11:80 weight=4").is_err());

@@ -60,7 +60,7 @@ fn count(answers: &[String]) -> BTreeMap<&str, usize> {
 }
 
 fn number(value: &Value) -> u64 {
-    value.as_u64().unwrap_or_else(|| panic!("{value} is no whole number"))
+    value.as_u64().unwrap_or_else(|| panic!("{value} is not a whole number"))
 }
 
 /// Waits until no session and no packet buffer is held any more.

@@ -45,7 +45,7 @@ impl Case {
         }
     }
 
-    /// A lab in which the servers are set up as docs/OPERATING.md says for the mode.
+    /// A lab in which the servers are set up as docs/operating/servers.md says for the mode.
     fn lab(self, ports: Ports) -> Lab {
         let one_arm = matches!(self.mode, "dr" | "tunnel");
         let mut lab = Lab::new(Plan { one_arm, ipv6: true, ports, ..Plan::default() }).unwrap();

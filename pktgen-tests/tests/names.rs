@@ -76,7 +76,7 @@ fn names_give_what_serves_and_the_nearest_first() {
     let of_b = || resolve(&lab, "/v1/resolve/direct?client=203.0.113.9")["servers"][0].clone();
     assert!(wait_until(SOON, || of_b()["tier"] == "zone"), "{}", of_b());
     assert_eq!(resolve(&lab, "/v1/resolve/none")["error"], "there is no service `none`");
-    assert_eq!(resolve(&lab, "/v1/resolve/web?client=x")["error"], "`client` is no address");
+    assert_eq!(resolve(&lab, "/v1/resolve/web?client=x")["error"], "`client` is not an address");
     lab.program(0).signal(Signal::CONT);
 
     // The operator's switch holds for names too, whoever asks.

@@ -72,7 +72,7 @@ impl Client {
             Some(other) => Err(CallError::Broken(format!(
                 "the daemon speaks protocol {other}, this command {PROTOCOL}; use the `sluice` that came with the daemon"
             ))),
-            None => Err(CallError::Broken("whatever listens there is no sluiced".into())),
+            None => Err(CallError::Broken("the program that listens there is not sluiced".into())),
         }
     }
 

@@ -64,12 +64,14 @@ pub struct Peer {
     pub name: String,
     /// Whether it may change things.
     pub may_change: bool,
+    /// Whether it is root or the daemon's own user, who may also name programs and files that the daemon uses.
+    pub is_owner: bool,
 }
 
 impl Peer {
     /// A part of the daemon that changes something as an operator would.
     pub fn inside(name: &str) -> Self {
-        Self { user: name.to_owned(), name: name.to_owned(), may_change: true }
+        Self { user: name.to_owned(), name: name.to_owned(), may_change: true, is_owner: true }
     }
 
     /// The kind of the log's lines about this user, so that one who calls without end uses up no other's lines.
@@ -97,13 +99,14 @@ impl Access {
     /// Who is at the other end.
     pub fn peer(&self, stream: &UnixStream) -> Peer {
         let Ok(peer) = rustix::net::sockopt::socket_peercred(stream) else {
-            return Peer { user: "somebody".into(), name: "somebody".into(), may_change: false };
+            let name = "somebody".to_owned();
+            return Peer { user: name.clone(), name, may_change: false, is_owner: false };
         };
         let (uid, gid, pid) = (peer.uid.as_raw(), peer.gid.as_raw(), peer.pid.as_raw_nonzero());
         let user = User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name);
         let name = user.clone().unwrap_or_else(|| format!("uid {uid}"));
         let may_change = self.allows(uid, gid, user.as_deref());
-        Peer { name: format!("{name} (pid {pid})"), user: name, may_change }
+        Peer { name: format!("{name} (pid {pid})"), user: name, may_change, is_owner: self.is_owner(uid) }
     }
 
     fn allows(&self, uid: u32, gid: u32, user: Option<&str>) -> bool {
@@ -116,7 +119,11 @@ impl Access {
             Operator::User(user) => *user == uid,
             Operator::Group(group) => is_member(*group),
         };
-        uid == 0 || uid == self.own || self.operators.iter().any(is)
+        self.is_owner(uid) || self.operators.iter().any(is)
+    }
+
+    fn is_owner(&self, uid: u32) -> bool {
+        uid == 0 || uid == self.own
     }
 }
 
@@ -134,6 +141,7 @@ mod tests {
                 .all(|(uid, gid)| access.allows(*uid, *gid, None))
         );
         assert!(!access.allows(1_001, 9, Some("nobody")));
+        assert!([0, 77].iter().all(|uid| access.is_owner(*uid)) && !access.is_owner(1_000));
     }
 
     #[test]

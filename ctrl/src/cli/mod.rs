@@ -427,7 +427,7 @@ fn seconds(text: Option<&str>) -> Result<Option<u64>, CallError> {
     let Some(text) = text else { return Ok(None) };
     match config::parse_duration(text) {
         Some(duration) => Ok(Some(duration.as_secs())),
-        None => Err(CallError::Refused(format!("`{text}` is no time; write 30s, 10m or 2h"))),
+        None => Err(CallError::Refused(format!("`{text}` is not a time; write 30s, 10m or 2h"))),
     }
 }
 

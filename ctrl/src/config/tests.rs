@@ -248,7 +248,7 @@ fn errors_name_file_line_key_and_remedy() {
         (
             "device = \"0000:3b:00.0\"",
             "parent = \"lna\"\nvlan = 7",
-            "port[0].parent: `lna` is no port with a device; did you mean `lan`?",
+            "port[0].parent: `lna` is not a port with a device; did you mean `lan`?",
         ),
         ("device = \"0000:3b:00.0\"", "parent = \"lan\"\nvlan = 4095", "port[0].vlan: 4095 is above 4094"),
         ("device = \"0000:3b:00.0\"", "parent = \"lan\"", "port[0].vlan: the key `vlan` is missing"),
@@ -296,7 +296,7 @@ fn errors_name_file_line_key_and_remedy() {
         (
             "addresses = [\"10.0.0.2/24\"]",
             "addresses = [\"10.0.0.255/24\"]",
-            "`10.0.0.255/24` is no host's address",
+            "`10.0.0.255/24` is not a host's address",
         ),
         (
             "addresses = [\"10.0.0.2/24\"]",
@@ -374,7 +374,7 @@ fn errors_name_file_line_key_and_remedy() {
             "[datplane]",
             "sluice.toml:1: datplane: unknown key `datplane`; did you mean `dataplane`?",
         ),
-        ("name = \"web\"", "name = \"a b\"", "service[0].name: `a b` is no name"),
+        ("name = \"web\"", "name = \"a b\"", "service[0].name: `a b` is not a name"),
         (
             "protocol = \"tcp\"",
             "protocol = \"udp\"\nconnect_limit = \"20ms\"",
@@ -537,7 +537,7 @@ fn bad_health_checks_are_told_what_to_do() {
         ("type = \"htpp\"", "did you mean `http`?"),
         ("type = \"tcp\"\npath = \"/\"", "a check of type tcp has no path (http, https); remove it"),
         ("type = \"http\"\npath = \"x\"", "write /x"),
-        ("type = \"http\"\nexpect_status = \"999\"", "is no status code"),
+        ("type = \"http\"\nexpect_status = \"999\"", "is not a status code"),
         ("type = \"https\"\nca_file = \"/nowhere.pem\"", "/nowhere.pem cannot be read"),
         ("type = \"dns\"", "say which name is asked for"),
         ("type = \"script\"\ncommand = \"check\"", "name the program by its whole path"),
@@ -558,7 +558,7 @@ fn bad_health_checks_are_told_what_to_do() {
         ("type = \"https\"\nserver_name = \"a_b..c\"", "is not the name of a server"),
         ("type = \"dns\"\nquery = \"a..b\"", "\"a..b\" cannot be asked for"),
         ("type = \"dns\"\nquery = \"\"", "cannot be asked for"),
-        ("type = \"http\"\nexpect_status = \"299-200\"", "is no status code"),
+        ("type = \"http\"\nexpect_status = \"299-200\"", "is not a status code"),
         (
             "type = \"script\"\ncommand = \"/bin/check --fast\"",
             "a list: command = [\"/bin/check\", \"--fast\"]",
@@ -638,8 +638,8 @@ fn addresses_that_are_somebody_elses_are_refused() {
         ("192.0.2.10:80", "192.0.2.1:80", "192.0.2.1 is the gateway of the route to 0.0.0.0/0"),
         ("192.0.2.10:80", "192.0.2.0/28:80", "192.0.2.2 in it"),
         ("192.0.2.10:80", "192.0.2.2:80", "192.0.2.2 is a port's own address"),
-        ("192.0.2.10:80", "192.0.2.0:80", "192.0.2.0 is no host's address"),
-        ("192.0.2.10:80", "192.0.2.255:80", "192.0.2.255 is no host's address"),
+        ("192.0.2.10:80", "192.0.2.0:80", "192.0.2.0 is not a host's address"),
+        ("192.0.2.10:80", "192.0.2.255:80", "192.0.2.255 is not a host's address"),
         ("10.0.0.11:8080", "192.0.2.1:8080", "192.0.2.1 is the gateway of the route to 0.0.0.0/0"),
         ("10.0.0.11:8080", "10.0.0.0:8080", "10.0.0.0 is a network's own or broadcast address"),
         ("10.0.0.11:8080", "10.0.0.255:8080", "10.0.0.255 is a network's own or broadcast address"),
@@ -685,7 +685,7 @@ fn what_is_hardly_meant_is_warned_about() {
         (of(server, "zone = \"b\"\n[location]\nzone = \"a\"\n"), "no server is in zone a"),
         (
             of(server, "weight = 100\n[names]\nzone = \"lb.example\"\nlisten = [\"192.0.2.99:53\"]\n"),
-            "192.0.2.99 is no port's own address (port wan has that network)",
+            "192.0.2.99 is not a port's own address (port wan has that network)",
         ),
         (of("0000:3b:00.0", "net_pcap0,rx_iface=veth1,tx_iface=veth1"), "port wan reads interface veth1 too"),
         (

@@ -84,7 +84,12 @@ impl<D: Devices> Control<D> {
         peer: &Peer,
         now: Instant,
     ) -> Outcome {
-        let done = make(self, params, now);
+        let done = match owners_key(&params["keys"]).filter(|_| !peer.is_owner) {
+            None => make(self, params, now),
+            Some(key) => Err(Refusal::no(format!(
+                "{key} makes the appliance run a program, read a file or tell a password; root sets it, or writes it in the files"
+            ))),
+        };
         let (method, who) = (method.name(), &peer.name);
         match &done {
             Ok(_) => log::info!(target: &peer.log_kind(), "{method} by {who}: done: {params}"),
@@ -425,6 +430,25 @@ fn keys(params: &Value) -> Map<String, Value> {
     params["keys"].as_object().cloned().unwrap_or_default()
 }
 
+/// The first of the keys, which may have dots or be nested, that none but the appliance's owner may set: by it an operator
+/// would run programs with the daemon's rights, or read its files.
+fn owners_key(keys: &Value) -> Option<String> {
+    fn find(above: &str, value: &Value) -> Option<String> {
+        match value {
+            Value::Object(object) => object.iter().find_map(|(key, value)| {
+                let whole = if above.is_empty() { key.clone() } else { format!("{above}.{key}") };
+                let last = key.rsplit('.').next().unwrap_or(key);
+                let is_owners = ["command", "ca_file", "password_file"].contains(&last)
+                    || whole.split('.').next() == Some("discover");
+                if is_owners { Some(whole) } else { find(&whole, value) }
+            }),
+            Value::Array(list) => list.iter().find_map(|value| find(above, value)),
+            _ => None,
+        }
+    }
+    find("", keys)
+}
+
 fn seconds(params: &Value) -> Result<Option<Duration>, Refusal> {
     match &params["seconds"] {
         Value::Null => Ok(None),
@@ -446,4 +470,25 @@ fn keys_of(server: &ServerSpec) -> Map<String, Value> {
         keys.insert("min_sessions".into(), json!(server.thresholds.1));
     }
     keys
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_reach_into_the_host_are_found_however_they_are_written() {
+        for (keys, found) in [
+            (json!({ "weight": 5, "health.type": "http", "health.path": "/" }), None),
+            (json!({ "health.command": ["/bin/sh"] }), Some("health.command")),
+            (json!({ "health": { "type": "script", "command": "/bin/sh" } }), Some("health.command")),
+            (json!({ "health.ca_file": "/etc/shadow" }), Some("health.ca_file")),
+            (json!({ "discover": { "type": "file" } }), Some("discover")),
+            (json!({ "discover.endpoint": "203.0.113.9:2379" }), Some("discover.endpoint")),
+            (json!({ "server": [{ "address": "10.0.0.1:80" }, { "command": "x" }] }), Some("server.command")),
+            (Value::Null, None),
+        ] {
+            assert_eq!(owners_key(&keys).as_deref(), found, "{keys}");
+        }
+    }
 }

@@ -386,7 +386,7 @@ fn page_of(params: &Value) -> Result<(usize, usize), Refusal> {
         value => value
             .as_u64()
             .map(|number| number as usize)
-            .ok_or_else(|| Refusal::parameters(format!("`{name}` is no whole number"))),
+            .ok_or_else(|| Refusal::parameters(format!("`{name}` is not a whole number"))),
     };
     Ok((number("cursor", 0)?, number("limit", PAGE_MAX)?.clamp(1, PAGE_MAX)))
 }

@@ -295,7 +295,7 @@ fn resolve(request: &Request<Incoming>, from: IpAddr, table: &Table) -> Response
     let asked = parameters.filter_map(|pair| pair.strip_prefix("client=")).next().map(str::parse);
     let (status, body) = match (request.method(), name, asked) {
         (&Method::GET, Some(_), Some(Err(_))) => {
-            (StatusCode::BAD_REQUEST, json!({ "error": "`client` is no address" }))
+            (StatusCode::BAD_REQUEST, json!({ "error": "`client` is not an address" }))
         }
         (&Method::GET, Some(name), asked) => {
             let client = asked.and_then(Result::ok).unwrap_or(from);

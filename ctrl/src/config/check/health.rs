@@ -115,7 +115,7 @@ impl Checker<'_> {
                 _ if number > f64::from(Weight::MAX) => {
                     format!("{number} is above {}; use 0 to take no new sessions", Weight::MAX)
                 }
-                _ => "it is no number; use 0 to take no new sessions".to_owned(),
+                _ => "it is not a number; use 0 to take no new sessions".to_owned(),
             };
             self.error(value.span(), key, message);
         }
@@ -582,7 +582,7 @@ impl Checker<'_> {
                 None => {
                     let place = raw.expect_status.as_ref().map_or(entry.span(), Spanned::span);
                     let message =
-                        format!("`{text}` is no status code; write \"200\", \"200-299\" or \"2xx\"");
+                        format!("`{text}` is not a status code; write \"200\", \"200-299\" or \"2xx\"");
                     self.error(place, &key("expect_status"), message);
                 }
             }

@@ -378,7 +378,7 @@ impl<'a> Checker<'a> {
                     self.error(
                         text.span(),
                         &key,
-                        format!("`{network}` is no host's address; use an address inside the network"),
+                        format!("`{network}` is not a host's address; use an address inside the network"),
                     );
                 } else if let Some(other) = addresses_seen.insert(network.address, name.clone()) {
                     self.error(
@@ -475,7 +475,7 @@ impl<'a> Checker<'a> {
                         .map(|port| port.name.as_str())
                         .collect();
                     let message = format!(
-                        "`{}` is no port with a device; {}",
+                        "`{}` is not a port with a device; {}",
                         parent.get_ref(),
                         suggestion(parent.get_ref(), &with_devices)
                     );
@@ -546,7 +546,7 @@ impl<'a> Checker<'a> {
                 let range = 1..TABLE_MAX as i64 + 1;
                 let entries = self.number(value, &format!("{key}.table"), range, remedy)? as usize;
                 if !entries.is_power_of_two() {
-                    let message = format!("{entries} is no power of two; no device has such a table");
+                    let message = format!("{entries} is not a power of two; no device has such a table");
                     self.error(value.span(), &format!("{key}.table"), message);
                     return None;
                 }
@@ -640,7 +640,7 @@ impl<'a> Checker<'a> {
                 if at.is_none() {
                     let names: Vec<_> = ports.iter().map(|port| port.name.as_str()).collect();
                     let message =
-                        format!("`{}` is no port; {}", name.get_ref(), suggestion(name.get_ref(), &names));
+                        format!("`{}` is not a port; {}", name.get_ref(), suggestion(name.get_ref(), &names));
                     self.error(name.span(), key, message);
                     return None;
                 }

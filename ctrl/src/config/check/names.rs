@@ -15,7 +15,7 @@ impl Checker<'_> {
         let is_name =
             hickory_proto::rr::Name::from_utf8(raw.zone.get_ref()).is_ok_and(|name| name.num_labels() > 0);
         if !is_name {
-            let message = format!("`{}` is no zone; write it as lb.example.com", raw.zone.get_ref());
+            let message = format!("`{}` is not a zone; write it as lb.example.com", raw.zone.get_ref());
             self.error(raw.zone.span(), "names.zone", message);
         }
         let listen = self.sockets(&raw.listen, "names.listen");

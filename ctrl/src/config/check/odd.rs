@@ -113,7 +113,7 @@ impl Checker<'_> {
                 let near = connected_port(&machine.ports, address).map(|port| &machine.ports[port].name);
                 let where_to = near.map_or(String::new(), |name| format!(" (port {name} has that network)"));
                 let message = format!(
-                    "{address} is no port's own address{where_to}, so nobody may reach it; add it to a port's addresses"
+                    "{address} is not a port's own address{where_to}, so nobody may reach it; add it to a port's addresses"
                 );
                 self.warn(text.span(), &format!("names.listen[{at}]"), message);
             }

@@ -118,7 +118,7 @@ impl Checker<'_> {
             let address = endpoint.address;
             let problem = wanted.problem(endpoint);
             if !is_unicast(address) {
-                self.error(raw.address.span(), &key, format!("{address} is no host's address"));
+                self.error(raw.address.span(), &key, format!("{address} is not a host's address"));
             } else if is_link_local(address) {
                 let message = format!(
                     "{address} means something on one link only; use a global or unique local address"

@@ -282,7 +282,7 @@ impl Checker<'_> {
                 || is_link_local(address)
                 || (is_broadcast(ports, address) || is_network(ports, address)) && listen.network.is_host()
             {
-                self.error(value.span(), key, format!("{address} is no host's address; choose a VIP"));
+                self.error(value.span(), key, format!("{address} is not a host's address; choose a VIP"));
             }
             let mut own = ports.iter().flat_map(|port| &port.addresses).map(|own| own.address);
             match own.find(|own| listen.network.contains(*own)) {

@@ -57,7 +57,7 @@ impl Checker<'_> {
             self.error(
                 value.span(),
                 key,
-                format!("`{name}` is no name; use 1 to 63 letters, digits, `-`, `_` and `.`"),
+                format!("`{name}` is not a name; use 1 to 63 letters, digits, `-`, `_` and `.`"),
             );
         }
     }
@@ -107,8 +107,9 @@ impl Checker<'_> {
         let text = value.get_ref();
         let address = text.parse().ok();
         if address.is_none() {
-            let message =
-                format!("`{text}` is no address; write it as 10.0.0.200 or 2001:db8::200, without a prefix");
+            let message = format!(
+                "`{text}` is not an address; write it as 10.0.0.200 or 2001:db8::200, without a prefix"
+            );
             self.error(value.span(), key, message);
         }
         address
