@@ -19,11 +19,15 @@ pub(super) fn parse_plain(
     let head: &[u8; L4 + 8] = frame.head()?;
     let total_len = usize::from(be16(head, ETHERNET_LEN + 4)) + IPV6_LEN;
     let (next_header, hop_limit) = (head[ETHERNET_LEN + 6], head[ETHERNET_LEN + 7]);
-    let plain = be32(head, 12) & 0xffff_f000 == 0x86dd_6000
-        && station.is_receiver_of(head)
-        && total_len + ETHERNET_LEN <= frame.len()
-        && total_len <= usize::from(longest)
-        && hop_limit > 1;
+    let addresses = head[ETHERNET_LEN + 8..].first_chunk()?;
+    let key = FlowKey6::from_bytes(addresses, next_header, be32(head, L4));
+    // Joined without branches, of which a packet has enough.
+    let plain = (u32::from_le_bytes([head[12], head[13], head[14], head[15]]) & 0x00f0_ffff == 0x0060_dd86)
+        & station.is_receiver_of(head)
+        & (total_len + ETHERNET_LEN <= frame.len())
+        & (total_len <= usize::from(longest))
+        & (hop_limit > 1)
+        & key.may_surely_be_forwarded();
     if !plain {
         return None;
     }
@@ -41,9 +45,7 @@ pub(super) fn parse_plain(
         }
         _ => return None,
     };
-    let addresses = head[ETHERNET_LEN + 8..].first_chunk()?;
-    let key = FlowKey6::from_bytes(addresses, next_header, be32(head, L4));
-    key.may_be_forwarded().then_some((key, total_len as u16, plain))
+    Some((key, total_len as u16, plain))
 }
 
 /// Where the transport header of a plain packet begins.
@@ -274,6 +276,58 @@ fn quoted(packet: &[u8], receiver: &[u8]) -> Result<(Protocol, FlowKey6), DropRe
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pktgen_tests::frames::{Route, tcp_frame, udp_frame};
+    use proptest::prelude::*;
+
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+
+    fn frame(tcp: bool, payload: &[u8]) -> Vec<u8> {
+        let route = Route {
+            source_mac: [2; 6],
+            destination_mac: MAC,
+            source: ("2001:db8:1::7".parse().unwrap(), 4000),
+            destination: ("2001:db8::10".parse().unwrap(), 80),
+        };
+        if tcp { tcp_frame(&route, 0x10, payload) } else { udp_frame(&route, payload) }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+        #[test]
+        fn what_the_short_way_says_the_long_way_says_too(
+            tcp in any::<bool>(),
+            kernel_peer in any::<bool>(),
+            payload in 0usize..80,
+            padding in 0usize..20,
+            damage in prop::collection::vec((0usize..80, prop::sample::select(&[0u8, 1, 2, 0x60, 0x80, 0xfe, 0xff][..])), 0..4),
+            // Addresses that begin as special ones do.
+            begins in prop::option::of((prop::sample::select(&[22usize, 38][..]), prop::sample::select(&[[0u8; 8], [0xfe, 0x80, 0, 0, 0, 0, 0, 0], [0xff, 2, 0, 0, 0, 0, 0, 0]][..]))),
+            cut in prop::option::of(0usize..120),
+        ) {
+            let link = LinkTraits { mac: MAC, mtu: 100, kernel_peer };
+            let mut frame = frame(tcp, &vec![0x5a; payload]);
+            frame.resize(frame.len() + padding, 0);
+            for (at, value) in damage {
+                let at = at % frame.len();
+                frame[at] = value;
+            }
+            if let Some((at, begin)) = begins {
+                frame[at..at + 8].copy_from_slice(&begin);
+            }
+            frame.truncate(cut.unwrap_or(usize::MAX));
+
+            let whole = parse(&frame, &link);
+            let window = 0..frame.len();
+            if let Some((key, total_len, _)) = parse_plain(&Frame::new(&mut frame, window), &Station::new(MAC), 100) {
+                prop_assert_eq!(Ok(packet_of_plain(&frame, key, total_len)), whole);
+            } else if let Ok(packet) = whole {
+                // What is left to the long way is unusual.
+                let goes_on = packet.ttl > 1 && packet.total_len <= 100 && !packet.flags.opens();
+                let is_usual = packet.key.may_surely_be_forwarded() && packet.l4 == PLAIN_L4;
+                prop_assert!(!is_usual || !matches!(packet.payload, Payload::Transport(_)) || !goes_on);
+            }
+        }
+    }
 
     fn whole(protocol: u8, offset: usize) -> Upper {
         Upper { protocol, offset, is_piece: false }
