@@ -278,7 +278,8 @@ mod tests {
             let mut by_load = [0_f64; 12];
             loads.iter().for_each(|load| by_load[(*load as usize).min(11)] += 1.0);
             let mut expected = count as f64 * (-1.0_f64).exp();
-            for (load, found) in by_load.iter().enumerate().take(7) {
+            // The last stands for all that are fuller: hardly more than itself.
+            for (load, found) in by_load.iter().enumerate() {
                 // Five standard deviations, and one bucket.
                 let off = (found - expected).abs();
                 assert!(
@@ -287,7 +288,6 @@ mod tests {
                 );
                 expected /= (load + 1) as f64;
             }
-            assert!(by_load[11] < 1.0, "{told}, {part}: a bucket has {} keys", loads.iter().max().unwrap());
         }
     }
 }
