@@ -256,10 +256,10 @@ mod tests {
             std::env::var("SLUICE_HASH_KEYS").ok().and_then(|text| text.parse().ok()).unwrap_or(200_000);
         let v4 = |bits| Endpoint::new(Ipv4Addr::from_bits(bits), 0);
         let v6 = |bits| Endpoint::new(Ipv6Addr::from_bits(0x2001_0db8 << 96 | u128::from(bits)), 0);
-        for (seed, (set, hasher)) in
+        for (nth, (set, hasher)) in
             (0..SETS).flat_map(|set| hashers(9).map(|hasher| (set, hasher))).enumerate()
         {
-            let told = format!("set {set}, hasher {}", seed % 2);
+            let told = format!("set {set}, hasher {}", nth % 2);
             filled_as_by_chance(&told, hasher, keys, |n| chosen::<FlowKey>(set, n, v4));
             filled_as_by_chance(&told, hasher, keys, |n| chosen::<FlowKey6>(set, n, v6));
         }

@@ -24,6 +24,12 @@ pub(super) struct Hopeless {
 impl Hopeless {
     pub(super) const NONE: Self = Self { which: 0, reasons: [DropReason::NotForUs; GROUP] };
 
+    /// Forgets all; the reasons mean nothing then.
+    #[inline]
+    pub(super) fn clear(&mut self) {
+        self.which = 0;
+    }
+
     /// Whether the packet at a place is one.
     #[inline]
     pub(super) fn has(&self, at: usize) -> bool {

@@ -10,9 +10,9 @@
 //! index lines; ask for the session lines; decide.
 //!
 //! [`forward`] sends packets of sessions on their way, [`otherwise`] those that need more than new addresses,
-//! [`hopeless`] drops what nobody has asked for, [`fragments`] joins what came in pieces; [`tell`] says to servers where their clients are, [`cut`] makes two of one that
-//! became too long. [`admit`] says who may have a session, [`life`] begins and ends it, [`expire`] finds old
-//! ones, [`reset`] tells their ends. [`answer`] writes what the appliance itself has to say, [`relay`] passes
+//! [`hopeless`] drops what nobody has asked for, [`fragments`] joins what came in pieces; [`tell`] says to servers
+//! where their clients are, [`cut`] makes two of one that became too long. [`admit`] says who may have a session,
+//! [`life`] begins and ends it, [`expire`] finds old ones, [`reset`] tells their ends. [`answer`] writes what the appliance itself has to say, [`relay`] passes
 //! on what others say about its packets, [`owner`] gives packets to other workers, [`kernel`] to the host's kernel;
 //! [`budget`] says how much of that may be in a second.
 
@@ -446,7 +446,7 @@ impl Director {
     ) -> bool {
         let sessions = &K::side(self).sessions;
         let unknown = sessions.candidates(&group.hashes, frames.len(), &mut group.candidates);
-        group.hopeless = Hopeless::NONE;
+        group.hopeless.clear();
         if unknown == 0 {
             return false;
         }
