@@ -6,7 +6,7 @@
 //! property test holds the two to each other.
 
 use super::check::{self, Block};
-use super::raw;
+use super::read;
 use super::{LoadError, Loaded, ServiceSpec, Text, parse_text};
 use hashbrown::{HashMap, HashSet};
 use memchr::memmem;
@@ -58,12 +58,12 @@ impl Reader {
             let block = &text.whole()[place.clone()];
             services.push(match known.get(block) {
                 Some(spec) => Block::Same(Arc::clone(spec)),
-                None => Block::Other(place.start, Box::new(raw::read_part(block)?)),
+                None => Block::Other(place.start, Box::new(read::read_part(block)?)),
             });
         }
         // With a service behind it, so that a head that has services of its own in whatever way is found out.
         let head = format!("{}\n{SERVICE}\nname = \"x\"\n", &text.whole()[..blocks.first()?.start]);
-        let head = raw::read_part(&head).filter(|head| head.service.len() == 1)?;
+        let head = read::read_part(&head).filter(|head| head.service.len() == 1)?;
         let (config, warnings) = check::check_again(&head, services, text, &self.last.config)?;
         Some(Loaded { config, warnings, text: Arc::clone(text) })
     }

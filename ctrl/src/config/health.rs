@@ -131,3 +131,54 @@ pub enum LoadPlace {
     /// In its body, which is JSON, under these names, one inside the other; numbers are places in lists.
     Field(Vec<String>),
 }
+
+/// What a check asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CheckKind {
+    Tcp,
+    Http,
+    Https,
+    Udp,
+    Dns,
+    Icmp,
+    Script,
+}
+
+impl CheckKind {
+    pub(super) const ALL: [Self; 7] =
+        [Self::Tcp, Self::Http, Self::Https, Self::Udp, Self::Dns, Self::Icmp, Self::Script];
+
+    /// The word in the file.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Http => "http",
+            Self::Https => "https",
+            Self::Udp => "udp",
+            Self::Dns => "dns",
+            Self::Icmp => "icmp",
+            Self::Script => "script",
+        }
+    }
+
+    pub(super) fn named(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == word)
+    }
+
+    /// Whether it asks by a connection, by datagrams to a port, or without a port.
+    pub(super) const fn way(self) -> Way {
+        match self {
+            Self::Tcp | Self::Http | Self::Https => Way::Stream,
+            Self::Udp | Self::Dns => Way::Datagram,
+            Self::Icmp | Self::Script => Way::NoPort,
+        }
+    }
+}
+
+/// How a check reaches a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    Stream,
+    Datagram,
+    NoPort,
+}

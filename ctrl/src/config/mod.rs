@@ -8,9 +8,12 @@ mod again;
 mod check;
 mod discover;
 mod health;
+mod keys;
 mod names;
 mod problem;
 mod raw;
+mod read;
+mod reference;
 mod text;
 
 pub use again::Reader;
@@ -20,12 +23,13 @@ pub use discover::{DiscoverSpec, Login, Site, Source};
 pub use health::{HealthSpec, Http, LoadPlace, LoadSpec, Probe, Tls};
 pub use names::{NameAnswers, NamesSpec};
 pub use problem::{Problem, Severity, shown};
-pub(crate) use raw::SERVER_KEYS;
+pub use reference::{page, schema};
 pub use text::Text;
 
 use crate::admin::peers::Access;
 use crate::balance::{Policy, Weight};
 use crate::passive::Rules;
+use keys::Keyed;
 
 use dataplane::flow::{Endpoint, Protocols};
 use dataplane::scheduler::{Flags, Scheduler};
@@ -378,7 +382,7 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, LoadError> {
 /// # Errors
 /// With every problem found.
 pub fn parse_text(text: Text) -> Result<Loaded, LoadError> {
-    let raw = raw::read(&text)?;
+    let raw = read::read(&text)?;
     check::check(&raw, text)
 }
 
@@ -388,7 +392,7 @@ pub fn parse_text(text: Text) -> Result<Loaded, LoadError> {
 /// With every problem found.
 pub fn parse_service(lines: &str, config: &Config) -> Result<ServiceSpec, LoadError> {
     let text = Text::of(Path::new("command"), lines);
-    let raw = raw::read(&text)?;
+    let raw = read::read(&text)?;
     check::check_service(&raw, text, config)
 }
 
@@ -399,8 +403,18 @@ pub fn parse_service(lines: &str, config: &Config) -> Result<ServiceSpec, LoadEr
 pub fn parse_server(lines: &str, service: &ServiceSpec, config: &Config) -> Result<ServerSpec, LoadError> {
     let text =
         Text::of(Path::new("command"), &format!("[[service]]\nname = \"x\"\n[[service.server]]\n{lines}"));
-    let raw = raw::read(&text)?;
+    let raw = read::read(&text)?;
     check::check_server(&raw, text, service, config)
+}
+
+/// Whether none but the appliance's owner may set this key of a service by a command.
+pub(crate) fn is_owners(path: &str) -> bool {
+    raw::Service::TABLE.is_owners(path)
+}
+
+/// Whether a server has such a key, beside its address.
+pub(crate) fn is_server_key(name: &str) -> bool {
+    name != "address" && raw::Server::TABLE.has(name)
 }
 
 #[cfg(test)]

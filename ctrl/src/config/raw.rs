@@ -1,184 +1,435 @@
 //! The file as it is written: one structure per table, every value with its place.
 
-use super::{LoadError, Problem, Severity, Text};
+use super::health::CheckKind;
+use super::keys::{
+    ADDRESS, Holds, L4_PORT, NAME, NETWORK, PATH, SHARE, SOCKET, Shape, Shaped, TIMER, tables,
+};
+use crate::balance::Weight;
+use Holds::{Any, Form, Number as Amount, Time, Whole, Words};
+use dataplane::flow::Protocol;
+use dataplane::ids::MAX_SERVERS;
+use dataplane::scheduler::Scheduler;
+use dataplane::session::ForwardMode;
+use dataplane::steering::TABLE_MAX;
 use serde::Deserialize;
-use serde_path_to_error::Segment;
+use std::time::Duration;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct File {
-    #[serde(default)]
-    pub(super) dataplane: Dataplane,
-    #[serde(default)]
-    pub(super) admin: Admin,
-    #[serde(default)]
-    pub(super) port: Vec<Spanned<Port>>,
-    #[serde(default)]
-    pub(super) route: Vec<Spanned<Route>>,
-    #[serde(default)]
-    pub(super) service: Vec<Spanned<Service>>,
-    #[serde(default)]
-    pub(super) timeouts: Timeouts,
-    pub(super) location: Option<Location>,
-    pub(super) names: Option<Names>,
+tables! {
+    /// The file's tables. Fragments, `conf.d/*.toml` beside the file, have `[[service]]` alone.
+    File {
+        /// Cores, memory and capacity.
+        #[serde(default)]
+        dataplane: Dataplane, Any;
+        /// Who may use the admin socket.
+        #[serde(default)]
+        admin: Admin, Any;
+        /// The devices, at least one.
+        #[serde(default)]
+        port: Vec<Spanned<Port>>, Any;
+        /// Static routes.
+        #[serde(default)]
+        route: Vec<Spanned<Route>>, Any;
+        /// What clients connect to.
+        #[serde(default)]
+        service: Vec<Spanned<Service>>, Any;
+        /// How long sessions may be silent.
+        #[serde(default)]
+        timeouts: Timeouts, Any;
+        /// Where the director is; without it every server is of one tier.
+        location: Option<Location>, Any;
+        /// Names that Sluice answers for; without it none.
+        names: Option<Names>, Any;
+    }
+
+    /// The names of services, answered by DNS and HTTP.
+    Names {
+        /// The zone: a service's name is `SERVICE.ZONE`.
+        zone: Spanned<String>, Form("DNS name");
+        /// Where DNS is answered, over UDP and TCP.
+        #[serde(default)]
+        listen: Vec<Spanned<String>>, SOCKET;
+        /// Where HTTP is answered.
+        #[serde(default)]
+        http: Vec<Spanned<String>>, SOCKET;
+        /// How long answers may be kept.
+        ttl: Option<Spanned<String>>, Time(Duration::ZERO, DAY), default "5s";
+        /// Where clients are.
+        #[serde(default)]
+        client: Vec<NamesClient>, Any;
+    }
+
+    /// The place of clients, by their own address or by the subnet that their resolver tells.
+    NamesClient {
+        /// The clients' networks.
+        networks: Vec<Spanned<String>>, NETWORK;
+        /// Their zone.
+        zone: Option<Spanned<String>>, Any;
+        /// Their region.
+        region: Option<Spanned<String>>, Any;
+    }
+
+    /// The place of the director. Servers of its zone come first, then those of its region, then the rest.
+    Location {
+        /// A datacenter, or part of one.
+        zone: Option<Spanned<String>>, Any;
+        /// Zones that are near each other.
+        region: Option<Spanned<String>>, Any;
+    }
+
+    /// Cores, memory and capacity. None of it changes without a restart.
+    #[derive(Default)]
+    Dataplane {
+        /// CPU cores, one worker each, as `lscpu -e` numbers them; 64 at most.
+        workers: Option<Spanned<Vec<Spanned<i64>>>>, Whole(0, 1_023), default [1];
+        /// Sessions between IPv4 addresses, per worker; 90 bytes each.
+        session_capacity: Option<Spanned<i64>>, Whole(1, SESSIONS_MAX), default 1_000_000;
+        /// Sessions with an IPv6 address, per worker.
+        /// Without it as many as `session_capacity` if a service has an IPv6 address, else at most 65,536.
+        session_capacity_ipv6: Option<Spanned<i64>>, Whole(1, SESSIONS_MAX);
+        /// Whether packet memory is on hugepages: if enough are free, always (else the daemon does not start), or never.
+        hugepages: Option<Spanned<String>>, Words(|| vec!["auto", "require", "off"]), default "auto";
+    }
+
+    /// The admin socket. Root and the daemon's own user may do everything.
+    #[derive(Default)]
+    Admin {
+        /// The socket; at most 107 bytes.
+        socket: Option<Spanned<String>>, PATH, default "/run/sluice/sluice.sock";
+        /// The group that may use the socket, by name or number; without it root's alone.
+        group: Option<Spanned<String>>, Form("group");
+        /// The users who may change things, by name or number, groups with `@`; others who reach the socket only look.
+        #[serde(default)]
+        operators: Vec<Spanned<String>>, Form("user or @group");
+    }
+
+    /// A device and the appliance's own addresses on its link, or a VLAN on the link of another port.
+    Port {
+        /// The name that routes, commands and logs use.
+        name: Spanned<String>, NAME;
+        /// A PCI address (`0000:3b:00.0`), or the DPDK string of a virtual device (`net_af_packet0,iface=veth1`).
+        device: Option<Spanned<String>>, Form("PCI address or DPDK device");
+        /// The port whose link this one shares as a VLAN, in place of `device`.
+        parent: Option<Spanned<String>>, Form("name of a port");
+        /// The VLAN's number, with `parent`.
+        vlan: Option<Spanned<i64>>, Whole(1, 4_094);
+        /// The largest IP packet of the link, in bytes; without it what the device says.
+        mtu: Option<Spanned<i64>>, Whole(1_280, 9_216);
+        /// Whether IPv6 routers that advertise themselves on the link are default gateways.
+        accept_ra: Option<Spanned<bool>>, Any, default false;
+        /// Whether the kernel has an interface of this name, for ssh, BIRD and health checks.
+        kernel: Option<bool>, Any, default true;
+        /// The appliance's own addresses on the link.
+        #[serde(default)]
+        addresses: Vec<Spanned<String>>, NETWORK;
+        /// How the device spreads packets over its queues, where it cannot say so itself.
+        rss: Option<Rss>, Any;
+    }
+
+    /// How a device spreads packets over its queues.
+    Rss {
+        /// What the device hashes.
+        fields: Spanned<String>, Words(|| vec!["ports", "addresses", "nothing"]);
+        /// The Toeplitz key, 40 bytes or more in hexadecimal; not with `nothing`.
+        key: Option<Spanned<String>>, Form("hexadecimal");
+        /// The entries of the indirection table, a power of two; entry n is queue n modulo the number of workers.
+        table: Option<Spanned<i64>>, Whole(1, TABLE_MAX as i64), default 128;
+    }
+
+    /// A static route.
+    Route {
+        /// The destinations.
+        to: Spanned<String>, NETWORK;
+        /// The gateways, neighbours on a port's link; flows are spread over several.
+        via: Spanned<OneOrMany>, ADDRESS;
+        /// The port of a link-local gateway; others are found by their network.
+        port: Option<Spanned<String>>, Form("name of a port");
+    }
+
+    /// A service: what clients connect to, and the servers behind it.
+    Service {
+        /// The name that commands, logs and the names' zone use.
+        name: Spanned<String>, NAME;
+        /// The VIPs with their ports: `192.0.2.10:80`, `[2001:db8::10]:80`, a range `:8000-8099`, all ports `:*`, or a network.
+        /// For `snat` the destinations of hidden hosts; everything without it. Every other mode needs it.
+        listen: Option<Spanned<OneOrMany>>, Form("ADDRESS:PORT");
+        /// The networks of the clients that may use it (for `snat` the hidden hosts); everybody without it.
+        #[serde(default)]
+        sources: Vec<Spanned<String>>, NETWORK;
+        /// The transport protocols; `icmp` with `snat` only.
+        protocol: Option<Spanned<OneOrMany>>, Words(protocols), default "tcp";
+        /// How packets reach the servers.
+        forward: Option<Spanned<String>>, Words(modes), default "fullnat";
+        /// How new sessions are spread over the servers.
+        scheduler: Option<Spanned<String>>, Words(schedulers), default "wlc";
+        /// What changes a scheduler that hashes: it uses the client's port too, or passes over servers of weight 0.
+        #[serde(default)]
+        scheduler_flags: Vec<Spanned<String>>, Words(|| vec!["port", "fallback"]);
+        /// The seed of hashing schedulers, the same on all nodes that are to choose alike.
+        hash_seed: Option<Spanned<i64>>, Any, default 0;
+        /// The director's own addresses towards the servers; `fullnat` and `snat` need one.
+        #[serde(default)]
+        local_addresses: Vec<Spanned<String>>, ADDRESS;
+        /// The servers.
+        #[serde(default)]
+        server: Vec<Spanned<Server>>, Any;
+        /// How servers are checked; without it they are taken to be up.
+        health: Option<Spanned<Health>>, Any;
+        /// Keeps servers out whose sessions fail (`fullnat` and `nat`).
+        passive: Option<Spanned<Passive>>, Any;
+        /// Where more servers are looked up.
+        discover: Option<Spanned<Discover>>, Any, owner true;
+        /// How packets are packed (`tunnel`).
+        tunnel: Option<Spanned<Tunnel>>, Any;
+        /// Keeps a client's new sessions on the server that it had.
+        persistence: Option<Spanned<Persistence>>, Any;
+        /// As the file's `[timeouts]`, for this service.
+        timeouts: Option<Timeouts>, Any;
+        /// Whether each datagram is scheduled anew, without a session (UDP with `dr` or `tunnel`).
+        one_packet: Option<Spanned<bool>>, Any, default false;
+        /// Whether connections are adopted in their middle.
+        sloppy: Option<Spanned<bool>>, Any, default false;
+        /// Whether sessions of a removed server, or of one of weight 0, end with their next packet.
+        expire_quiescent: Option<bool>, Any, default false;
+        /// Whether both ends of a TCP connection that timed out are sent a reset (`fullnat` and `nat`).
+        reset_on_expiry: Option<Spanned<bool>>, Any, default false;
+        /// The most sessions, over all workers; without it no limit of its own.
+        session_limit: Option<Spanned<i64>>, Whole(1, i64::MAX - 1);
+        /// How servers are told the client's address (`fullnat`).
+        client_address: Option<Spanned<ClientAddress>>, Any;
+        /// Whether servers that are near the director come first, by `[location]`.
+        locality: Option<bool>, Any, default true;
+        /// What the service's name stands for: its VIPs, or healthy servers.
+        names: Option<Spanned<String>>, Words(|| vec!["vip", "servers"]), default "vip";
+        /// A tier keeps all of its traffic while this share of it is healthy.
+        spill_below: Option<Spanned<Number>>, SHARE, default 0.7;
+        /// At or below this healthy share checks are not believed and all servers are used; 0: when none is healthy, `"off"`: never.
+        protect_threshold: Option<Spanned<Number>>, SHARE, default 0.0;
+        /// Protection ends when the healthy share is above its threshold by so much.
+        protect_hysteresis: Option<Spanned<Number>>, SHARE, default 0.1;
+        /// How long a server that came up takes to get its whole weight.
+        slow_start: Option<Spanned<String>>, Time(Duration::ZERO, DAY), default "0s";
+        /// Servers that need longer to answer connections, on average, get less, down to a tenth (`fullnat` and `nat`).
+        connect_limit: Option<Spanned<String>>, Time(Duration::from_millis(1), Duration::from_secs(60));
+        /// The server that serves when no other does.
+        sorry_server: Option<Spanned<String>>, SOCKET;
+        /// Whether it takes no new sessions, because it is to go.
+        drain: Option<Spanned<bool>>, Any, default false;
+    }
+
+    /// How servers are told the client's address, where they see the director's.
+    ClientAddress {
+        /// A TCP option (`toa`), a PROXY header, or what stands before the first datagrams (`uoa`).
+        #[serde(rename = "type")]
+        kind: Spanned<String>, Words(|| CLIENT_ADDRESSES.to_vec());
+        /// The TCP option's kind.
+        #[serde(rename = "kind")]
+        option: Option<Spanned<i64>>, Whole(35, 254), default 254, only &["toa"];
+        /// The PROXY header's version: 1 is a line of text, 2 binary.
+        version: Option<Spanned<i64>>, Whole(1, 2), default 2, only &["proxy"];
+        /// Whether the header has a number of the session.
+        unique_id: Option<Spanned<bool>>, Any, default false, only &["proxy"];
+        /// Whether the header has the VIP apart from the destination.
+        vip: Option<Spanned<bool>>, Any, default false, only &["proxy"];
+        /// Where the record stands: in a header of its own, or in IPv4's options.
+        encoding: Option<Spanned<String>>, Words(|| vec!["header", "option"]), default "header", only &["uoa"];
+    }
+
+    /// Keeps a client's new sessions on one server.
+    Persistence {
+        /// How long after the client's last session.
+        timeout: Option<Spanned<String>>, Time(Duration::from_secs(1), WEEK), default "300s";
+        /// The bits of an IPv4 client's address that matter.
+        netmask: Option<Spanned<i64>>, Whole(1, 32), default 32;
+        /// The bits of an IPv6 client's address that matter.
+        netmask_ipv6: Option<Spanned<i64>>, Whole(1, 128), default 128;
+    }
+
+    /// How packets are packed on their way to servers.
+    Tunnel {
+        /// The encapsulation; without a table `ipip`.
+        #[serde(rename = "type")]
+        kind: Spanned<String>, Words(|| vec!["ipip", "gre", "gue"]);
+        /// The UDP port of GUE on the servers.
+        port: Option<Spanned<i64>>, Whole(2, 65_535), default 6080, only &["gue"];
+        /// Networks that nobody has, one of each family, from which outer source addresses are taken, a flow's always the same.
+        #[serde(default)]
+        sources: Vec<Spanned<String>>, NETWORK;
+    }
+
+    /// A server. Records of discovery have the same keys.
+    Server {
+        /// Its address with its port; without a port clients' own.
+        address: Spanned<String>, Form("ADDRESS or ADDRESS:PORT");
+        /// Its share of new sessions; 0 takes none.
+        weight: Option<Spanned<Number>>, Amount(0.0, Weight::MAX as f64), default 1;
+        /// Its datacenter, or part of one.
+        zone: Option<Spanned<String>>, Any;
+        /// Its region.
+        region: Option<Spanned<String>>, Any;
+        /// It takes no more sessions from here on; without it no limit.
+        max_sessions: Option<Spanned<i64>>, Whole(1, u32::MAX as i64 - 1);
+        /// It takes some again below this; three quarters of `max_sessions` without it.
+        min_sessions: Option<Spanned<i64>>, Whole(1, u32::MAX as i64 - 1);
+    }
+
+    /// Where more servers are looked up. They are used beside those of the file.
+    Discover {
+        /// The kind of source.
+        #[serde(rename = "type")]
+        kind: Spanned<String>, Words(|| SOURCES.to_vec());
+        /// How often it is asked; DNS by its TTL, and after this at the latest.
+        interval: Option<Spanned<String>>, TIMER, default "5s";
+        /// A list with more servers is refused.
+        max_servers: Option<Spanned<i64>>, Whole(1, MAX_SERVERS as i64), default 4_096;
+        /// The file, with `[[server]]` tables.
+        path: Option<Spanned<String>>, PATH, only &["file"];
+        /// The name that is asked for: SRV records, or addresses with `port`.
+        name: Option<Spanned<String>>, Form("DNS name"), only &["dns"];
+        /// The resolver; without it the first of /etc/resolv.conf.
+        resolver: Option<Spanned<String>>, Form("ADDRESS or ADDRESS:PORT"), only &["dns"];
+        /// The servers' port; without it SRV records are asked for.
+        port: Option<Spanned<i64>>, L4_PORT, only &["dns"];
+        /// Where it is asked; of a list the first that answers counts.
+        endpoint: Option<Spanned<OneOrMany>>, Form("HOST:PORT or https://HOST:PORT"), only &["nacos", "etcd"];
+        /// The authorities that are believed, in PEM; without it the system's.
+        ca_file: Option<Spanned<String>>, PATH, only &["nacos", "etcd"];
+        /// Whether the source must show a certificate that is believed.
+        verify: Option<Spanned<bool>>, Any, default true, only &["nacos", "etcd"];
+        /// The user, with `password_file`.
+        username: Option<Spanned<String>>, Any, only &["nacos", "etcd"];
+        /// The file whose first line is the password.
+        password_file: Option<Spanned<String>>, PATH, only &["nacos", "etcd"];
+        /// Nacos's name of the service.
+        service: Option<Spanned<String>>, Any, only &["nacos"];
+        /// Nacos's group.
+        group: Option<Spanned<String>>, Any, default "DEFAULT_GROUP", only &["nacos"];
+        /// Nacos's namespace.
+        namespace: Option<Spanned<String>>, Any, default "", only &["nacos"];
+        /// The prefix of the servers' keys in etcd.
+        prefix: Option<Spanned<String>>, Any, only &["etcd"];
+    }
+
+    /// Keeps servers out whose sessions fail: those that are never answered, or reset at once.
+    Passive {
+        /// So many failed sessions within `window` keep a server out.
+        failures: Option<Spanned<i64>>, Whole(1, 1_000_000), default 1;
+        /// The time in which failures are counted together.
+        window: Option<Spanned<String>>, TIMER, default "3s";
+        /// How long it is kept out at first; twice as long each time.
+        inhibit: Option<Spanned<String>>, TIMER, default "5s";
+        /// The longest time that it is kept out.
+        inhibit_max: Option<Spanned<String>>, TIMER, default "3600s";
+    }
+
+    /// How servers are checked.
+    Health {
+        /// The question that servers are asked.
+        #[serde(rename = "type")]
+        kind: Spanned<String>, Words(checks);
+        /// The port that is asked; without it the server's own.
+        port: Option<Spanned<i64>>, L4_PORT;
+        /// Whether the server's own address is asked, or the VIP on the server (`dr` and `tunnel`).
+        aim: Option<Spanned<String>>, Words(|| vec!["server", "vip"]), default "server";
+        /// The time from one question to the next.
+        interval: Option<Spanned<String>>, TIMER, default "2s";
+        /// How long an answer may take; without it as `interval`, at most 5 s.
+        timeout: Option<Spanned<String>>, TIMER;
+        /// So many good answers in a row make a server up.
+        rise: Option<Spanned<i64>>, Whole(1, 1_000), default 2;
+        /// So many bad answers in a row make a server down.
+        fall: Option<Spanned<i64>>, Whole(1, 1_000), default 3;
+        /// The share of the interval by which questions are spread.
+        jitter: Option<Spanned<Number>>, SHARE, default 0.1;
+        /// What servers are before the first answers.
+        initial: Option<Spanned<String>>, Words(|| vec!["up", "down"]), default "down";
+        /// Whether a PROXY header stands before the question; without it as sessions have one, unless `port` is another.
+        proxy: Option<Spanned<bool>>, Any, only &["tcp", "http", "https", "udp", "dns"];
+        /// The path and query.
+        path: Option<Spanned<String>>, Form("/path"), default "/", only HTTP;
+        /// The method.
+        method: Option<Spanned<String>>, Form("HTTP method"), default "GET", only HTTP;
+        /// The Host header, and for https the name in the server's certificate; without it the server's address.
+        host: Option<Spanned<String>>, Form("HOST or HOST:PORT"), only HTTP;
+        /// Status codes of good answers, as `"200"`, `"200-299"` or `"2xx"`.
+        expect_status: Option<Spanned<OneOrMany>>, Form("status codes"), default "200-399", only HTTP;
+        /// A text that a good answer's body has.
+        expect_body: Option<Spanned<String>>, Any, only HTTP;
+        /// The header in which servers tell their load.
+        load_header: Option<Spanned<String>>, Form("HTTP header"), only HTTP;
+        /// The number in the answer's JSON by which servers tell their load, as `cpu.load`.
+        load_field: Option<Spanned<String>>, Form("names with dots"), only HTTP;
+        /// Above this load a server gets less, down to a tenth.
+        load_limit: Option<Spanned<Number>>, Amount(0.0, 1e6), default 1.0, only HTTP;
+        /// The name in the server's certificate, if it is not `host`.
+        server_name: Option<Spanned<String>>, Form("DNS name"), only &["https"];
+        /// Whether the server must show a certificate that is believed.
+        verify: Option<Spanned<bool>>, Any, default true, only &["https"];
+        /// The authorities that are believed, in PEM; without it the system's.
+        ca_file: Option<Spanned<String>>, PATH, only &["https"], owner true;
+        /// What is sent.
+        send: Option<Spanned<String>>, Any, only &["tcp", "udp"];
+        /// How a good answer begins; for `dns` an address that it has.
+        expect: Option<Spanned<String>>, Any, only &["tcp", "udp", "dns"];
+        /// The name that is asked for.
+        query: Option<Spanned<String>>, Form("DNS name"), only &["dns"];
+        /// The record that is asked for.
+        query_type: Option<Spanned<String>>, Words(|| vec!["A", "AAAA"]), default "A", only &["dns"];
+        /// The program and its arguments; it finds SLUICE_ADDRESS, SLUICE_PORT and SLUICE_SOURCE in its environment.
+        command: Option<Spanned<OneOrMany>>, Form("path and arguments"), only &["script"], owner true;
+    }
+
+    /// How long a session may be silent in each state, before it ends. The defaults are those of the kernel's IPVS.
+    #[derive(Default)]
+    Timeouts {
+        /// An established connection.
+        established: Option<Spanned<String>>, STATE, default "900s";
+        /// After the SYN of a connection of which the client alone is seen.
+        syn_sent: Option<Spanned<String>>, STATE, default "120s";
+        /// After the SYN.
+        syn_recv: Option<Spanned<String>>, STATE, default "60s";
+        /// After the first FIN.
+        fin_wait: Option<Spanned<String>>, STATE, default "120s";
+        /// After both FINs.
+        time_wait: Option<Spanned<String>>, STATE, default "120s";
+        /// After a reset.
+        close: Option<Spanned<String>>, STATE, default "10s";
+        /// After the FIN of the other end.
+        close_wait: Option<Spanned<String>>, STATE, default "60s";
+        /// After the FIN that answers another.
+        last_ack: Option<Spanned<String>>, STATE, default "30s";
+        /// Datagrams that nobody answered.
+        udp_one_way: Option<Spanned<String>>, STATE, default "300s";
+        /// Datagrams of both directions.
+        udp: Option<Spanned<String>>, STATE, default "300s";
+    }
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Names {
-    pub(super) zone: Spanned<String>,
-    #[serde(default)]
-    pub(super) listen: Vec<Spanned<String>>,
-    #[serde(default)]
-    pub(super) http: Vec<Spanned<String>>,
-    pub(super) ttl: Option<Spanned<String>>,
-    #[serde(default)]
-    pub(super) client: Vec<NamesClient>,
+const DAY: Duration = Duration::from_secs(86_400);
+const WEEK: Duration = Duration::from_secs(7 * 86_400);
+/// A timeout must stay far below the 49 days after which stamps repeat.
+const STATE: Holds = Time(Duration::from_secs(1), WEEK);
+const SESSIONS_MAX: i64 = 1 << 30;
+const HTTP: &[&str] = &["http", "https"];
+/// The ways by which servers are told the client's address.
+pub(super) const CLIENT_ADDRESSES: [&str; 3] = ["toa", "proxy", "uoa"];
+/// The kinds of sources of servers.
+pub(super) const SOURCES: [&str; 4] = ["file", "dns", "nacos", "etcd"];
+
+fn protocols() -> Vec<&'static str> {
+    Protocol::ALL.map(Protocol::name).to_vec()
 }
 
-/// Clients of some networks, and where they are.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct NamesClient {
-    pub(super) networks: Vec<Spanned<String>>,
-    pub(super) zone: Option<Spanned<String>>,
-    pub(super) region: Option<Spanned<String>>,
+fn modes() -> Vec<&'static str> {
+    ForwardMode::ALL.map(ForwardMode::name).to_vec()
 }
 
-/// Where the director, or a server, is.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Location {
-    pub(super) zone: Option<Spanned<String>>,
-    pub(super) region: Option<Spanned<String>>,
+fn schedulers() -> Vec<&'static str> {
+    Scheduler::ALL.map(Scheduler::name).to_vec()
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Dataplane {
-    pub(super) workers: Option<Spanned<Vec<Spanned<i64>>>>,
-    pub(super) session_capacity: Option<Spanned<i64>>,
-    pub(super) session_capacity_ipv6: Option<Spanned<i64>>,
-    pub(super) hugepages: Option<Spanned<String>>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Admin {
-    pub(super) socket: Option<Spanned<String>>,
-    pub(super) group: Option<Spanned<String>>,
-    #[serde(default)]
-    pub(super) operators: Vec<Spanned<String>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Port {
-    pub(super) name: Spanned<String>,
-    pub(super) device: Option<Spanned<String>>,
-    /// The port whose link a sub-interface shares.
-    pub(super) parent: Option<Spanned<String>>,
-    pub(super) vlan: Option<Spanned<i64>>,
-    pub(super) mtu: Option<Spanned<i64>>,
-    pub(super) accept_ra: Option<Spanned<bool>>,
-    pub(super) kernel: Option<bool>,
-    #[serde(default)]
-    pub(super) addresses: Vec<Spanned<String>>,
-    pub(super) rss: Option<Rss>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Rss {
-    pub(super) fields: Spanned<String>,
-    pub(super) key: Option<Spanned<String>>,
-    pub(super) table: Option<Spanned<i64>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Route {
-    pub(super) to: Spanned<String>,
-    pub(super) via: Spanned<OneOrMany>,
-    pub(super) port: Option<Spanned<String>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Service {
-    pub(super) name: Spanned<String>,
-    pub(super) listen: Option<Spanned<OneOrMany>>,
-    #[serde(default)]
-    pub(super) sources: Vec<Spanned<String>>,
-    pub(super) protocol: Option<Spanned<OneOrMany>>,
-    pub(super) forward: Option<Spanned<String>>,
-    pub(super) scheduler: Option<Spanned<String>>,
-    #[serde(default)]
-    pub(super) scheduler_flags: Vec<Spanned<String>>,
-    pub(super) hash_seed: Option<Spanned<i64>>,
-    #[serde(default)]
-    pub(super) local_addresses: Vec<Spanned<String>>,
-    #[serde(default)]
-    pub(super) server: Vec<Spanned<Server>>,
-    pub(super) health: Option<Spanned<Health>>,
-    pub(super) passive: Option<Spanned<Passive>>,
-    pub(super) discover: Option<Spanned<Discover>>,
-    pub(super) tunnel: Option<Spanned<Tunnel>>,
-    pub(super) persistence: Option<Spanned<Persistence>>,
-    pub(super) timeouts: Option<Timeouts>,
-    pub(super) one_packet: Option<Spanned<bool>>,
-    pub(super) sloppy: Option<Spanned<bool>>,
-    pub(super) expire_quiescent: Option<bool>,
-    pub(super) reset_on_expiry: Option<Spanned<bool>>,
-    pub(super) session_limit: Option<Spanned<i64>>,
-    pub(super) client_address: Option<Spanned<ClientAddress>>,
-    pub(super) locality: Option<bool>,
-    pub(super) names: Option<Spanned<String>>,
-    pub(super) spill_below: Option<Spanned<Number>>,
-    pub(super) protect_threshold: Option<Spanned<Number>>,
-    pub(super) protect_hysteresis: Option<Spanned<Number>>,
-    pub(super) slow_start: Option<Spanned<String>>,
-    pub(super) connect_limit: Option<Spanned<String>>,
-    pub(super) sorry_server: Option<Spanned<String>>,
-    pub(super) drain: Option<Spanned<bool>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct ClientAddress {
-    #[serde(rename = "type")]
-    pub(super) kind: Spanned<String>,
-    /// TOA's option kind.
-    #[serde(rename = "kind")]
-    pub(super) option: Option<Spanned<i64>>,
-    /// PROXY's version.
-    pub(super) version: Option<Spanned<i64>>,
-    /// Whether PROXY tells a number of the session.
-    pub(super) unique_id: Option<Spanned<bool>>,
-    /// Whether PROXY tells the VIP apart from the destination.
-    pub(super) vip: Option<Spanned<bool>>,
-    /// Where UOA's record stands.
-    pub(super) encoding: Option<Spanned<String>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Persistence {
-    pub(super) timeout: Option<Spanned<String>>,
-    pub(super) netmask: Option<Spanned<i64>>,
-    pub(super) netmask_ipv6: Option<Spanned<i64>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Tunnel {
-    #[serde(rename = "type")]
-    pub(super) kind: Spanned<String>,
-    pub(super) port: Option<Spanned<i64>>,
-    #[serde(default)]
-    pub(super) sources: Vec<Spanned<String>>,
+fn checks() -> Vec<&'static str> {
+    CheckKind::ALL.map(CheckKind::name).to_vec()
 }
 
 /// A number, whole or not; or `off`, which is none.
@@ -212,6 +463,10 @@ impl<'de> Deserialize<'de> for Number {
         }
         deserializer.deserialize_any(One)
     }
+}
+
+impl Shaped for Number {
+    const SHAPE: Shape = Shape::Number;
 }
 
 /// One text, or a list of them.
@@ -250,273 +505,13 @@ impl<'de> Deserialize<'de> for OneOrMany {
     }
 }
 
-/// The keys of a server beside its address.
-pub(crate) const SERVER_KEYS: [&str; 5] = ["weight", "zone", "region", "max_sessions", "min_sessions"];
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Server {
-    pub(super) address: Spanned<String>,
-    pub(super) weight: Option<Spanned<Number>>,
-    pub(super) zone: Option<Spanned<String>>,
-    pub(super) region: Option<Spanned<String>>,
-    pub(super) max_sessions: Option<Spanned<i64>>,
-    pub(super) min_sessions: Option<Spanned<i64>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Discover {
-    #[serde(rename = "type")]
-    pub(super) kind: Spanned<String>,
-    pub(super) interval: Option<Spanned<String>>,
-    pub(super) max_servers: Option<Spanned<i64>>,
-    pub(super) path: Option<Spanned<String>>,
-    pub(super) name: Option<Spanned<String>>,
-    pub(super) resolver: Option<Spanned<String>>,
-    pub(super) port: Option<Spanned<i64>>,
-    pub(super) endpoint: Option<Spanned<OneOrMany>>,
-    pub(super) ca_file: Option<Spanned<String>>,
-    pub(super) verify: Option<Spanned<bool>>,
-    pub(super) username: Option<Spanned<String>>,
-    pub(super) password_file: Option<Spanned<String>>,
-    pub(super) service: Option<Spanned<String>>,
-    pub(super) group: Option<Spanned<String>>,
-    pub(super) namespace: Option<Spanned<String>>,
-    pub(super) prefix: Option<Spanned<String>>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Passive {
-    pub(super) failures: Option<Spanned<i64>>,
-    pub(super) window: Option<Spanned<String>>,
-    pub(super) inhibit: Option<Spanned<String>>,
-    pub(super) inhibit_max: Option<Spanned<String>>,
+impl Shaped for OneOrMany {
+    const SHAPE: Shape = Shape::Texts;
 }
 
 impl Server {
     /// A server of which nothing but its address is said.
     pub(super) fn at(address: Spanned<String>) -> Self {
         Self { address, weight: None, zone: None, region: None, max_sessions: None, min_sessions: None }
-    }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Health {
-    #[serde(rename = "type")]
-    pub(super) kind: Spanned<String>,
-    pub(super) port: Option<Spanned<i64>>,
-    pub(super) aim: Option<Spanned<String>>,
-    pub(super) interval: Option<Spanned<String>>,
-    pub(super) timeout: Option<Spanned<String>>,
-    pub(super) rise: Option<Spanned<i64>>,
-    pub(super) fall: Option<Spanned<i64>>,
-    pub(super) jitter: Option<Spanned<Number>>,
-    pub(super) initial: Option<Spanned<String>>,
-    pub(super) proxy: Option<Spanned<bool>>,
-    // HTTP and HTTPS.
-    pub(super) path: Option<Spanned<String>>,
-    pub(super) method: Option<Spanned<String>>,
-    pub(super) host: Option<Spanned<String>>,
-    pub(super) expect_status: Option<Spanned<OneOrMany>>,
-    pub(super) expect_body: Option<Spanned<String>>,
-    pub(super) load_header: Option<Spanned<String>>,
-    pub(super) load_field: Option<Spanned<String>>,
-    pub(super) load_limit: Option<Spanned<Number>>,
-    pub(super) server_name: Option<Spanned<String>>,
-    pub(super) verify: Option<Spanned<bool>>,
-    pub(super) ca_file: Option<Spanned<String>>,
-    // TCP and UDP.
-    pub(super) send: Option<Spanned<String>>,
-    pub(super) expect: Option<Spanned<String>>,
-    // DNS.
-    pub(super) query: Option<Spanned<String>>,
-    pub(super) query_type: Option<Spanned<String>>,
-    // Scripts.
-    pub(super) command: Option<Spanned<OneOrMany>>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Timeouts {
-    pub(super) established: Option<Spanned<String>>,
-    pub(super) syn_sent: Option<Spanned<String>>,
-    pub(super) syn_recv: Option<Spanned<String>>,
-    pub(super) fin_wait: Option<Spanned<String>>,
-    pub(super) time_wait: Option<Spanned<String>>,
-    pub(super) close: Option<Spanned<String>>,
-    pub(super) close_wait: Option<Spanned<String>>,
-    pub(super) last_ack: Option<Spanned<String>>,
-    pub(super) udp_one_way: Option<Spanned<String>>,
-    pub(super) udp: Option<Spanned<String>>,
-}
-
-/// Parses `text`.
-pub(super) fn read(text: &Text) -> Result<File, LoadError> {
-    let problem = |error: &toml::de::Error, key: String, message: String| {
-        let place = error.span().map(|span| text.place(span.start));
-        Problem {
-            file: place.map_or(text.path(), |(path, _)| path).to_owned(),
-            line: place.map(|(_, line)| line),
-            key,
-            message,
-            severity: Severity::Error,
-        }
-    };
-    let unreadable = |error: toml::de::Error| {
-        let message = format!("not valid TOML: {}", one_line(error.message()));
-        LoadError::Unreadable(problem(&error, String::new(), message))
-    };
-    // Keeping track of the keys costs a third, so that is done for files that are wrong alone.
-    let whole = toml::de::Deserializer::parse(text.whole()).map_err(unreadable)?;
-    if let Ok(file) = File::deserialize(whole) {
-        return Ok(file);
-    }
-    // What is wrong is taken out, and the rest read again: all is told at once.
-    let mut table = DeTable::parse(text.whole()).map_err(unreadable)?;
-    let mut problems = Vec::new();
-    loop {
-        let whole = toml::de::Deserializer::from(table.clone());
-        let error = match serde_path_to_error::deserialize::<_, File>(whole) {
-            // What is missing now may be what an unknown key was meant to be.
-            Ok(_) => break,
-            Err(error) if !problems.is_empty() && error.inner().message().starts_with("missing field") => {
-                break;
-            }
-            Err(error) => error,
-        };
-        let path: Vec<_> = error.path().iter().filter(|segment| !is_of_spanned(segment)).cloned().collect();
-        let key = key_of(error.path());
-        let inner = error.into_inner();
-        problems.push(problem(&inner, key, explain(inner.message())));
-        if problems.len() >= PROBLEMS_MAX || !take_out(table.get_mut(), &path) {
-            break;
-        }
-    }
-    problems.sort_by_key(|problem| problem.line);
-    Err(LoadError::Wrong(problems))
-}
-
-/// Problems that are told at once.
-const PROBLEMS_MAX: usize = 32;
-
-/// Takes the key at the end of `path` out of a table; false when there is none.
-fn take_out(table: &mut DeTable<'_>, path: &[Segment]) -> bool {
-    let Some((Segment::Map { key }, rest)) = path.split_first() else { return false };
-    if rest.is_empty() {
-        return table.remove(key.as_str()).is_some();
-    }
-    table.get_mut(key.as_str()).is_some_and(|value| take_out_of(value.get_mut(), rest))
-}
-
-fn take_out_of(value: &mut DeValue<'_>, path: &[Segment]) -> bool {
-    match (value, path) {
-        (DeValue::Table(table), path) => take_out(table, path),
-        (DeValue::Array(list), [Segment::Seq { index }, rest @ ..]) => {
-            list.get_mut(*index).is_some_and(|value| take_out_of(value.get_mut(), rest))
-        }
-        _ => false,
-    }
-}
-
-/// Parses a part of a text; `None` when something is wrong with it.
-pub(super) fn read_part(part: &str) -> Option<File> {
-    File::deserialize(toml::de::Deserializer::parse(part).ok()?).ok()
-}
-
-/// Whether `Spanned` put this between a key and its value.
-fn is_of_spanned(segment: &Segment) -> bool {
-    matches!(segment, Segment::Map { key } if key.starts_with("$__"))
-}
-
-/// The path to a value without what `Spanned` adds to it.
-fn key_of(path: &serde_path_to_error::Path) -> String {
-    let mut key = String::new();
-    for segment in path {
-        match segment {
-            Segment::Seq { index } => key.push_str(&format!("[{index}]")),
-            Segment::Map { key: name } if !is_of_spanned(segment) => {
-                if !key.is_empty() {
-                    key.push('.');
-                }
-                key.push_str(name);
-            }
-            Segment::Map { .. } | Segment::Enum { .. } | Segment::Unknown => {}
-        }
-    }
-    key
-}
-
-/// serde's message, and for an unknown key the one that was probably meant.
-fn explain(message: &str) -> String {
-    let message = one_line(message);
-    if let Some(name) = message.strip_prefix("missing field `").and_then(|rest| rest.strip_suffix('`')) {
-        return format!("the key `{name}` is missing; add it");
-    }
-    let Some(rest) = message.strip_prefix("unknown field `") else {
-        return in_words_of_toml(&message);
-    };
-    let mut names = rest.split('`');
-    let unknown = names.next().unwrap_or_default().to_owned();
-    // Every second piece is a name between backticks.
-    let known: Vec<_> = names.skip(1).step_by(2).collect();
-    format!("unknown key `{unknown}`; {}", suggestion(&unknown, &known))
-}
-
-/// serde's words for types, as a person who writes the file knows them.
-fn in_words_of_toml(message: &str) -> String {
-    let message = message.replace("expected i64", "expected a whole number").replace(" as i128", "");
-    let Some((what, wanted)) = message.split_once(", expected ") else { return message };
-    let found = what.strip_prefix("invalid type: ").unwrap_or(what);
-    let value = found.split('`').nth(1).unwrap_or_default();
-    match wanted {
-        "a sequence" if found == "map" => {
-            "it is a list of tables; write [[ ]] around its name, as [[service]]".into()
-        }
-        "a sequence" => format!("{found} stands where a list belongs; write [ ] around it"),
-        "a string" if found.starts_with("integer") || found.starts_with("floating") => {
-            format!("{value} is a number and a text belongs here; write it in quotes, a time as \"{value}s\"")
-        }
-        "a string" if found == "map" || found == "sequence" => {
-            "a text belongs here, and this is a table or a list; a table with one pair of brackets is written once, [[ ]] for each of several".into()
-        }
-        "a whole number" if found.starts_with("integer") => {
-            format!("{value} is larger than any number can be; write a smaller one")
-        }
-        "a string" | "a text or a list of texts" => {
-            format!("{found} stands where a text belongs; write it in quotes")
-        }
-        wanted if wanted.starts_with("struct ") || wanted == "a map" => {
-            format!("{found} stands where a table belongs; write {{ KEY = VALUE }}")
-        }
-        "a boolean" => format!("{found} stands where true or false belongs"),
-        wanted => format!("{found} stands where {wanted} belongs"),
-    }
-}
-
-/// `did you mean ...?`, or what there is to choose from.
-pub(super) fn suggestion(unknown: &str, known: &[&str]) -> String {
-    let nearest = known.iter().map(|name| (strsim::damerau_levenshtein(unknown, name), name)).min();
-    match nearest {
-        Some((distance, name)) if distance <= 1 + name.len() / 4 => format!("did you mean `{name}`?"),
-        _ => format!("use one of {}", known.join(", ")),
-    }
-}
-
-fn one_line(message: &str) -> String {
-    message.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_servers_keys_are_listed() {
-        let error = toml::from_str::<Server>("address = \"x\"\nno_such_key = 1").unwrap_err().to_string();
-        let known: Vec<_> = error.split('`').skip(3).step_by(2).filter(|key| *key != "address").collect();
-        assert_eq!(known, SERVER_KEYS, "{error}");
     }
 }

@@ -164,7 +164,7 @@ fn errors_name_file_line_key_and_remedy() {
         (
             "scheduler = \"wlc\"",
             "client_address = { type = \"proxy\", kind = 254 }",
-            "service[0].client_address.kind: kind is for toa; remove it",
+            "service[0].client_address.kind: a client_address of type proxy has no kind (toa); remove it",
         ),
         (
             "scheduler = \"wlc\"",

@@ -437,10 +437,7 @@ fn owners_key(keys: &Value) -> Option<String> {
         match value {
             Value::Object(object) => object.iter().find_map(|(key, value)| {
                 let whole = if above.is_empty() { key.clone() } else { format!("{above}.{key}") };
-                let last = key.rsplit('.').next().unwrap_or(key);
-                let is_owners = ["command", "ca_file", "password_file"].contains(&last)
-                    || whole.split('.').next() == Some("discover");
-                if is_owners { Some(whole) } else { find(&whole, value) }
+                if config::is_owners(&whole) { Some(whole) } else { find(&whole, value) }
             }),
             Value::Array(list) => list.iter().find_map(|value| find(above, value)),
             _ => None,
@@ -485,7 +482,8 @@ mod tests {
             (json!({ "health.ca_file": "/etc/shadow" }), Some("health.ca_file")),
             (json!({ "discover": { "type": "file" } }), Some("discover")),
             (json!({ "discover.endpoint": "203.0.113.9:2379" }), Some("discover.endpoint")),
-            (json!({ "server": [{ "address": "10.0.0.1:80" }, { "command": "x" }] }), Some("server.command")),
+            (json!({ "discover.interval": "1s" }), Some("discover.interval")),
+            (json!({ "server": [{ "address": "10.0.0.1:80" }] }), None),
             (Value::Null, None),
         ] {
             assert_eq!(owners_key(&keys).as_deref(), found, "{keys}");

@@ -135,7 +135,7 @@ impl<D: Devices> Control<D> {
         for found in &list.servers {
             let Found { address, keys, wrong } = found;
             let (keys, unknown): (Map<_, _>, Map<_, _>) =
-                keys.clone().into_iter().partition(|(key, _)| config::SERVER_KEYS.contains(&key.as_str()));
+                keys.clone().into_iter().partition(|(key, _)| config::is_server_key(key));
             if !unknown.is_empty() {
                 let names: Vec<_> = unknown.keys().map(String::as_str).collect();
                 usable.notes.push(format!("{address}: unknown keys are passed over: {}", names.join(", ")));

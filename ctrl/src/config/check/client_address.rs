@@ -1,6 +1,6 @@
 //! How servers are told where clients are.
 
-use super::{Checker, raw, suggestion, takes};
+use super::{Checker, Keyed, raw, suggestion, takes};
 use crate::config::ServerSpec;
 use dataplane::flow::{Protocol, Protocols};
 use dataplane::snapshot::ClientAddress;
@@ -16,25 +16,12 @@ impl Checker<'_> {
     ) -> Option<ClientAddress> {
         let raw = value.get_ref();
         let kind = raw.kind.get_ref().as_str();
-        // What belongs to which type, and where it stands.
-        let options = [
-            ("kind", "toa", raw.option.as_ref().map(Spanned::span)),
-            ("version", "proxy", raw.version.as_ref().map(Spanned::span)),
-            ("unique_id", "proxy", raw.unique_id.as_ref().map(Spanned::span)),
-            ("vip", "proxy", raw.vip.as_ref().map(Spanned::span)),
-            ("encoding", "uoa", raw.encoding.as_ref().map(Spanned::span)),
-        ];
-        let types = ["toa", "proxy", "uoa"];
-        if !types.contains(&kind) {
-            let message = format!("`{kind}` is unknown; {}", suggestion(kind, &types));
+        if !raw::CLIENT_ADDRESSES.contains(&kind) {
+            let message = format!("`{kind}` is unknown; {}", suggestion(kind, &raw::CLIENT_ADDRESSES));
             self.error(raw.kind.span(), &format!("{key}.type"), message);
             return None;
         }
-        for (option, of, place) in options {
-            if let Some(place) = place.filter(|_| of != kind) {
-                self.error(place, &format!("{key}.{option}"), format!("{option} is for {of}; remove it"));
-            }
-        }
+        self.refuse_keys("client_address", kind, raw, &|option| format!("{key}.{option}"));
         // Pings are for snat, where this was refused already.
         if takes(protocols, Protocol::Sctp) {
             let message = "servers cannot be told over sctp; remove this, or use nat, dr or tunnel, which show the client";
@@ -62,7 +49,7 @@ impl Checker<'_> {
         let Some(option) = &raw.option else { return Some(ClientAddress::Toa(TOA_KIND)) };
         // 2 to 34 have meanings that stacks act on.
         let remedy = "it is the option's kind; servers' modules know 254, some 252, 253 or 200";
-        self.number(option, &format!("{key}.kind"), 35..255, remedy)
+        self.number(option, &format!("{key}.kind"), const { raw::ClientAddress::TABLE.whole("kind") }, remedy)
             .map(|kind| ClientAddress::Toa(kind as u8))
     }
 
@@ -76,7 +63,12 @@ impl Checker<'_> {
             None => ProxyVersion::Two,
             Some(value) => {
                 let remedy = "1 is a line of text, 2 (the usual) is binary";
-                match self.number(value, &format!("{key}.version"), 1..3, remedy)? {
+                match self.number(
+                    value,
+                    &format!("{key}.version"),
+                    const { raw::ClientAddress::TABLE.whole("version") },
+                    remedy,
+                )? {
                     1 => ProxyVersion::One,
                     _ => ProxyVersion::Two,
                 }
@@ -103,7 +95,10 @@ impl Checker<'_> {
             None | Some((_, "header")) => Some(ClientAddress::Uoa(Uoa::Header)),
             Some((_, "option")) => Some(ClientAddress::Uoa(Uoa::Option)),
             Some((value, other)) => {
-                let message = format!("`{other}` is unknown; {}", suggestion(other, &["header", "option"]));
+                let message = format!(
+                    "`{other}` is unknown; {}",
+                    suggestion(other, &raw::ClientAddress::TABLE.words("encoding"))
+                );
                 self.error(value.span(), &format!("{key}.encoding"), message);
                 None
             }

@@ -1,7 +1,7 @@
 //! Where servers are looked up.
 
 use super::servers::Wanted;
-use super::{Checker, raw, suggestion};
+use super::{Checker, Keyed, raw, suggestion};
 use crate::config::{DiscoverSpec, Login, Site, Source, Tls};
 use crate::files;
 use std::collections::HashSet;
@@ -12,8 +12,6 @@ use toml::Spanned;
 
 /// The most servers that are taken from a source that does not say how many.
 const MAX_SERVERS_USUAL: i64 = 4_096;
-
-const TYPES: [&str; 4] = ["file", "dns", "nacos", "etcd"];
 
 impl Checker<'_> {
     pub(super) fn discover(
@@ -30,11 +28,14 @@ impl Checker<'_> {
         let max_servers = match &raw.max_servers {
             None => Some(MAX_SERVERS_USUAL),
             Some(value) => {
-                let range = 1..dataplane::ids::MAX_SERVERS as i64 + 1;
+                let range = const { raw::Discover::TABLE.whole("max_servers") };
                 self.number(value, &key("max_servers"), range, "it counts servers")
             }
         };
-        self.refuse_others(entry, kind, &key);
+        // A type that is unknown is told as that.
+        if raw::SOURCES.contains(&kind) {
+            self.refuse_keys("source", kind, raw, &key);
+        }
         let site = match kind {
             "nacos" | "etcd" => Some(self.site(entry, &key)?),
             _ => None,
@@ -64,7 +65,10 @@ impl Checker<'_> {
                 }
                 let l4_port = match &raw.port {
                     None => None,
-                    Some(value) => Some(self.number(value, &key("port"), 1..65_536, "it is a port")? as u16),
+                    Some(value) => {
+                        let range = const { raw::Discover::TABLE.whole("port") };
+                        Some(self.number(value, &key("port"), range, "it is a port")? as u16)
+                    }
                 };
                 let resolver = match &raw.resolver {
                     None => system_resolver(),
@@ -82,38 +86,12 @@ impl Checker<'_> {
                 Source::Dns { name, resolver, l4_port, families: wanted.kinds() }
             }
             other => {
-                let message = format!("`{other}` is unknown; {}", suggestion(other, &TYPES));
+                let message = format!("`{other}` is unknown; {}", suggestion(other, &raw::SOURCES));
                 self.error(raw.kind.span(), &key("type"), message);
                 return None;
             }
         };
         Some(DiscoverSpec { source, interval, max_servers: max_servers? as usize })
-    }
-
-    /// Keys that another type of source has.
-    fn refuse_others(&mut self, entry: &Spanned<raw::Discover>, kind: &str, key: &impl Fn(&str) -> String) {
-        let raw = entry.get_ref();
-        let span = |value: &Option<Spanned<String>>| value.as_ref().map(Spanned::span);
-        let asked: &[&str] = &["nacos", "etcd"];
-        let keys = [
-            ("path", span(&raw.path), &["file"][..]),
-            ("name", span(&raw.name), &["dns"]),
-            ("resolver", span(&raw.resolver), &["dns"]),
-            ("port", raw.port.as_ref().map(Spanned::span), &["dns"]),
-            ("endpoint", raw.endpoint.as_ref().map(Spanned::span), asked),
-            ("service", span(&raw.service), &["nacos"]),
-            ("group", span(&raw.group), &["nacos"]),
-            ("namespace", span(&raw.namespace), &["nacos"]),
-            ("prefix", span(&raw.prefix), &["etcd"]),
-            ("ca_file", span(&raw.ca_file), asked),
-            ("verify", raw.verify.as_ref().map(Spanned::span), asked),
-            ("username", span(&raw.username), asked),
-            ("password_file", span(&raw.password_file), asked),
-        ];
-        // A type that is unknown is told as that.
-        if TYPES.contains(&kind) {
-            self.refuse_keys("source", kind, &keys, key);
-        }
     }
 
     /// Where a source is, and how it is asked.

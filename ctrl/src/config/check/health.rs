@@ -1,8 +1,9 @@
 //! Health checks, and what is done when servers are down.
 
 use super::servers::Wanted;
-use super::{Checker, raw, suggestion};
+use super::{Checker, Keyed, raw, suggestion};
 use crate::balance::{Policy, Weight};
+use crate::config::health::{CheckKind, Way};
 use crate::config::{HealthSpec, Http, LoadPlace, LoadSpec, PortSpec, Probe, ServerSpec, Tls};
 use crate::files;
 use crate::passive::Rules;
@@ -17,61 +18,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::Spanned;
 
-const INTERVALS: std::ops::Range<Duration> = Duration::from_millis(100)..Duration::from_secs(86_400);
-
-/// What a check asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Tcp,
-    Http,
-    Https,
-    Udp,
-    Dns,
-    Icmp,
-    Script,
-}
-
-impl Kind {
-    const ALL: [Self; 7] =
-        [Self::Tcp, Self::Http, Self::Https, Self::Udp, Self::Dns, Self::Icmp, Self::Script];
-
-    /// The word in the file.
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Http => "http",
-            Self::Https => "https",
-            Self::Udp => "udp",
-            Self::Dns => "dns",
-            Self::Icmp => "icmp",
-            Self::Script => "script",
-        }
-    }
-
-    fn named(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.name() == word)
-    }
-
-    /// Whether it asks by a connection, by datagrams to a port, or without a port.
-    const fn way(self) -> Way {
-        match self {
-            Self::Tcp | Self::Http | Self::Https => Way::Stream,
-            Self::Udp | Self::Dns => Way::Datagram,
-            Self::Icmp | Self::Script => Way::NoPort,
-        }
-    }
-}
-
-/// How a check reaches a server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
-    Stream,
-    Datagram,
-    NoPort,
-}
-
 /// Why a check cannot ask the VIP on a server.
-fn no_way_to_vip(kind: Kind, wanted: &Wanted<'_>, ports: &[PortSpec]) -> Option<String> {
+fn no_way_to_vip(kind: CheckKind, wanted: &Wanted<'_>, ports: &[PortSpec]) -> Option<String> {
     if !matches!(wanted.mode, ForwardMode::DirectRoute | ForwardMode::Tunnel) {
         return Some(format!(
             "servers of a {} service do not have the VIP; remove this, which asks their own addresses",
@@ -165,12 +113,13 @@ impl Checker<'_> {
         let raw = entry.get_ref();
         let key = |field: &str| format!("service[{at}].health.{field}");
         let word = raw.kind.get_ref().as_str();
-        let Some(kind) = Kind::named(word) else {
-            let message = format!("`{word}` is unknown; {}", suggestion(word, &Kind::ALL.map(Kind::name)));
+        let Some(kind) = CheckKind::named(word) else {
+            let message =
+                format!("`{word}` is unknown; {}", suggestion(word, &CheckKind::ALL.map(CheckKind::name)));
             self.error(raw.kind.span(), &key("type"), message);
             return None;
         };
-        self.refuse_strangers(entry, kind, &key);
+        self.refuse_keys("check", kind.name(), raw, &key);
         let interval = self.time(raw.interval.as_ref(), &key("interval"), Duration::from_secs(2));
         let timeout = self.time(raw.timeout.as_ref(), &key("timeout"), interval.min(Duration::from_secs(5)));
         if timeout > interval {
@@ -184,7 +133,9 @@ impl Checker<'_> {
         }
         let mut count = |value: Option<&Spanned<i64>>, field: &str, default: i64| match value {
             None => Some(default),
-            Some(value) => self.number(value, &key(field), 1..1001, "it counts answers in a row"),
+            Some(value) => {
+                self.number(value, &key(field), raw::Health::TABLE.whole(field), "it counts answers in a row")
+            }
         };
         let rise = count(raw.rise.as_ref(), "rise", 2);
         let fall = count(raw.fall.as_ref(), "fall", 3);
@@ -193,14 +144,20 @@ impl Checker<'_> {
             None | Some((_, "down")) => false,
             Some((_, "up")) => true,
             Some((value, other)) => {
-                let message = format!("`{other}` is unknown; {}", suggestion(other, &["up", "down"]));
+                let message = format!(
+                    "`{other}` is unknown; {}",
+                    suggestion(other, &raw::Health::TABLE.words("initial"))
+                );
                 self.error(value.span(), &key("initial"), message);
                 false
             }
         };
         let l4_port = match &raw.port {
             None => None,
-            Some(value) => Some(self.number(value, &key("port"), 1..65_536, "it is a port")? as u16),
+            Some(value) => {
+                let range = const { raw::Health::TABLE.whole("port") };
+                Some(self.number(value, &key("port"), range, "it is a port")? as u16)
+            }
         };
         if let (Some(value), Way::NoPort) = (&raw.port, kind.way()) {
             let message = format!("a check of type {word} asks no port; remove it");
@@ -221,7 +178,8 @@ impl Checker<'_> {
                 true
             }
             Some((value, other)) => {
-                let message = format!("`{other}` is unknown; {}", suggestion(other, &["server", "vip"]));
+                let message =
+                    format!("`{other}` is unknown; {}", suggestion(other, &raw::Health::TABLE.words("aim")));
                 self.error(value.span(), &key("aim"), message);
                 false
             }
@@ -256,7 +214,7 @@ impl Checker<'_> {
     fn check_proxy(
         &mut self,
         raw: &raw::Health,
-        kind: Kind,
+        kind: CheckKind,
         client_address: Option<ClientAddress>,
         has_port: bool,
         key: &impl Fn(&str) -> String,
@@ -342,7 +300,7 @@ impl Checker<'_> {
         if protocols.is_some_and(|protocols| !protocols.have_connections()) {
             self.error(value.span(), key, "datagrams open no connection; remove this");
         }
-        self.duration(value, key, Duration::from_millis(1)..Duration::from_secs(60))
+        self.duration(value, key, const { raw::Service::TABLE.time("connect_limit") })
     }
 
     /// What servers' traffic may show of them.
@@ -363,7 +321,10 @@ impl Checker<'_> {
         }
         let failures = match &raw.failures {
             None => Some(1),
-            Some(value) => self.number(value, &key("failures"), 1..1_000_001, "it counts failed sessions"),
+            Some(value) => {
+                let range = const { raw::Passive::TABLE.whole("failures") };
+                self.number(value, &key("failures"), range, "it counts failed sessions")
+            }
         };
         let seconds = Duration::from_secs;
         // DPVS's figures.
@@ -382,48 +343,25 @@ impl Checker<'_> {
     }
 
     pub(super) fn time(&mut self, value: Option<&Spanned<String>>, key: &str, usual: Duration) -> Duration {
-        value.and_then(|value| self.duration(value, key, INTERVALS)).unwrap_or(usual)
-    }
-
-    /// Keys that another type of check has.
-    fn refuse_strangers(&mut self, entry: &Spanned<raw::Health>, kind: Kind, key: &impl Fn(&str) -> String) {
-        let raw = entry.get_ref();
-        let http: &[&str] = &["http", "https"];
-        let keys = [
-            ("path", raw.path.as_ref().map(Spanned::span), http),
-            ("method", raw.method.as_ref().map(Spanned::span), http),
-            ("host", raw.host.as_ref().map(Spanned::span), http),
-            ("expect_status", raw.expect_status.as_ref().map(Spanned::span), http),
-            ("expect_body", raw.expect_body.as_ref().map(Spanned::span), http),
-            ("load_header", raw.load_header.as_ref().map(Spanned::span), http),
-            ("load_field", raw.load_field.as_ref().map(Spanned::span), http),
-            ("load_limit", raw.load_limit.as_ref().map(Spanned::span), http),
-            ("server_name", raw.server_name.as_ref().map(Spanned::span), &["https"]),
-            ("verify", raw.verify.as_ref().map(Spanned::span), &["https"]),
-            ("ca_file", raw.ca_file.as_ref().map(Spanned::span), &["https"]),
-            ("send", raw.send.as_ref().map(Spanned::span), &["tcp", "udp"]),
-            ("expect", raw.expect.as_ref().map(Spanned::span), &["tcp", "udp", "dns"]),
-            ("query", raw.query.as_ref().map(Spanned::span), &["dns"]),
-            ("proxy", raw.proxy.as_ref().map(Spanned::span), &["tcp", "http", "https", "udp", "dns"]),
-            ("command", raw.command.as_ref().map(Spanned::span), &["script"]),
-        ];
-        self.refuse_keys("check", kind.name(), &keys, key);
+        value
+            .and_then(|value| self.duration(value, key, const { raw::Health::TABLE.time("interval") }))
+            .unwrap_or(usual)
     }
 
     fn probe(
         &mut self,
         entry: &Spanned<raw::Health>,
-        kind: Kind,
+        kind: CheckKind,
         key: &impl Fn(&str) -> String,
     ) -> Option<Probe> {
         let raw = entry.get_ref();
         let text = |value: Option<&Spanned<String>>| value.map(|value| value.get_ref().clone());
         let bytes = |value: Option<&Spanned<String>>| text(value).unwrap_or_default().into_bytes();
         match kind {
-            Kind::Tcp => {
+            CheckKind::Tcp => {
                 Some(Probe::Tcp { send: bytes(raw.send.as_ref()), expect: bytes(raw.expect.as_ref()) })
             }
-            Kind::Udp => {
+            CheckKind::Udp => {
                 if raw.send.is_none() {
                     let message =
                         "a datagram that nobody answers tells little; say what is sent: send = \"ping\"";
@@ -431,8 +369,8 @@ impl Checker<'_> {
                 }
                 Some(Probe::Udp { send: bytes(raw.send.as_ref()), expect: bytes(raw.expect.as_ref()) })
             }
-            Kind::Http | Kind::Https => self.http(entry, kind == Kind::Https, key),
-            Kind::Dns => {
+            CheckKind::Http | CheckKind::Https => self.http(entry, kind == CheckKind::Https, key),
+            CheckKind::Dns => {
                 let Some(query) = &raw.query else {
                     self.error(
                         entry.span(),
@@ -446,7 +384,10 @@ impl Checker<'_> {
                     None | Some("A") => false,
                     Some("AAAA") => true,
                     Some(other) => {
-                        let message = format!("`{other}` is unknown; {}", suggestion(other, &["A", "AAAA"]));
+                        let message = format!(
+                            "`{other}` is unknown; {}",
+                            suggestion(other, &raw::Health::TABLE.words("query_type"))
+                        );
                         self.error(entry.span(), &key("query_type"), message);
                         false
                     }
@@ -465,8 +406,8 @@ impl Checker<'_> {
                 }
                 Some(Probe::Dns { query: query.get_ref().clone(), wants_ipv6, expect })
             }
-            Kind::Icmp => Some(Probe::Icmp),
-            Kind::Script => {
+            CheckKind::Icmp => Some(Probe::Icmp),
+            CheckKind::Script => {
                 let command: Vec<_> =
                     raw.command.iter().flat_map(|list| list.get_ref().iter().cloned()).collect();
                 if let [line] = &command[..]

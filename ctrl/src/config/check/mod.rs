@@ -20,7 +20,9 @@ mod together;
 mod topology;
 mod values;
 
-use super::raw::{self, suggestion};
+use super::keys::Keyed;
+use super::raw;
+use super::read::suggestion;
 use super::{
     Admin, Config, Dataplane, Device, Hugepages, LoadError, Loaded, Location, PortSpec, Problem, RouteSpec,
     RssSpec, ServerSpec, ServiceSpec, Severity, Text,
@@ -30,14 +32,13 @@ use dataplane::flow::{Protocol, Protocols};
 use dataplane::ids::PortId;
 use dataplane::session::{State, Timeouts};
 use dataplane::snapshot::{Network, NextHop};
+use dataplane::steering::KEY_LEN_MIN;
 use dataplane::steering::ladder::Fields;
-use dataplane::steering::{KEY_LEN_MIN, TABLE_MAX};
 use dataplane::worker::SubInterface;
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 use toml::Spanned;
 use topology::{
     connected_port, is_broadcast, is_link_local, is_network, is_own, is_unicast, networks, overlaps,
@@ -51,12 +52,7 @@ const DEFAULT_SESSIONS: usize = 1_000_000;
 const MAX_WORKERS: usize = 64;
 /// Entries of an indirection table of which the operator does not say the length.
 const DEFAULT_TABLE: usize = 128;
-const MAX_SESSIONS: i64 = 1 << 30;
 const MAX_PORTS: usize = 32;
-/// As much as NICs have.
-const MAX_MTU: i64 = 9_216;
-/// A timeout must stay far below the 49 days after which stamps repeat.
-const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 86_400);
 
 /// Whether a service takes a protocol, as far as its own can be read.
 fn takes(protocols: Option<Protocols>, protocol: Protocol) -> bool {
@@ -220,7 +216,11 @@ impl<'a> Checker<'a> {
                 for (at, core) in list.get_ref().iter().enumerate() {
                     let key = format!("dataplane.workers[{at}]");
                     let remedy = "name CPU cores as `lscpu -e` numbers them";
-                    let Some(number) = self.number(core, &key, 0..1024, remedy) else { continue };
+                    let Some(number) =
+                        self.number(core, &key, const { raw::Dataplane::TABLE.whole("workers") }, remedy)
+                    else {
+                        continue;
+                    };
                     if workers.contains(&(number as usize)) {
                         let message = format!(
                             "core {number} is named twice; its workers share it, which is for tests only"
@@ -248,7 +248,7 @@ impl<'a> Checker<'a> {
                 .number(
                     value,
                     "dataplane.session_capacity",
-                    1..MAX_SESSIONS + 1,
+                    const { raw::Dataplane::TABLE.whole("session_capacity") },
                     "it counts sessions per worker",
                 )
                 .map_or(DEFAULT_SESSIONS, |number| number as usize),
@@ -260,8 +260,10 @@ impl<'a> Checker<'a> {
                 "require" => Hugepages::Require,
                 "off" => Hugepages::Off,
                 other => {
-                    let message =
-                        format!("`{other}` is unknown; {}", suggestion(other, &["auto", "require", "off"]));
+                    let message = format!(
+                        "`{other}` is unknown; {}",
+                        suggestion(other, &raw::Dataplane::TABLE.words("hugepages"))
+                    );
                     self.error(value.span(), "dataplane.hugepages", message);
                     Hugepages::Auto
                 }
@@ -269,7 +271,8 @@ impl<'a> Checker<'a> {
         };
         let session_capacity_ipv6 = raw.session_capacity_ipv6.as_ref().and_then(|value| {
             let remedy = "it counts sessions with an IPv6 address per worker";
-            self.number(value, "dataplane.session_capacity_ipv6", 1..MAX_SESSIONS + 1, remedy)
+            let range = const { raw::Dataplane::TABLE.whole("session_capacity_ipv6") };
+            self.number(value, "dataplane.session_capacity_ipv6", range, remedy)
         });
         Dataplane {
             workers,
@@ -418,7 +421,7 @@ impl<'a> Checker<'a> {
         ports: &[PortSpec],
     ) -> Option<u16> {
         let remedy = "every link carries 1280 (IPv6), most 1500, jumbo frames have up to 9000";
-        let mtu = self.number(value, key, 1_280..MAX_MTU + 1, remedy)? as u16;
+        let mtu = self.number(value, key, const { raw::Port::TABLE.whole("mtu") }, remedy)? as u16;
         if let Some(parent) = vlan.and_then(|sub| ports.get(usize::from(sub.parent.0))) {
             let most = parent.mtu.unwrap_or(1_500);
             if mtu > most {
@@ -482,7 +485,8 @@ impl<'a> Checker<'a> {
                     self.error(parent.span(), &key("parent"), message);
                     return None;
                 };
-                let id = self.number(vlan, &key("vlan"), 1..4_095, "it is the VLAN's number")? as u16;
+                let range = const { raw::Port::TABLE.whole("vlan") };
+                let id = self.number(vlan, &key("vlan"), range, "it is the VLAN's number")? as u16;
                 let sub = SubInterface { parent: PortId(at as u16), vlan: id };
                 if let Some(other) = ports.iter().find(|port| port.vlan == Some(sub)) {
                     let message = format!("port `{}` is VLAN {id} of it already; remove one", other.name);
@@ -514,7 +518,7 @@ impl<'a> Checker<'a> {
             "addresses" => Fields::Addresses,
             "nothing" => return Some(RssSpec::Nothing),
             other => {
-                let known = suggestion(other, &["ports", "addresses", "nothing"]);
+                let known = suggestion(other, &raw::Rss::TABLE.words("fields"));
                 let message = format!("`{other}` is unknown; {known}");
                 self.error(raw.fields.span(), &format!("{key}.fields"), message);
                 return None;
@@ -543,7 +547,7 @@ impl<'a> Checker<'a> {
             None => DEFAULT_TABLE,
             Some(value) => {
                 let remedy = "it counts the entries of the indirection table";
-                let range = 1..TABLE_MAX as i64 + 1;
+                let range = const { raw::Rss::TABLE.whole("table") };
                 let entries = self.number(value, &format!("{key}.table"), range, remedy)? as usize;
                 if !entries.is_power_of_two() {
                     let message = format!("{entries} is not a power of two; no device has such a table");
@@ -690,9 +694,8 @@ impl<'a> Checker<'a> {
         ];
         for (name, value, state) in entries {
             let Some(value) = value else { continue };
-            if let Some(duration) =
-                self.duration(value, &format!("{key}.{name}"), Duration::from_secs(1)..MAX_TIMEOUT)
-            {
+            let range = raw::Timeouts::TABLE.time(name);
+            if let Some(duration) = self.duration(value, &format!("{key}.{name}"), range) {
                 timeouts.set(state, duration.as_millis() as u32);
             }
         }

@@ -1,13 +1,10 @@
 //! The names that are answered for.
 
-use super::{Checker, raw, suggestion};
+use super::{Checker, Keyed, raw, suggestion};
 use crate::config::{Location, NameAnswers, NamesSpec};
 use std::net::SocketAddr;
 use std::time::Duration;
 use toml::Spanned;
-
-/// Longer than anybody's name should outlive a server.
-const TTL_MAX: Duration = Duration::from_secs(86_400);
 
 impl Checker<'_> {
     pub(super) fn names(&mut self, raw: Option<&raw::Names>) -> Option<NamesSpec> {
@@ -25,10 +22,9 @@ impl Checker<'_> {
             self.error(raw.zone.span(), "names.listen", message);
         }
         let usual = Duration::from_secs(5);
-        let ttl = raw
-            .ttl
-            .as_ref()
-            .map_or(Some(usual), |value| self.duration(value, "names.ttl", Duration::ZERO..TTL_MAX));
+        let ttl = raw.ttl.as_ref().map_or(Some(usual), |value| {
+            self.duration(value, "names.ttl", const { raw::Names::TABLE.time("ttl") })
+        });
         let mut clients = Vec::new();
         for (at, client) in raw.client.iter().enumerate() {
             let text = |value: &Option<Spanned<String>>| value.as_ref().map(|value| value.get_ref().clone());
@@ -62,7 +58,10 @@ impl Checker<'_> {
             "vip" => NameAnswers::Vips,
             "servers" => NameAnswers::Servers,
             other => {
-                let message = format!("`{other}` is unknown; {}", suggestion(other, &["vip", "servers"]));
+                let message = format!(
+                    "`{other}` is unknown; {}",
+                    suggestion(other, &raw::Service::TABLE.words("names"))
+                );
                 self.error(value.span(), key, message);
                 NameAnswers::Vips
             }

@@ -1,6 +1,6 @@
 //! What a service wants of its sessions, and of its tunnels.
 
-use super::{Checker, raw, suggestion};
+use super::{Checker, Keyed, raw, suggestion};
 use crate::config::PortSpec;
 use dataplane::flow::{Protocol, Protocols};
 use dataplane::session::{ForwardMode, Persistence, Timeouts};
@@ -25,7 +25,7 @@ impl Checker<'_> {
             let timeout = match &raw.timeout {
                 None => Some(Duration::from_secs(300)),
                 Some(value) => {
-                    let range = Duration::from_secs(1)..Duration::from_secs(7 * 86_400);
+                    let range = const { raw::Persistence::TABLE.time("timeout") };
                     self.duration(value, &key("persistence.timeout"), range)
                 }
             };
@@ -33,12 +33,8 @@ impl Checker<'_> {
                 None => Some(most),
                 Some(value) => {
                     let key = key(&format!("persistence.{field}"));
-                    self.number(
-                        value,
-                        &key,
-                        1..most + 1,
-                        "it counts the bits of a client's address that matter",
-                    )
+                    let range = raw::Persistence::TABLE.whole(field);
+                    self.number(value, &key, range, "it counts the bits of a client's address that matter")
                 }
             };
             let prefix4 = mask(raw.netmask.as_ref(), "netmask", 32)?;
@@ -91,7 +87,8 @@ impl Checker<'_> {
             }
         }
         let session_limit = raw.session_limit.as_ref().and_then(|value| {
-            self.number(value, &key("session_limit"), 1..i64::MAX, "it counts sessions of the service")
+            let range = const { raw::Service::TABLE.whole("session_limit") };
+            self.number(value, &key("session_limit"), range, "it counts sessions of the service")
         });
         let client_address = raw.client_address.as_ref().and_then(|value| {
             let key = key("client_address");
@@ -139,7 +136,8 @@ impl Checker<'_> {
             None => Some(i64::from(GUE_PORT)),
             // Small numbers stand for the other kinds.
             Some(port) => {
-                self.number(port, &format!("{key}.port"), 2..65_536, "it is where servers take GUE")
+                let range = const { raw::Tunnel::TABLE.whole("port") };
+                self.number(port, &format!("{key}.port"), range, "it is where servers take GUE")
             }
         };
         let encapsulation = match raw.kind.get_ref().as_str() {
@@ -147,7 +145,8 @@ impl Checker<'_> {
             "gre" => Encapsulation::Gre,
             "gue" => Encapsulation::Gue(l4_port.unwrap_or_default() as u16),
             other => {
-                let message = format!("`{other}` is unknown; {}", suggestion(other, &["ipip", "gre", "gue"]));
+                let message =
+                    format!("`{other}` is unknown; {}", suggestion(other, &raw::Tunnel::TABLE.words("type")));
                 self.error(raw.kind.span(), &format!("{key}.type"), message);
                 return default;
             }

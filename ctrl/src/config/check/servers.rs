@@ -4,7 +4,7 @@ use super::topology::{
     connected_port, gateway_in, is_broadcast, is_link_local, is_network, is_own, is_unicast, networks,
     port_towards,
 };
-use super::{Checker, raw};
+use super::{Checker, Keyed, raw};
 use crate::config::{Config, Location, PortSpec, RouteSpec, ServerSpec, ServiceSpec};
 use dataplane::flow::{Endpoint, Family};
 use dataplane::session::ForwardMode;
@@ -177,7 +177,7 @@ impl Checker<'_> {
             None => Some(0),
             Some(value) => {
                 let key = format!("{prefix}.{field}");
-                self.number(value, &key, 1..i64::from(u32::MAX), "it counts sessions on this server")
+                self.number(value, &key, raw::Server::TABLE.whole(field), "it counts sessions on this server")
             }
         };
         let upper = limit(raw.max_sessions.as_ref(), "max_sessions")? as u32;

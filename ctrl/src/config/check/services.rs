@@ -5,7 +5,7 @@ use super::together::{Share, clashes};
 use super::topology::{
     connected_port, gateway_in, is_broadcast, is_link_local, is_network, is_own, is_unicast, networks,
 };
-use super::{Checker, raw, suggestion, takes};
+use super::{Checker, Keyed, raw, suggestion, takes};
 use crate::balance::Weight;
 use crate::config::{Config, Location, PortSpec, RouteSpec, ServerSpec, ServiceSpec, Severity};
 use dataplane::flow::{Endpoint, Protocol, Protocols};
@@ -225,7 +225,7 @@ impl Checker<'_> {
         let policy = self.policy(raw, &key);
         let names = self.name_answers(raw.names.as_ref(), &key("names"));
         let slow_start = raw.slow_start.as_ref().map_or(Some(Duration::ZERO), |value| {
-            self.duration(value, &key("slow_start"), Duration::ZERO..Duration::from_secs(86_400))
+            self.duration(value, &key("slow_start"), const { raw::Service::TABLE.time("slow_start") })
         });
         let connect_limit = raw
             .connect_limit
@@ -425,8 +425,10 @@ impl Checker<'_> {
                 "port" => flags.port = true,
                 "fallback" => flags.fallback = true,
                 other => {
-                    let message =
-                        format!("`{other}` is unknown; {}", suggestion(other, &["port", "fallback"]));
+                    let message = format!(
+                        "`{other}` is unknown; {}",
+                        suggestion(other, &raw::Service::TABLE.words("scheduler_flags"))
+                    );
                     self.error(text.span(), &key, message);
                 }
             }

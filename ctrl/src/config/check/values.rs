@@ -1,6 +1,7 @@
 //! Single values: numbers in a range, names, durations, addresses.
 
-use super::Checker;
+use super::{Checker, Keyed};
+use crate::config::keys::Key;
 use dataplane::snapshot::Network;
 use hickory_proto::rr::Name;
 use std::net::{IpAddr, SocketAddr};
@@ -8,9 +9,6 @@ use std::ops::Range;
 use std::str::FromStr;
 use std::time::Duration;
 use toml::Spanned;
-
-/// A key, its place if it is there, and the types that have it.
-pub(super) type KeyOfTypes<'a> = (&'a str, Option<Range<usize>>, &'a [&'a str]);
 
 impl Checker<'_> {
     /// A whole number in `range`, or `None` and an error with `remedy`.
@@ -33,19 +31,19 @@ impl Checker<'_> {
         Some(number)
     }
 
-    /// Refuses keys of a check or a source that those of its type do not have.
+    /// Refuses keys of a table that those of its type do not have.
     pub(super) fn refuse_keys(
         &mut self,
         what: &str,
         kind: &str,
-        keys: &[KeyOfTypes<'_>],
+        table: &impl Keyed,
         key: &impl Fn(&str) -> String,
     ) {
-        for (field, place, types) in keys {
-            if let Some(place) = place.clone().filter(|_| !types.contains(&kind)) {
+        for (Key { name, only, .. }, place) in table.places() {
+            if !only.is_empty() && !only.contains(&kind) {
                 let message =
-                    format!("a {what} of type {kind} has no {field} ({}); remove it", types.join(", "));
-                self.error(place, &key(field), message);
+                    format!("a {what} of type {kind} has no {name} ({}); remove it", only.join(", "));
+                self.error(place, &key(name), message);
             }
         }
     }
@@ -73,7 +71,7 @@ impl Checker<'_> {
             self.error(
                 value.span(),
                 key,
-                format!("`{text}` is no duration; write a number and ms, s, m or h, as \"2s\""),
+                format!("`{text}` is not a duration; write a number and ms, s, m or h, as \"2s\""),
             );
             return None;
         };
