@@ -1,7 +1,8 @@
 //! The process's surroundings: devices as control sees them, signals, systemd.
 
 use ctrl::config::{self, Config, PortSpec, RssSpec};
-use ctrl::control::{DeviceCounters, Devices, Request};
+use ctrl::control::Request;
+use ctrl::devices::{DeviceCounters, Devices};
 use dataplane::dpdk::{self, Device, Pool};
 use dataplane::flow::FlowHasher;
 use dataplane::ids::PortId;

@@ -11,14 +11,15 @@ mod replay;
 
 use clap::Parser;
 use ctrl::admin::Server;
-use ctrl::compile::{self, DeviceFacts};
+use ctrl::compile;
 use ctrl::config::{self, Config, Loaded};
 use ctrl::control::{Control, Files, Identity, Parts, Request};
+use ctrl::desired::last_good::{self, Keeper};
+use ctrl::devices::DeviceFacts;
 use ctrl::discovery::Discovery;
 use ctrl::health::{self, Engine};
 use ctrl::journal;
 use ctrl::kernel::KernelPath;
-use ctrl::last_good::{self, Keeper};
 use ctrl::state::{self, Settings};
 use ctrl::steering::Ladder;
 use dataplane::director::{Director, Limits, Sequences};
@@ -51,12 +52,19 @@ struct Arguments {
     /// Only check a configuration: exit 0 good, 1 cannot be read or parsed, 2 wrong.
     #[arg(long, value_name = "FILE", conflicts_with = "config")]
     check: Option<PathBuf>,
+    /// Print the configuration's form as a JSON Schema, for editors.
+    #[arg(long, conflicts_with_all = ["config", "check"])]
+    schema: bool,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Some(file) = &arguments.check {
         return ExitCode::from(ctrl::cli::check(file, false));
+    }
+    if arguments.schema {
+        println!("{:#}", config::schema());
+        return ExitCode::SUCCESS;
     }
     if let Err(error) = journal::start() {
         eprintln!("sluiced: there can be no log: {error}");

@@ -2,30 +2,19 @@
 //! neighbours, what is known of servers) -> Snapshot`, a pure function but for the ids that the registry keeps.
 
 use crate::config::{Config, Device, ServerSpec, ServiceSpec};
+use crate::devices::DeviceFacts;
 use crate::registry::{Exhausted, ReadSlot, Registry};
-use crate::standing::Standings;
-use dataplane::ids::{Generation, PortId};
-use dataplane::session::ForwardMode;
+use crate::servers::Standings;
+use crate::topology::{addresses, reply_port, routes};
+use dataplane::ids::Generation;
 use dataplane::snapshot::{
-    AddressRole, Addresses, LocalAddress, Neighbors, Network, NextHop, PortConfig, RealServer, Routes,
-    Service, ServiceOptions, Services, Snapshot,
+    LocalAddress, Neighbors, NextHop, PortConfig, RealServer, Service, ServiceOptions, Services, Snapshot,
 };
-use dataplane::wire::{LinkTraits, Mac};
+use dataplane::wire::LinkTraits;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
-
-/// What a started device says of itself.
-#[derive(Clone, Debug)]
-pub struct DeviceFacts {
-    /// The driver's name.
-    pub driver: String,
-    /// Station address.
-    pub mac: Mac,
-    /// Largest IP packet, in bytes.
-    pub mtu: u16,
-}
 
 /// Compiles `config`. The caller gives the routing epoch and publishes.
 ///
@@ -71,63 +60,6 @@ pub fn ports(config: &Config, devices: &[DeviceFacts]) -> Arc<[PortConfig]> {
             kernel: spec.kernel,
         })
         .collect()
-}
-
-/// What each of the appliance's addresses is for. A VIP may also be a port's address.
-pub fn addresses(config: &Config) -> Addresses {
-    let mut all = Addresses::default();
-    for network in config.ports.iter().flat_map(|port| &port.addresses) {
-        all.insert_link(*network);
-    }
-    for service in &config.services {
-        // Where hidden hosts go is nobody's VIP.
-        let listens = service.listens.iter().filter(|_| service.forward != ForwardMode::Snat);
-        let hosts = listens.map(|listen| listen.network).filter(|network| network.is_host());
-        for network in hosts {
-            all.insert(network.address, AddressRole::Vip);
-        }
-        for address in &service.local_addresses {
-            all.insert(*address, AddressRole::Local(reply_port(config, service, *address)));
-        }
-    }
-    all
-}
-
-/// Networks of the ports, static routes, and a default route by IPv6 `routers` that advertised
-/// themselves, if the file has none.
-pub fn routes(config: &Config, routers: &[NextHop]) -> Routes {
-    let mut routes = Routes::default();
-    let default = Network { address: IpAddr::V6(Ipv6Addr::UNSPECIFIED), prefix_len: 0 };
-    if !routers.is_empty() && !config.routes.iter().any(|route| route.to == default) {
-        routes.add_gateways(default, routers);
-    }
-    // Static routes first: a port's own network is never behind a gateway.
-    for route in &config.routes {
-        routes.add_gateways(route.to, &route.hops);
-    }
-    for (at, port) in config.ports.iter().enumerate() {
-        for network in &port.addresses {
-            routes.add_link(*network, PortId(at as u16));
-        }
-    }
-    routes
-}
-
-/// The port that answers ARP for an address; `None`: every port, because the address is
-/// on none's network (a routed VIP).
-pub fn port_of(config: &Config, address: IpAddr) -> Option<PortId> {
-    let contains = |network: &Network| network.contains(address);
-    let at = config.ports.iter().position(|port| port.addresses.iter().any(contains))?;
-    Some(PortId(at as u16))
-}
-
-/// The port by which servers' answers to a local address come: the one on whose network it is, or
-/// the one towards the servers.
-fn reply_port(config: &Config, service: &ServiceSpec, address: IpAddr) -> PortId {
-    port_of(config, address).unwrap_or_else(|| {
-        let towards = |server: &ServerSpec| routes(config, &[]).lookup(server.endpoint.address, 0);
-        service.servers.iter().find_map(towards).map_or(PortId(0), |hop| hop.port)
-    })
 }
 
 /// The servers' thresholds on each of so many workers; none where no server has one.

@@ -1,26 +1,26 @@
 //! What the operator wants: from a configuration file to the snapshot that workers
 //! follow, and from workers' counters to what the command line shows.
 //!
-//! [`config`] reads and checks the file. [`control`] is the one thread that owns the
-//! desired state; [`compile`] turns it into a snapshot, [`registry`] gives out stable
-//! ids, [`neighbors`], [`arp`] and [`nd`] find stations, [`kernel`] is the host's part in it. [`admin`] serves the Unix socket,
-//! [`view`] is what it says, [`cli`] is the command's side of it. [`journal`] is the log, [`files`] reads what may not answer,
-//! [`steering`] says how replies find their workers.
+//! The modules stand on floors, and each uses only what is below it (`dataplane/tests/layering.rs` holds them to it):
 //!
-//! [`desired`] keeps changes by command beside the files' text, [`diff`] tells them, [`last_good`] is for bad files,
-//! [`state`] for the next start.
-//! [`health`] and [`passive`] find out about servers, [`discovery`] finds servers; [`standing`] knows what was found,
-//! [`relief`] damps what their load takes away, [`balance`] makes weights of it all, and [`names`] answers for names.
+//! 1. the ground: [`devices`], [`files`] (reads what may not answer), [`journal`] (the log), [`pci`], [`registry`]
+//!    (stable ids), [`state`] (for the next start), [`users`], DNS messages, HTTP and TLS;
+//! 2. [`config`] reads and checks the file;
+//! 3. [`topology`] and [`steering`] say which way leads where, [`desired`] keeps changes by command, [`discovery`] finds
+//!    servers, [`admin`] serves the Unix socket, [`links`] has the stations on the links;
+//! 4. [`kernel`] is the host's part, [`cli`] the command;
+//! 5. [`health`] asks servers;
+//! 6. [`servers`] knows what was found out about them, and makes weights of it;
+//! 7. [`compile`] makes the snapshot, [`names`] answers for names, [`view`] is what the admin socket says;
+//! 8. [`control`] is the one thread that owns the desired state.
 
 pub mod admin;
-pub mod arp;
-pub mod balance;
 pub mod cli;
 pub mod compile;
 pub mod config;
 pub mod control;
 pub mod desired;
-pub mod diff;
+pub mod devices;
 pub mod discovery;
 mod dns;
 pub mod files;
@@ -28,16 +28,14 @@ pub mod health;
 mod http;
 pub mod journal;
 pub mod kernel;
-pub mod last_good;
+pub mod links;
 pub mod names;
-pub mod nd;
-pub mod neighbors;
-pub mod passive;
 pub mod pci;
 pub mod registry;
-pub mod relief;
-pub mod standing;
+pub mod servers;
 pub mod state;
 pub mod steering;
 mod tls;
+pub mod topology;
+pub mod users;
 pub mod view;

@@ -1,9 +1,8 @@
 //! The TLS side of checks and of questions to sources.
 
-use crate::config::Tls;
 use crate::files;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
@@ -18,6 +17,17 @@ use tokio_rustls::rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore,
     SignatureScheme,
 };
+
+/// The TLS side of an HTTPS check.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Tls {
+    /// The name that is asked for (SNI) and that the certificate must have; the server's address if it is not said.
+    pub server_name: Option<String>,
+    /// Whether the certificate is looked at.
+    pub verify: bool,
+    /// The authorities that are believed, in PEM; those of the system if it is not said.
+    pub ca_file: Option<PathBuf>,
+}
 
 static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(ring::default_provider()));
 

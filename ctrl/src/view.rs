@@ -10,7 +10,7 @@ pub(crate) use build::read_slot;
 pub use condition::{AWAITED, Condition, ServiceState, TableUse, USED_UP};
 pub use counted::Counted;
 
-use crate::balance::Weight;
+use crate::config::Weight;
 use serde::Serialize;
 use std::collections::BTreeMap;
 

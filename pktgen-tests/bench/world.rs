@@ -1,8 +1,9 @@
 //! The world that is measured: one or many services, compiled as the daemon would.
 
-use ctrl::compile::{self, DeviceFacts, Sources};
+use ctrl::compile::{self, Sources};
+use ctrl::devices::DeviceFacts;
 use ctrl::registry::Registry;
-use ctrl::standing::Standings;
+use ctrl::servers::Standings;
 use dataplane::ids::PortId;
 use dataplane::snapshot::{Neighbor, Neighbors, NextHop, Snapshot};
 use dataplane::stats::ServerTotals;

@@ -4,12 +4,13 @@
 //! A list is paged: it takes `cursor` and `limit` and gives `items` and `next`, which is
 //! null at the end.
 
+mod call;
 mod client;
-pub mod peers;
 mod places;
 mod server;
 mod verbs;
 
+pub use call::{Call, Refusal, Reply};
 pub use client::{CallError, Client};
 pub use server::{AccessHandle, BindError, Server};
 pub use verbs::{Method, Right};

@@ -1,10 +1,10 @@
 //! The daemon's side of the socket: a thread that accepts, and one per client.
 
 use super::PROTOCOL;
-use super::peers::{Access, Peer};
+use super::call::{Call, Refusal, Reply};
 use super::places::{Place, Places};
 use crate::config::Admin;
-use crate::control::{Refusal, Reply, Request};
+use crate::users::{Access, Peer};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 use std::fmt;
@@ -151,7 +151,11 @@ impl Server {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn serve(&self, version: &str, requests: Sender<Request>) -> std::io::Result<()> {
+    pub fn serve<M: From<Call> + Send + 'static>(
+        &self,
+        version: &str,
+        requests: Sender<M>,
+    ) -> std::io::Result<()> {
         let (listener, access) = (self.listener.try_clone()?, self.access.clone());
         let places = Places::default();
         let door = Door { listener, access, version: version.to_owned(), requests, places };
@@ -161,15 +165,15 @@ impl Server {
 }
 
 /// Where clients come in.
-struct Door {
+struct Door<M> {
     listener: UnixListener,
     access: AccessHandle,
     version: String,
-    requests: Sender<Request>,
+    requests: Sender<M>,
     places: Places,
 }
 
-impl Door {
+impl<M: From<Call> + Send + 'static> Door<M> {
     /// Lets clients in for ever, and makes the socket's file anew when somebody removed it.
     fn keep(mut self) {
         let pause = Timespec::try_from(FILE_PAUSE).ok();
@@ -246,11 +250,11 @@ impl Drop for Server {
     }
 }
 
-fn converse(
+fn converse<M: From<Call>>(
     stream: UnixStream,
     version: &str,
     access: &AccessHandle,
-    requests: &Sender<Request>,
+    requests: &Sender<M>,
     mut place: Place,
 ) -> std::io::Result<()> {
     stream.set_write_timeout(Some(IDLE_MAX))?;
@@ -316,7 +320,7 @@ fn read_line(reader: &mut BufReader<UnixStream>, line: &mut Vec<u8>) -> std::io:
 }
 
 /// The answer to one line; `None` for a notification.
-fn handle(line: &[u8], peer: &Peer, requests: &Sender<Request>) -> Option<String> {
+fn handle<M: From<Call>>(line: &[u8], peer: &Peer, requests: &Sender<M>) -> Option<String> {
     let refuse = |id: &Value, code: i32, message: &str| {
         Some(response(id, Err(Refusal { code, message: message.to_owned() })))
     };
@@ -329,8 +333,8 @@ fn handle(line: &[u8], peer: &Peer, requests: &Sender<Request>) -> Option<String
     };
     let (reply, answer) = channel();
     let (method, params) = (method.to_owned(), call["params"].clone());
-    let request = Request::Call { method, params, peer: peer.clone(), reply };
-    if requests.send(request).is_err() {
+    let call = Call { method, params, peer: peer.clone(), reply };
+    if requests.send(call.into()).is_err() {
         return refuse(&id?, 1, "sluiced is stopping");
     }
     let answer = answer.recv_timeout(ANSWER_MAX).unwrap_or_else(|_| {
@@ -381,11 +385,10 @@ mod tests {
     /// A server whose control thread answers `echo` with its parameters.
     fn echo(socket: &TestSocket) -> Server {
         let server = Server::bind(&socket.admin()).unwrap();
-        let (sender, requests) = channel();
+        let (sender, requests) = channel::<Call>();
         server.serve("test", sender).unwrap();
         std::thread::spawn(move || {
-            for request in requests {
-                let Request::Call { method, params, reply, .. } = request else { return };
+            for Call { method, params, reply, .. } in requests {
                 let answer = if method == "echo" {
                     Ok(serde_json::value::to_raw_value(&params).unwrap())
                 } else {

@@ -1,6 +1,6 @@
 //! Where a service's servers are looked up, as the operator wants it.
 
-use super::Tls;
+use crate::tls::Tls;
 use hickory_proto::rr::RecordType;
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,9 +1,9 @@
 //! A health check, as the operator wants it. Two servers' checks that are equal are one check.
 
+use crate::tls::Tls;
 use dataplane::wire::ProxyVersion;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// How and how often servers are asked.
@@ -101,17 +101,6 @@ pub struct Http {
     pub body: Option<String>,
     /// TLS, for HTTPS.
     pub tls: Option<Tls>,
-}
-
-/// The TLS side of an HTTPS check.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Tls {
-    /// The name that is asked for (SNI) and that the certificate must have; the server's address if it is not said.
-    pub server_name: Option<String>,
-    /// Whether the certificate is looked at.
-    pub verify: bool,
-    /// The authorities that are believed, in PEM; those of the system if it is not said.
-    pub ca_file: Option<PathBuf>,
 }
 
 /// Overload protection by what servers say of their load.

@@ -10,6 +10,7 @@ mod discover;
 mod health;
 mod keys;
 mod names;
+mod policy;
 mod problem;
 mod raw;
 mod read;
@@ -20,15 +21,14 @@ pub use again::Reader;
 pub(crate) use again::blocks;
 pub(crate) use check::parse_duration;
 pub use discover::{DiscoverSpec, Login, Site, Source};
-pub use health::{HealthSpec, Http, LoadPlace, LoadSpec, Probe, Tls};
+pub use health::{HealthSpec, Http, LoadPlace, LoadSpec, Probe};
 pub use names::{NameAnswers, NamesSpec};
+pub use policy::{Policy, Rules, Weight};
 pub use problem::{Problem, Severity, shown};
 pub use reference::{page, schema};
 pub use text::Text;
 
-use crate::admin::peers::Access;
-use crate::balance::{Policy, Weight};
-use crate::passive::Rules;
+use crate::users::Access;
 use keys::Keyed;
 
 use dataplane::flow::{Endpoint, Protocols};

@@ -4,7 +4,7 @@ use super::health::CheckKind;
 use super::keys::{
     ADDRESS, Holds, L4_PORT, NAME, NETWORK, PATH, SHARE, SOCKET, Shape, Shaped, TIMER, tables,
 };
-use crate::balance::Weight;
+use super::policy::Weight;
 use Holds::{Any, Form, Number as Amount, Time, Whole, Words};
 use dataplane::flow::Protocol;
 use dataplane::ids::MAX_SERVERS;

@@ -1,11 +1,12 @@
 //! Gratuitous ARP and unsolicited neighbour advertisements: telling the links at once which addresses are ours, so that nobody has
 //! to wait for an old entry to age.
 
-use super::{Control, Devices};
-use crate::arp::{Arp, BROADCAST};
-use crate::compile::{addresses, port_of};
+use super::Control;
 use crate::config::Config;
-use crate::nd;
+use crate::devices::Devices;
+use crate::links::arp::{Arp, BROADCAST};
+use crate::links::nd;
+use crate::topology::{addresses, port_of};
 use dataplane::clock::Instant;
 use dataplane::ids::PortId;
 use std::collections::{BTreeMap, VecDeque};
@@ -81,7 +82,7 @@ impl Announcements {
 impl<D: Devices> Control<D> {
     /// Sends what is due, as far as the worker takes it.
     pub(super) fn announce(&mut self, now: Instant) {
-        while let Some((at, port, address, what)) = self.announcements.due.front().copied() {
+        while let Some((at, port, address, what)) = self.links.announcements.due.front().copied() {
             if at > now {
                 return;
             }
@@ -89,7 +90,7 @@ impl<D: Devices> Control<D> {
                 if !self.probe(port, address) {
                     return;
                 }
-                self.announcements.due.pop_front();
+                self.links.announcements.due.pop_front();
                 continue;
             }
             let frame = match address {
@@ -99,7 +100,7 @@ impl<D: Devices> Control<D> {
             if !self.transmit(port, &frame) {
                 return;
             }
-            self.announcements.due.pop_front();
+            self.links.announcements.due.pop_front();
         }
     }
 }

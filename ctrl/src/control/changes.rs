@@ -3,14 +3,17 @@
 //! Each is checked as the file is, made at once or not at all, noted so that it can be written back, and logged with
 //! who made it.
 
-use super::requests::{self, Refusal};
-use super::{Control, Devices};
-use crate::admin::Method;
-use crate::admin::peers::Peer;
-use crate::balance::{Switch, TIER_NAMES, Weight};
+use super::Control;
+use super::requests;
+use crate::admin::{Method, Refusal};
+use crate::config::Weight;
 use crate::config::{self, Config, LoadError, ServerSpec, ServiceSpec, Text};
-use crate::desired::{self, Change, Desired};
-use crate::diff;
+use crate::desired::diff;
+use crate::desired::history::Drain;
+use crate::desired::{self, Change};
+use crate::devices::Devices;
+use crate::servers::balance::{Switch, TIER_NAMES};
+use crate::users::Peer;
 use dataplane::clock::Instant;
 use dataplane::flow::Endpoint;
 use serde_json::{Map, Value, json};
@@ -23,56 +26,8 @@ const NOTHING: &str = "no key was named, so nothing changes; write as weight=5";
 /// What a change led to, or why it was not made.
 pub(super) type Outcome = Result<Value, Refusal>;
 
-/// States that `config rollback` can go back to.
-const HISTORY_MAX: usize = 16;
 /// The longest that a switch or a drain may last.
 const LONGEST: Duration = Duration::from_secs(30 * 86_400);
-
-/// A server, or a service, that leaves at a time.
-#[derive(Clone, Debug)]
-pub struct Drain {
-    /// When.
-    pub until: Instant,
-    /// The service.
-    pub service: String,
-    /// Its server, if not all of it leaves.
-    pub endpoint: Option<Endpoint>,
-}
-
-/// What runs, what ran before, and what is to happen.
-#[derive(Debug)]
-pub(super) struct History {
-    /// What the files said, and the changes since.
-    pub(super) desired: Desired,
-    /// What the files said when they were last read, or written by command.
-    pub(super) on_disk: Arc<Text>,
-    before: Vec<(Config, Desired)>,
-    /// Servers and services that leave at a time, if they still take no sessions then.
-    pub(super) drains: Vec<Drain>,
-    /// Those that left so, and whose last sessions end.
-    pub(super) drained: Vec<(String, Endpoint)>,
-}
-
-impl History {
-    pub(super) fn of(text: Arc<Text>) -> Self {
-        let on_disk = Arc::clone(&text);
-        Self {
-            desired: Desired::of(text),
-            on_disk,
-            before: Vec::new(),
-            drains: Vec::new(),
-            drained: Vec::new(),
-        }
-    }
-
-    /// Keeps what is to be left.
-    pub(super) fn keep(&mut self, config: Config, desired: Desired) {
-        self.before.push((config, desired));
-        if self.before.len() > HISTORY_MAX {
-            self.before.remove(0);
-        }
-    }
-}
 
 impl<D: Devices> Control<D> {
     /// Makes a change that `peer` asks for, and logs it.
@@ -103,9 +58,9 @@ impl<D: Devices> Control<D> {
     pub(super) fn add_server(&mut self, params: &Value, now: Instant) -> Outcome {
         let (at, address, keys) =
             (self.service_at(params, "service")?, text(params, "address")?, keys(params));
-        let spec = &self.config.services[at];
+        let spec = &self.wanted.config.services[at];
         let lines = desired::server_lines(address, &keys).map_err(Refusal::parameters)?;
-        let server = config::parse_server(&lines, spec, &self.config).map_err(problems)?;
+        let server = config::parse_server(&lines, spec, &self.wanted.config).map_err(problems)?;
         if spec.servers.iter().any(|other| other.endpoint == server.endpoint) {
             let message = format!(
                 "{} is a server of {} already; `sluice server set` changes it",
@@ -126,13 +81,13 @@ impl<D: Devices> Control<D> {
         if keys.is_empty() {
             return Err(Refusal::parameters(NOTHING));
         }
-        let spec = &self.config.services[at];
+        let spec = &self.wanted.config.services[at];
         let old = &spec.servers[place];
         let mut all = keys_of(old);
         all.extend(keys.clone());
         all.retain(|_, value| !value.is_null());
         let lines = desired::server_lines(address, &all).map_err(Refusal::parameters)?;
-        let server = config::parse_server(&lines, spec, &self.config).map_err(problems)?;
+        let server = config::parse_server(&lines, spec, &self.wanted.config).map_err(problems)?;
         let mut new = ServiceSpec::clone(spec);
         new.servers[place] = ServerSpec { endpoint: old.endpoint, ..server };
         let (service, address) = (spec.name.clone(), old.endpoint.to_string());
@@ -142,7 +97,7 @@ impl<D: Devices> Control<D> {
     pub(super) fn remove_server(&mut self, params: &Value, now: Instant) -> Outcome {
         let (at, address) = (self.service_at(params, "service")?, text(params, "address")?);
         let place = self.own_server_at(at, address)?;
-        let mut new = ServiceSpec::clone(&self.config.services[at]);
+        let mut new = ServiceSpec::clone(&self.wanted.config.services[at]);
         let gone = new.servers.remove(place);
         let (service, address) = (new.name.clone(), gone.endpoint.to_string());
         self.replace_service(at, new, Change::RemoveServer { service, address }, now)
@@ -151,9 +106,9 @@ impl<D: Devices> Control<D> {
     /// The server gets no new sessions; with a deadline it is removed then.
     pub(super) fn drain_server(&mut self, params: &Value, now: Instant) -> Outcome {
         let (at, address) = (self.service_at(params, "service")?, text(params, "address")?);
-        let endpoint = self.config.services[at].servers[self.server_at(at, address)?].endpoint;
+        let endpoint = self.wanted.config.services[at].servers[self.server_at(at, address)?].endpoint;
         let deadline = seconds(params)?;
-        let service = self.config.services[at].name.clone();
+        let service = self.wanted.config.services[at].name.clone();
         let set = json!({ "service": service, "address": address, "keys": { "weight": 0 } });
         let answer = self.set_server(&set, now)?;
         self.leave_after(deadline, service, Some(endpoint), now);
@@ -162,7 +117,7 @@ impl<D: Devices> Control<D> {
 
     /// The service gets no new sessions; with a deadline it is removed then.
     pub(super) fn drain_service(&mut self, params: &Value, now: Instant) -> Outcome {
-        let service = self.config.services[self.service_at(params, "name")?].name.clone();
+        let service = self.wanted.config.services[self.service_at(params, "name")?].name.clone();
         let deadline = seconds(params)?;
         let answer = self.set_service(&json!({ "name": service, "keys": { "drain": true } }), now)?;
         self.leave_after(deadline, service, None, now);
@@ -177,7 +132,7 @@ impl<D: Devices> Control<D> {
         endpoint: Option<Endpoint>,
         now: Instant,
     ) {
-        let drains = &mut self.history.drains;
+        let drains = &mut self.wanted.history.drains;
         drains.retain(|other| (&other.service, other.endpoint) != (&service, endpoint));
         drains.extend(deadline.map(|deadline| Drain { until: now + deadline, service, endpoint }));
     }
@@ -185,11 +140,11 @@ impl<D: Devices> Control<D> {
     /// Removes what had its time to drain; what sessions it has end with their next packet.
     pub(super) fn end_drains(&mut self, now: Instant) {
         let (over, later): (Vec<_>, Vec<_>) =
-            self.history.drains.drain(..).partition(|drain| drain.until <= now);
-        self.history.drains = later;
+            self.wanted.history.drains.drain(..).partition(|drain| drain.until <= now);
+        self.wanted.history.drains = later;
         for Drain { service, endpoint, .. } in over {
-            let Some(at) = self.config.place_of(&service) else { continue };
-            let spec = Arc::clone(&self.config.services[at]);
+            let Some(at) = self.wanted.config.place_of(&service) else { continue };
+            let spec = Arc::clone(&self.wanted.config.services[at]);
             // An operator who gave it a weight again, or took the drain back, wants it to stay.
             let is_leaving =
                 |server: &&ServerSpec| server.weight == Weight::ZERO && Some(server.endpoint) == endpoint;
@@ -199,7 +154,7 @@ impl<D: Devices> Control<D> {
             };
             let Some(leaving) = leaving else { continue };
             let drained = leaving.iter().map(|server| (service.clone(), server.endpoint));
-            self.history.drained.extend(drained);
+            self.wanted.history.drained.extend(drained);
             let (peer, address) = (Peer::inside("its deadline to drain"), endpoint.map(|it| it.to_string()));
             let _ = match address {
                 Some(address) => {
@@ -216,21 +171,21 @@ impl<D: Devices> Control<D> {
 
     pub(super) fn add_service(&mut self, params: &Value, now: Instant) -> Outcome {
         let (name, keys) = (text(params, "name")?, keys(params));
-        if self.config.place_of(name).is_some() {
+        if self.wanted.config.place_of(name).is_some() {
             return Err(Refusal::no(format!(
                 "there is a service `{name}` already; `sluice service set` changes it"
             )));
         }
         let lines = desired::service_lines(name, &keys).map_err(Refusal::parameters)?;
-        let spec = config::parse_service(&lines, &self.config).map_err(problems)?;
-        let mut config = self.config.clone();
+        let spec = config::parse_service(&lines, &self.wanted.config).map_err(problems)?;
+        let mut config = self.wanted.config.clone();
         config.services.push(Arc::new(spec));
         self.replace_all(config, Change::AddService { name: name.to_owned(), keys }, now)
     }
 
     pub(super) fn set_service(&mut self, params: &Value, now: Instant) -> Outcome {
         let (at, keys) = (self.service_at(params, "name")?, keys(params));
-        let name = self.config.services[at].name.clone();
+        let name = self.wanted.config.services[at].name.clone();
         if keys.is_empty() {
             return Err(Refusal::parameters(NOTHING));
         }
@@ -238,16 +193,16 @@ impl<D: Devices> Control<D> {
             return Err(Refusal::parameters("a service keeps its name; add another and remove this one"));
         }
         let change = Change::SetService { name: name.clone(), keys };
-        let lines = self.history.desired.service_with(&change, &name).map_err(Refusal::no)?;
-        let spec = config::parse_service(&lines, &self.config).map_err(problems)?;
-        let mut config = self.config.clone();
+        let lines = self.wanted.history.desired.service_with(&change, &name).map_err(Refusal::no)?;
+        let spec = config::parse_service(&lines, &self.wanted.config).map_err(problems)?;
+        let mut config = self.wanted.config.clone();
         config.services[at] = Arc::new(spec);
         self.replace_all(config, change, now)
     }
 
     pub(super) fn remove_service(&mut self, params: &Value, now: Instant) -> Outcome {
         let at = self.service_at(params, "name")?;
-        let mut config = self.config.clone();
+        let mut config = self.wanted.config.clone();
         let name = config.services.remove(at).name.clone();
         self.replace_all(config, Change::RemoveService { name }, now)
     }
@@ -262,10 +217,10 @@ impl<D: Devices> Control<D> {
         }
         let tier = TIER_NAMES.iter().position(|name| *name == to);
         let switch = match tier {
-            Some(tier) if self.standings.picture(at).tiers[tier].servers == 0 => {
+            Some(tier) if self.servers.standings.picture(at).tiers[tier].servers == 0 => {
                 let message = format!(
                     "{} has no server in tier {to}; `sluice service show {}` has its tiers",
-                    self.config.services[at].name, self.config.services[at].name
+                    self.wanted.config.services[at].name, self.wanted.config.services[at].name
                 );
                 return Err(Refusal::no(message));
             }
@@ -284,20 +239,20 @@ impl<D: Devices> Control<D> {
     }
 
     fn set_switch(&mut self, at: usize, switch: Option<(Switch, Instant)>, now: Instant) -> Outcome {
-        self.standings.set_switch(at, switch);
-        self.standings.weigh(at, now).iter().for_each(|edge| edge.tell("servers"));
+        self.servers.standings.set_switch(at, switch);
+        self.servers.standings.weigh(at, now).iter().for_each(|edge| edge.tell("servers"));
         self.refresh(&[at]).map_err(Refusal::no)?;
-        Ok(json!({ "generation": self.world.generation.0 }))
+        Ok(json!({ "generation": self.workers.world.generation.0 }))
     }
 
     /// Puts another specification in the place of a service whose listeners stay.
     fn replace_service(&mut self, at: usize, new: ServiceSpec, change: Change, now: Instant) -> Outcome {
-        let before = (self.config.clone(), self.history.desired.clone());
-        let old = std::mem::replace(&mut self.config.services[at], Arc::new(new));
+        let before = (self.wanted.config.clone(), self.wanted.history.desired.clone());
+        let old = std::mem::replace(&mut self.wanted.config.services[at], Arc::new(new));
         self.settle_service(at, old, now).map_err(Refusal::no)?;
-        self.history.keep(before.0, before.1);
-        self.history.desired.push(change);
-        Ok(json!({ "generation": self.world.generation.0 }))
+        self.wanted.history.keep(before.0, before.1);
+        self.wanted.history.desired.push(change);
+        Ok(json!({ "generation": self.workers.world.generation.0 }))
     }
 
     /// Publishes a service whose specification is another than `old`; goes back to that when it cannot be.
@@ -309,57 +264,58 @@ impl<D: Devices> Control<D> {
     ) -> Result<(), String> {
         self.follow_service(at, now);
         let done = self.refresh(&[at]).and_then(|()| {
-            let service = self.world.services.iter().nth(at);
-            service.map_or(Ok(()), |service| self.ladder.check_service(&self.config, at, service))
+            let service = self.workers.world.services.iter().nth(at);
+            service
+                .map_or(Ok(()), |service| self.workers.ladder.check_service(&self.wanted.config, at, service))
         });
         if let Err(error) = done {
-            self.config.services[at] = old;
+            self.wanted.config.services[at] = old;
             self.follow_service(at, now);
             // What was there fits.
             let _ = self.refresh(&[at]);
             return Err(error);
         }
-        let hops = self.server_hops(&self.config.services[at], &self.world);
-        self.neighbors.want_more(hops, now);
-        self.absences_stale = true;
+        let hops = self.server_hops(&self.wanted.config.services[at], &self.workers.world);
+        self.links.neighbors.want_more(hops, now);
+        self.links.absences_stale = true;
         self.publish_neighbors();
-        self.collect_after = Some(self.world.generation);
+        self.workers.collect_after = Some(self.workers.world.generation);
         Ok(())
     }
 
     fn follow_service(&mut self, at: usize, now: Instant) {
-        let orders = self.standings.follow_service(at, &self.config, now);
+        let orders = self.servers.standings.follow_service(at, &self.wanted.config, now);
         self.order(orders);
-        self.standings.weigh(at, now).iter().for_each(|edge| edge.tell("servers"));
+        self.servers.standings.weigh(at, now).iter().for_each(|edge| edge.tell("servers"));
     }
 
     /// Goes to another configuration by a change.
     fn replace_all(&mut self, config: Config, change: Change, now: Instant) -> Outcome {
-        let before = (self.config.clone(), self.history.desired.clone());
+        let before = (self.wanted.config.clone(), self.wanted.history.desired.clone());
         self.apply(config, now).map_err(Refusal::no)?;
-        self.history.keep(before.0, before.1);
-        self.history.desired.push(change);
-        Ok(json!({ "generation": self.world.generation.0 }))
+        self.wanted.history.keep(before.0, before.1);
+        self.wanted.history.desired.push(change);
+        Ok(json!({ "generation": self.workers.world.generation.0 }))
     }
 
     /// Goes back to what ran before the last change or reload.
     pub(super) fn roll_back(&mut self, now: Instant) -> Outcome {
-        let Some((config, desired)) = self.history.before.pop() else {
+        let Some((config, desired)) = self.wanted.history.before.pop() else {
             return Err(Refusal::no("nothing was changed since sluiced started"));
         };
-        let changes = diff::lines(&self.config, &config);
+        let changes = diff::lines(&self.wanted.config, &config);
         if let Err(error) = self.apply(config.clone(), now) {
-            self.history.before.push((config, desired));
+            self.wanted.history.before.push((config, desired));
             return Err(Refusal::no(error));
         }
-        self.history.desired = desired;
-        self.keep_last_good();
-        Ok(json!({ "generation": self.world.generation.0, "changes": changes }))
+        self.wanted.history.desired = desired;
+        self.wanted.keep_last_good();
+        Ok(json!({ "generation": self.workers.world.generation.0, "changes": changes }))
     }
 
     pub(super) fn service_at(&self, params: &Value, key: &str) -> Result<usize, Refusal> {
         let name = text(params, key)?;
-        self.config.place_of(name).ok_or_else(|| {
+        self.wanted.config.place_of(name).ok_or_else(|| {
             Refusal::no(format!("there is no service `{name}`; `sluice service list` names all"))
         })
     }
@@ -367,7 +323,7 @@ impl<D: Devices> Control<D> {
     /// [`server_at`](Self::server_at), if the operator named the server.
     fn own_server_at(&self, at: usize, address: &str) -> Result<usize, Refusal> {
         let place = self.server_at(at, address)?;
-        let spec = &self.config.services[at];
+        let spec = &self.wanted.config.services[at];
         match &spec.discover {
             Some(discover) if spec.servers[place].is_found => Err(Refusal::no(format!(
                 "{address} is known by {}; change it there, or send sessions elsewhere: sluice service switch {}",
@@ -380,7 +336,7 @@ impl<D: Devices> Control<D> {
 
     /// The place of a server of the service in place `at`.
     fn server_at(&self, at: usize, address: &str) -> Result<usize, Refusal> {
-        let spec = &self.config.services[at];
+        let spec = &self.wanted.config.services[at];
         let bare = address.trim_start_matches('[').trim_end_matches(']');
         let endpoint = match (address.parse::<SocketAddr>(), bare.parse::<IpAddr>()) {
             (Ok(socket), _) => Some(Endpoint::new(socket.ip(), socket.port())),

@@ -1,16 +1,24 @@
 //! Follows what sources say of services' servers.
 
-use super::{Control, Devices};
-use crate::balance::Weight;
-use crate::compile;
+use super::Control;
+use crate::config::Weight;
 use crate::config::{self, Config, ServerSpec, ServiceSpec};
 use crate::desired;
-use crate::discovery::{Found, HOLD, List, News, Verdict, judge, notes_text};
+use crate::devices::Devices;
+use crate::discovery::{Discovery, Found, HOLD, List, News, Verdict, judge, notes_text};
+use crate::topology;
 use dataplane::clock::Instant;
 use dataplane::flow::Endpoint;
 use serde_json::Map;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+
+/// Sources of servers.
+pub(super) struct Sourcing {
+    pub(super) discovery: Option<Discovery>,
+    /// By service.
+    pub(super) sources: HashMap<String, SourceState>,
+}
 
 /// What is known of a service's source.
 #[derive(Clone, Debug, Default)]
@@ -24,22 +32,22 @@ pub(super) struct SourceState {
 impl<D: Devices> Control<D> {
     /// Asks the sources of the configuration.
     pub(super) fn follow_sources(&mut self) {
-        let Some(discovery) = &mut self.discovery else { return };
-        let services = self.config.services.iter();
+        let Some(discovery) = &mut self.sourcing.discovery else { return };
+        let services = self.wanted.config.services.iter();
         discovery.follow(services.filter_map(|spec| Some((spec.name.as_str(), spec.discover.as_ref()?))));
-        let config = &self.config;
-        self.sources.retain(|name, _| {
+        let config = &self.wanted.config;
+        self.sourcing.sources.retain(|name, _| {
             config.services.iter().any(|spec| spec.name == *name && spec.discover.is_some())
         });
     }
 
     /// Takes in what a source said.
     pub(super) fn hear_source(&mut self, news: News, now: Instant) {
-        let Some(at) = self.config.place_of(&news.service) else { return };
-        if self.config.services[at].discover.is_none() {
+        let Some(at) = self.wanted.config.place_of(&news.service) else { return };
+        if self.wanted.config.services[at].discover.is_none() {
             return;
         }
-        let mut state = self.sources.remove(&news.service).unwrap_or_default();
+        let mut state = self.sourcing.sources.remove(&news.service).unwrap_or_default();
         state.held = None;
         let trouble = match news.servers {
             Err(error) => Some(format!("{error}; the last known servers stay")),
@@ -51,12 +59,17 @@ impl<D: Devices> Control<D> {
     /// Follows lists that were held back long enough.
     pub(super) fn end_holds(&mut self, now: Instant) {
         let over = |state: &SourceState| state.held.as_ref().is_some_and(|(_, until)| *until <= now);
-        let names: Vec<_> =
-            self.sources.iter().filter(|(_, state)| over(state)).map(|(name, _)| name.clone()).collect();
+        let names: Vec<_> = self
+            .sourcing
+            .sources
+            .iter()
+            .filter(|(_, state)| over(state))
+            .map(|(name, _)| name.clone())
+            .collect();
         for name in names {
-            let Some(mut state) = self.sources.remove(&name) else { continue };
+            let Some(mut state) = self.sourcing.sources.remove(&name) else { continue };
             let Some((list, _)) = state.held.take() else { continue };
-            let Some(at) = self.config.place_of(&name) else { continue };
+            let Some(at) = self.wanted.config.place_of(&name) else { continue };
             let trouble = self.consider(at, list, &mut state, true, now);
             self.note_trouble(&name, trouble, state);
         }
@@ -69,7 +82,7 @@ impl<D: Devices> Control<D> {
                 None => log::info!(target: "discovery", "service {name}: its source is followed again"),
             }
         }
-        self.sources.insert(name.to_owned(), SourceState { trouble, ..state });
+        self.sourcing.sources.insert(name.to_owned(), SourceState { trouble, ..state });
     }
 
     /// Uses a list, or says why not. It is judged by what of it can be used: a list of as many names as before of which
@@ -83,7 +96,7 @@ impl<D: Devices> Control<D> {
         now: Instant,
     ) -> Option<String> {
         let usable = self.usable(at, &list);
-        let spec = &self.config.services[at];
+        let spec = &self.wanted.config.services[at];
         // A server without weight is as good as gone.
         let serves = |server: &&ServerSpec| server.weight > Weight::ZERO;
         let found = spec.servers.iter().filter(|server| server.is_found).filter(serves);
@@ -127,7 +140,7 @@ impl<D: Devices> Control<D> {
     /// What of a list can be used beside the service's own servers. An entry that is there, and cannot be read, stands
     /// for the server that it was before.
     fn usable(&self, at: usize, list: &List) -> Usable {
-        let spec = &self.config.services[at];
+        let spec = &self.wanted.config.services[at];
         let mut usable = Usable { servers: Vec::new(), own: 0, notes: list.notes.clone() };
         let own: HashSet<Endpoint> =
             spec.servers.iter().filter(|server| !server.is_found).map(|server| server.endpoint).collect();
@@ -145,7 +158,7 @@ impl<D: Devices> Control<D> {
                 None => desired::server_lines(address, &keys),
             };
             let parsed = lines.and_then(|lines| {
-                config::parse_server(&lines, spec, &self.config).map_err(|error| {
+                config::parse_server(&lines, spec, &self.wanted.config).map_err(|error| {
                     error.problems().first().map_or(String::new(), |problem| problem.message.clone())
                 })
             });
@@ -174,14 +187,14 @@ impl<D: Devices> Control<D> {
 
     /// Gives a service these servers beside its own.
     fn use_servers(&mut self, at: usize, found: Vec<ServerSpec>, now: Instant) -> Result<(), String> {
-        let spec = &self.config.services[at];
+        let spec = &self.wanted.config.services[at];
         let mut new = ServiceSpec::clone(spec);
         new.servers.retain(|server| !server.is_found);
         new.add_servers(found);
         if new == **spec {
             return Ok(());
         }
-        let old = std::mem::replace(&mut self.config.services[at], Arc::new(new));
+        let old = std::mem::replace(&mut self.wanted.config.services[at], Arc::new(new));
         self.settle_service(at, old, now)
     }
 }
@@ -200,7 +213,7 @@ pub(super) fn keep_found(new: &mut Config, old: &Config) {
     if new.services.iter().all(|spec| spec.discover.is_none()) {
         return;
     }
-    let ours = compile::addresses(new);
+    let ours = topology::addresses(new);
     let known: HashMap<&str, &Arc<ServiceSpec>> = old
         .services
         .iter()

@@ -1,8 +1,9 @@
 //! Other stations that have an address of ours: told as long as they have it.
 
-use super::{Control, Devices};
-use crate::arp::{Arp, BROADCAST};
-use crate::nd;
+use super::Control;
+use crate::devices::Devices;
+use crate::links::arp::{Arp, BROADCAST};
+use crate::links::nd;
 use dataplane::clock::Instant;
 use dataplane::ids::PortId;
 use dataplane::wire::Mac;
@@ -31,27 +32,27 @@ pub(super) struct Double {
 impl<D: Devices> Control<D> {
     /// Notes that another station says that it has an address of ours.
     pub(super) fn note_double(&mut self, port: PortId, address: IpAddr, station: Mac, now: Instant) {
-        let is_new = !self.doubles.contains_key(&address);
+        let is_new = !self.links.doubles.contains_key(&address);
         if is_new {
-            let name = &self.config.ports[usize::from(port.0)].name;
+            let name = &self.wanted.config.ports[usize::from(port.0)].name;
             log::warn!(target: "links",
                 "another station on port {name}, {}, uses {address}, which is ours", text(station));
         }
-        if !is_new || self.doubles.len() < MAX {
-            let asked = self.doubles.get(&address).map_or(now, |double| double.asked);
-            self.doubles.insert(address, Double { port, station, seen: now, asked });
+        if !is_new || self.links.doubles.len() < MAX {
+            let asked = self.links.doubles.get(&address).map_or(now, |double| double.asked);
+            self.links.doubles.insert(address, Double { port, station, seen: now, asked });
         }
     }
 
     /// Asks for the stations that have addresses of ours, and forgets those that have none any more.
     pub(super) fn look_after_doubles(&mut self, now: Instant) {
-        let all: Vec<_> = self.doubles.iter().map(|(address, double)| (*address, *double)).collect();
+        let all: Vec<_> = self.links.doubles.iter().map(|(address, double)| (*address, *double)).collect();
         for (address, double) in all {
-            if now.since(double.seen) >= GONE || self.world.role(address).is_none() {
-                self.doubles.remove(&address);
+            if now.since(double.seen) >= GONE || self.workers.world.role(address).is_none() {
+                self.links.doubles.remove(&address);
                 log::info!(target: "links", "no other station uses {address} any more");
             } else if now.since(double.asked) >= ASK && self.probe(double.port, address) {
-                self.doubles.insert(address, Double { asked: now, ..double });
+                self.links.doubles.insert(address, Double { asked: now, ..double });
             }
         }
     }
@@ -67,10 +68,10 @@ impl<D: Devices> Control<D> {
 
     /// What an operator should know of them.
     pub(super) fn double_warnings(&self) -> Vec<String> {
-        let doubles = self.doubles.iter();
+        let doubles = self.links.doubles.iter();
         doubles
             .map(|(address, double)| {
-                let port = &self.config.ports[usize::from(double.port.0)].name;
+                let port = &self.wanted.config.ports[usize::from(double.port.0)].name;
                 format!(
                     "another station on port {port}, {}, uses {address}, which is ours: clients may reach that one; take it away there, or keep it from answering ARP (arp_ignore)",
                     text(double.station)

@@ -2,12 +2,15 @@
 //! either. One thread reads, checks and writes, one job after the other; control goes on and hears of it.
 
 use super::changes::exported;
-use super::requests::{Refusal, Reply, Request};
-use super::{Control, Devices, needs_restart};
-use crate::admin::peers::Peer;
+use super::requests::Request;
+use super::{Control, needs_restart};
+use crate::admin::{Refusal, Reply};
 use crate::config::{self, Config, LoadError, Loaded, Reader, Text};
 use crate::desired::Desired;
-use crate::{diff, files};
+use crate::desired::diff;
+use crate::devices::Devices;
+use crate::files;
+use crate::users::Peer;
 use dataplane::clock::Instant;
 use dataplane::ids::Generation;
 use serde_json::{Value, json};
@@ -115,7 +118,7 @@ impl<D: Devices> Control<D> {
     pub(super) fn reload_by_signal(&mut self) {
         // Many signals at once ask for one reading, unless that has begun.
         let waits = |files: &Files| files.asked.iter().skip(1).any(|asker| matches!(asker, Asker::Signal));
-        if !self.files.as_ref().is_some_and(waits) {
+        if !self.wanted.files.as_ref().is_some_and(waits) {
             self.ask_files(Job::Read, Asker::Signal);
         }
     }
@@ -131,7 +134,7 @@ impl<D: Devices> Control<D> {
 
     /// The running state as text.
     pub(super) fn export(&mut self, reply: Sender<Reply>) {
-        let desired = self.history.desired.clone();
+        let desired = self.wanted.history.desired.clone();
         self.ask_files(Job::Export { desired, on_disk: None }, Asker::Export(reply));
     }
 
@@ -141,14 +144,14 @@ impl<D: Devices> Control<D> {
         if let Some(fallback) = &self.identity.fallback {
             return drop(reply.send(Err(Refusal::no(format!("nothing is written: {fallback}")))));
         }
-        let desired = self.history.desired.clone();
-        let on_disk = Some(Arc::clone(&self.history.on_disk));
+        let desired = self.wanted.history.desired.clone();
+        let on_disk = Some(Arc::clone(&self.wanted.history.on_disk));
         let asker = Asker::Write(peer, reply, desired.clone());
         self.ask_files(Job::Export { desired, on_disk }, asker);
     }
 
     fn ask_files(&mut self, job: Job, asker: Asker) {
-        match &mut self.files {
+        match &mut self.wanted.files {
             Some(files) => files.ask(job, asker),
             None => {
                 self.tell_asker(asker, "the files' thread could not be started; `sluice status` says why")
@@ -170,7 +173,9 @@ impl<D: Devices> Control<D> {
 
     /// Takes in what came of a job.
     pub(super) fn hear_of_files(&mut self, done: Done, now: Instant) {
-        let Some(asker) = self.files.as_mut().and_then(|files| files.asked.pop_front()) else { return };
+        let Some(asker) = self.wanted.files.as_mut().and_then(|files| files.asked.pop_front()) else {
+            return;
+        };
         match (done, asker) {
             (Done::Read(read), Asker::Signal) => match self.follow_files(*read, now) {
                 Ok((generation, counts)) => {
@@ -198,11 +203,11 @@ impl<D: Devices> Control<D> {
                 }
             },
             (Done::Read(read), Asker::Diff(reply)) => {
-                let by_command = self.history.desired.changes().len();
+                let by_command = self.wanted.history.desired.changes().len();
                 let answer = read.map_err(|error| Refusal::no(config::shown(error.problems()).join("\n")));
                 let answer = answer.and_then(|loaded| {
-                    let changes = diff::lines(&self.config, &loaded.config);
-                    let restart = needs_restart(&self.config, &loaded.config);
+                    let changes = diff::lines(&self.wanted.config, &loaded.config);
+                    let restart = needs_restart(&self.wanted.config, &loaded.config);
                     super::requests::written(&json!({
                         "changes": changes, "by_command": by_command, "restart": restart,
                     }))
@@ -235,10 +240,10 @@ impl<D: Devices> Control<D> {
     /// What was written is what the files say now; changes that came meanwhile stand beside it still.
     fn note_written(&mut self, text: Arc<Text>, written: &[String], began: &Desired) -> Value {
         let answer = exported(&text, written);
-        self.history.on_disk = Arc::clone(&text);
-        if let Some(later) = self.history.desired.since(began) {
-            self.history.desired = Desired::with(text, later);
-            self.keep_last_good();
+        self.wanted.history.on_disk = Arc::clone(&text);
+        if let Some(later) = self.wanted.history.desired.since(began) {
+            self.wanted.history.desired = Desired::with(text, later);
+            self.wanted.keep_last_good();
         }
         answer
     }
@@ -250,7 +255,7 @@ impl<D: Devices> Control<D> {
         now: Instant,
     ) -> Result<(Generation, diff::Counts), Vec<String>> {
         let followed = self.try_files(read, now);
-        self.failed_reload = match &followed {
+        self.wanted.failed_reload = match &followed {
             Ok(_) => None,
             Err(problems) => problems.first().cloned(),
         };
@@ -263,29 +268,29 @@ impl<D: Devices> Control<D> {
         now: Instant,
     ) -> Result<(Generation, diff::Counts), Vec<String>> {
         let loaded = read.map_err(|error| config::shown(error.problems()))?;
-        let fixed = needs_restart(&self.config, &loaded.config);
+        let fixed = needs_restart(&self.wanted.config, &loaded.config);
         if !fixed.is_empty() {
             let (path, list) = (self.identity.config_path.display(), fixed.join(", "));
             return Err(vec![format!(
                 "{path}: {list} cannot change while sluiced runs; restart it, or undo that change"
             )]);
         }
-        let before: Config = self.config.clone();
+        let before: Config = self.wanted.config.clone();
         self.apply(loaded.config, now).map_err(|error| vec![error])?;
-        let counts = diff::counts(&before, &self.config);
-        self.warnings = loaded.warnings;
+        let counts = diff::counts(&before, &self.wanted.config);
+        self.wanted.warnings = loaded.warnings;
         self.identity.fallback = None;
-        self.history.on_disk = Arc::clone(&loaded.text);
-        let desired = std::mem::replace(&mut self.history.desired, Desired::of(loaded.text));
+        self.wanted.history.on_disk = Arc::clone(&loaded.text);
+        let desired = std::mem::replace(&mut self.wanted.history.desired, Desired::of(loaded.text));
         if !desired.changes().is_empty() {
             log::warn!(target: "config",
                 "{} changes by command are not in the files and were given up; `sluice config rollback` brings them back",
                 desired.changes().len()
             );
         }
-        self.history.keep(before, desired);
-        self.keep_last_good();
-        Ok((self.world.generation, counts))
+        self.wanted.history.keep(before, desired);
+        self.wanted.keep_last_good();
+        Ok((self.workers.world.generation, counts))
     }
 }
 

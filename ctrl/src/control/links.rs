@@ -1,12 +1,46 @@
 //! What the links are like: whether they are up, whether the interfaces behind devices are still what they were, and
 //! whether servers on them answer.
 
-use super::{Control, Devices};
+use super::Control;
+use super::announce::Announcements;
+use super::doubles::Doubles;
+use super::routers::Routers;
 use crate::compile;
+use crate::devices::Devices;
 use crate::kernel::Outside;
+use crate::links::neighbors::NeighborTable;
 use dataplane::clock::Instant;
 use dataplane::ids::PortId;
 use std::collections::BTreeSet;
+
+/// The links of all ports, and the stations on them.
+pub(super) struct Links {
+    pub(super) neighbors: NeighborTable,
+    pub(super) announcements: Announcements,
+    pub(super) doubles: Doubles,
+    pub(super) routers: Routers,
+    /// By port.
+    pub(super) ports: Vec<LinkState>,
+    /// Whether it must be looked anew which servers answer on their links.
+    pub(super) absences_stale: bool,
+    pub(super) next_age: Instant,
+    pub(super) next_poll: Instant,
+}
+
+impl Links {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            neighbors: NeighborTable::default(),
+            announcements: Announcements::default(),
+            doubles: Doubles::default(),
+            routers: Routers::default(),
+            ports: Vec::new(),
+            absences_stale: false,
+            next_age: now,
+            next_poll: now,
+        }
+    }
+}
 
 /// What is known of one port's link.
 #[derive(Clone, Debug, Default)]
@@ -31,35 +65,35 @@ impl<D: Devices> Control<D> {
     /// Links as they are at the start. Interfaces of the kernel path begin with a carrier, so it is told of links that
     /// are down.
     pub(super) fn begin_links(&mut self) {
-        for at in 0..self.facts.len() {
+        for at in 0..self.workers.facts.len() {
             let port = PortId(at as u16);
-            let index = match (&self.kernel, self.config.ports[at].device.interface()) {
+            let index = match (&self.kernel, self.wanted.config.ports[at].device.interface()) {
                 (Some(kernel), Some(name)) => kernel.outside(name).map(|interface| interface.index),
                 _ => None,
             };
             let link = self.device_link(at);
-            let state = LinkState { link, index, mtu: self.facts[at].mtu, trouble: None };
+            let state = LinkState { link, index, mtu: self.workers.facts[at].mtu, trouble: None };
             if let Some((false, _)) = state.link {
-                log::warn!(target: "links", "port {}: the link is down", self.config.ports[at].name);
+                log::warn!(target: "links", "port {}: the link is down", self.wanted.config.ports[at].name);
                 if let Some(kernel) = &mut self.kernel {
                     kernel.set_carrier(port, false);
                 }
             }
-            self.links_now.push(state);
+            self.links.ports.push(state);
         }
     }
 
     /// Notices links that went down or came up, and interfaces that are no longer what devices opened.
     pub(super) fn poll_links(&mut self, now: Instant) {
         let mut news = false;
-        for at in 0..self.facts.len() {
+        for at in 0..self.workers.facts.len() {
             let port = PortId(at as u16);
-            let mut state = LinkState { link: self.device_link(at), ..self.links_now[at].clone() };
+            let mut state = LinkState { link: self.device_link(at), ..self.links.ports[at].clone() };
             let mtu = self.look_at_interface(at, &mut state);
-            let before = std::mem::replace(&mut self.links_now[at], state);
-            let (was_up, is_up) = (before.is_up(), self.links_now[at].is_up());
-            let name = &self.config.ports[at].name;
-            let trouble = &self.links_now[at].trouble;
+            let before = std::mem::replace(&mut self.links.ports[at], state);
+            let (was_up, is_up) = (before.is_up(), self.links.ports[at].is_up());
+            let name = &self.wanted.config.ports[at].name;
+            let trouble = &self.links.ports[at].trouble;
             if before.trouble != *trouble {
                 match trouble {
                     Some(trouble) => log::warn!(target: "links", "port {name}: {trouble}"),
@@ -72,18 +106,18 @@ impl<D: Devices> Control<D> {
                     kernel.set_carrier(port, is_up);
                 }
                 if is_up {
-                    self.announcements.schedule_port(&self.config, port, now);
+                    self.links.announcements.schedule_port(&self.wanted.config, port, now);
                 }
                 news = true;
             }
-            if self.facts[at].mtu != mtu {
-                self.facts[at].mtu = mtu;
+            if self.workers.facts[at].mtu != mtu {
+                self.workers.facts[at].mtu = mtu;
                 news = true;
             }
         }
         if news {
-            let mut snapshot = (*self.world).clone();
-            snapshot.ports = compile::ports(&self.config, &self.facts);
+            let mut snapshot = (*self.workers.world).clone();
+            snapshot.ports = compile::ports(&self.wanted.config, &self.workers.facts);
             self.publish(snapshot);
         }
     }
@@ -91,14 +125,15 @@ impl<D: Devices> Control<D> {
     /// What a device says of its link. A tap says that it is down when its interface was moved to another namespace, with
     /// everything as it should be, so that is not believed.
     fn device_link(&self, at: usize) -> Option<(bool, u32)> {
-        let link = self.devices.link(PortId(at as u16));
-        let is_tap = self.config.ports[at].device.name().starts_with("net_tap");
+        let link = self.workers.devices.link(PortId(at as u16));
+        let is_tap = self.wanted.config.ports[at].device.name().starts_with("net_tap");
         link.filter(|(up, _)| *up || !is_tap)
     }
 
     /// Compares the kernel's interface behind a device with what it was. Returns the MTU to use.
     fn look_at_interface(&self, at: usize, state: &mut LinkState) -> u16 {
-        let (Some(kernel), Some(name)) = (&self.kernel, self.config.ports[at].device.interface()) else {
+        let (Some(kernel), Some(name)) = (&self.kernel, self.wanted.config.ports[at].device.interface())
+        else {
             return state.mtu;
         };
         state.trouble = None;
@@ -146,25 +181,26 @@ impl<D: Devices> Control<D> {
     /// The ports whose links are down, a bit each.
     pub(super) fn links_down(&self) -> u64 {
         let down =
-            self.links_now.iter().enumerate().filter(|(_, state)| matches!(state.link, Some((false, _))));
+            self.links.ports.iter().enumerate().filter(|(_, state)| matches!(state.link, Some((false, _))));
         down.fold(0, |mask, (at, _)| mask | 1 << at)
     }
 
     /// Keeps servers out that do not answer on their link, and lets them in again when they do.
     pub(super) fn follow_absences(&mut self) {
-        let turned = self.neighbors.take_turned();
-        if turned.is_empty() && !std::mem::take(&mut self.absences_stale) {
+        let turned = self.links.neighbors.take_turned();
+        if turned.is_empty() && !std::mem::take(&mut self.links.absences_stale) {
             return;
         }
-        self.absences_stale = false;
+        self.links.absences_stale = false;
         // Several services may have the same server, which is one piece of news.
         let mut says = BTreeSet::new();
-        for (at, spec) in self.config.services.iter().enumerate() {
+        for (at, spec) in self.wanted.config.services.iter().enumerate() {
             for (place, server) in spec.servers.iter().enumerate() {
                 let address = server.endpoint.address;
-                let on_link = self.world.routes.lookup(address, 0).filter(|hop| hop.address == address);
-                let is_absent = on_link.is_some_and(|hop| self.neighbors.is_absent(hop));
-                says.extend(self.standings.set_absent(at, place, is_absent));
+                let on_link =
+                    self.workers.world.routes.lookup(address, 0).filter(|hop| hop.address == address);
+                let is_absent = on_link.is_some_and(|hop| self.links.neighbors.is_absent(hop));
+                says.extend(self.servers.standings.set_absent(at, place, is_absent));
             }
         }
         says.iter().for_each(|edge| edge.tell("servers"));

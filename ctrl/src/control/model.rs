@@ -4,18 +4,25 @@
 use super::requests::Action;
 use super::*;
 use crate::admin::Method;
-use crate::admin::peers::Peer;
-use crate::balance::{Health, Switch, TIER_NAMES};
 use crate::compile::{self, Sources};
 use crate::config::Reader;
+use crate::devices::DeviceCounters;
 use crate::health::Finding;
+use crate::health::Health;
+use crate::servers::Standings;
+use crate::servers::balance::{Switch, TIER_NAMES};
+use crate::users::Peer;
 use dataplane::flow::Endpoint;
+use dataplane::ids::{PortId, ServerId};
+use dataplane::snapshot::LocalAddress;
 use dataplane::snapshot::mailboxes;
+use dataplane::steering::Steering;
 use dataplane::steering::ladder::{self, Facts};
 use proptest::prelude::*;
 use serde_json::json;
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::mpsc::channel;
@@ -447,7 +454,7 @@ impl Run {
             requests,
         };
         let control = Control::new(parts, Instant::from_millis(0)).unwrap();
-        let current = Arc::clone(&control.world);
+        let current = Arc::clone(&control.workers.world);
         Self { control, mailbox: mailboxes.into_iter().next().unwrap(), current, file, reader }
     }
 
@@ -515,9 +522,9 @@ impl Run {
                 ("service.switch", json!({ "name": name(*service), "to": "off" }))
             }
             Operation::Found { server, is_up } => {
-                if let Some(id) = self.control.standings.check_of(address(*server)) {
+                if let Some(id) = self.control.servers.standings.check_of(address(*server)) {
                     let health = if *is_up { Health::Up } else { Health::Down };
-                    self.control.standings.note(Finding { id, health, relief: 1.0 }, now);
+                    self.control.servers.standings.note(Finding { id, health, relief: 1.0 }, now);
                 }
                 return true;
             }
@@ -533,8 +540,8 @@ impl Run {
             Operation::RollBack => ("config.rollback", json!({})),
             Operation::Wait(_) => {
                 // Everybody is on the link.
-                for entry in self.control.neighbors.entries() {
-                    self.control.neighbors.learn(entry.hop, [2, 0, 0, 0, 0, 9], false, now);
+                for entry in self.control.links.neighbors.entries() {
+                    self.control.links.neighbors.learn(entry.hop, [2, 0, 0, 0, 0, 9], false, now);
                 }
                 self.control.turn(now);
                 return true;
@@ -604,8 +611,8 @@ proptest! {
         twin.tidy();
         for (at, operation) in operations.iter().enumerate() {
             let next = operations.get(at + 1);
-            let before = slots(&run.control.config, &run.control.world);
-            let (old, epoch) = (picture(&run.control.config, &run.control.world, &run.control.removed_locals), run.control.world.routing_epoch);
+            let before = slots(&run.control.wanted.config, &run.control.workers.world);
+            let (old, epoch) = (picture(&run.control.wanted.config, &run.control.workers.world, &run.control.workers.removed_locals), run.control.workers.world.routing_epoch);
 
             let should = twin.follow(operation);
             if matches!(operation, Operation::ReloadSame) {
@@ -622,18 +629,18 @@ proptest! {
             prop_assert_eq!(done, should, "{:?}", operation);
             let control = &run.control;
             let (config, world) = twin.world();
-            prop_assert_eq!(&control.config.services, &config.services, "after {:?}", operation);
-            let new = picture(&control.config, &control.world, &control.removed_locals);
+            prop_assert_eq!(&control.wanted.config.services, &config.services, "after {:?}", operation);
+            let new = picture(&control.wanted.config, &control.workers.world, &control.workers.removed_locals);
             prop_assert_eq!(&new, &picture(&config, &world, &[]), "after {:?}", operation);
-            prop_assert!(new == old || control.world.routing_epoch != epoch, "sessions look again after {:?}", operation);
+            prop_assert!(new == old || control.workers.world.routing_epoch != epoch, "sessions look again after {:?}", operation);
 
             // What would be written back says the same.
-            let written = control.history.desired.written().unwrap();
+            let written = control.wanted.history.desired.written().unwrap();
             let read = config::parse(written.whole(), Path::new("written.toml")).unwrap().config;
             prop_assert_eq!(&read.services, &config.services, "written after {:?}: {}", operation, written.whole());
 
             // Who stays keeps its counters, and nobody has another's.
-            let now = slots(&control.config, &control.world);
+            let now = slots(&control.wanted.config, &control.workers.world);
             for (server, id) in &now {
                 prop_assert!(before.get(server).is_none_or(|old| old == id), "{:?} moved after {:?}", server, operation);
             }

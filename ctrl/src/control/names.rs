@@ -1,9 +1,12 @@
 //! Tells the responders what is known of services.
 
-use super::{Control, Devices};
-use crate::balance::{Candidate, Health, Weight};
+use super::Control;
+use crate::config::Weight;
 use crate::config::{Location, NameAnswers, ServiceSpec};
+use crate::devices::Devices;
+use crate::health::Health;
 use crate::names::{Entry, Names, Table, Target, Zone};
+use crate::servers::balance::Candidate;
 use dataplane::clock::Instant;
 use dataplane::session::ForwardMode;
 use std::collections::{BTreeSet, HashMap};
@@ -12,6 +15,16 @@ use std::time::Duration;
 
 /// Names follow servers so often at most.
 pub(super) const NAMES_PAUSE: Duration = Duration::from_millis(100);
+
+/// Names, and where they are answered.
+#[derive(Default)]
+pub(super) struct Naming {
+    /// The responders, if there are any.
+    pub(super) names: Option<Names>,
+    /// Where they cannot answer, and why.
+    pub(super) problems: Vec<String>,
+    pub(super) book: Book,
+}
 
 /// What names are answered by.
 #[derive(Debug, Default)]
@@ -53,63 +66,67 @@ impl Stale {
 impl<D: Devices> Control<D> {
     /// Answers where the configuration says so. Addresses that cannot be used are told, and tried again once a second.
     pub(super) fn follow_names(&mut self) {
-        if self.names.is_none() && self.config.names.is_some() {
+        if self.naming.names.is_none() && self.wanted.config.names.is_some() {
             match Names::start() {
-                Ok(names) => self.names = Some(names),
+                Ok(names) => self.naming.names = Some(names),
                 Err(error) => return self.note_names(vec![error]),
             }
         }
-        let problems =
-            self.names.as_mut().map_or(Vec::new(), |names| names.follow(self.config.names.as_ref()));
+        let problems = self
+            .naming
+            .names
+            .as_mut()
+            .map_or(Vec::new(), |names| names.follow(self.wanted.config.names.as_ref()));
         self.note_names(problems);
     }
 
     fn note_names(&mut self, problems: Vec<String>) {
-        let news = problems.iter().filter(|problem| !self.names_problems.contains(problem));
+        let news = problems.iter().filter(|problem| !self.naming.problems.contains(problem));
         news.for_each(|line| log::info!(target: "names", "{line}"));
-        self.names_problems = problems;
+        self.naming.problems = problems;
     }
 
     /// Publishes the table by which names are answered, if anything changed; makes anew what of it is stale.
     pub(super) fn publish_names(&mut self, now: Instant) {
-        let (Some(names), Some(spec)) = (&self.names, &self.config.names) else { return };
-        if now < self.book.next || self.book.stale.is_empty() {
+        let (Some(names), Some(spec)) = (&self.naming.names, &self.wanted.config.names) else { return };
+        if now < self.naming.book.next || self.naming.book.stale.is_empty() {
             return;
         }
-        self.book.next = now + NAMES_PAUSE;
-        let mut entries = std::mem::take(&mut self.book.entries);
-        let stale: Vec<usize> = match std::mem::take(&mut self.book.stale) {
+        self.naming.book.next = now + NAMES_PAUSE;
+        let mut entries = std::mem::take(&mut self.naming.book.entries);
+        let stale: Vec<usize> = match std::mem::take(&mut self.naming.book.stale) {
             Stale::Some(places) => places.into_iter().collect(),
             Stale::All => {
                 entries.clear();
-                (0..self.config.services.len()).collect()
+                (0..self.wanted.config.services.len()).collect()
             }
         };
         for at in stale {
             // The places of a configuration that went since then mean nothing any more, but then all is stale.
-            let Some(spec) = self.config.services.get(at).filter(|spec| spec.forward != ForwardMode::Snat)
+            let Some(spec) =
+                self.wanted.config.services.get(at).filter(|spec| spec.forward != ForwardMode::Snat)
             else {
                 continue;
             };
             entries.insert(spec.name.to_ascii_lowercase().into(), Arc::new(self.entry(at, spec, now)));
         }
-        self.book.serial = self.book.serial.wrapping_add(1);
+        self.naming.book.serial = self.naming.book.serial.wrapping_add(1);
         names.publish(Table {
             zone: Zone::of(spec),
-            serial: self.book.serial,
+            serial: self.naming.book.serial,
             services: entries.clone(),
             clients: spec.clients.clone(),
         });
-        self.book.entries = entries;
+        self.naming.book.entries = entries;
     }
 
     fn entry(&self, at: usize, spec: &ServiceSpec, now: Instant) -> Entry {
-        let picture = self.standings.picture(at);
+        let picture = self.servers.standings.picture(at);
         let targets = match spec.names {
             NameAnswers::Servers => {
                 // The operator's switch holds here too: who is not meant is not given out, whoever asks.
-                let is_switched = self.standings.switch(at).is_some();
-                let candidates = self.standings.candidates(at, now);
+                let is_switched = self.servers.standings.switch(at).is_some();
+                let candidates = self.servers.standings.candidates(at, now);
                 let all = spec.servers.iter().zip(candidates).zip(&picture.weights);
                 all.filter(|(_, weight)| !is_switched || **weight > 0)
                     .map(|((server, candidate), _)| Target {

@@ -1,10 +1,11 @@
 //! ARP and neighbour discovery for the appliance's addresses: answer, learn, ask.
 
-use super::{Control, Devices};
-use crate::arp::{Arp, BROADCAST};
-use crate::compile::port_of;
-use crate::nd;
-use crate::neighbors::Advertised;
+use super::Control;
+use crate::devices::Devices;
+use crate::links::arp::{Arp, BROADCAST};
+use crate::links::nd;
+use crate::links::neighbors::Advertised;
+use crate::topology::port_of;
 use dataplane::clock::Instant;
 use dataplane::ids::PortId;
 use dataplane::snapshot::{AddressRole, NextHop};
@@ -54,7 +55,7 @@ impl<D: Devices> Control<D> {
                         return;
                     }
                     if let Some(hop) = self.hop_to(port, sender.into()) {
-                        self.neighbors.note(hop, station, for_us, now);
+                        self.links.neighbors.note(hop, station, for_us, now);
                     }
                 }
                 if for_us {
@@ -67,7 +68,7 @@ impl<D: Devices> Control<D> {
                     && !self.is_conflict(port, router.into(), station, now)
                     && let Some(hop) = self.hop_to(port, router.into())
                 {
-                    self.neighbors.note(hop, station, false, now);
+                    self.links.neighbors.note(hop, station, false, now);
                 }
                 self.hear_router(port, router, lifetime, now);
             }
@@ -77,7 +78,7 @@ impl<D: Devices> Control<D> {
                     return;
                 }
                 if let Some(hop) = self.hop_to(port, target.into()) {
-                    self.neighbors.hear(hop, &Advertised { station, solicited, overrides }, now);
+                    self.links.neighbors.hear(hop, &Advertised { station, solicited, overrides }, now);
                 }
             }
         }
@@ -86,12 +87,12 @@ impl<D: Devices> Control<D> {
     /// Whether a station says that it has one of our addresses. If it is another station, we say again
     /// whose it is, at most as often as announcements are sent (RFC 5227 §2.4).
     fn is_conflict(&mut self, port: PortId, address: IpAddr, station: Mac, now: Instant) -> bool {
-        if self.world.role(address).is_none() {
+        if self.workers.world.role(address).is_none() {
             return false;
         }
         if station != self.mac(port) {
             self.note_double(port, address, station, now);
-            self.announcements.defend(port, address, now);
+            self.links.announcements.defend(port, address, now);
         }
         true
     }
@@ -99,13 +100,13 @@ impl<D: Devices> Control<D> {
     /// Notes where a neighbour is, if it is one. With `create`, also one that nobody asked for.
     fn learn(&mut self, port: PortId, address: IpAddr, station: Mac, create: bool, now: Instant) {
         if let Some(hop) = self.hop_to(port, address) {
-            self.neighbors.learn(hop, station, create, now);
+            self.links.neighbors.learn(hop, station, create, now);
         }
     }
 
     /// A neighbour on the link of a port, if an address may be one's.
     fn hop_to(&self, port: PortId, address: IpAddr) -> Option<NextHop> {
-        let spec = &self.config.ports[usize::from(port.0)];
+        let spec = &self.wanted.config.ports[usize::from(port.0)];
         let is_link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
         let is_near = is_link_local || spec.addresses.iter().any(|network| network.contains(address));
         is_near.then_some(NextHop { port, address })
@@ -113,7 +114,7 @@ impl<D: Devices> Control<D> {
 
     /// Asks for neighbours that are due.
     pub(super) fn ask_neighbors(&mut self, now: Instant) {
-        for question in self.neighbors.tick(now) {
+        for question in self.links.neighbors.tick(now) {
             let port = question.hop.port;
             let frame = match (self.source_towards(question.hop), question.hop.address) {
                 (Some(IpAddr::V4(source)), IpAddr::V4(target)) => {
@@ -133,18 +134,18 @@ impl<D: Devices> Control<D> {
     /// Gives a frame to the first worker to send. False when its queue is full.
     pub(super) fn transmit(&self, port: PortId, frame: &[u8]) -> bool {
         let command = Command::Transmit { port, frame: ControlFrame::copy_of(frame) };
-        self.links[0].ask(command).is_ok()
+        self.workers.links[0].ask(command).is_ok()
     }
 
     /// The station address of a port.
     pub(super) fn mac(&self, port: PortId) -> Mac {
-        self.macs[usize::from(port.0)]
+        self.workers.macs[usize::from(port.0)]
     }
 
     /// Whether we answer for `address` on `port`. A VIP on no port's network is routed to us,
     /// so whoever asks for it on any link may have it.
     fn answers_for(&self, port: PortId, address: IpAddr) -> bool {
-        match (self.world.role(address), port_of(&self.config, address)) {
+        match (self.workers.world.role(address), port_of(&self.wanted.config, address)) {
             // A local address that was removed, while sessions still use it.
             (None, Some(home)) => home == port && self.is_local_in_use(address),
             (None, None) => false,
@@ -155,13 +156,13 @@ impl<D: Devices> Control<D> {
     }
 
     pub(super) fn is_local_in_use(&self, address: IpAddr) -> bool {
-        let id = self.registry.local_id(address);
-        id.is_some_and(|id| self.stats.iter().any(|stats| stats.local_ports_used(id).value() > 0))
+        let id = self.workers.registry.local_id(address);
+        id.is_some_and(|id| self.workers.stats.iter().any(|stats| stats.local_ports_used(id).value() > 0))
     }
 
     /// The port's own address on the neighbour's network, or any of the same family.
     fn source_towards(&self, hop: NextHop) -> Option<IpAddr> {
-        let spec = self.config.ports.get(usize::from(hop.port.0))?;
+        let spec = self.wanted.config.ports.get(usize::from(hop.port.0))?;
         let network = spec.addresses.iter().find(|network| network.contains(hop.address));
         let of_family =
             || spec.addresses.iter().find(|network| network.address.is_ipv4() == hop.address.is_ipv4());

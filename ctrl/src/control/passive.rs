@@ -1,11 +1,37 @@
 //! Looks at what servers counted, once a second: those that do not answer are kept out, and those that answer slowly
 //! get less.
 
-use super::{Control, Devices};
-use crate::passive::{Pace, Record};
+use super::Control;
+use super::watch::Watch;
+use crate::devices::Devices;
+use crate::health::Engine;
+use crate::servers::Standings;
+use crate::servers::passive::{Pace, Record};
 use dataplane::clock::Instant;
 use dataplane::ids::ServerId;
 use std::collections::HashMap;
+
+/// Servers: what checks and traffic say of them, and what follows.
+pub(super) struct Servers {
+    pub(super) standings: Standings,
+    /// What servers' traffic showed, by slot.
+    pub(super) traffic: HashMap<ServerId, Traffic>,
+    pub(super) engine: Option<Engine>,
+    pub(super) next_weighing: Instant,
+    pub(super) watch: Watch,
+}
+
+impl Servers {
+    pub(super) fn new(engine: Option<Engine>, now: Instant) -> Self {
+        Self {
+            standings: Standings::default(),
+            traffic: HashMap::new(),
+            engine,
+            next_weighing: now,
+            watch: Watch::default(),
+        }
+    }
+}
 
 /// What a server's traffic showed so far.
 #[derive(Clone, Copy, Debug, Default)]
@@ -19,16 +45,16 @@ impl<D: Devices> Control<D> {
     pub(super) fn look_at_traffic(&mut self, now: Instant) {
         let mut all: HashMap<ServerId, Traffic> = HashMap::new();
         let mut inhibited = Vec::new();
-        for (at, spec) in self.config.services.iter().enumerate() {
+        for (at, spec) in self.wanted.config.services.iter().enumerate() {
             if spec.passive.is_none() && spec.connect_limit.is_none() {
                 continue;
             }
             for (place, server) in spec.servers.iter().enumerate().filter(|(_, server)| !server.is_sorry) {
-                let Some(id) = self.registry.server_id(&spec.name, server.endpoint) else {
+                let Some(id) = self.workers.registry.server_id(&spec.name, server.endpoint) else {
                     continue;
                 };
-                let stats = || self.stats.iter();
-                let before = self.traffic.remove(&id).unwrap_or_default();
+                let stats = || self.workers.stats.iter();
+                let before = self.servers.traffic.remove(&id).unwrap_or_default();
                 // What nobody looks at any more begins anew when somebody does.
                 let mut traffic = Traffic {
                     record: before.record.filter(|_| spec.passive.is_some()),
@@ -48,19 +74,19 @@ impl<D: Devices> Control<D> {
                     let waited = stats().map(|stats| stats.connects(id).waited_ms.value()).sum();
                     let pace = traffic.pace.get_or_insert_with(|| Pace::new(answered, waited));
                     pace.sample(answered, waited, limit);
-                    self.standings.note_pace(at, place, pace);
+                    self.servers.standings.note_pace(at, place, pace);
                 }
                 all.insert(id, traffic);
             }
         }
-        self.traffic = all;
+        self.servers.traffic = all;
         for (at, endpoint, until) in inhibited {
             log::info!(target: "servers",
                 "service {}: server {endpoint} does not answer sessions; it gets none for {} s",
-                self.config.services[at].name,
+                self.wanted.config.services[at].name,
                 until.since(now).as_secs()
             );
-            self.standings.inhibit(at, endpoint, until);
+            self.servers.standings.inhibit(at, endpoint, until);
         }
     }
 }

@@ -1,12 +1,13 @@
 //! What the admin socket and signals ask of the control thread, and its answers.
 
 use super::changes::Outcome;
-use super::{Control, Devices, Done};
-use crate::admin::Method;
-use crate::admin::peers::Peer;
+use super::{Control, Done};
+use crate::admin::{AccessHandle, Call, Method, Refusal, Reply};
 use crate::config::{self, ServiceSpec};
+use crate::devices::Devices;
 use crate::discovery::News;
 use crate::health::Finding;
+use crate::users::Peer;
 use crate::view::{ServiceState, SessionView, StatusView};
 use dataplane::clock::Instant;
 use dataplane::ids::{Generation, PortId};
@@ -16,7 +17,7 @@ use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{Receiver, Sender};
 use std::time::Duration;
 
 /// Most objects in one page.
@@ -32,16 +33,7 @@ const QUERIES_MAX: usize = 64;
 #[derive(Debug)]
 pub enum Request {
     /// A method of the admin protocol.
-    Call {
-        /// The method.
-        method: String,
-        /// Its parameters; `null` when there are none.
-        params: Value,
-        /// Who asks.
-        peer: Peer,
-        /// Where the answer goes. A client that went away is no error.
-        reply: Sender<Reply>,
-    },
+    Call(Call),
     /// A health check found something out.
     Found(Finding),
     /// Something came of what was asked of the files.
@@ -54,27 +46,18 @@ pub enum Request {
     Stop,
 }
 
-/// An answer as JSON, or why there is none. Long lists are written as they are made: a tree of their values first
-/// would take four times as long.
-pub type Reply = Result<Box<RawValue>, Refusal>;
-
-/// Why a call was refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// JSON-RPC's code: -32601 no such method, -32602 bad parameters, 1 the appliance says no.
-    pub code: i32,
-    /// What is wrong, and what to do.
-    pub message: String,
+impl From<Call> for Request {
+    fn from(call: Call) -> Self {
+        Self::Call(call)
+    }
 }
 
-impl Refusal {
-    pub(super) fn no(message: impl Into<String>) -> Self {
-        Self { code: 1, message: message.into() }
-    }
-
-    pub(super) fn parameters(message: impl Into<String>) -> Self {
-        Self { code: -32602, message: message.into() }
-    }
+/// Where requests come in, and answers that wait.
+pub(super) struct Desk {
+    pub(super) requests: Receiver<Request>,
+    pub(super) access: Option<AccessHandle>,
+    pub(super) pending: Pending,
+    pub(super) stopping: bool,
 }
 
 /// Answers that wait for workers.
@@ -88,21 +71,23 @@ pub(super) struct Pending {
 impl<D: Devices> Control<D> {
     pub(super) fn answer(&mut self, request: Request, now: Instant) {
         self.now = now;
-        if let Request::Call { .. } = request {
+        if let Request::Call(_) = request {
             // Who looks sees what workers get.
             self.follow_findings_now(now);
         }
         match request {
-            Request::Stop => self.stopping = true,
+            Request::Stop => self.desk.stopping = true,
             Request::Files(done) => self.hear_of_files(done, now),
             Request::Discovered(news) => self.hear_source(news, now),
             Request::Found(finding) => {
-                if let Some(edge) = self.standings.note(finding, now) {
+                if let Some(edge) = self.servers.standings.note(finding, now) {
                     edge.tell("health");
                 }
             }
             Request::Reload => self.reload_by_signal(),
-            Request::Call { method, params, peer, reply } => self.call(&method, params, peer, reply, now),
+            Request::Call(Call { method, params, peer, reply }) => {
+                self.call(&method, params, peer, reply, now)
+            }
         }
     }
 
@@ -135,7 +120,12 @@ impl<D: Devices> Control<D> {
     pub(super) fn promise(&mut self, answer: &Value, reply: Sender<Reply>, now: Instant) {
         match written(answer) {
             Ok(answer) => {
-                self.pending.changes.push((self.world.generation, now + PATIENCE, answer, reply));
+                self.desk.pending.changes.push((
+                    self.workers.world.generation,
+                    now + PATIENCE,
+                    answer,
+                    reply,
+                ));
             }
             Err(refusal) => drop(reply.send(Err(refusal))),
         }
@@ -143,8 +133,8 @@ impl<D: Devices> Control<D> {
 
     fn list_services(&self, params: &Value) -> Reply {
         let observer = self.observer();
-        let servers = |at: usize| self.config.services[at].servers.len();
-        page_of_services(self.config.services.len(), params, servers, |at| observer.service(at))
+        let servers = |at: usize| self.wanted.config.services[at].servers.len();
+        page_of_services(self.wanted.config.services.len(), params, servers, |at| observer.service(at))
     }
 
     fn list_servers(&self, params: &Value) -> Reply {
@@ -155,11 +145,11 @@ impl<D: Devices> Control<D> {
 
     fn status(&self) -> StatusView {
         let observer = self.observer();
-        let (in_use, buffers) = self.devices.buffers();
+        let (in_use, buffers) = self.workers.devices.buffers();
         let count = observer.session_count();
         let mut service_states = BTreeMap::new();
         let (mut not_ready, mut unready) = (BTreeMap::new(), BTreeMap::new());
-        for (at, spec) in self.config.services.iter().enumerate() {
+        for (at, spec) in self.wanted.config.services.iter().enumerate() {
             let (state, reason) = observer.condition(at);
             *service_states.entry(state.name().to_owned()).or_insert(0) += 1;
             let Some(reason) = reason else { continue };
@@ -168,40 +158,40 @@ impl<D: Devices> Control<D> {
                 unready.insert(spec.name.clone(), reason);
             }
         }
-        let mut warnings = config::shown(&self.warnings);
+        let mut warnings = config::shown(&self.wanted.warnings);
         warnings.extend(self.identity.fallback.clone());
-        warnings.extend(self.failed_reload.as_ref().map(|problem| {
+        warnings.extend(self.wanted.failed_reload.as_ref().map(|problem| {
             format!(
                 "the files were not followed when they were last read, and what ran before goes on: {problem}"
             )
         }));
-        warnings.extend(self.identity.missing.iter().chain(&self.names_problems).cloned());
-        warnings.extend(self.sources.iter().filter_map(|(name, state)| {
+        warnings.extend(self.identity.missing.iter().chain(&self.naming.problems).cloned());
+        warnings.extend(self.sourcing.sources.iter().filter_map(|(name, state)| {
             Some(format!("service {name}: its source: {}", state.trouble.as_ref()?))
         }));
         warnings.extend(observer.port_warnings());
-        for (port, state) in self.config.ports.iter().zip(&self.links_now) {
+        for (port, state) in self.wanted.config.ports.iter().zip(&self.links.ports) {
             warnings.extend(state.trouble.as_ref().map(|trouble| format!("port {}: {trouble}", port.name)));
         }
-        for (at, _) in self.turns.iter().enumerate().filter(|(_, (_, is_still))| *is_still) {
-            let core = self.config.dataplane.workers[at];
+        for (at, _) in self.workers.turns.iter().enumerate().filter(|(_, (_, is_still))| *is_still) {
+            let core = self.wanted.config.dataplane.workers[at];
             warnings.push(format!("worker {at} on core {core} stands still: something else has its core"));
         }
         warnings.extend(self.double_warnings());
         warnings.extend(observer.scarce().into_iter().map(|(_, words)| words));
         warnings.extend(observer.gateway_warnings());
         let asks_vip = |spec: &Arc<ServiceSpec>| spec.health.as_ref().is_some_and(|health| health.at_vip);
-        let asks_vips = self.config.services.iter().any(asks_vip);
+        let asks_vips = self.wanted.config.services.iter().any(asks_vip);
         warnings.extend(self.kernel.iter().flat_map(|kernel| kernel.warnings(asks_vips)));
-        let draining = self.registry.draining().into_iter();
+        let draining = self.workers.registry.draining().into_iter();
         StatusView {
             version: self.identity.version.clone(),
             dpdk: self.identity.dpdk.clone(),
             pid: std::process::id(),
             uptime_s: self.now.nanos() / 1_000_000_000,
             config: self.identity.config_path.display().to_string(),
-            generation: self.publisher.published().0,
-            applied: self.publisher.applied().0,
+            generation: self.workers.publisher.published().0,
+            applied: self.workers.publisher.applied().0,
             memory: self.identity.memory.clone(),
             buffers: u64::from(buffers),
             buffers_in_use: u64::from(in_use),
@@ -209,23 +199,25 @@ impl<D: Devices> Control<D> {
             session_capacity: count.capacity,
             sessions_ipv6: count.sessions_ipv6,
             session_capacity_ipv6: count.capacity_ipv6,
-            services: self.config.services.len(),
+            services: self.wanted.config.services.len(),
             service_states,
             not_ready,
             unready,
             servers: observer.server_states(),
-            checks: self.standings.checks(),
+            checks: self.servers.standings.checks(),
             protected: observer.protected(),
             switched: observer.switched(),
             draining: draining.map(|(service, endpoint)| format!("{service} {endpoint}")).collect(),
             steering: self
+                .wanted
                 .config
                 .ports
                 .iter()
                 .enumerate()
-                .map(|(at, port)| (port.name.clone(), self.ladder.sentence(PortId(at as u16))))
+                .map(|(at, port)| (port.name.clone(), self.workers.ladder.sentence(PortId(at as u16))))
                 .collect(),
             ports: self
+                .wanted
                 .config
                 .ports
                 .iter()
@@ -241,23 +233,23 @@ impl<D: Devices> Control<D> {
     fn begin_list(&mut self, params: &Value, reply: Sender<Reply>, now: Instant) {
         let asked = page_of(params).and_then(|(cursor, limit)| {
             let (worker, line) = (cursor >> LINE_BITS, cursor & ((1 << LINE_BITS) - 1));
-            if worker >= self.links.len() {
+            if worker >= self.workers.links.len() {
                 return Err(Refusal::parameters("the cursor is none that a page gave"));
             }
-            if self.pending.lists.len() == QUERIES_MAX {
+            if self.desk.pending.lists.len() == QUERIES_MAX {
                 return Err(Refusal::no("too many lists are being written; try again"));
             }
-            let id = self.pending.next_query;
+            let id = self.desk.pending.next_query;
             let query = Box::new(SessionQuery::new(id, line, limit));
-            match self.links[worker].ask(Command::List(query)) {
+            match self.workers.links[worker].ask(Command::List(query)) {
                 Ok(()) => Ok((id, worker)),
                 Err(_) => Err(Refusal::no(format!("worker {worker} has too much to do; try again"))),
             }
         });
         match asked {
             Ok((id, worker)) => {
-                self.pending.next_query += 1;
-                self.pending.lists.push((id, worker, now + PATIENCE, reply));
+                self.desk.pending.next_query += 1;
+                self.desk.pending.lists.push((id, worker, now + PATIENCE, reply));
             }
             Err(refusal) => {
                 let _ = reply.send(Err(refusal));
@@ -267,14 +259,14 @@ impl<D: Devices> Control<D> {
 
     /// Sends answers that workers made possible, and gives up on those that are overdue.
     pub(super) fn collect_answers(&mut self, now: Instant) {
-        for worker in 0..self.links.len() {
-            while let Some(query) = self.links[worker].next_answer() {
-                let Some(at) = self.pending.lists.iter().position(|(id, ..)| *id == query.id) else {
+        for worker in 0..self.workers.links.len() {
+            while let Some(query) = self.workers.links[worker].next_answer() {
+                let Some(at) = self.desk.pending.lists.iter().position(|(id, ..)| *id == query.id) else {
                     continue;
                 };
-                let (_, _, _, reply) = self.pending.lists.swap_remove(at);
+                let (_, _, _, reply) = self.desk.pending.lists.swap_remove(at);
                 let items: Vec<_> = query.records.iter().map(SessionView::from).collect();
-                let next = match (query.finished, worker + 1 < self.links.len()) {
+                let next = match (query.finished, worker + 1 < self.workers.links.len()) {
                     (false, _) => Some(worker << LINE_BITS | query.line),
                     (true, true) => Some((worker + 1) << LINE_BITS),
                     (true, false) => None,
@@ -282,8 +274,8 @@ impl<D: Devices> Control<D> {
                 let _ = reply.send(written(&Page { items, next }));
             }
         }
-        let applied = self.publisher.applied();
-        self.pending.changes.retain(|(generation, deadline, answer, reply)| {
+        let applied = self.workers.publisher.applied();
+        self.desk.pending.changes.retain(|(generation, deadline, answer, reply)| {
             if applied >= *generation {
                 let _ = reply.send(Ok(answer.clone()));
             } else if now >= *deadline {
@@ -294,7 +286,7 @@ impl<D: Devices> Control<D> {
             }
             false
         });
-        self.pending.lists.retain(|(_, worker, deadline, reply)| {
+        self.desk.pending.lists.retain(|(_, worker, deadline, reply)| {
             if now < *deadline {
                 return true;
             }

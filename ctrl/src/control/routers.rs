@@ -1,7 +1,8 @@
 //! IPv6 routers that advertise themselves (RFC 4861 §6.3): default gateways of ports that accept them.
 
-use super::{Control, Devices};
-use crate::nd;
+use super::Control;
+use crate::devices::Devices;
+use crate::links::nd;
 use dataplane::clock::Instant;
 use dataplane::ids::PortId;
 use dataplane::snapshot::NextHop;
@@ -67,12 +68,12 @@ impl Routers {
 impl<D: Devices> Control<D> {
     /// A router said that it is there for so long; for no time when it leaves.
     pub(super) fn hear_router(&mut self, port: PortId, router: Ipv6Addr, lifetime: Duration, now: Instant) {
-        let spec = &self.config.ports[usize::from(port.0)];
+        let spec = &self.wanted.config.ports[usize::from(port.0)];
         if !spec.accept_ra {
             return;
         }
         let hop = NextHop { port, address: IpAddr::V6(router) };
-        if self.routers.hear(hop, lifetime, now) {
+        if self.links.routers.hear(hop, lifetime, now) {
             let does = if lifetime.is_zero() { "left" } else { "is there" };
             log::info!(target: "links", "port {}: the IPv6 router {router} {does}", spec.name);
             self.follow_routers(now);
@@ -81,13 +82,13 @@ impl<D: Devices> Control<D> {
 
     /// Asks for routers, and forgets those that are silent.
     pub(super) fn look_after_routers(&mut self, now: Instant) {
-        if self.routers.expire(now) {
+        if self.links.routers.expire(now) {
             log::info!(target: "links", "an IPv6 router did not advertise itself again in time");
             self.follow_routers(now);
         }
         let asking: Vec<_> =
-            self.config.ports.iter().enumerate().filter(|(_, port)| port.accept_ra).collect();
-        if asking.is_empty() || !self.routers.asks(now) {
+            self.wanted.config.ports.iter().enumerate().filter(|(_, port)| port.accept_ra).collect();
+        if asking.is_empty() || !self.links.routers.asks(now) {
             return;
         }
         let questions: Vec<_> = asking

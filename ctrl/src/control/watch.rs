@@ -1,7 +1,8 @@
 //! Looks at services again and again, and logs both edges of every state: what could be used and cannot any more, and
 //! the other way round. A few services at a time, so that ten thousand take no moment of the thread.
 
-use super::{Control, Devices};
+use super::Control;
+use crate::devices::Devices;
 use crate::view::{AWAITED, ServiceState, USED_UP};
 use dataplane::clock::Instant;
 use dataplane::drop::DropReason;
@@ -41,42 +42,42 @@ struct Seen {
 impl<D: Devices> Control<D> {
     /// Looks at a few services.
     pub(super) fn watch_services(&mut self, now: Instant) {
-        if now < self.watch.due {
+        if now < self.servers.watch.due {
             return;
         }
-        self.watch.due = now + SLICE_PAUSE;
-        let count = self.config.services.len();
-        if self.watch.next >= count {
-            if now < self.watch.round {
+        self.servers.watch.due = now + SLICE_PAUSE;
+        let count = self.wanted.config.services.len();
+        if self.servers.watch.next >= count {
+            if now < self.servers.watch.round {
                 return;
             }
-            self.watch.round = now + ROUND;
-            self.watch.next = 0;
+            self.servers.watch.round = now + ROUND;
+            self.servers.watch.next = 0;
             self.forget_gone_services();
         }
-        let end = (self.watch.next + SLICE).min(count);
-        for at in std::mem::replace(&mut self.watch.next, end)..end {
+        let end = (self.servers.watch.next + SLICE).min(count);
+        for at in std::mem::replace(&mut self.servers.watch.next, end)..end {
             self.watch_service(at, now);
         }
     }
 
     fn watch_service(&mut self, at: usize, now: Instant) {
-        let spec = Arc::clone(&self.config.services[at]);
-        let Some(id) = self.registry.service_id(&spec.name) else { return };
+        let spec = Arc::clone(&self.wanted.config.services[at]);
+        let Some(id) = self.workers.registry.service_id(&spec.name) else { return };
         let mut refused = [0; USED_UP.len()];
-        for (reason, counter) in self.stats.iter().flat_map(|stats| stats.service(id).refusals()) {
+        for (reason, counter) in self.workers.stats.iter().flat_map(|stats| stats.service(id).refusals()) {
             if let Some(place) = USED_UP.iter().position(|one| *one == reason) {
                 refused[place] += counter.value();
             }
         }
         let fresh = || Seen { refused, state: None };
-        let seen = self.watch.seen.entry(id).or_insert_with(fresh);
+        let seen = self.servers.watch.seen.entry(id).or_insert_with(fresh);
         let more = |place: &usize| refused[*place] > seen.refused[*place];
         if let Some(place) = (0..USED_UP.len()).filter(more).max_by_key(|at| refused[*at] - seen.refused[*at])
         {
-            self.watch.refusing.insert(id, (USED_UP[place], now + REFUSING));
-        } else if self.watch.refusing.get(&id).is_some_and(|(_, until)| *until <= now) {
-            self.watch.refusing.remove(&id);
+            self.servers.watch.refusing.insert(id, (USED_UP[place], now + REFUSING));
+        } else if self.servers.watch.refusing.get(&id).is_some_and(|(_, until)| *until <= now) {
+            self.servers.watch.refusing.remove(&id);
         }
         seen.refused = refused;
         let before = seen.state;
@@ -84,7 +85,7 @@ impl<D: Devices> Control<D> {
         if before.is_some_and(|(before, _)| before == state) {
             return;
         }
-        if let Some(seen) = self.watch.seen.get_mut(&id) {
+        if let Some(seen) = self.servers.watch.seen.get_mut(&id) {
             seen.state = Some((state, now));
         }
         let name = &spec.name;
@@ -108,11 +109,16 @@ impl<D: Devices> Control<D> {
     }
 
     fn forget_gone_services(&mut self) {
-        let ids = self.config.services.iter().filter_map(|spec| self.registry.service_id(&spec.name));
+        let ids = self
+            .wanted
+            .config
+            .services
+            .iter()
+            .filter_map(|spec| self.workers.registry.service_id(&spec.name));
         let ids: std::collections::HashSet<_> = ids.collect();
-        if self.watch.seen.len() > ids.len() {
-            self.watch.seen.retain(|id, _| ids.contains(id));
-            self.watch.refusing.retain(|id, _| ids.contains(id));
+        if self.servers.watch.seen.len() > ids.len() {
+            self.servers.watch.seen.retain(|id, _| ids.contains(id));
+            self.servers.watch.refusing.retain(|id, _| ids.contains(id));
         }
     }
 
@@ -120,14 +126,14 @@ impl<D: Devices> Control<D> {
     pub(super) fn watch_capacities(&mut self) {
         let scarce = self.observer().scarce();
         for (what, words) in &scarce {
-            if !self.watch.scarce.contains(what) {
+            if !self.servers.watch.scarce.contains(what) {
                 log::warn!(target: "capacity", "{words}");
             }
         }
         let now: BTreeSet<_> = scarce.into_iter().map(|(what, _)| what).collect();
-        for what in self.watch.scarce.difference(&now) {
+        for what in self.servers.watch.scarce.difference(&now) {
             log::info!(target: "capacity", "{what}: there is room again");
         }
-        self.watch.scarce = now;
+        self.servers.watch.scarce = now;
     }
 }

@@ -2,12 +2,14 @@
 //! depends on it.
 
 use super::names::Stale;
-use super::{Control, Devices, discovery};
+use super::{Control, discovery};
 use crate::compile::{self, Sources};
 use crate::config::{Config, ServiceSpec};
+use crate::devices::Devices;
 use crate::health::Order;
 use crate::journal::Edge;
 use crate::kernel::KernelPath;
+use crate::topology;
 use dataplane::clock::Instant;
 use dataplane::ids::{Generation, ServerId};
 use dataplane::session::ForwardMode;
@@ -24,57 +26,68 @@ const EXHAUSTED: &str = "there are more services, servers or local addresses tha
 impl<D: Devices> Control<D> {
     /// Makes `config` the desired state and publishes it as one snapshot.
     pub(super) fn apply(&mut self, mut config: Config, now: Instant) -> Result<(), String> {
-        discovery::keep_found(&mut config, &self.config);
-        share_unchanged(&mut config, &self.config);
-        let networks_changed =
-            config.ports.iter().zip(&self.config.ports).any(|(new, old)| new.addresses != old.addresses);
+        discovery::keep_found(&mut config, &self.wanted.config);
+        share_unchanged(&mut config, &self.wanted.config);
+        let networks_changed = config
+            .ports
+            .iter()
+            .zip(&self.wanted.config.ports)
+            .any(|(new, old)| new.addresses != old.addresses);
         if networks_changed {
-            self.neighbors.clear();
+            self.links.neighbors.clear();
         }
         let accepts = |hop: &NextHop| config.ports[usize::from(hop.port.0)].accept_ra;
-        let routers: Vec<_> = self.routers.hops().into_iter().filter(accepts).collect();
-        self.standings
+        let routers: Vec<_> = self.links.routers.hops().into_iter().filter(accepts).collect();
+        self.servers
+            .standings
             .set_sources(self.kernel.as_ref().map(|kernel| kernel.sources(&config)).unwrap_or_default());
         // What is known of servers survives a configuration that is refused: no check begins or ends for it.
-        let known = self.standings.clone();
-        let orders = self.standings.follow(&config, now);
+        let known = self.servers.standings.clone();
+        let orders = self.servers.standings.follow(&config, now);
         let says = self.weigh(now);
         let mut snapshot = match self.compile(&config, &routers) {
             Ok(snapshot) => snapshot,
             Err(error) => {
-                self.standings = known;
+                self.servers.standings = known;
                 self.restore(&config);
                 return Err(error);
             }
         };
         let names: HashSet<&str> = config.services.iter().map(|spec| spec.name.as_str()).collect();
-        for spec in self.config.services.iter().filter(|spec| !names.contains(spec.name.as_str())) {
-            self.registry.retire(&spec.name);
+        for spec in self.wanted.config.services.iter().filter(|spec| !names.contains(spec.name.as_str())) {
+            self.workers.registry.retire(&spec.name);
         }
         says.iter().for_each(|edge| edge.tell("servers"));
         self.keep_used_locals(&mut snapshot);
-        self.routers.keep(|hop| routers.contains(hop));
+        self.links.routers.keep(|hop| routers.contains(hop));
         let wanted = self.wanted_hops(&config, &snapshot);
-        self.announcements.schedule(&self.config, &config, self.world.generation == Generation(0), now);
-        self.config = config;
+        self.links.announcements.schedule(
+            &self.wanted.config,
+            &config,
+            self.workers.world.generation == Generation(0),
+            now,
+        );
+        self.wanted.config = config;
         self.publish(snapshot);
         if let Some(kernel) = &mut self.kernel {
             kernel
-                .follow(&self.config, &self.facts)
+                .follow(&self.wanted.config, &self.workers.facts)
                 .into_iter()
                 .for_each(|line| log::warn!(target: "kernel", "{line}"));
         }
         // Not before the kernel has the addresses that are asked from.
         self.order(orders);
         self.follow_names();
-        self.book.stale = Stale::All;
-        if let Some(access) = &self.access {
-            access.follow(&self.config.admin).unwrap_or_else(|error| log::warn!(target: "config", "{error}"));
+        self.naming.book.stale = Stale::All;
+        if let Some(access) = &self.desk.access {
+            access
+                .follow(&self.wanted.config.admin)
+                .unwrap_or_else(|error| log::warn!(target: "config", "{error}"));
         }
         self.follow_sources();
-        self.collect_after = Some(self.world.generation);
-        self.neighbors.want(wanted, now);
-        self.absences_stale = true;
+        self.workers.collect_after = Some(self.workers.world.generation);
+        self.links.neighbors.want(wanted, now);
+        self.links.absences_stale = true;
         self.publish_neighbors();
         Ok(())
     }
@@ -83,17 +96,17 @@ impl<D: Devices> Control<D> {
     pub(super) fn publish(&mut self, mut snapshot: Snapshot) {
         snapshot.ended = self.ended();
         snapshot.links_down = self.links_down();
-        self.world = self.publisher.publish(snapshot);
+        self.workers.world = self.workers.publisher.publish(snapshot);
         if let Some(checks) = self.kernel.as_ref().and_then(KernelPath::vip_checks) {
-            checks.follow(&self.world);
+            checks.follow(&self.workers.world);
         }
     }
 
     /// Servers whose time to drain is over and that have sessions still.
     fn ended(&mut self) -> Arc<[ServerId]> {
         let mut ids = Vec::new();
-        self.history.drained.retain(|(service, endpoint)| {
-            let id = self.registry.removed_server_id(service, *endpoint);
+        self.wanted.history.drained.retain(|(service, endpoint)| {
+            let id = self.workers.registry.removed_server_id(service, *endpoint);
             ids.extend(id);
             id.is_some()
         });
@@ -102,96 +115,106 @@ impl<D: Devices> Control<D> {
     }
 
     pub(super) fn compile(&mut self, config: &Config, routers: &[NextHop]) -> Result<Snapshot, String> {
-        let stats = &self.stats;
+        let stats = &self.workers.stats;
         let read = |id| crate::view::read_slot(stats, id);
-        let epoch = self.world.routing_epoch.wrapping_add(1);
-        let neighbors = Arc::clone(&self.world.neighbors);
-        let sources = Sources { config, standings: &self.standings, read: &read };
-        let is_first = self.world.generation == Generation(0);
-        let old = (!is_first).then(|| (&self.config, &*self.world.services));
-        let snapshot =
-            compile::compile(&sources, old, &self.facts, routers, neighbors, epoch, &mut self.registry)
-                .map_err(|_| EXHAUSTED.to_owned())?;
-        self.ladder.check_ports(&self.world, &snapshot)?;
-        self.ladder.check_capacity(config, &snapshot)?;
-        self.devices.steer(&local_addresses(&snapshot), self.ladder.steering())?;
+        let epoch = self.workers.world.routing_epoch.wrapping_add(1);
+        let neighbors = Arc::clone(&self.workers.world.neighbors);
+        let sources = Sources { config, standings: &self.servers.standings, read: &read };
+        let is_first = self.workers.world.generation == Generation(0);
+        let old = (!is_first).then(|| (&self.wanted.config, &*self.workers.world.services));
+        let snapshot = compile::compile(
+            &sources,
+            old,
+            &self.workers.facts,
+            routers,
+            neighbors,
+            epoch,
+            &mut self.workers.registry,
+        )
+        .map_err(|_| EXHAUSTED.to_owned())?;
+        self.workers.ladder.check_ports(&self.workers.world, &snapshot)?;
+        self.workers.ladder.check_capacity(config, &snapshot)?;
+        self.workers.devices.steer(&local_addresses(&snapshot), self.workers.ladder.steering())?;
         Ok(snapshot)
     }
 
     /// Gives the configuration that runs its slots back, after another one was refused.
     pub(super) fn restore(&mut self, refused: &Config) {
-        if self.world.generation == Generation(0) {
+        if self.workers.world.generation == Generation(0) {
             // Nothing ran before the first one.
             return;
         }
         for spec in &refused.services {
-            self.registry.retire(&spec.name);
+            self.workers.registry.retire(&spec.name);
         }
-        let stats = &self.stats;
+        let stats = &self.workers.stats;
         let read = |id| crate::view::read_slot(stats, id);
-        let sources = Sources { config: &self.config, standings: &self.standings, read: &read };
+        let sources =
+            Sources { config: &self.wanted.config, standings: &self.servers.standings, read: &read };
         // It had them a moment ago.
-        for at in 0..self.config.services.len() {
-            let _ = compile::one_service(at, &sources, &mut self.registry);
+        for at in 0..self.wanted.config.services.len() {
+            let _ = compile::one_service(at, &sources, &mut self.workers.registry);
         }
     }
 
     /// Works out the weights of services of which something changed. Returns what to say.
     pub(super) fn weigh(&mut self, now: Instant) -> Vec<Edge> {
-        let dirty = self.standings.take_dirty(now);
-        dirty.into_iter().flat_map(|at| self.standings.weigh(at, now)).collect()
+        let dirty = self.servers.standings.take_dirty(now);
+        dirty.into_iter().flat_map(|at| self.servers.standings.weigh(at, now)).collect()
     }
 
     /// Tells the checks what to do.
     pub(super) fn order(&self, orders: Vec<Order>) {
-        if let Some(engine) = &self.engine {
+        if let Some(engine) = &self.servers.engine {
             orders.into_iter().for_each(|order| engine.order(order));
         }
     }
 
     /// Publishes what became of servers since the last time: their weights.
     pub(super) fn follow_findings(&mut self, now: Instant) {
-        if now >= self.next_weighing {
+        if now >= self.servers.next_weighing {
             self.follow_findings_now(now);
         }
     }
 
     pub(super) fn follow_findings_now(&mut self, now: Instant) {
-        let dirty = self.standings.take_dirty(now);
+        let dirty = self.servers.standings.take_dirty(now);
         if dirty.is_empty() {
             return;
         }
-        self.next_weighing = now + WEIGHING_PAUSE;
-        self.book.stale.add(&dirty);
+        self.servers.next_weighing = now + WEIGHING_PAUSE;
+        self.naming.book.stale.add(&dirty);
         for at in &dirty {
-            self.standings.weigh(*at, now).iter().for_each(|edge| edge.tell("servers"));
+            self.servers.standings.weigh(*at, now).iter().for_each(|edge| edge.tell("servers"));
         }
         let _ = self.refresh(&dirty);
     }
 
     /// Publishes these services anew, as far as they are not what is published.
     pub(super) fn refresh(&mut self, services: &[usize]) -> Result<(), String> {
-        let stats = &self.stats;
+        let stats = &self.workers.stats;
         let read = |id| crate::view::read_slot(stats, id);
-        let sources = Sources { config: &self.config, standings: &self.standings, read: &read };
+        let sources =
+            Sources { config: &self.wanted.config, standings: &self.servers.standings, read: &read };
         let mut changes = Vec::new();
         for at in services {
             let is_current = self
+                .workers
                 .world
                 .services
                 .iter()
                 .nth(*at)
                 .is_some_and(|old| compile::is_current(old, *at, &sources));
             if !is_current {
-                let service = compile::one_service(*at, &sources, &mut self.registry);
+                let service = compile::one_service(*at, &sources, &mut self.workers.registry);
                 changes.push((*at, service.map_err(|_| EXHAUSTED.to_owned())?));
             }
         }
         if changes.is_empty() {
             return Ok(());
         }
-        let mut snapshot = Snapshot::clone(&self.world);
-        snapshot.services = Arc::new(self.world.services.replace(changes));
+        let mut snapshot = Snapshot::clone(&self.workers.world);
+        snapshot.services = Arc::new(self.workers.world.services.replace(changes));
         // Sessions look once whether their server still serves.
         snapshot.routing_epoch = snapshot.routing_epoch.wrapping_add(1);
         self.publish(snapshot);
@@ -204,8 +227,8 @@ impl<D: Devices> Control<D> {
         let is_kept = |(address, role): &(IpAddr, AddressRole)| {
             matches!(role, AddressRole::Local(_)) && snapshot.addresses.get(*address).is_none()
         };
-        let kept: Vec<_> = self.world.addresses.iter().filter(is_kept).collect();
-        self.removed_locals = kept.iter().map(|(address, _)| *address).collect();
+        let kept: Vec<_> = self.workers.world.addresses.iter().filter(is_kept).collect();
+        self.workers.removed_locals = kept.iter().map(|(address, _)| *address).collect();
         let addresses = Arc::make_mut(&mut snapshot.addresses);
         for (address, role) in kept {
             addresses.insert(address, role);
@@ -215,12 +238,12 @@ impl<D: Devices> Control<D> {
     /// Forgets removed local addresses that no session uses any more.
     pub(super) fn forget_unused_locals(&mut self) {
         let (used, over): (Vec<_>, Vec<_>) =
-            self.removed_locals.iter().partition(|address| self.is_local_in_use(**address));
+            self.workers.removed_locals.iter().partition(|address| self.is_local_in_use(**address));
         if over.is_empty() {
             return;
         }
-        self.removed_locals = used;
-        let mut snapshot = Snapshot::clone(&self.world);
+        self.workers.removed_locals = used;
+        let mut snapshot = Snapshot::clone(&self.workers.world);
         let addresses = Arc::make_mut(&mut snapshot.addresses);
         for address in over {
             addresses.remove(address);
@@ -230,18 +253,18 @@ impl<D: Devices> Control<D> {
 
     /// Publishes routes by the routers that there are now.
     pub(super) fn follow_routers(&mut self, now: Instant) {
-        let mut snapshot = Snapshot::clone(&self.world);
-        snapshot.routes = Arc::new(compile::routes(&self.config, &self.routers.hops()));
+        let mut snapshot = Snapshot::clone(&self.workers.world);
+        snapshot.routes = Arc::new(topology::routes(&self.wanted.config, &self.links.routers.hops()));
         snapshot.routing_epoch = snapshot.routing_epoch.wrapping_add(1);
-        let wanted = self.wanted_hops(&self.config, &snapshot);
+        let wanted = self.wanted_hops(&self.wanted.config, &snapshot);
         self.publish(snapshot);
-        self.neighbors.want(wanted, now);
+        self.links.neighbors.want(wanted, now);
     }
 
     /// Next hops that are always to be known: gateways and the ways to servers.
     pub(super) fn wanted_hops(&self, config: &Config, world: &Snapshot) -> HashSet<NextHop> {
         let gateways = config.routes.iter().flat_map(|route| route.hops.iter().copied());
-        let gateways = gateways.chain(self.routers.hops());
+        let gateways = gateways.chain(self.links.routers.hops());
         let servers = config.services.iter().flat_map(|service| self.server_hops(service, world));
         gateways.chain(servers).collect()
     }
@@ -254,8 +277,8 @@ impl<D: Devices> Control<D> {
 
     /// Publishes the neighbours if they changed.
     pub(super) fn publish_neighbors(&mut self) {
-        let Some((neighbors, moved)) = self.neighbors.take_changes(&self.macs) else { return };
-        let mut snapshot = Snapshot::clone(&self.world);
+        let Some((neighbors, moved)) = self.links.neighbors.take_changes(&self.workers.macs) else { return };
+        let mut snapshot = Snapshot::clone(&self.workers.world);
         snapshot.neighbors = Arc::new(neighbors);
         if moved {
             snapshot.routing_epoch = snapshot.routing_epoch.wrapping_add(1);

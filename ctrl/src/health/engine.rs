@@ -3,7 +3,7 @@
 use super::ports::Ports;
 use super::probe::Prober;
 use super::{Answer, CheckId, CheckKey, Fault, Tally};
-use crate::balance::Health;
+use crate::health::Health;
 use crate::kernel::VipChecks;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::collections::HashMap;

@@ -9,12 +9,14 @@ mod http;
 mod icmp;
 mod ports;
 mod probe;
+mod relief;
 mod script;
 mod socket;
 mod tally;
 
 pub use engine::{Engine, Finding, Last, Order};
 pub use probe::Answer;
+pub use relief::Relief;
 pub use script::{adopt_orphans, end_orphans};
 pub use tally::Tally;
 
@@ -22,6 +24,17 @@ use crate::config::HealthSpec;
 use crate::kernel::VipWay;
 use std::net::SocketAddr;
 use std::sync::Arc;
+
+/// What checks say of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It answers, or nobody asks.
+    Up,
+    /// It does not answer.
+    Down,
+    /// The first answers are awaited, and until then it takes no sessions.
+    Checking,
+}
 
 /// Why there is no good answer.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,8 +1,8 @@
 //! From single answers to what a server is: so many good ones in a row, so many bad ones, and its load, damped.
 
-use crate::balance::Health;
 use crate::config::HealthSpec;
-use crate::relief::Relief;
+use crate::health::Health;
+use crate::health::Relief;
 
 /// One check's results so far.
 #[derive(Clone, Debug)]

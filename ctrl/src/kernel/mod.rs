@@ -13,9 +13,10 @@ mod vip;
 pub use plan::{Gateways, Interface, Plan};
 pub use vip::{CheckFlow, INTERFACE as CHECKS_INTERFACE, VipChecks, VipPass, VipWay};
 
-use crate::compile::{self, DeviceFacts};
 use crate::config::Config;
+use crate::devices::DeviceFacts;
 use crate::state::Settings;
+use crate::topology;
 use dataplane::ids::PortId;
 use dataplane::snapshot::AddressRole;
 use dataplane::worker::KernelLane;
@@ -114,7 +115,7 @@ impl KernelPath {
 
     /// The local addresses of `config` by which the kernel can ask, or will when it follows.
     pub fn sources(&self, config: &Config) -> HashSet<IpAddr> {
-        let roles = compile::addresses(config);
+        let roles = topology::addresses(config);
         let usable = roles.iter().filter(|(_, role)| match role {
             AddressRole::Local(port) => self.interface(*port).is_some(),
             AddressRole::Own | AddressRole::Vip => false,

@@ -1,7 +1,8 @@
 //! What the kernel is to have: a pure function of the configuration.
 
-use crate::compile::{self, DeviceFacts};
 use crate::config::{Config, PortSpec};
+use crate::devices::DeviceFacts;
+use crate::topology;
 use dataplane::ids::PortId;
 use dataplane::snapshot::{AddressRole, Network};
 use dataplane::wire::Mac;
@@ -49,7 +50,7 @@ pub struct Plan {
 impl Plan {
     /// The plan of `config`; a port without a name has no interface.
     pub fn of(config: &Config, facts: &[DeviceFacts], names: &[Option<String>]) -> Self {
-        let roles = compile::addresses(config);
+        let roles = topology::addresses(config);
         let mut locals: Vec<_> = roles
             .iter()
             .filter_map(|(address, role)| match role {

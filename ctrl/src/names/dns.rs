@@ -199,7 +199,7 @@ fn subnet_len(message: &[u8]) -> Option<usize> {
 mod tests {
     use super::super::tests::{table, target};
     use super::*;
-    use crate::balance::Health;
+    use crate::health::Health;
     use hickory_proto::op::Query;
     use std::str::FromStr;
 

@@ -10,8 +10,9 @@ mod serve;
 pub use dns::Zone;
 pub use serve::Names;
 
-use crate::balance::{self, Candidate, Policy, TIER_NAMES};
 use crate::config::Location;
+use crate::config::Policy;
+use crate::servers::balance::{self, Candidate, TIER_NAMES};
 use dataplane::snapshot::Network;
 use serde::Serialize;
 use std::collections::HashMap;
@@ -122,7 +123,8 @@ impl Table {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::balance::{Health, Weight};
+    use crate::config::Weight;
+    use crate::health::Health;
 
     pub(crate) fn target(last: u8, zone: &str, health: Health, weight: f64) -> Target {
         Target {

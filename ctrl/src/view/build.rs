@@ -4,14 +4,16 @@ use super::{
     CheckView, Counted, LocalShareView, LocalView, NeighborView, PortView, ServerView, ServiceView,
     SessionCount, SessionView, StatsView, SwitchView, TierView, WorkerView,
 };
-use crate::balance::{Health, Switch, TIER_NAMES, TierPicture, Weight};
-use crate::compile::DeviceFacts;
+use crate::config::Weight;
 use crate::config::{Config, ServerSpec, ServiceSpec};
-use crate::control::{DeviceCounters, Devices, Drain};
+use crate::desired::history::Drain;
+use crate::devices::{DeviceCounters, DeviceFacts, Devices};
+use crate::health::Health;
 use crate::kernel::KernelPath;
-use crate::neighbors::NeighborTable;
+use crate::links::neighbors::NeighborTable;
 use crate::registry::Registry;
-use crate::standing::Standings;
+use crate::servers::Standings;
+use crate::servers::balance::{Switch, TIER_NAMES, TierPicture};
 use crate::steering::Ladder;
 use dataplane::clock::Instant;
 use dataplane::drop::DropReason;

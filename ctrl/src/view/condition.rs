@@ -2,9 +2,10 @@
 
 use super::Observer;
 use super::build::server_text;
-use crate::balance::{Health, Weight};
-use crate::compile::port_of;
 use crate::config::ServiceSpec;
+use crate::config::Weight;
+use crate::health::Health;
+use crate::topology::port_of;
 use dataplane::drop::DropReason;
 use dataplane::ids::ServerId;
 use std::collections::BTreeSet;

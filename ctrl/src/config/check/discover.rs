@@ -2,8 +2,9 @@
 
 use super::servers::Wanted;
 use super::{Checker, Keyed, raw, suggestion};
-use crate::config::{DiscoverSpec, Login, Site, Source, Tls};
+use crate::config::{DiscoverSpec, Login, Site, Source};
 use crate::files;
+use crate::tls::Tls;
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};

@@ -2,11 +2,12 @@
 
 use super::servers::Wanted;
 use super::{Checker, Keyed, raw, suggestion};
-use crate::balance::{Policy, Weight};
+use crate::config::Rules;
 use crate::config::health::{CheckKind, Way};
-use crate::config::{HealthSpec, Http, LoadPlace, LoadSpec, PortSpec, Probe, ServerSpec, Tls};
+use crate::config::{HealthSpec, Http, LoadPlace, LoadSpec, PortSpec, Probe, ServerSpec};
+use crate::config::{Policy, Weight};
 use crate::files;
-use crate::passive::Rules;
+use crate::tls::Tls;
 use dataplane::flow::{Protocol, Protocols};
 use dataplane::session::ForwardMode;
 use dataplane::snapshot::{ClientAddress, Network};

@@ -27,7 +27,7 @@ use super::{
     Admin, Config, Dataplane, Device, Hugepages, LoadError, Loaded, Location, PortSpec, Problem, RouteSpec,
     RssSpec, ServerSpec, ServiceSpec, Severity, Text,
 };
-use crate::admin::peers::{self, Access};
+use crate::users::{self, Access};
 use dataplane::flow::{Protocol, Protocols};
 use dataplane::ids::PortId;
 use dataplane::session::{State, Timeouts};
@@ -293,14 +293,14 @@ impl<'a> Checker<'a> {
         let socket = self.socket(raw);
         let mut group = None;
         if let Some(text) = &raw.group {
-            match peers::group(text.get_ref()) {
+            match users::group(text.get_ref()) {
                 Ok(number) => group = Some(number),
                 Err(error) => self.error(text.span(), "admin.group", error),
             }
         }
         let mut operators = Vec::new();
         for (at, name) in raw.operators.iter().enumerate() {
-            match peers::Operator::parse(name.get_ref()) {
+            match users::Operator::parse(name.get_ref()) {
                 Ok(operator) => operators.push(operator),
                 Err(error) => self.error(name.span(), &format!("admin.operators[{at}]"), error),
             }

@@ -6,8 +6,7 @@ use super::topology::{
     connected_port, gateway_in, is_broadcast, is_link_local, is_network, is_own, is_unicast, networks,
 };
 use super::{Checker, Keyed, raw, suggestion, takes};
-use crate::balance::Weight;
-use crate::config::{Config, Location, PortSpec, RouteSpec, ServerSpec, ServiceSpec, Severity};
+use crate::config::{Config, Location, PortSpec, RouteSpec, ServerSpec, ServiceSpec, Severity, Weight};
 use dataplane::flow::{Endpoint, Protocol, Protocols};
 use dataplane::scheduler::{Flags, Scheduler};
 use dataplane::session::{ForwardMode, Timeouts};

@@ -4,22 +4,10 @@
 //! as before, until sessions succeed again. One that takes long to answer connections gets less. It is a hint beside
 //! active checks: they decide what is up.
 
-use crate::relief::Relief;
+use crate::config::Rules;
+use crate::health::Relief;
 use dataplane::clock::Instant;
 use std::time::Duration;
-
-/// A service's rules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rules {
-    /// So many failures within [`window`](Self::window) keep a server out.
-    pub failures: u64,
-    /// How long failures are counted together.
-    pub window: Duration,
-    /// How long a server is kept out the first time.
-    pub inhibit: Duration,
-    /// And at most.
-    pub inhibit_max: Duration,
-}
 
 /// What one server's traffic showed so far.
 #[derive(Clone, Copy, Debug)]

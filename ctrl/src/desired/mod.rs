@@ -3,6 +3,10 @@
 //! Commands change what runs at once; the files stay as they are until the operator has the changes written back
 //! (`config export`), with comments and order kept.
 
+pub mod diff;
+pub mod history;
+pub mod last_good;
+
 use crate::config::{self, Text};
 use serde_json::{Map, Value};
 use std::net::SocketAddr;

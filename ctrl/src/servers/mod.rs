@@ -3,12 +3,16 @@
 //! The checks that services want, each once; what checks found; who was first seen healthy when; what the operator
 //! decided for a while. No I/O: orders to the engine come out, findings and the time come in.
 
-use crate::balance::{self, Candidate, Health, Picture, Switch, TIERS};
+pub mod balance;
+pub mod passive;
+
 use crate::config::{Config, ServerSpec, ServiceSpec};
+use crate::health::Health;
 use crate::health::{CheckId, CheckKey, Finding, Last, Order};
 use crate::journal::Edge;
 use crate::kernel::VipWay;
-use crate::passive::Pace;
+use crate::servers::passive::Pace;
+use balance::{Candidate, Picture, Switch, TIERS};
 use dataplane::clock::Instant;
 use dataplane::flow::{Endpoint, Family};
 use dataplane::scheduler::Scheduler;
@@ -439,7 +443,7 @@ impl Standings {
         let (ramp, step) = ramp(server.healthy_since, spec.slow_start, now);
         let candidate = Candidate {
             // One that no packet reaches is as good as one without weight: no protection makes it serve.
-            weight: if server.is_absent { balance::Weight::ZERO } else { spec_of.weight },
+            weight: if server.is_absent { crate::config::Weight::ZERO } else { spec_of.weight },
             tier: server.tier,
             health: if inhibited { Health::Down } else { health },
             ramp,
@@ -458,7 +462,7 @@ impl Standings {
         match weight {
             1.. => snapshot::Standing::Serving,
             0 if check.is_some_and(|check| check.health == Health::Down) => snapshot::Standing::Down,
-            0 if spec.weight == balance::Weight::ZERO => snapshot::Standing::Quiescent,
+            0 if spec.weight == crate::config::Weight::ZERO => snapshot::Standing::Quiescent,
             // Another tier serves now, or it is kept out for a while: what it has goes on.
             0 => snapshot::Standing::Serving,
         }

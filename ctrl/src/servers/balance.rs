@@ -5,70 +5,13 @@
 //! Envoy do). When too few servers are healthy in all, health is no longer believed and all are used
 //! (Nacos's protectThreshold, evaluated after spilling), until clearly more are.
 
-use std::fmt;
+use crate::config::{Policy, Weight};
+use crate::health::Health;
 
 /// How many tiers there are: the same zone, the same region, the rest.
 pub const TIERS: usize = 3;
 /// The tiers' names.
 pub const TIER_NAMES: [&str; TIERS] = ["zone", "region", "rest"];
-
-/// A server's share, in thousandths, so that fractions can be compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Weight(u32);
-
-impl Weight {
-    /// No new sessions.
-    pub const ZERO: Self = Self(0);
-    /// What a server has that says nothing.
-    pub const ONE: Self = Self(1_000);
-    /// The largest: ipvsadm's.
-    pub const MAX: u32 = 65_535;
-
-    /// The weight nearest to `number`; `None` when it is negative, above [`MAX`](Self::MAX) or no number.
-    pub fn new(number: f64) -> Option<Self> {
-        let is_fit = (0.0..=f64::from(Self::MAX)).contains(&number);
-        is_fit.then(|| Self((number * 1_000.0).round() as u32))
-    }
-
-    /// As a number.
-    pub fn value(self) -> f64 {
-        f64::from(self.0) / 1_000.0
-    }
-}
-
-impl fmt::Display for Weight {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.value())
-    }
-}
-
-impl serde::Serialize for Weight {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        if self.0.is_multiple_of(1_000) {
-            serializer.serialize_u32(self.0 / 1_000)
-        } else {
-            serializer.serialize_f64(self.value())
-        }
-    }
-}
-
-impl<'de> serde::Deserialize<'de> for Weight {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let number = f64::deserialize(deserializer)?;
-        Self::new(number).ok_or_else(|| serde::de::Error::custom(format!("{number} is not a weight")))
-    }
-}
-
-/// What checks say of a server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Health {
-    /// It answers, or nobody asks.
-    Up,
-    /// It does not answer.
-    Down,
-    /// The first answers are awaited, and until then it takes no sessions.
-    Checking,
-}
 
 /// One server of a service, as far as its share is concerned.
 #[derive(Clone, Copy, Debug)]
@@ -96,23 +39,6 @@ pub enum Switch {
     All,
     /// These servers alone, by their places, whatever checks say.
     Servers(Vec<usize>),
-}
-
-/// A service's rules.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Policy {
-    /// At or below this healthy share all servers are used; `None`: never.
-    pub protect_threshold: Option<f64>,
-    /// Above the threshold by so much the healthy share must be, until checks are believed again.
-    pub protect_hysteresis: f64,
-    /// The healthy share from which on a tier keeps all of its traffic.
-    pub spill_below: f64,
-}
-
-impl Default for Policy {
-    fn default() -> Self {
-        Self { protect_threshold: Some(0.0), protect_hysteresis: 0.1, spill_below: 0.7 }
-    }
 }
 
 /// One tier.

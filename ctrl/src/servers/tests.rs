@@ -1,7 +1,7 @@
 //! Standings against a twin that works everything out anew, and what checks keep.
 
 use super::*;
-use crate::balance::TIER_NAMES;
+use crate::servers::balance::TIER_NAMES;
 use proptest::prelude::*;
 use std::path::Path;
 
@@ -49,7 +49,7 @@ impl Twin {
                 let seconds = self.since[at][server].map_or(u64::MAX, |since| now - since);
                 let inhibited = self.inhibited[at][server] > now;
                 Candidate {
-                    weight: balance::Weight::new(f64::from(self.weights[server])).unwrap(),
+                    weight: crate::config::Weight::new(f64::from(self.weights[server])).unwrap(),
                     tier: server % 3,
                     health: if inhibited { Health::Down } else { self.health[server] },
                     ramp: if seconds >= 9 { 1.0 } else { (seconds + 1) as f64 / 10.0 },
@@ -58,7 +58,8 @@ impl Twin {
                 }
             })
             .collect();
-        let policy = balance::Policy { protect_threshold: Some(0.3), ..balance::Policy::default() };
+        let policy =
+            crate::config::Policy { protect_threshold: Some(0.3), ..crate::config::Policy::default() };
         let switch = switch.map(|(tier, _)| Switch::Tier(tier));
         let picture = balance::balance(&candidates, &policy, self.protected[at], switch.as_ref(), false);
         self.protected[at] = picture.protected;

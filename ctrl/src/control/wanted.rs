@@ -1,0 +1,41 @@
+//! What the operator wants, and where it stands written.
+
+use super::Files;
+use crate::config::{Config, Loaded, Problem};
+use crate::desired::history::History;
+use crate::desired::last_good::Keeper;
+use std::sync::Arc;
+
+/// What runs, what the files say, and what was before.
+pub(super) struct Wanted {
+    pub(super) config: Config,
+    pub(super) history: History,
+    pub(super) warnings: Vec<Problem>,
+    pub(super) files: Option<Files>,
+    /// Why the files that are there now are not followed.
+    pub(super) failed_reload: Option<String>,
+    keeper: Option<Keeper>,
+    /// Sessions with an IPv6 address that fit on each worker; fixed at the start.
+    pub(super) capacity_ipv6: u64,
+}
+
+impl Wanted {
+    pub(super) fn new(loaded: Loaded, files: Option<Files>, keeper: Option<Keeper>) -> Self {
+        Self {
+            capacity_ipv6: loaded.config.session_capacity_ipv6() as u64,
+            config: loaded.config,
+            history: History::of(loaded.text),
+            warnings: loaded.warnings,
+            files,
+            failed_reload: None,
+            keeper,
+        }
+    }
+
+    /// Writes down what runs, for a start with files that are bad.
+    pub(super) fn keep_last_good(&self) {
+        if let Some(keeper) = &self.keeper {
+            keeper.keep(Arc::clone(self.history.desired.text()));
+        }
+    }
+}
