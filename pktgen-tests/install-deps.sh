@@ -76,7 +76,7 @@ want="build-essential pkg-config libdpdk-dev libclang-dev"
 case "${1:-lab}" in
     build) ;;
     bench) want="$want dpdk-dev valgrind" ;;
-    lab) want="$want valgrind iproute2 iputils-ping ethtool procps curl wrk nginx iperf3 dnsmasq-base dnsperf bind9-dnsutils socat haproxy traceroute tcpdump nftables openssl util-linux etcd-server etcd-client libusrsctp-examples bird2 openssh-server openssh-client systemd" ;;
+    lab) want="$want valgrind iproute2 iputils-ping ethtool procps curl wrk nginx iperf3 dnsmasq-base dnsperf bind9-dnsutils socat haproxy traceroute tcpdump nftables openssl util-linux etcd-server etcd-client prometheus python3-prometheus-client libusrsctp-examples bird2 openssh-server openssh-client systemd" ;;
     nics) want="$want iproute2 iputils-ping ethtool procps curl nginx socat busybox-static kmod" ;;
     *) echo "usage: $0 [build|lab|bench|nics]" >&2; exit 2 ;;
 esac

@@ -11,7 +11,7 @@
 //! 4. [`kernel`] is the host's part, [`cli`] the command;
 //! 5. [`health`] asks servers;
 //! 6. [`servers`] knows what was found out about them, and makes weights of it;
-//! 7. [`compile`] makes the snapshot, [`names`] answers for names, [`view`] is what the admin socket says;
+//! 7. [`compile`] makes the snapshot, [`names`] answers for names, [`metrics`] are for Prometheus, [`view`] is what the admin socket says;
 //! 8. [`control`] is the one thread that owns the desired state.
 
 pub mod admin;
@@ -29,6 +29,7 @@ mod http;
 pub mod journal;
 pub mod kernel;
 pub mod links;
+pub mod metrics;
 pub mod names;
 pub mod pci;
 pub mod registry;

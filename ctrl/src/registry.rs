@@ -6,12 +6,38 @@
 
 use dataplane::flow::Endpoint;
 use dataplane::ids::{LocalId, MAX_LOCALS, MAX_SERVERS, MAX_SERVICES, ServerId, ServiceId};
-use dataplane::stats::ServerTotals;
+use dataplane::stats::{ConnectTimesTotals, ServerTotals, ServiceTotals, WorkerStats};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Reads a slot's raw counters, summed over the workers.
 pub type ReadSlot<'a> = &'a dyn Fn(ServerId) -> ServerTotals;
+
+/// What a service's own slot counted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ServiceCount {
+    /// What never reached a server.
+    pub totals: ServiceTotals,
+    /// How long servers took to answer connections.
+    pub times: ConnectTimesTotals,
+}
+
+impl ServiceCount {
+    /// The raw counters of a slot, over all workers.
+    pub fn read(stats: &[Arc<WorkerStats>], id: ServiceId) -> Self {
+        Self {
+            totals: stats.iter().map(|worker| worker.service(id).read()).sum(),
+            times: stats.iter().map(|worker| worker.connect_times(id).read()).sum(),
+        }
+    }
+
+    /// What was counted since `baseline`.
+    #[must_use]
+    pub fn since(self, baseline: Self) -> Self {
+        Self { totals: self.totals.since(baseline.totals), times: self.times.since(baseline.times) }
+    }
+}
 
 /// Ids given out so far.
 #[derive(Debug, Default)]
@@ -29,6 +55,8 @@ pub struct Registry {
 #[derive(Debug)]
 struct ServiceEntry {
     id: ServiceId,
+    /// The slot's counters when this service got it; `None` until they were read.
+    baseline: Option<ServiceCount>,
     servers: HashMap<Endpoint, ServerEntry>,
     /// What servers that are gone for good had counted.
     gone: ServerTotals,
@@ -41,6 +69,19 @@ struct ServerEntry {
     /// The slot's counters when this server got it.
     baseline: ServerTotals,
     present: bool,
+}
+
+/// A server and its slot.
+#[derive(Clone, Copy, Debug)]
+pub struct ServerSlot {
+    /// The server.
+    pub endpoint: Endpoint,
+    /// Its slot.
+    pub id: ServerId,
+    /// The slot's counters when this server got it.
+    pub baseline: ServerTotals,
+    /// Whether it is configured; others still have sessions.
+    pub is_configured: bool,
 }
 
 /// No slot is left.
@@ -58,8 +99,13 @@ impl Registry {
             return Ok(entry.id);
         }
         let id = ServiceId(take(&mut self.free_services, &mut self.service_slots, MAX_SERVICES)?);
-        let entry =
-            ServiceEntry { id, servers: HashMap::new(), gone: ServerTotals::default(), present: true };
+        let entry = ServiceEntry {
+            id,
+            baseline: None,
+            servers: HashMap::new(),
+            gone: ServerTotals::default(),
+            present: true,
+        };
         self.services.insert(name.to_owned(), entry);
         Ok(id)
     }
@@ -103,6 +149,19 @@ impl Registry {
         Ok(id)
     }
 
+    /// Reads the slots that services got since this was last called, which others may have had before. Call it before
+    /// workers follow.
+    pub fn begin(&mut self, stats: &[Arc<WorkerStats>]) {
+        for entry in self.services.values_mut().filter(|entry| entry.baseline.is_none()) {
+            entry.baseline = Some(ServiceCount::read(stats, entry.id));
+        }
+    }
+
+    /// A service's slot, and what it had counted when the service got it.
+    pub fn service_slot(&self, name: &str) -> Option<(ServiceId, ServiceCount)> {
+        self.services.get(name).map(|entry| (entry.id, entry.baseline.unwrap_or_default()))
+    }
+
     /// The slot of a service that is configured, or still has sessions.
     pub fn service_id(&self, name: &str) -> Option<ServiceId> {
         self.services.get(name).map(|entry| entry.id)
@@ -123,12 +182,13 @@ impl Registry {
     }
 
     /// Gives back the slots of servers that are neither configured nor used by a session.
-    /// Call it only when every worker follows the last snapshot.
-    pub fn collect(&mut self, read: ReadSlot<'_>) {
+    /// Call it only when every worker follows the last snapshot. Returns the services whose slots were given back.
+    pub fn collect(&mut self, read: ReadSlot<'_>) -> Vec<String> {
+        let mut given_back = Vec::new();
         let Self { services, touched, free_servers, free_services, .. } = self;
         touched.retain(|name| {
             let Some(entry) = services.get_mut(name) else { return false };
-            let mut is_used = false;
+            let (mut is_used, before) = (false, entry.servers.len());
             entry.servers.retain(|_, server| {
                 if server.present {
                     return true;
@@ -142,18 +202,34 @@ impl Registry {
                 is_used |= keep;
                 keep
             });
+            if entry.servers.len() < before {
+                given_back.push(name.clone());
+            }
             if !entry.present && entry.servers.is_empty() {
                 free_services.push(entry.id.0);
                 services.remove(name);
             }
             is_used
         });
+        given_back
     }
 
     /// What a server counted.
     pub fn server_totals(&self, service: &str, endpoint: Endpoint, read: ReadSlot<'_>) -> ServerTotals {
         let server = self.services.get(service).and_then(|entry| entry.servers.get(&endpoint));
         server.map_or(ServerTotals::default(), |server| read(server.id).since(server.baseline))
+    }
+
+    /// The servers of a service that have slots, and what those that have none any more had counted.
+    pub fn slots(&self, service: &str) -> Option<(ServerTotals, impl Iterator<Item = ServerSlot>)> {
+        let entry = self.services.get(service)?;
+        let slots = entry.servers.iter().map(|(endpoint, server)| ServerSlot {
+            endpoint: *endpoint,
+            id: server.id,
+            baseline: server.baseline,
+            is_configured: server.present,
+        });
+        Some((entry.gone, slots))
     }
 
     /// The slot of a server that is configured, or still has sessions.
@@ -252,6 +328,26 @@ mod tests {
 
         assert_eq!(first, second);
         assert_eq!(registry.server_totals("web", endpoint(2), &read).packets_in, 7);
+    }
+
+    #[test]
+    fn a_service_in_a_slot_used_again_starts_at_zero() {
+        let stats = [Arc::new(WorkerStats::with_slots(1, 1, 1, 1))];
+        let mut registry = Registry::default();
+        let first = registry.service("web").unwrap();
+        registry.begin(&stats);
+        stats[0].service(first).no_route.add(5);
+        stats[0].connect_times(first).note(3);
+        registry.retire("web");
+        registry.collect(&|_| counted(0, 0));
+
+        assert_eq!(registry.service("other"), Ok(first));
+        registry.begin(&stats);
+        stats[0].service(first).no_route.add(1);
+
+        let (id, baseline) = registry.service_slot("other").unwrap();
+        let count = ServiceCount::read(&stats, id).since(baseline);
+        assert_eq!((count.totals.no_route, count.times), (1, ConnectTimesTotals::default()));
     }
 
     #[test]

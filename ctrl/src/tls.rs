@@ -5,18 +5,18 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::client::{WebPkiServerVerifier, verify_server_name};
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use tokio_rustls::rustls::server::ParsedCertificate;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use tokio_rustls::rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use tokio_rustls::rustls::{
     AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore,
-    SignatureScheme,
+    ServerConfig, SignatureScheme,
 };
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// The TLS side of an HTTPS check.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -27,6 +27,17 @@ pub struct Tls {
     pub verify: bool,
     /// The authorities that are believed, in PEM; those of the system if it is not said.
     pub ca_file: Option<PathBuf>,
+}
+
+/// The TLS side of a server, with the words of Prometheus's exporter-toolkit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerTls {
+    /// The certificate and its chain, in PEM.
+    pub cert_file: PathBuf,
+    /// Its key, in PEM.
+    pub key_file: PathBuf,
+    /// The authorities of clients' certificates, in PEM; without it clients need none.
+    pub client_ca_file: Option<PathBuf>,
 }
 
 static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(ring::default_provider()));
@@ -84,6 +95,40 @@ pub(crate) async fn connector(tls: &Tls) -> Result<TlsConnector, String> {
     let mut config = builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
+}
+
+/// What connections to a listener have in common.
+///
+/// # Errors
+/// When one of the files cannot be read or used.
+pub(crate) fn acceptor(tls: &ServerTls) -> Result<TlsAcceptor, String> {
+    let read = |path: &Path| {
+        files::read(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))
+    };
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(&tls.cert_file)?).collect();
+    let chain = chain.ok().filter(|chain| !chain.is_empty());
+    let chain =
+        chain.ok_or_else(|| format!("{} has no certificate; it must be in PEM", tls.cert_file.display()))?;
+    let key = PrivateKeyDer::from_pem_slice(&read(&tls.key_file)?)
+        .map_err(|_| format!("{} has no private key; it must be in PEM", tls.key_file.display()))?;
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&PROVIDER))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let builder = match &tls.client_ca_file {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let store = authorities(path)?.store;
+            let verifier = WebPkiClientVerifier::builder_with_provider(store, Arc::clone(&PROVIDER))
+                .build()
+                .map_err(|error| format!("{}: {error}", path.display()))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let mut config = builder.with_single_cert(chain, key).map_err(|error| {
+        format!("{} and {} do not fit: {error}", tls.cert_file.display(), tls.key_file.display())
+    })?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 fn usual(store: Arc<RootCertStore>) -> Result<Arc<WebPkiServerVerifier>, String> {

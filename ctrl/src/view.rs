@@ -6,7 +6,7 @@ mod condition;
 mod counted;
 
 pub use build::Observer;
-pub(crate) use build::read_slot;
+pub(crate) use build::{mac_text, read_slot, server_text};
 pub use condition::{AWAITED, Condition, ServiceState, TableUse, USED_UP};
 pub use counted::Counted;
 

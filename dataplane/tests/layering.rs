@@ -24,7 +24,7 @@ const CONTROL_LAYERS: &[&[&str]] = &[
     &["kernel", "cli"],
     &["health"],
     &["servers"],
-    &["compile", "names", "view"],
+    &["compile", "metrics", "names", "view"],
     &["control"],
 ];
 

@@ -4,6 +4,7 @@
 //! reference page say of each key. A key that is not in the list cannot be read, and one without a sentence does not
 //! compile.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Duration;
 use toml::Spanned;
@@ -51,8 +52,12 @@ pub(super) enum Shape {
     Number,
     /// A text.
     Text,
+    /// `true`, `false` or a text.
+    FlagOrText,
     /// A text, or a list of texts.
     Texts,
+    /// A table of texts under names of their own.
+    Map,
     /// A list.
     List(&'static Self),
     /// A table.
@@ -65,7 +70,13 @@ impl Shape {
         match self {
             Self::Table(table) => Some(table),
             Self::List(inner) => inner.table(),
-            Self::Flag | Self::Whole | Self::Number | Self::Text | Self::Texts => None,
+            Self::Flag
+            | Self::Whole
+            | Self::Number
+            | Self::Text
+            | Self::FlagOrText
+            | Self::Texts
+            | Self::Map => None,
         }
     }
 }
@@ -196,6 +207,10 @@ impl Shaped for i64 {
 
 impl Shaped for String {
     const SHAPE: Shape = Shape::Text;
+}
+
+impl Shaped for BTreeMap<String, Spanned<String>> {
+    const SHAPE: Shape = Shape::Map;
 }
 
 impl<T: Shaped> Shaped for Vec<T> {

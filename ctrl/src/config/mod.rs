@@ -7,6 +7,7 @@
 mod again;
 mod check;
 mod discover;
+mod exposed;
 mod health;
 mod keys;
 mod names;
@@ -21,6 +22,7 @@ pub use again::Reader;
 pub(crate) use again::blocks;
 pub(crate) use check::parse_duration;
 pub use discover::{DiscoverSpec, Login, Site, Source};
+pub use exposed::{Exposed, ListenAt, MetricsSpec, SeriesOfServers};
 pub use health::{HealthSpec, Http, LoadPlace, LoadSpec, Probe};
 pub use names::{NameAnswers, NamesSpec};
 pub use policy::{Policy, Rules, Weight};
@@ -59,6 +61,8 @@ pub struct Config {
     pub location: Location,
     /// The names that are answered for.
     pub names: Option<NamesSpec>,
+    /// Metrics, if they are served.
+    pub metrics: Option<MetricsSpec>,
     /// How long sessions may be silent.
     pub timeouts: Timeouts,
 }

@@ -1,5 +1,6 @@
 //! The file as it is written: one structure per table, every value with its place.
 
+use super::exposed::SeriesOfServers;
 use super::health::CheckKind;
 use super::keys::{
     ADDRESS, Holds, L4_PORT, NAME, NETWORK, PATH, SHARE, SOCKET, Shape, Shaped, TIMER, tables,
@@ -12,6 +13,7 @@ use dataplane::scheduler::Scheduler;
 use dataplane::session::ForwardMode;
 use dataplane::steering::TABLE_MAX;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::time::Duration;
 use toml::Spanned;
 
@@ -40,6 +42,33 @@ tables! {
         location: Option<Location>, Any;
         /// Names that Sluice answers for; without it none.
         names: Option<Names>, Any;
+        /// Metrics for Prometheus; without it there are none.
+        metrics: Option<Metrics>, Any;
+    }
+
+    /// Metrics for Prometheus, over HTTP at `/metrics`.
+    Metrics {
+        /// Where they are asked for; a wildcard address needs users, clients' certificates or `insecure = true`.
+        listen: Vec<Spanned<String>>, Form("ADDRESS:PORT or unix:PATH");
+        /// Which servers have series, unless a scrape says it (`?servers=`).
+        servers: Option<Spanned<FlagOrText>>, Words(|| SeriesOfServers::WORDS.to_vec()), default true;
+        /// TLS, with the keys of Prometheus's exporter-toolkit.
+        tls_server_config: Option<Spanned<ServerTls>>, Any;
+        /// The users that may ask, each with the bcrypt hash of a password (`htpasswd -nB`); without it everybody may.
+        #[serde(default)]
+        basic_auth_users: BTreeMap<String, Spanned<String>>, Any;
+        /// Whether everybody may ask at a wildcard address.
+        insecure: Option<bool>, Any, default false;
+    }
+
+    /// The TLS side of a listener. Files are read again by `sluice config reload`.
+    ServerTls {
+        /// The certificate and its chain, in PEM.
+        cert_file: Spanned<String>, PATH;
+        /// Its key, in PEM.
+        key_file: Spanned<String>, PATH;
+        /// The authorities of clients' certificates, in PEM; without it clients need none.
+        client_ca_file: Option<Spanned<String>>, PATH;
     }
 
     /// The names of services, answered by DNS and HTTP.
@@ -467,6 +496,31 @@ impl<'de> Deserialize<'de> for Number {
 
 impl Shaped for Number {
     const SHAPE: Shape = Shape::Number;
+}
+
+/// `true`, `false`, or a text.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum FlagOrText {
+    /// `true` or `false`.
+    Flag(bool),
+    /// A text.
+    Text(String),
+}
+
+impl FlagOrText {
+    /// The word.
+    pub(super) fn word(&self) -> &str {
+        match self {
+            Self::Flag(true) => "true",
+            Self::Flag(false) => "false",
+            Self::Text(text) => text,
+        }
+    }
+}
+
+impl Shaped for FlagOrText {
+    const SHAPE: Shape = Shape::FlagOrText;
 }
 
 /// One text, or a list of them.

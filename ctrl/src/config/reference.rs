@@ -57,6 +57,13 @@ fn of_shape(shape: &Shape, holds: &Holds) -> Map<String, Value> {
             Holds::Time(..) => json!({ "type": "string", "pattern": "^[0-9]+(ms|s|m|h)$" }),
             _ => json!({ "type": "string" }),
         },
+        Shape::FlagOrText => match holds {
+            Holds::Words(words) => {
+                json!({ "enum": words().into_iter().map(flag_or_word).collect::<Vec<_>>() })
+            }
+            _ => json!({ "anyOf": [{ "type": "boolean" }, { "type": "string" }] }),
+        },
+        Shape::Map => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
         Shape::Texts => {
             let one = of_shape(&Shape::Text, holds);
             json!({ "anyOf": [one, { "type": "array", "items": one }] })
@@ -67,6 +74,11 @@ fn of_shape(shape: &Shape, holds: &Holds) -> Map<String, Value> {
         Value::Object(schema) => schema,
         _ => Map::new(),
     }
+}
+
+/// `true` and `false` as TOML has them, other words as texts.
+fn flag_or_word(word: &str) -> Value {
+    word.parse().map_or_else(|_| json!(word), Value::Bool)
 }
 
 /// A default as a value; `None` if the list has something that is not TOML, which a test refuses.
@@ -122,6 +134,9 @@ fn kind(key: &Key, path: &str) -> String {
             format!("[table{}](#{anchor})", if matches!(key.shape, Shape::List(_)) { "s" } else { "" })
         }
         (Shape::Flag, _) => "`true`, `false`".to_owned(),
+        (Shape::FlagOrText, Holds::Words(words)) => {
+            words().iter().map(|word| format!("`{}`", flag_or_word(word))).collect::<Vec<_>>().join(", ")
+        }
         (_, Holds::Words(words)) => {
             words().iter().map(|word| format!("`\"{word}\"`")).collect::<Vec<_>>().join(", ")
         }
@@ -131,6 +146,7 @@ fn kind(key: &Key, path: &str) -> String {
         (_, Holds::Number(first, last)) => format!("number, {first} to {last}"),
         (_, Holds::Form(form)) => (*form).to_owned(),
         (Shape::Whole, Holds::Any) => "whole number".to_owned(),
+        (Shape::Map, _) => "table of texts".to_owned(),
         (Shape::Number, Holds::Any) => "number".to_owned(),
         (_, Holds::Any) => "text".to_owned(),
     };
@@ -335,6 +351,7 @@ mod tests {
                         below.into_iter().chain([text(last.as_millis() + 1)]).collect(),
                     )
                 }
+                Holds::Words(_) if matches!(key.shape, Shape::FlagOrText) => return,
                 Holds::Words(words) => (
                     words().iter().map(|word| format!("\"{word}\"")).collect(),
                     vec!["\"nonsense\"".to_owned()],
@@ -394,7 +411,12 @@ mod tests {
             assert_eq!(value, constant, "{place}");
             return;
         }
+        if let (None, Some(words)) = (schema.get("type"), schema["enum"].as_array()) {
+            assert!(words.contains(value), "{place}: {value}");
+            return;
+        }
         match schema["type"].as_str().unwrap() {
+            "object" if schema["properties"].is_null() => assert!(value.is_object(), "{place}"),
             "object" => {
                 for (name, inner) in value.as_object().unwrap_or_else(|| panic!("{place}: {value}")) {
                     let of = &schema["properties"][name];

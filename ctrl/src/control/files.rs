@@ -256,7 +256,10 @@ impl<D: Devices> Control<D> {
     ) -> Result<(Generation, diff::Counts), Vec<String>> {
         let followed = self.try_files(read, now);
         self.wanted.failed_reload = match &followed {
-            Ok(_) => None,
+            Ok(_) => {
+                self.metering.note_reload();
+                None
+            }
             Err(problems) => problems.first().cloned(),
         };
         followed

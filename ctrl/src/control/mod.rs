@@ -11,6 +11,7 @@ mod discovery;
 mod doubles;
 mod files;
 mod links;
+mod metrics;
 #[cfg(test)]
 mod model;
 mod names;
@@ -42,6 +43,7 @@ use dataplane::stats::WorkerStats;
 use dataplane::worker::{Event, Link};
 use discovery::Sourcing;
 use links::Links;
+use metrics::Metering;
 use names::Naming;
 use passive::Servers;
 use requests::{Desk, Pending};
@@ -125,6 +127,7 @@ pub struct Control<D> {
     servers: Servers,
     sourcing: Sourcing,
     naming: Naming,
+    metering: Metering,
     kernel: Option<KernelPath>,
     desk: Desk,
     now: Instant,
@@ -162,6 +165,7 @@ impl<D: Devices> Control<D> {
             servers: Servers::new(parts.engine, now),
             sourcing: Sourcing { discovery: parts.discovery, sources: HashMap::new() },
             naming: Naming::default(),
+            metering: Metering::default(),
             kernel: parts.kernel,
             desk: Desk {
                 requests: parts.requests,
@@ -218,6 +222,7 @@ impl<D: Devices> Control<D> {
         self.look_after_routers(now);
         self.follow_findings(now);
         self.publish_names(now);
+        self.meter(now);
         self.publish_neighbors();
         self.announce(now);
         self.collect_answers(now);
@@ -235,6 +240,9 @@ impl<D: Devices> Control<D> {
             self.look_after_doubles(now);
             if !self.naming.problems.is_empty() {
                 self.follow_names();
+            }
+            if !self.metering.problems.is_empty() {
+                self.follow_metrics();
             }
             self.poll();
         }

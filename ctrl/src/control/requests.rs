@@ -165,7 +165,9 @@ impl<D: Devices> Control<D> {
                 "the files were not followed when they were last read, and what ran before goes on: {problem}"
             )
         }));
-        warnings.extend(self.identity.missing.iter().chain(&self.naming.problems).cloned());
+        warnings.extend(
+            self.identity.missing.iter().chain(&self.naming.problems).chain(&self.metering.problems).cloned(),
+        );
         warnings.extend(self.sourcing.sources.iter().filter_map(|(name, state)| {
             Some(format!("service {name}: its source: {}", state.trouble.as_ref()?))
         }));

@@ -3,6 +3,7 @@
 
 use super::Control;
 use crate::devices::Devices;
+use crate::registry::ServiceCount;
 use crate::view::{AWAITED, ServiceState, USED_UP};
 use dataplane::clock::Instant;
 use dataplane::drop::DropReason;
@@ -65,9 +66,9 @@ impl<D: Devices> Control<D> {
         let spec = Arc::clone(&self.wanted.config.services[at]);
         let Some(id) = self.workers.registry.service_id(&spec.name) else { return };
         let mut refused = [0; USED_UP.len()];
-        for (reason, counter) in self.workers.stats.iter().flat_map(|stats| stats.service(id).refusals()) {
+        for (reason, count) in ServiceCount::read(&self.workers.stats, id).totals.refusals() {
             if let Some(place) = USED_UP.iter().position(|one| *one == reason) {
-                refused[place] += counter.value();
+                refused[place] = count;
             }
         }
         let fresh = || Seen { refused, state: None };
@@ -88,6 +89,7 @@ impl<D: Devices> Control<D> {
         if let Some(seen) = self.servers.watch.seen.get_mut(&id) {
             seen.state = Some((state, now));
         }
+        self.metering.note(&[at]);
         let name = &spec.name;
         let is_awaited = reason.as_deref() == Some(AWAITED);
         match (before, reason) {

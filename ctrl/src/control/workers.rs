@@ -56,10 +56,15 @@ impl<D: Devices> Control<D> {
         }
         self.forget_unused_locals();
         self.workers.publisher.collect();
-        if self.workers.collect_after.is_some_and(|generation| self.workers.publisher.applied() >= generation)
+        if self.metering.is_current()
+            && self
+                .workers
+                .collect_after
+                .is_some_and(|generation| self.workers.publisher.applied() >= generation)
         {
             let stats = &self.workers.stats;
-            self.workers.registry.collect(&|id| crate::view::read_slot(stats, id));
+            let changed = self.workers.registry.collect(&|id| crate::view::read_slot(stats, id));
+            self.metering.note_names(&self.wanted.config, &changed);
         }
     }
 

@@ -79,6 +79,7 @@ impl<D: Devices> Control<D> {
         self.order(orders);
         self.follow_names();
         self.naming.book.stale = Stale::All;
+        self.renew_metrics();
         if let Some(access) = &self.desk.access {
             access
                 .follow(&self.wanted.config.admin)
@@ -132,6 +133,7 @@ impl<D: Devices> Control<D> {
             &mut self.workers.registry,
         )
         .map_err(|_| EXHAUSTED.to_owned())?;
+        self.workers.registry.begin(&self.workers.stats);
         self.workers.ladder.check_ports(&self.workers.world, &snapshot)?;
         self.workers.ladder.check_capacity(config, &snapshot)?;
         self.workers.devices.steer(&local_addresses(&snapshot), self.workers.ladder.steering())?;
@@ -184,6 +186,7 @@ impl<D: Devices> Control<D> {
         }
         self.servers.next_weighing = now + WEIGHING_PAUSE;
         self.naming.book.stale.add(&dirty);
+        self.metering.note(&dirty);
         for at in &dirty {
             self.servers.standings.weigh(*at, now).iter().for_each(|edge| edge.tell("servers"));
         }

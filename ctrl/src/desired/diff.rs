@@ -13,6 +13,7 @@ pub fn lines(old: &Config, new: &Config) -> Vec<String> {
         ("[admin]", old.admin != new.admin),
         ("[location]", old.location != new.location),
         ("[names]", old.names != new.names),
+        ("[metrics]", old.metrics != new.metrics),
         ("[timeouts]", old.timeouts != new.timeouts),
         ("[[port]]", old.ports != new.ports),
         ("[[route]]", old.routes != new.routes),

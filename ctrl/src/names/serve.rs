@@ -2,31 +2,25 @@
 
 use super::Table;
 use crate::config::NamesSpec;
+use crate::http::guests::{Guests, accept};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
-use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
 
-/// Connections at a time, of each kind, and of one client; for another the one that has said nothing for longest goes.
-const CONNECTIONS_MAX: usize = 256;
-const PER_CLIENT_MAX: usize = 8;
 /// How long a connection may say nothing.
 const IDLE_MAX: Duration = Duration::from_secs(10);
-/// How long nobody is let in after that failed.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The largest question by datagram.
 const QUESTION_MAX: usize = 4_096;
 
@@ -174,66 +168,6 @@ async fn datagrams(socket: std::net::UdpSocket, table: Shared) -> std::io::Resul
         if let Some(answer) = current(&table).answer(&room[..len], from.ip()) {
             let _ = socket.send_to(&answer, from).await;
         }
-    }
-}
-
-/// The next connection; after an error, such as too many open files, not at once.
-async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
-    loop {
-        match listener.accept().await {
-            Ok(accepted) => return accepted,
-            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
-        }
-    }
-}
-
-/// The connections of one listener: each client has few, and a new one always gets in.
-#[derive(Default)]
-struct Guests(Rc<RefCell<GuestList>>);
-
-#[derive(Default)]
-struct GuestList {
-    next: u64,
-    list: BTreeMap<u64, Guest>,
-}
-
-struct Guest {
-    from: IpAddr,
-    /// When it last said something whole.
-    spoke: Rc<Cell<Instant>>,
-    task: AbortHandle,
-}
-
-impl Guests {
-    /// Lets a connection in, and sends another away where there are too many. `serve` gets where to note when it speaks.
-    fn admit<F: Future<Output = ()> + 'static>(
-        &self,
-        from: IpAddr,
-        serve: impl FnOnce(Rc<Cell<Instant>>) -> F,
-    ) {
-        let mut guests = self.0.borrow_mut();
-        let quietest = |list: &BTreeMap<u64, Guest>, is_one: &dyn Fn(&Guest) -> bool| {
-            let those = list.iter().filter(|(_, guest)| is_one(guest));
-            those.min_by_key(|(_, guest)| guest.spoke.get()).map(|(id, _)| *id)
-        };
-        let of_client = guests.list.values().filter(|guest| guest.from == from).count();
-        let leaving = match () {
-            () if of_client >= PER_CLIENT_MAX => quietest(&guests.list, &|guest| guest.from == from),
-            () if guests.list.len() >= CONNECTIONS_MAX => quietest(&guests.list, &|_| true),
-            () => None,
-        };
-        if let Some(guest) = leaving.and_then(|id| guests.list.remove(&id)) {
-            guest.task.abort();
-        }
-        let id = guests.next;
-        guests.next += 1;
-        let spoke = Rc::new(Cell::new(Instant::now()));
-        let (served, list) = (serve(Rc::clone(&spoke)), Rc::clone(&self.0));
-        let task = tokio::task::spawn_local(async move {
-            served.await;
-            list.borrow_mut().list.remove(&id);
-        });
-        guests.list.insert(id, Guest { from, spoke, task: task.abort_handle() });
     }
 }
 

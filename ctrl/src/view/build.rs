@@ -11,7 +11,7 @@ use crate::devices::{DeviceCounters, DeviceFacts, Devices};
 use crate::health::Health;
 use crate::kernel::KernelPath;
 use crate::links::neighbors::NeighborTable;
-use crate::registry::Registry;
+use crate::registry::{Registry, ServiceCount};
 use crate::servers::Standings;
 use crate::servers::balance::{Switch, TIER_NAMES, TierPicture};
 use crate::steering::Ladder;
@@ -101,10 +101,9 @@ impl Observer<'_> {
         let totals = self.registry.service_totals(&spec.name, &self.read());
         let (state, reason) = self.condition(at);
         let mut refused = BTreeMap::new();
-        if let Some(id) = self.registry.service_id(&spec.name) {
-            for (reason, counter) in self.stats.iter().flat_map(|stats| stats.service(id).refusals()) {
-                *refused.entry(reason.name().to_owned()).or_insert(0) += counter.value();
-            }
+        if let Some((id, baseline)) = self.registry.service_slot(&spec.name) {
+            let count = ServiceCount::read(self.stats, id).since(baseline);
+            refused.extend(count.totals.refusals().map(|(reason, count)| (reason.name().to_owned(), count)));
         }
         ServiceView {
             name: spec.name.clone(),
@@ -183,7 +182,7 @@ impl Observer<'_> {
     }
 
     /// A server's state in one word.
-    fn state(&self, at: usize, place: usize) -> &'static str {
+    pub(crate) fn state(&self, at: usize, place: usize) -> &'static str {
         let spec = &self.config.services[at].servers[place];
         let standing = self.standings.condition(at, place, self.now);
         match standing {
@@ -480,7 +479,7 @@ impl From<&SessionRecord> for SessionView {
 }
 
 /// A server's endpoint; its address alone where it takes every port of the service.
-pub(super) fn server_text(endpoint: Endpoint) -> String {
+pub(crate) fn server_text(endpoint: Endpoint) -> String {
     if endpoint.l4_port == 0 { endpoint.address.to_string() } else { endpoint.to_string() }
 }
 
@@ -489,6 +488,6 @@ fn question(hop: NextHop) -> &'static str {
     if hop.address.is_ipv4() { "ARP" } else { "neighbour solicitations" }
 }
 
-fn mac_text(mac: Mac) -> String {
+pub(crate) fn mac_text(mac: Mac) -> String {
     mac.map(|octet| format!("{octet:02x}")).join(":")
 }

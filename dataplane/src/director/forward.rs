@@ -81,7 +81,7 @@ impl Director {
         let next = match arrival.world.neighbors.egress(session.next_hop(direction)) {
             Some(egress) => Next::Known(egress),
             None => {
-                note_connect(session, packet, direction, arrival.stamp, stats);
+                note_connect(session, packet, direction, arrival, stats);
                 find_next_hop(session, direction, arrival.world)?
             }
         };
@@ -192,14 +192,18 @@ pub(super) fn note_connect<S: Key, K: Key>(
     session: &Session<S>,
     packet: &Packet<K>,
     direction: Direction,
-    stamp: Stamp,
+    arrival: &Arrival<'_>,
     stats: &WorkerStats,
 ) {
     let answers = packet.flags.syn() && packet.flags.ack();
     if answers && direction == Direction::Outbound && session.state() == State::SynRecv {
         let counters = stats.connects(session.server);
         counters.answered.add(1);
-        counters.waited_ms.add(u64::from(stamp.millis_since(session.last_seen)));
+        let millis = u64::from(arrival.stamp.millis_since(session.last_seen));
+        counters.waited_ms.add(millis);
+        if let Some(service) = arrival.world.services.of_server(session.server) {
+            stats.connect_times(service.id).note(millis);
+        }
     }
 }
 

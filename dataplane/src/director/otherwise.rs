@@ -69,7 +69,7 @@ impl Director {
         let next = match arrival.world.neighbors.egress(session.next_hop(direction)) {
             Some(egress) => Next::Known(egress),
             None => {
-                note_connect(session, packet, direction, arrival.stamp, stats);
+                note_connect(session, packet, direction, arrival, stats);
                 find_next_hop(session, direction, arrival.world)?
             }
         };

@@ -2,8 +2,10 @@
 //! read by anyone at any time.
 
 mod counter;
+mod times;
 
 pub use counter::{Count, Counter, Kind, Unit};
+pub use times::{BOUNDS_MS, ConnectTimes, ConnectTimesTotals};
 
 use crate::drop::DropReason;
 use crate::flow::Direction;
@@ -85,24 +87,40 @@ counters! {
 
 const _: () = assert!(size_of::<ServiceCounters>() == 64);
 
-impl ServiceCounters {
-    /// Why new sessions of a service are refused, with the counter of each reason.
-    pub fn refusals(&self) -> [(DropReason, &Counter); 8] {
+impl ServiceTotals {
+    /// Why new sessions of a service were refused, and how many.
+    pub fn refusals(&self) -> [(DropReason, u64); 8] {
         [
-            (DropReason::NoRealServer, &self.no_real_server),
-            (DropReason::ServersFull, &self.servers_full),
-            (DropReason::ServiceLimit, &self.service_limit),
-            (DropReason::LocalPortsExhausted, &self.local_ports_exhausted),
-            (DropReason::SessionTableFull, &self.session_table_full),
-            (DropReason::NoRoute, &self.no_route),
-            (DropReason::LinkDown, &self.link_down),
-            (DropReason::NoSession, &self.no_session),
+            (DropReason::NoRealServer, self.no_real_server),
+            (DropReason::ServersFull, self.servers_full),
+            (DropReason::ServiceLimit, self.service_limit),
+            (DropReason::LocalPortsExhausted, self.local_ports_exhausted),
+            (DropReason::SessionTableFull, self.session_table_full),
+            (DropReason::NoRoute, self.no_route),
+            (DropReason::LinkDown, self.link_down),
+            (DropReason::NoSession, self.no_session),
         ]
     }
+}
 
-    /// Counts a refusal, if its reason is one of [`refusals`](Self::refusals).
+impl ServiceCounters {
+    fn refusal(&self, reason: DropReason) -> Option<&Counter> {
+        Some(match reason {
+            DropReason::NoRealServer => &self.no_real_server,
+            DropReason::ServersFull => &self.servers_full,
+            DropReason::ServiceLimit => &self.service_limit,
+            DropReason::LocalPortsExhausted => &self.local_ports_exhausted,
+            DropReason::SessionTableFull => &self.session_table_full,
+            DropReason::NoRoute => &self.no_route,
+            DropReason::LinkDown => &self.link_down,
+            DropReason::NoSession => &self.no_session,
+            _ => return None,
+        })
+    }
+
+    /// Counts a refusal, if its reason is one of [`refusals`](ServiceTotals::refusals).
     pub fn refuse(&self, reason: DropReason) {
-        if let Some((_, counter)) = self.refusals().into_iter().find(|(one, _)| *one == reason) {
+        if let Some(counter) = self.refusal(reason) {
             counter.add(1);
         }
     }
@@ -186,6 +204,7 @@ pub struct WorkerStats {
     servers: Table<ServerCounters>,
     connects: Table<ConnectCounters>,
     services: Table<ServiceCounters>,
+    times: Table<ConnectTimes>,
     locals: Table<Counter>,
 }
 
@@ -205,6 +224,7 @@ impl WorkerStats {
             servers: hugepages::table(servers, ServerCounters::default),
             connects: hugepages::table(servers, ConnectCounters::default),
             services: hugepages::table(services, ServiceCounters::default),
+            times: hugepages::table(services, ConnectTimes::default),
             locals: hugepages::table(locals, Counter::default),
         }
     }
@@ -243,6 +263,12 @@ impl WorkerStats {
     #[inline]
     pub fn service(&self, id: ServiceId) -> &ServiceCounters {
         &self.services[id.0 as usize]
+    }
+
+    /// How long the servers of a service took to answer connections.
+    #[inline]
+    pub fn connect_times(&self, id: ServiceId) -> &ConnectTimes {
+        &self.times[id.0 as usize]
     }
 
     /// Local ports in use of a local address.

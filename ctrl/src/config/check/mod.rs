@@ -10,6 +10,7 @@
 
 mod client_address;
 mod discover;
+mod exposed;
 mod health;
 mod names;
 mod odd;
@@ -176,10 +177,14 @@ impl<'a> Checker<'a> {
     ) -> Result<(Config, Vec<Problem>), LoadError> {
         let location = self.location(file);
         let names = self.names(file.names.as_ref());
+        let metrics = self.metrics(file.metrics.as_ref());
         self.odd_file(file, &machine, &services, &location, names.as_ref());
         let warnings = self.finish()?;
         let Machine { dataplane, admin, ports, routes, timeouts } = machine;
-        Ok((Config { dataplane, admin, ports, routes, services, location, names, timeouts }, warnings))
+        Ok((
+            Config { dataplane, admin, ports, routes, services, location, names, metrics, timeouts },
+            warnings,
+        ))
     }
 
     /// The warnings, if there is nothing worse.

@@ -1,0 +1,252 @@
+//! Keeps the roll that metrics are read by: a few services at a time, so that no turn is long.
+
+use super::Control;
+use crate::config::Config;
+use crate::devices::{DeviceCounters, Devices};
+use crate::metrics::{Exporter, General, LocalRow, PortRow, Roll, ServerRow, ServiceRow, WorkerRow};
+use crate::view::{mac_text, server_text};
+use dataplane::clock::Instant;
+use dataplane::ids::PortId;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// Servers whose rows are made in one turn; some tenths of a millisecond.
+const SERVERS_A_TURN: usize = 200;
+/// The roll is published so often, and at once when services change.
+const PERIOD: Duration = Duration::from_secs(1);
+/// Every service is looked at anew so often, for what nobody tells of: checks that were asked, limits that are reached.
+const ROUND: Duration = Duration::from_secs(10);
+/// With more services, what each local address could carry takes too long to work out.
+const SERVICES_OF_LOCALS: usize = 1_000;
+
+/// Metrics, and where they are served.
+#[derive(Default)]
+pub(super) struct Metering {
+    exporter: Option<Exporter>,
+    /// Where they cannot be served, and why.
+    pub(super) problems: Vec<String>,
+    rows: Vec<Option<Arc<ServiceRow>>>,
+    published: Arc<[Arc<ServiceRow>]>,
+    locals: Arc<[LocalRow]>,
+    stale: BTreeSet<usize>,
+    is_changed: bool,
+    due: Instant,
+    /// The service that is looked at next, whether anything was told of it or not.
+    next: usize,
+    /// When the files were last followed.
+    reloaded: Option<SystemTime>,
+    started: Option<SystemTime>,
+}
+
+impl Metering {
+    /// Whether slots that are given back may be used again: scrapes know of all that changed.
+    pub(super) fn is_current(&self) -> bool {
+        self.exporter.is_none() || self.stale.is_empty() && !self.is_changed
+    }
+
+    /// What is known of these services changed.
+    pub(super) fn note(&mut self, services: &[usize]) {
+        if self.exporter.is_some() {
+            self.stale.extend(services);
+        }
+    }
+
+    /// Slots of these services' servers were given back.
+    pub(super) fn note_names(&mut self, config: &Config, services: &[String]) {
+        for name in services {
+            self.note(config.place_of(name).as_slice());
+        }
+    }
+
+    /// The files were followed.
+    pub(super) fn note_reload(&mut self) {
+        self.reloaded = Some(SystemTime::now());
+    }
+}
+
+impl<D: Devices> Control<D> {
+    /// Serves metrics where the configuration says so, and forgets the rows of the one before.
+    pub(super) fn follow_metrics(&mut self) {
+        let spec = self.wanted.config.metrics.as_ref();
+        if self.metering.exporter.is_none() && spec.is_some() {
+            match Exporter::start() {
+                Ok(exporter) => self.metering.exporter = Some(exporter),
+                Err(error) => self.metering.problems = vec![error],
+            }
+        }
+        if let Some(exporter) = &mut self.metering.exporter {
+            let problems = exporter.follow(spec);
+            let news = problems.iter().filter(|problem| !self.metering.problems.contains(problem));
+            news.for_each(|line| log::warn!(target: "metrics", "{line}"));
+            self.metering.problems = problems;
+        }
+    }
+
+    /// The configuration is another: every row is made anew.
+    pub(super) fn renew_metrics(&mut self) {
+        let mut known: HashMap<String, Arc<ServiceRow>> =
+            self.metering.rows.drain(..).flatten().map(|row| (row.name.clone(), row)).collect();
+        // Rows of services that stay show what was known until they are made anew.
+        let rows = self.wanted.config.services.iter().map(|spec| known.remove(&spec.name)).collect();
+        self.metering.rows = rows;
+        self.metering.stale = (0..self.wanted.config.services.len()).collect();
+        self.metering.is_changed = true;
+        self.metering.locals = Arc::default();
+        self.follow_metrics();
+    }
+
+    /// Makes a few stale rows, and publishes the roll when there are none left.
+    pub(super) fn meter(&mut self, now: Instant) {
+        if self.metering.exporter.is_none() {
+            return;
+        }
+        let mut servers = 0;
+        while servers < SERVERS_A_TURN
+            && let Some(at) = self.metering.stale.pop_first()
+        {
+            servers += 1 + self.wanted.config.services.get(at).map_or(0, |spec| spec.servers.len());
+            let row = self.service_row(at);
+            if let Some(place) = self.metering.rows.get_mut(at) {
+                *place = row;
+                self.metering.is_changed = true;
+            }
+        }
+        if !self.metering.stale.is_empty() || now < self.metering.due && !self.metering.is_changed {
+            return;
+        }
+        if now >= self.metering.due {
+            let count = self.metering.rows.len();
+            let some = count.div_ceil(ROUND.as_secs() as usize);
+            self.metering.stale.extend((0..some).map(|nth| (self.metering.next + nth) % count.max(1)));
+            self.metering.next = (self.metering.next + some) % count.max(1);
+            self.metering.due = now + PERIOD;
+        }
+        if std::mem::take(&mut self.metering.is_changed) {
+            self.metering.published = self.metering.rows.iter().flatten().cloned().collect();
+            if self.metering.locals.is_empty() {
+                self.metering.locals = self.local_rows();
+            }
+        }
+        let roll = self.roll();
+        if let Some(exporter) = &self.metering.exporter {
+            exporter.publish(roll);
+        }
+    }
+
+    fn service_row(&self, at: usize) -> Option<Arc<ServiceRow>> {
+        let spec = self.wanted.config.services.get(at)?;
+        let (id, baseline) = self.workers.registry.service_slot(&spec.name)?;
+        let observer = self.observer();
+        let places: HashMap<_, _> =
+            spec.servers.iter().enumerate().map(|(place, server)| (server.endpoint, place)).collect();
+        let (gone, slots) = self.workers.registry.slots(&spec.name)?;
+        let mut servers: Vec<_> = slots
+            .map(|slot| {
+                let place = places.get(&slot.endpoint).copied().filter(|_| slot.is_configured);
+                let standing = place.map(|place| self.servers.standings.server(at, place, self.now));
+                let last = standing.as_ref().and_then(|standing| standing.last.as_ref());
+                let row = ServerRow {
+                    address: server_text(slot.endpoint),
+                    id: slot.id,
+                    baseline: slot.baseline,
+                    state: place.map(|place| observer.state(at, place)),
+                    weight: standing.as_ref().map_or(0, |standing| standing.effective),
+                    checks: last.map_or((0, 0), |last| (last.asked, last.failed)),
+                };
+                (place, row)
+            })
+            .collect();
+        servers.sort_by_key(|(place, _)| place.unwrap_or(usize::MAX));
+        let limit = spec.options.session_limit;
+        Some(Arc::new(ServiceRow {
+            name: spec.name.clone(),
+            id,
+            baseline,
+            labels: [
+                spec.listen_text(),
+                spec.protocols.to_string(),
+                spec.forward.name().into(),
+                spec.scheduler.name().into(),
+            ],
+            state: observer.condition(at).0.name(),
+            limit: (limit > 0).then_some(limit),
+            gone,
+            servers: servers.into_iter().map(|(_, row)| row).collect(),
+        }))
+    }
+
+    fn local_rows(&self) -> Arc<[LocalRow]> {
+        let registry = &self.workers.registry;
+        if self.wanted.config.services.len() <= SERVICES_OF_LOCALS {
+            let all = self.observer().locals().into_iter();
+            return all
+                .filter_map(|local| {
+                    let id = registry.local_id(local.address.parse().ok()?)?;
+                    Some(LocalRow { address: local.address, id, capacity: Some(local.capacity) })
+                })
+                .collect();
+        }
+        let all: BTreeSet<_> =
+            self.wanted.config.services.iter().flat_map(|spec| &spec.local_addresses).copied().collect();
+        all.into_iter()
+            .filter_map(|address| {
+                let id = registry.local_id(address)?;
+                Some(LocalRow { address: address.to_string(), id, capacity: None })
+            })
+            .collect()
+    }
+
+    fn roll(&mut self) -> Roll {
+        let started = *self
+            .metering
+            .started
+            .get_or_insert_with(|| SystemTime::now() - Duration::from_nanos(self.now.nanos()));
+        let workers = self.workers.stats.iter().enumerate().map(|(at, _)| WorkerRow {
+            core: self.wanted.config.dataplane.workers[at],
+            busy: self.workers.busy[at],
+            capacity: self.wanted.config.dataplane.session_capacity as u64 + self.wanted.capacity_ipv6,
+            is_still: self.workers.turns[at].1,
+        });
+        let ports = self.wanted.config.ports.iter().zip(&self.workers.facts).enumerate();
+        let ports = ports.map(|(at, (spec, facts))| {
+            let id = PortId(at as u16);
+            let DeviceCounters { missed, rx_errors, tx_errors, no_buffer } =
+                self.workers.devices.counters(id);
+            let link = self.links.ports[at].link;
+            PortRow {
+                name: spec.name.clone(),
+                id,
+                labels: [spec.device.text().to_owned(), facts.driver.clone(), mac_text(facts.mac)],
+                is_up: link.map(|(is_up, _)| is_up),
+                speed: link.map_or(0, |(_, speed)| speed),
+                missed,
+                rx_errors,
+                tx_errors,
+                no_buffer,
+            }
+        });
+        let mut neighbors: BTreeMap<&'static str, usize> = BTreeMap::new();
+        for entry in self.links.neighbors.entries() {
+            *neighbors.entry(entry.standing.name()).or_default() += 1;
+        }
+        Roll {
+            general: General {
+                version: self.identity.version.clone(),
+                dpdk: self.identity.dpdk.clone(),
+                started,
+                generation: (self.workers.publisher.published().0, self.workers.publisher.applied().0),
+                is_reloaded: self.wanted.failed_reload.is_none() && self.identity.fallback.is_none(),
+                reloaded: self.metering.reloaded.unwrap_or(started),
+                is_changed: !self.wanted.history.desired.changes().is_empty(),
+                buffers: self.workers.devices.buffers(),
+                neighbors: neighbors.into_iter().collect(),
+            },
+            stats: self.workers.stats.iter().cloned().collect(),
+            workers: workers.collect(),
+            ports: ports.collect(),
+            locals: Arc::clone(&self.metering.locals),
+            services: Arc::clone(&self.metering.published),
+        }
+    }
+}
