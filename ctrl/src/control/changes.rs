@@ -277,7 +277,7 @@ impl<D: Devices> Control<D> {
         }
         let hops = self.server_hops(&self.wanted.config.services[at], &self.workers.world);
         self.links.neighbors.want_more(hops, now);
-        self.links.absences_stale = true;
+        self.links.absences.add(&[at]);
         self.publish_neighbors();
         self.workers.collect_after = Some(self.workers.world.generation);
         Ok(())

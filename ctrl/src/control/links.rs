@@ -5,13 +5,16 @@ use super::Control;
 use super::announce::Announcements;
 use super::doubles::Doubles;
 use super::routers::Routers;
+use super::stale::Stale;
 use crate::compile;
 use crate::devices::Devices;
 use crate::kernel::Outside;
 use crate::links::neighbors::NeighborTable;
 use dataplane::clock::Instant;
 use dataplane::ids::PortId;
+use hashbrown::HashSet;
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 /// The links of all ports, and the stations on them.
 pub(super) struct Links {
@@ -21,8 +24,8 @@ pub(super) struct Links {
     pub(super) routers: Routers,
     /// By port.
     pub(super) ports: Vec<LinkState>,
-    /// Whether it must be looked anew which servers answer on their links.
-    pub(super) absences_stale: bool,
+    /// The services of which it must be looked anew which servers answer on their links.
+    pub(super) absences: Stale,
     pub(super) next_age: Instant,
     pub(super) next_poll: Instant,
 }
@@ -35,7 +38,7 @@ impl Links {
             doubles: Doubles::default(),
             routers: Routers::default(),
             ports: Vec::new(),
-            absences_stale: false,
+            absences: Stale::default(),
             next_age: now,
             next_poll: now,
         }
@@ -187,21 +190,29 @@ impl<D: Devices> Control<D> {
 
     /// Keeps servers out that do not answer on their link, and lets them in again when they do.
     pub(super) fn follow_absences(&mut self) {
-        let turned = self.links.neighbors.take_turned();
-        if turned.is_empty() && !std::mem::take(&mut self.links.absences_stale) {
-            return;
+        let turned: HashSet<IpAddr> =
+            self.links.neighbors.take_turned().into_iter().map(|hop| hop.address).collect();
+        let stale = std::mem::take(&mut self.links.absences);
+        let services = &self.wanted.config.services;
+        let mut servers = Vec::new();
+        // Among a hundred thousand servers those that turned are found by their addresses alone.
+        if !turned.is_empty() {
+            for (at, spec) in services.iter().enumerate() {
+                let places = spec.servers.iter().enumerate();
+                let those = places.filter(|(_, server)| turned.contains(&server.endpoint.address));
+                servers.extend(those.map(|(place, _)| (at, place)));
+            }
         }
-        self.links.absences_stale = false;
+        for at in stale.places(services.len()) {
+            servers.extend((0..services[at].servers.len()).map(|place| (at, place)));
+        }
         // Several services may have the same server, which is one piece of news.
         let mut says = BTreeSet::new();
-        for (at, spec) in self.wanted.config.services.iter().enumerate() {
-            for (place, server) in spec.servers.iter().enumerate() {
-                let address = server.endpoint.address;
-                let on_link =
-                    self.workers.world.routes.lookup(address, 0).filter(|hop| hop.address == address);
-                let is_absent = on_link.is_some_and(|hop| self.links.neighbors.is_absent(hop));
-                says.extend(self.servers.standings.set_absent(at, place, is_absent));
-            }
+        for (at, place) in servers {
+            let address = services[at].servers[place].endpoint.address;
+            let on_link = self.workers.world.routes.lookup(address, 0).filter(|hop| hop.address == address);
+            let is_absent = on_link.is_some_and(|hop| self.links.neighbors.is_absent(hop));
+            says.extend(self.servers.standings.set_absent(at, place, is_absent));
         }
         says.iter().for_each(|edge| edge.tell("servers"));
     }

@@ -7,7 +7,7 @@ use crate::metrics::{Exporter, General, LocalRow, PortRow, Roll, ServerRow, Serv
 use crate::view::{mac_text, server_text};
 use dataplane::clock::Instant;
 use dataplane::ids::PortId;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -226,10 +226,6 @@ impl<D: Devices> Control<D> {
                 no_buffer,
             }
         });
-        let mut neighbors: BTreeMap<&'static str, usize> = BTreeMap::new();
-        for entry in self.links.neighbors.entries() {
-            *neighbors.entry(entry.standing.name()).or_default() += 1;
-        }
         Roll {
             general: General {
                 version: self.identity.version.clone(),
@@ -240,7 +236,7 @@ impl<D: Devices> Control<D> {
                 reloaded: self.metering.reloaded.unwrap_or(started),
                 is_changed: !self.wanted.history.desired.changes().is_empty(),
                 buffers: self.workers.devices.buffers(),
-                neighbors: neighbors.into_iter().collect(),
+                neighbors: self.links.neighbors.states().into_iter().collect(),
             },
             stats: self.workers.stats.iter().cloned().collect(),
             workers: workers.collect(),

@@ -19,6 +19,7 @@ mod neighbors;
 mod passive;
 mod requests;
 mod routers;
+mod stale;
 mod wanted;
 mod watch;
 mod workers;

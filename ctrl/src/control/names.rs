@@ -1,6 +1,7 @@
 //! Tells the responders what is known of services.
 
 use super::Control;
+use super::stale::Stale;
 use crate::config::Weight;
 use crate::config::{Location, NameAnswers, ServiceSpec};
 use crate::devices::Devices;
@@ -9,7 +10,7 @@ use crate::names::{Entry, Names, Table, Target, Zone};
 use crate::servers::balance::Candidate;
 use dataplane::clock::Instant;
 use dataplane::session::ForwardMode;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,34 +34,6 @@ pub(super) struct Book {
     pub(super) stale: Stale,
     serial: u32,
     next: Instant,
-}
-
-/// What of it must be made anew.
-#[derive(Debug)]
-pub(super) enum Stale {
-    /// All services, and what is answered for.
-    All,
-    /// The services in these places.
-    Some(BTreeSet<usize>),
-}
-
-impl Default for Stale {
-    fn default() -> Self {
-        Self::Some(BTreeSet::new())
-    }
-}
-
-impl Stale {
-    fn is_empty(&self) -> bool {
-        matches!(self, Self::Some(places) if places.is_empty())
-    }
-
-    /// These services, too.
-    pub(super) fn add(&mut self, services: &[usize]) {
-        if let Self::Some(places) = self {
-            places.extend(services);
-        }
-    }
 }
 
 impl<D: Devices> Control<D> {
@@ -94,20 +67,15 @@ impl<D: Devices> Control<D> {
         }
         self.naming.book.next = now + NAMES_PAUSE;
         let mut entries = std::mem::take(&mut self.naming.book.entries);
-        let stale: Vec<usize> = match std::mem::take(&mut self.naming.book.stale) {
-            Stale::Some(places) => places.into_iter().collect(),
-            Stale::All => {
-                entries.clear();
-                (0..self.wanted.config.services.len()).collect()
-            }
-        };
-        for at in stale {
-            // The places of a configuration that went since then mean nothing any more, but then all is stale.
-            let Some(spec) =
-                self.wanted.config.services.get(at).filter(|spec| spec.forward != ForwardMode::Snat)
-            else {
+        let stale = std::mem::take(&mut self.naming.book.stale);
+        if matches!(stale, Stale::All) {
+            entries.clear();
+        }
+        for at in stale.places(self.wanted.config.services.len()) {
+            let spec = &self.wanted.config.services[at];
+            if spec.forward == ForwardMode::Snat {
                 continue;
-            };
+            }
             entries.insert(spec.name.to_ascii_lowercase().into(), Arc::new(self.entry(at, spec, now)));
         }
         self.naming.book.serial = self.naming.book.serial.wrapping_add(1);

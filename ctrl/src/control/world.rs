@@ -1,7 +1,7 @@
 //! The one path from what is wanted and known to what workers follow: compiled, published, and followed by all that
 //! depends on it.
 
-use super::names::Stale;
+use super::stale::Stale;
 use super::{Control, discovery};
 use crate::compile::{self, Sources};
 use crate::config::{Config, ServiceSpec};
@@ -88,7 +88,7 @@ impl<D: Devices> Control<D> {
         self.follow_sources();
         self.workers.collect_after = Some(self.workers.world.generation);
         self.links.neighbors.want(wanted, now);
-        self.links.absences_stale = true;
+        self.links.absences = Stale::All;
         self.publish_neighbors();
         Ok(())
     }

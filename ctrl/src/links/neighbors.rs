@@ -8,7 +8,7 @@
 use dataplane::clock::Instant;
 use dataplane::snapshot::{Neighbor, Neighbors, NextHop};
 use dataplane::wire::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Mac, ethernet_header};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -275,6 +275,15 @@ impl NeighborTable {
     /// Whether a neighbour did not answer when it was asked for, and has not since.
     pub fn is_absent(&self, hop: NextHop) -> bool {
         self.entry(hop).is_some_and(|entry| entry.is_absent)
+    }
+
+    /// How many neighbours are in each state, by its name.
+    pub fn states(&self) -> BTreeMap<&'static str, usize> {
+        let mut states = BTreeMap::new();
+        for entry in self.slots.iter().flatten() {
+            *states.entry(entry.standing.name()).or_default() += 1;
+        }
+        states
     }
 
     /// Every neighbour, by address.
