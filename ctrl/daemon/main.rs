@@ -106,6 +106,9 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let path = &arguments.config;
     let path = std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let state = arguments.state.clone().unwrap_or_else(|| last_good::usual_folder(&path));
+    if let Err(error) = journal::remember(&last_good::events_file(&state, &path)) {
+        log::warn!(target: "start", "events are not kept over a restart: {error}");
+    }
     let (loaded, fallback) = load(&path, &state).map_err(Failure::Configuration)?;
     config::shown(&loaded.warnings).iter().for_each(|line| log::warn!(target: "start", "{line}"));
     let config = &loaded.config;

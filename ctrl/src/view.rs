@@ -91,6 +91,24 @@ pub struct CheckView {
     pub load: Option<f64>,
     /// Why the load that it was asked for cannot be read.
     pub load_error: Option<String>,
+    /// Since when the server is up or down by this check, as RFC 3339 has it; `null` until it changed once.
+    pub since: Option<String>,
+    /// How often it went up or down.
+    pub flaps: u64,
+    /// The last ten answers, the newest at the end; in `service.show` alone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub recent: Vec<AnswerView>,
+}
+
+/// One answer to a check.
+#[derive(Clone, Debug, Serialize)]
+pub struct AnswerView {
+    /// When it came, as RFC 3339 has it.
+    pub time: String,
+    /// How long it took, in microseconds.
+    pub took_us: u64,
+    /// What was wrong with it; `null` when it was good.
+    pub error: Option<String>,
 }
 
 /// `server list`.
@@ -241,6 +259,54 @@ pub struct PortView {
     /// What workers counted.
     #[serde(flatten)]
     pub counters: Counted,
+}
+
+/// `route list`.
+#[derive(Clone, Debug, Serialize)]
+pub struct RouteView {
+    /// The destinations.
+    pub to: String,
+    /// The gateways; none where the destinations themselves are on the link.
+    pub via: Vec<String>,
+    /// The ports of the links.
+    pub ports: Vec<String>,
+    /// `static`, `link` or `router`: of the file, a port's network, or an IPv6 router that advertises itself.
+    pub origin: String,
+}
+
+/// `route get`.
+#[derive(Clone, Debug, Serialize)]
+pub struct WayView {
+    /// The address that is asked for.
+    pub address: String,
+    /// The next hop; `null` when no route leads there. Flows are spread over the gateways of a route: this is the first.
+    pub via: Option<String>,
+    /// The port towards it.
+    pub port: Option<String>,
+    /// `up`, `down` or `unknown`.
+    pub link: Option<String>,
+    /// The next hop's state as a neighbour; `null` when it was never asked for.
+    pub neighbor: Option<String>,
+    /// Its station address, if known.
+    pub mac: Option<String>,
+    /// What the address is to the appliance: `own`, `vip` or `local`.
+    pub role: Option<String>,
+}
+
+/// `health list`.
+#[derive(Clone, Debug, Serialize)]
+pub struct HealthView {
+    /// The address that is asked.
+    pub target: String,
+    /// The kind of question.
+    pub probe: String,
+    /// `up`, `down` or `checking`.
+    pub state: String,
+    /// The services that share the check.
+    pub services: Vec<String>,
+    /// Its last answers.
+    #[serde(flatten)]
+    pub check: CheckView,
 }
 
 /// `neighbor list`.

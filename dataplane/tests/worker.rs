@@ -5,19 +5,20 @@ mod support;
 use dataplane::clock::Instant;
 use dataplane::director::{Director, Limits};
 use dataplane::drop::DropReason;
-use dataplane::flow::FlowHasher;
+use dataplane::flow::{FlowHasher, Protocol};
 use dataplane::ids::WorkerId;
 use dataplane::port::MemoryPort;
+use dataplane::session::State;
 use dataplane::snapshot::{NextHop, Publisher, Snapshot, mailboxes};
 use dataplane::stats::WorkerStats;
 use dataplane::steering::Seat;
 use dataplane::worker::{
-    Command, ControlFrame, Event, KernelLane, Link, Parts, SessionQuery, SubInterface, Worker, kernel_lane,
-    link, peers,
+    Command, ControlFrame, EndpointFilter, Event, KernelLane, Link, Parts, SessionFilter, SessionQuery,
+    SubInterface, Worker, kernel_lane, link, peers,
 };
 use pktgen_tests::frames::{Route, endpoints, tcp, tcp_frame, udp_frame};
 use std::sync::Arc;
-use support::{A, B, LOCAL, Plan, SERVER, answer_to, inbound};
+use support::{A, B, CLIENT, LOCAL, Plan, SERVER, answer_to, inbound};
 
 struct Bench {
     worker: Worker<MemoryPort>,
@@ -200,27 +201,41 @@ fn sessions_are_listed_in_pages_while_packets_pass() {
     }
     (0..10).for_each(|_| bench.turn());
 
-    let (mut line, mut found, mut pages) = (0, Vec::new(), 0);
-    loop {
-        bench.link.ask(Command::List(Box::new(SessionQuery::new(7, line, 100)))).unwrap();
-        let answer = loop {
-            bench.turn();
-            if let Some(answer) = bench.link.next_answer() {
-                break answer;
+    let mut listed = |filter: SessionFilter| {
+        let (mut line, mut found, mut pages) = (0, Vec::new(), 0);
+        loop {
+            bench.link.ask(Command::List(Box::new(SessionQuery::new(7, line, 100, filter)))).unwrap();
+            let answer = loop {
+                bench.turn();
+                if let Some(answer) = bench.link.next_answer() {
+                    break answer;
+                }
+            };
+            found.extend(answer.records.iter().map(|record| (record.client.l4_port, record.local.address)));
+            pages += 1;
+            line = answer.line;
+            if answer.finished {
+                break;
             }
-        };
-        found.extend(answer.records.iter().map(|record| (record.client.l4_port, record.local.address)));
-        pages += 1;
-        line = answer.line;
-        if answer.finished {
-            break;
         }
-    }
+        found.sort_unstable();
+        (found, pages)
+    };
 
-    found.sort_unstable();
+    let (found, pages) = listed(SessionFilter::default());
     let expected: Vec<_> = (0..300).map(|n| (4000 + n, LOCAL)).collect();
     assert_eq!(found, expected);
     assert!((3..=5).contains(&pages), "{pages}");
+    // Of these the ones that are asked for.
+    let all = SessionFilter::default();
+    let client = |text: &str| SessionFilter { client: Some(text.parse().unwrap()), ..all };
+    let address = listed(all).0[0].1;
+    assert_eq!(listed(client(&format!("{CLIENT}:4007"))).0, [(4007, address)]);
+    assert_eq!(listed(client(&format!("{CLIENT}/32"))).0.len(), 300);
+    assert_eq!(listed(client("203.0.113.0/24")).0.len(), 0);
+    assert_eq!(listed(SessionFilter { protocol: Some(Protocol::Udp), ..all }).0.len(), 0);
+    assert_eq!(listed(SessionFilter { state: Some(State::SynRecv), ..all }).0.len(), 300);
+    assert!("nonsense".parse::<EndpointFilter>().unwrap_err().contains("ADDRESS:PORT"));
 }
 
 #[test]

@@ -89,9 +89,9 @@ pub(crate) fn measure(core: usize) -> Result<Value, String> {
     let begin = Instant::now();
     let mut listed = 0;
     client
-        .pages("service.list", |items| {
+        .pages("service.list", serde_json::json!({}), |items| {
             listed += items.len();
-            Ok(())
+            Ok(true)
         })
         .map_err(|error| says(&error))?;
     let list = begin.elapsed().as_secs_f64() * 1e3;

@@ -316,8 +316,11 @@ impl Lab {
         let mut command = self.director.command(&program("sluiced").display().to_string());
         command.arg("--config").arg(self.config_path());
         let mut daemon = Daemon::start(&mut command, &self.folder.path().join("sluiced.log"))?;
+        // In each of the log's formats.
+        let words = ["sluiced: ready", "\"text\":\"ready", "msg=\"ready"];
         let ready = wait_until(Duration::from_secs(20), || {
-            daemon.output().contains("sluiced: ready") || daemon.ended().is_some()
+            let output = daemon.output();
+            words.iter().any(|words| output.contains(words)) || daemon.ended().is_some()
         });
         let output = daemon.output();
         if !ready || daemon.ended().is_some() {

@@ -100,15 +100,19 @@ impl Client {
     pub fn pages(
         &mut self,
         method: &str,
-        mut each: impl FnMut(Vec<Value>) -> Result<(), CallError>,
+        mut params: Value,
+        mut each: impl FnMut(Vec<Value>) -> Result<bool, CallError>,
     ) -> Result<(), CallError> {
         let mut cursor = json!(0);
         loop {
-            let mut page = self.call(method, json!({ "cursor": cursor }))?;
+            params["cursor"] = cursor;
+            let mut page = self.call(method, params.clone())?;
             let Value::Array(items) = page["items"].take() else {
                 return Err(CallError::Broken("the daemon's page has no items".into()));
             };
-            each(items)?;
+            if !each(items)? {
+                return Ok(());
+            }
             cursor = page["next"].take();
             if cursor.is_null() {
                 return Ok(());

@@ -106,8 +106,8 @@ methods! {
     ServerRemove = "server.remove", ["service", "address"], Right::Change;
     /// Gives a server no new sessions; removes it after so many seconds, if they are said.
     ServerDrain = "server.drain", ["service", "address", "seconds"], Right::Change;
-    /// The live sessions, in pages.
-    SessionList = "session.list", ["cursor", "limit"], Right::Look;
+    /// The live sessions, in pages; of those the ones that have these endpoints, protocol and state.
+    SessionList = "session.list", ["cursor", "limit", "client", "vip", "local", "server", "protocol", "state"], Right::Look;
     /// The number of live sessions of both families, beside the capacities.
     SessionCount = "session.count", [], Right::Look;
     /// The local addresses and their ports in use, in pages.
@@ -116,14 +116,26 @@ methods! {
     PortList = "port.list", ["cursor", "limit"], Right::Look;
     /// The stations on the links, in pages.
     NeighborList = "neighbor.list", ["cursor", "limit"], Right::Look;
+    /// The routes, in pages: of the file, of the ports' networks, and of IPv6 routers.
+    RouteList = "route.list", ["cursor", "limit"], Right::Look;
+    /// The way to an address: port, next hop, and whether that answers.
+    RouteGet = "route.get", ["address"], Right::Look;
+    /// The health checks with their last answers, each once, in pages.
+    HealthList = "health.list", ["cursor", "limit"], Right::Look;
     /// The workers and their load, in pages.
     WorkerList = "worker.list", ["cursor", "limit"], Right::Look;
     /// The counters of the appliance.
     Stats = "stats", [], Right::Look;
     /// The number of packets dropped, by reason, with the reason's meaning.
     StatsDrops = "stats.drops", [], Right::Look;
-    /// Reads the files again and follows them.
-    ConfigReload = "config.reload", [], Right::Change;
+    /// What happened lately: events behind a number, since a time, of a service or a kind; the last ones if none is said.
+    EventList = "event.list", ["after", "since_ms", "service", "kind", "limit"], Right::Look;
+    /// Reads the files again and follows them; goes back after so many seconds unless that is confirmed, if they are said.
+    ConfigReload = "config.reload", ["confirm_s"], Right::Change;
+    /// Keeps what was reloaded with `confirm_s`.
+    ConfigConfirm = "config.confirm", [], Right::Change;
+    /// What ran before, the newest first: until when, and which change ended it.
+    ConfigHistory = "config.history", [], Right::Look;
     /// The differences between the files and what runs.
     ConfigDiff = "config.diff", [], Right::Look;
     /// What runs, as files; writes them with `write`.
@@ -183,6 +195,7 @@ mod tests {
                 "server.remove",
                 "server.drain",
                 "config.reload",
+                "config.confirm",
                 "config.rollback",
             ]
         );

@@ -8,11 +8,12 @@ mod table;
 
 use crate::admin::{CallError, Client};
 use crate::config;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde_json::{Value, json};
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The configuration of a daemon that is installed as usual, and its socket where that says none.
 const CONFIG: &str = "/etc/sluice/sluice.toml";
@@ -28,6 +29,9 @@ pub struct Arguments {
     /// Print every column, as wide as it is, and whole numbers.
     #[arg(short = 'w', long = "wide", global = true)]
     wide: bool,
+    /// Ask again every so many seconds, until Ctrl-C.
+    #[arg(long, global = true, value_name = "SECONDS")]
+    watch: Option<u64>,
     /// The daemon's admin socket; the one that the configuration names, if this is not said.
     #[arg(long, global = true, value_name = "PATH")]
     socket: Option<PathBuf>,
@@ -65,6 +69,12 @@ enum Noun {
     /// Stations on the links.
     #[command(subcommand)]
     Neighbor(ListVerb),
+    /// Ways to destinations.
+    #[command(subcommand)]
+    Route(RouteVerb),
+    /// Health checks, each once, however many services share it.
+    #[command(subcommand)]
+    Health(ListVerb),
     /// Workers and their load.
     #[command(subcommand)]
     Worker(ListVerb),
@@ -73,9 +83,32 @@ enum Noun {
         #[command(subcommand)]
         part: Option<StatsPart>,
     },
+    /// What happened lately: states that changed, and commands.
+    Events {
+        /// Go on, and print what happens from now on.
+        #[arg(long, short = 'f')]
+        follow: bool,
+        /// Events of this time before now: 10m, 2h.
+        #[arg(long, value_name = "TIME")]
+        since: Option<String>,
+        /// Events of this service and its servers.
+        #[arg(long, value_name = "NAME")]
+        service: Option<String>,
+        /// Events of this kind: services, servers, links, capacity, config, discovery, health, kernel, start, workers.
+        #[arg(long, value_name = "KIND")]
+        kind: Option<String>,
+        /// So many of the last ones.
+        #[arg(long, value_name = "COUNT", default_value_t = 100)]
+        limit: usize,
+    },
     /// The configuration file.
     #[command(subcommand)]
     Config(ConfigVerb),
+    /// Completions for a shell, to be put where it looks for them: `sluice completions bash > /etc/bash_completion.d/sluice`.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
     /// Methods of the admin protocol: what a program can ask by the socket.
     Methods,
 }
@@ -88,8 +121,11 @@ enum ListVerb {
 
 #[derive(Debug, Subcommand)]
 enum ServiceVerb {
-    /// List all, with their servers.
-    List,
+    /// List all, or those that are named, with their servers.
+    List {
+        /// Services' names.
+        names: Vec<String>,
+    },
     /// Everything about one.
     Show {
         /// The service's name.
@@ -184,9 +220,46 @@ enum ServerVerb {
 }
 
 #[derive(Debug, Subcommand)]
+enum RouteVerb {
+    /// List all: of the file, of the ports' networks, and of IPv6 routers.
+    List,
+    /// The way to an address, and whether its next hop answers.
+    Get {
+        /// The destination.
+        address: String,
+    },
+}
+
+/// Which sessions; conditions that are not said do not matter.
+#[derive(Debug, Args)]
+struct SessionConditions {
+    /// The client: ADDRESS, ADDRESS:PORT or ADDRESS/LENGTH.
+    #[arg(long, value_name = "ENDPOINT")]
+    client: Option<String>,
+    /// What the client addresses.
+    #[arg(long, value_name = "ENDPOINT")]
+    vip: Option<String>,
+    /// The director's side towards the server.
+    #[arg(long, value_name = "ENDPOINT")]
+    local: Option<String>,
+    /// The server.
+    #[arg(long, value_name = "ENDPOINT")]
+    server: Option<String>,
+    /// tcp, udp, sctp or icmp.
+    #[arg(long)]
+    protocol: Option<String>,
+    /// As lists show it: ESTABLISHED, SYN_RECV, UDP, ...
+    #[arg(long)]
+    state: Option<String>,
+    /// So many at most.
+    #[arg(long, value_name = "COUNT")]
+    limit: Option<usize>,
+}
+
+#[derive(Debug, Subcommand)]
 enum SessionVerb {
     /// List live sessions.
-    List,
+    List(SessionConditions),
     /// How many there are.
     Count,
 }
@@ -205,7 +278,15 @@ enum ConfigVerb {
         file: Option<PathBuf>,
     },
     /// Have the daemon read its files again.
-    Reload,
+    Reload {
+        /// Go back after this time unless `sluice config confirm` comes first: 60s, 10m.
+        #[arg(long, value_name = "TIME")]
+        confirm: Option<String>,
+    },
+    /// Keep what was reloaded with --confirm.
+    Confirm,
+    /// What ran before, and which change ended it.
+    History,
     /// What a reload would change.
     Diff,
     /// The running state, changes by command included, as text.
@@ -221,10 +302,53 @@ enum ConfigVerb {
 /// Runs the command and returns its exit status.
 pub fn run(arguments: &Arguments) -> u8 {
     table::set_wide(arguments.wide);
+    if let Noun::Completions { shell } = arguments.noun {
+        clap_complete::generate(shell, &mut Arguments::command(), "sluice", &mut io::stdout());
+        return 0;
+    }
     if let Noun::Config(ConfigVerb::Check { file }) = &arguments.noun {
         let file = file.clone().or_else(|| file_of_daemon(arguments));
         return check(file.as_deref().unwrap_or(&arguments.config), arguments.json);
     }
+    if let Some(pause) = arguments.watch {
+        if !looks(&arguments.noun) {
+            eprintln!("sluice: --watch is for commands that look; events have --follow");
+            return 2;
+        }
+        loop {
+            // A screen that is cleared, and the time, as watch(1) has them; a file gets one answer after the other.
+            if io::stdout().is_terminal() {
+                print!("\x1b[H\x1b[2J");
+                println!("{}  every {pause} s\n", humantime::format_rfc3339_seconds(SystemTime::now()));
+            }
+            answer(arguments);
+            std::thread::sleep(Duration::from_secs(pause.max(1)));
+        }
+    }
+    answer(arguments)
+}
+
+/// Whether a command only looks, so that it may be asked again and again.
+fn looks(noun: &Noun) -> bool {
+    match noun {
+        Noun::Status { .. }
+        | Noun::Session(_)
+        | Noun::Local(_)
+        | Noun::Port(_)
+        | Noun::Neighbor(_)
+        | Noun::Route(_)
+        | Noun::Health(_)
+        | Noun::Worker(_)
+        | Noun::Stats { .. } => true,
+        Noun::Service(verb) => matches!(verb, ServiceVerb::List { .. } | ServiceVerb::Show { .. }),
+        Noun::Server(verb) => matches!(verb, ServerVerb::List),
+        Noun::Config(verb) => matches!(verb, ConfigVerb::Diff | ConfigVerb::History),
+        Noun::Events { .. } | Noun::Completions { .. } | Noun::Methods => false,
+    }
+}
+
+/// Asks once, and prints what there is to say.
+fn answer(arguments: &Arguments) -> u8 {
     match ask(arguments) {
         Ok(status) => status,
         Err(CallError::Broken(message) | CallError::Refused(message)) => {
@@ -298,21 +422,49 @@ fn ask(arguments: &Arguments) -> Result<u8, CallError> {
         Noun::Status { .. } => Ok(()),
         Noun::Service(verb) => service(&mut client, verb, json),
         Noun::Server(verb) => server(&mut client, verb, json),
-        Noun::Session(SessionVerb::List) => list(&mut client, "session.list", json, print::sessions),
+        Noun::Session(SessionVerb::List(conditions)) => {
+            let SessionConditions { client: from, vip, local, server, protocol, state, limit } = conditions;
+            let params = json!({
+                "client": from, "vip": vip, "local": local, "server": server, "protocol": protocol, "state": state,
+            });
+            list_of(&mut client, "session.list", (params, *limit), json, print::sessions)
+        }
         Noun::Session(SessionVerb::Count) => {
             one(&mut client, "session.count", Value::Null, json, print::session_count)
         }
         Noun::Local(ListVerb::List) => list(&mut client, "local.list", json, print::locals),
         Noun::Port(ListVerb::List) => list(&mut client, "port.list", json, print::ports),
         Noun::Neighbor(ListVerb::List) => list(&mut client, "neighbor.list", json, print::neighbors),
+        Noun::Route(RouteVerb::List) => list(&mut client, "route.list", json, print::routes),
+        Noun::Route(RouteVerb::Get { address }) => {
+            one(&mut client, "route.get", json!({ "address": address }), json, print::way)
+        }
+        Noun::Health(ListVerb::List) => list(&mut client, "health.list", json, print::health),
         Noun::Worker(ListVerb::List) => list(&mut client, "worker.list", json, print::workers),
         Noun::Stats { part: None } => one(&mut client, "stats", Value::Null, json, print::stats),
         Noun::Stats { part: Some(StatsPart::Drops) } => {
             one(&mut client, "stats.drops", Value::Null, json, print::drops)
         }
-        Noun::Config(ConfigVerb::Reload) => {
-            one(&mut client, "config.reload", Value::Null, json, print::reloaded)
+        Noun::Events { follow, since, service, kind, limit } => {
+            let since = seconds(since.as_deref())?;
+            let asked = json!({ "service": service, "kind": kind });
+            events(&mut client, asked, since, *limit, *follow, json)
         }
+        Noun::Config(ConfigVerb::Reload { confirm }) => {
+            let params = json!({ "confirm_s": seconds(confirm.as_deref())? });
+            one(&mut client, "config.reload", params, json, print::reloaded)?;
+            if let Some(lasting) = confirm.as_ref().filter(|_| !json) {
+                println!("goes back after {lasting} unless `sluice config confirm` comes first");
+            }
+            Ok(())
+        }
+        Noun::Config(ConfigVerb::Confirm) => {
+            one(&mut client, "config.confirm", Value::Null, json, print::changed)
+        }
+        Noun::Config(ConfigVerb::History) => {
+            one(&mut client, "config.history", Value::Null, json, print::history)
+        }
+        Noun::Completions { .. } => Ok(()),
         Noun::Config(ConfigVerb::Diff) => one(&mut client, "config.diff", Value::Null, json, print::diff),
         Noun::Config(ConfigVerb::Export { write }) => {
             one(&mut client, "config.export", json!({ "write": write }), json, print::export)
@@ -324,6 +476,50 @@ fn ask(arguments: &Arguments) -> Result<u8, CallError> {
         Noun::Methods => one(&mut client, "methods", Value::Null, json, print::methods),
     };
     done.map(|()| 0)
+}
+
+/// Prints events: the last ones, or those since a time; and those that come, if that is asked for.
+fn events(
+    client: &mut Client,
+    mut asked: Value,
+    since: Option<u64>,
+    limit: usize,
+    follow: bool,
+    json: bool,
+) -> Result<(), CallError> {
+    const PAUSE: Duration = Duration::from_millis(500);
+    let print = |page: &Value| {
+        let mut out = io::stdout().lock();
+        let items = page["items"].as_array().map_or(&[][..], Vec::as_slice);
+        // An object a line, so that a reader need not wait for an end that never comes.
+        let written = items.iter().try_for_each(|event| match json {
+            true => writeln!(out, "{event}"),
+            false => print::event(&mut out, event),
+        });
+        finish(written.and_then(|()| out.flush()))
+    };
+    match since {
+        Some(seconds) => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let from = now.saturating_sub(Duration::from_secs(seconds));
+            asked["since_ms"] = json!(from.as_millis() as u64);
+            asked["after"] = json!(0);
+        }
+        None => asked["limit"] = json!(limit.min(1_000)),
+    }
+    loop {
+        let page = client.call("event.list", asked.clone())?;
+        print(&page)?;
+        asked["limit"] = Value::Null;
+        let is_more = since.is_some() && page["items"].as_array().is_some_and(|items| items.len() == 1_000);
+        asked["after"] = page["next"].clone();
+        if !is_more {
+            if !follow {
+                return Ok(());
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
 }
 
 /// How bad what `status` says is, as an exit status that says nothing else.
@@ -342,7 +538,16 @@ fn severity(status: &Value) -> u8 {
 
 fn service(client: &mut Client, verb: &ServiceVerb, json: bool) -> Result<(), CallError> {
     let (method, params) = match verb {
-        ServiceVerb::List => return list(client, "service.list", json, print::services),
+        ServiceVerb::List { names } if names.is_empty() => {
+            return list(client, "service.list", json, print::services);
+        }
+        ServiceVerb::List { names } => {
+            let ask = |name| client.call("service.show", json!({ "name": name }));
+            let services = names.iter().map(ask).collect::<Result<Vec<_>, _>>()?;
+            let print: PrintOne =
+                |out, all| print::services(out, (all.as_array().map_or(&[], Vec::as_slice), true));
+            return show(&Value::Array(services), json, print);
+        }
         ServiceVerb::Show { name } => {
             return one(client, "service.show", json!({ "name": name }), json, print::service);
         }
@@ -450,14 +655,28 @@ fn show(answer: &Value, json: bool, print: PrintOne) -> Result<(), CallError> {
     finish(if json { writeln!(out, "{answer}") } else { print(&mut out, answer) })
 }
 
-/// Prints a list page by page, so that a million sessions need no memory here.
 fn list(client: &mut Client, method: &str, json: bool, print: PrintPage) -> Result<(), CallError> {
+    list_of(client, method, (json!({}), None), json, print)
+}
+
+/// Prints a list page by page, so that a million sessions need no memory here; of those that `params` ask for at most
+/// so many.
+fn list_of(
+    client: &mut Client,
+    method: &str,
+    (params, limit): (Value, Option<usize>),
+    json: bool,
+    print: PrintPage,
+) -> Result<(), CallError> {
+    let mut left = limit.unwrap_or(usize::MAX);
     let mut out = io::stdout().lock();
     let mut is_first = true;
     if json {
         finish(write!(out, "["))?;
     }
-    client.pages(method, |items| {
+    client.pages(method, params, |mut items| {
+        items.truncate(left);
+        left -= items.len();
         let written = if json {
             items.iter().try_for_each(|item| {
                 let separator = if std::mem::take(&mut is_first) { "" } else { "," };
@@ -466,7 +685,8 @@ fn list(client: &mut Client, method: &str, json: bool, print: PrintPage) -> Resu
         } else {
             print(&mut out, (&items, std::mem::take(&mut is_first)))
         };
-        finish(written)
+        finish(written)?;
+        Ok(left > 0)
     })?;
     finish(if json { writeln!(out, "]") } else { Ok(()) })
 }

@@ -53,6 +53,20 @@ fn scaled(value: &Value, step: f64, units: &[&str], as_it_is: u64) -> String {
     format!("{scaled:.digits$}{}", units[unit])
 }
 
+/// One event.
+pub(super) fn event(out: Out<'_>, event: &Value) -> io::Result<()> {
+    let time = event["time"].as_str().unwrap_or_default();
+    // Milliseconds are for programs.
+    let time = time.get(..19).unwrap_or(time).replace('T', " ");
+    writeln!(
+        out,
+        "{time}  {:<5}  {:<9}  {}",
+        word(&event["level"]),
+        word(&event["kind"]),
+        word(&event["text"])
+    )
+}
+
 /// A share of one in percent.
 fn percent(value: &Value) -> String {
     value.as_f64().map_or_else(|| word(value), |share| format!("{:.0}%", share * 100.0))
@@ -248,6 +262,16 @@ pub(super) fn service(out: Out<'_>, service: &Value) -> io::Result<()> {
         if check["error"].is_string() {
             writeln!(out, "check            {}: {}", word(&server["address"]), word(&check["error"]))?;
         }
+        if let Some(since) = check["since"].as_str() {
+            let since = since.get(..19).unwrap_or(since).replace('T', " ");
+            let [address, state, flaps] = [&server["address"], &server["state"], &check["flaps"]].map(word);
+            writeln!(out, "since            {address}: {state} since {since} UTC, {flaps} changes")?;
+        }
+        if !array(&check["recent"]).is_empty() && is_wide() {
+            let good = |answer: &Value| if answer["error"].is_null() { "+" } else { "-" };
+            let all: String = array(&check["recent"]).iter().map(good).collect();
+            writeln!(out, "answers          {}: {all} (the newest last)", word(&server["address"]))?;
+        }
         if check["load_error"].is_string() {
             let error = word(&check["load_error"]);
             writeln!(out, "load             {}: not known: {error}", word(&server["address"]))?;
@@ -268,6 +292,72 @@ fn plain(out: Out<'_>, (items, is_first): (&[Value], bool), columns: &[Column]) 
         table.row(shown().map(|(_, field, _, show, _)| show(&item[*field])));
     }
     table.print(out, is_first)
+}
+
+pub(super) fn routes(out: Out<'_>, page: (&[Value], bool)) -> io::Result<()> {
+    plain(
+        out,
+        page,
+        &[
+            column("TO", "to", Left, word),
+            column("VIA", "via", Left, word),
+            column("PORT", "ports", Left, word),
+            column("ORIGIN", "origin", Left, word),
+        ],
+    )
+}
+
+pub(super) fn way(out: Out<'_>, way: &Value) -> io::Result<()> {
+    if way["via"].is_null() {
+        return writeln!(out, "no route leads to {}; add a [[route]]", word(&way["address"]));
+    }
+    for (title, key) in [
+        ("address", "address"),
+        ("next hop", "via"),
+        ("port", "port"),
+        ("link", "link"),
+        ("neighbor", "neighbor"),
+        ("mac", "mac"),
+        ("role", "role"),
+    ] {
+        if !way[key].is_null() {
+            writeln!(out, "{title:<9} {}", word(&way[key]))?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn health(out: Out<'_>, page: (&[Value], bool)) -> io::Result<()> {
+    plain(
+        out,
+        page,
+        &[
+            column("TARGET", "target", Left, word),
+            column("PROBE", "probe", Left, word),
+            column("STATE", "state", Left, word),
+            column("ASKED", "asked", Right, count),
+            column("FAILED", "failed", Right, count),
+            column("FLAPS", "flaps", Right, count),
+            column("ERROR", "error", Left, word),
+            wide("SINCE", "since", Left, word),
+            wide("SERVICES", "services", Left, word),
+        ],
+    )
+}
+
+pub(super) fn history(out: Out<'_>, list: &Value) -> io::Result<()> {
+    if array(list).is_empty() {
+        return writeln!(out, "nothing was changed since sluiced started");
+    }
+    plain(
+        out,
+        (array(list), true),
+        &[
+            column("UNTIL", "until", Left, word),
+            column("SERVICES", "services", Right, count),
+            column("ENDED BY", "ended_by", Left, word),
+        ],
+    )
 }
 
 pub(super) fn servers(out: Out<'_>, page: (&[Value], bool)) -> io::Result<()> {

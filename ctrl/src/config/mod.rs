@@ -61,6 +61,8 @@ pub struct Config {
     pub location: Location,
     /// The names that are answered for.
     pub names: Option<NamesSpec>,
+    /// How the log is written.
+    pub log: LogSpec,
     /// Metrics, if they are served.
     pub metrics: Option<MetricsSpec>,
     /// How long sessions may be silent.
@@ -101,6 +103,15 @@ impl Location {
             (false, false) => 2,
         }
     }
+}
+
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogSpec {
+    /// What a line looks like.
+    pub format: crate::journal::Format,
+    /// The least important lines that are written.
+    pub level: log::LevelFilter,
 }
 
 /// How the dataplane is laid out. None of it can change without a restart.

@@ -6,6 +6,7 @@ use super::keys::{
     ADDRESS, Holds, L4_PORT, NAME, NETWORK, PATH, SHARE, SOCKET, Shape, Shaped, TIMER, tables,
 };
 use super::policy::Weight;
+use crate::journal::Format as LogFormat;
 use Holds::{Any, Form, Number as Amount, Time, Whole, Words};
 use dataplane::flow::Protocol;
 use dataplane::ids::MAX_SERVERS;
@@ -44,6 +45,18 @@ tables! {
         names: Option<Names>, Any;
         /// Metrics for Prometheus; without it there are none.
         metrics: Option<Metrics>, Any;
+        /// How the log is written.
+        #[serde(default)]
+        log: Log, Any;
+    }
+
+    /// The log, on standard error.
+    #[derive(Default)]
+    Log {
+        /// A sentence a line; `ts=… level=… msg=…` with fields; or a JSON object a line.
+        format: Option<Spanned<String>>, Words(|| LogFormat::ALL.map(LogFormat::name).to_vec()), default "text";
+        /// The least important lines that are written and kept as events.
+        level: Option<Spanned<String>>, Words(|| LOG_LEVELS.to_vec()), default "info";
     }
 
     /// Metrics for Prometheus, over HTTP at `/metrics`.
@@ -434,6 +447,8 @@ tables! {
     }
 }
 
+/// Levels of the log, the most important first.
+pub(super) const LOG_LEVELS: [&str; 4] = ["error", "warn", "info", "debug"];
 const DAY: Duration = Duration::from_secs(86_400);
 const WEEK: Duration = Duration::from_secs(7 * 86_400);
 /// A timeout must stay far below the 49 days after which stamps repeat.

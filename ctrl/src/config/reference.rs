@@ -282,7 +282,7 @@ mod tests {
         let rss = without(&format!("fields = \"ports\"\nkey = \"{}\"\n", "6d".repeat(40)), key);
         let rss = if path == "port.rss" { format!("[port.rss]\n{rss}{line}\n") } else { String::new() };
         let head = match path {
-            "dataplane" | "admin" | "timeouts" => format!("[{path}]\n{line}\n"),
+            "dataplane" | "admin" | "timeouts" | "log" => format!("[{path}]\n{line}\n"),
             "names" => format!("[names]\nzone = \"a.example\"\nlisten = [\"10.0.0.2:53\"]\n{line}\n"),
             _ => String::new(),
         };

@@ -39,17 +39,23 @@ impl<D: Devices> Control<D> {
         peer: &Peer,
         now: Instant,
     ) -> Outcome {
+        let ends_waiting = matches!(method, Method::ConfigConfirm | Method::ConfigRollback);
+        let waits = self.wanted.unconfirmed.as_ref().filter(|_| !ends_waiting).map(|one| one.refusal(now));
         let done = match owners_key(&params["keys"]).filter(|_| !peer.is_owner) {
+            None if waits.is_some() => Err(Refusal::no(waits.unwrap_or_default())),
             None => make(self, params, now),
             Some(key) => Err(Refusal::no(format!(
                 "{key} makes the appliance run a program, read a file or tell a password; root sets it, or writes it in the files"
             ))),
         };
         let (method, who) = (method.name(), &peer.name);
+        let service = params["service"].as_str().or(params["name"].as_str()).unwrap_or("-");
+        self.wanted.history.ended_by(&format!("{method} by {who}"));
         match &done {
-            Ok(_) => log::info!(target: &peer.log_kind(), "{method} by {who}: done: {params}"),
+            Ok(_) => log::info!(target: &peer.log_kind(), service, who; "{method} by {who}: done: {params}"),
             Err(Refusal { message, .. }) => {
-                log::warn!(target: &peer.log_kind(), "{method} by {who}: refused: {message}: {params}");
+                log::warn!(target: &peer.log_kind(), service, who, why = message;
+                    "{method} by {who}: refused: {message}: {params}");
             }
         }
         done
@@ -300,17 +306,40 @@ impl<D: Devices> Control<D> {
 
     /// Goes back to what ran before the last change or reload.
     pub(super) fn roll_back(&mut self, now: Instant) -> Outcome {
-        let Some((config, desired)) = self.wanted.history.before.pop() else {
+        let Some(before) = self.wanted.history.before.pop() else {
             return Err(Refusal::no("nothing was changed since sluiced started"));
         };
-        let changes = diff::lines(&self.wanted.config, &config);
-        if let Err(error) = self.apply(config.clone(), now) {
-            self.wanted.history.before.push((config, desired));
+        let changes = diff::lines(&self.wanted.config, &before.config);
+        if let Err(error) = self.apply(before.config.clone(), now) {
+            self.wanted.history.before.push(before);
             return Err(Refusal::no(error));
         }
-        self.wanted.history.desired = desired;
+        self.wanted.history.desired = before.desired;
+        self.wanted.unconfirmed = None;
         self.wanted.keep_last_good();
         Ok(json!({ "generation": self.workers.world.generation.0, "changes": changes }))
+    }
+
+    /// Keeps what was reloaded for a while.
+    pub(super) fn confirm(&mut self, _: &Value, _: Instant) -> Outcome {
+        match self.wanted.unconfirmed.take() {
+            Some(_) => Ok(json!({ "generation": self.workers.world.generation.0 })),
+            None => Err(Refusal::no("no reload waits to be confirmed")),
+        }
+    }
+
+    /// Goes back when a reload was not confirmed in time.
+    pub(super) fn end_unconfirmed(&mut self, now: Instant) {
+        let Some(unconfirmed) = self.wanted.unconfirmed.take_if(|one| one.until <= now) else { return };
+        let who = unconfirmed.by;
+        match self.roll_back(now) {
+            Ok(_) => {
+                log::warn!(target: "config", who = who; "the reload by {who} was not confirmed; what ran before runs again");
+            }
+            Err(Refusal { message, .. }) => {
+                log::error!(target: "config", who = who, why = message; "the reload by {who} was not confirmed, and cannot be undone: {message}");
+            }
+        }
     }
 
     pub(super) fn service_at(&self, params: &Value, key: &str) -> Result<usize, Refusal> {

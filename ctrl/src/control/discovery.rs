@@ -78,8 +78,12 @@ impl<D: Devices> Control<D> {
     fn note_trouble(&mut self, name: &str, trouble: Option<String>, state: SourceState) {
         if trouble != state.trouble {
             match &trouble {
-                Some(trouble) => log::warn!(target: "discovery", "service {name}: its source: {trouble}"),
-                None => log::info!(target: "discovery", "service {name}: its source is followed again"),
+                Some(trouble) => {
+                    log::warn!(target: "discovery", service = name, why = trouble; "service {name}: its source: {trouble}")
+                }
+                None => {
+                    log::info!(target: "discovery", service = name; "service {name}: its source is followed again")
+                }
             }
         }
         self.sourcing.sources.insert(name.to_owned(), SourceState { trouble, ..state });

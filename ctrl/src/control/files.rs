@@ -3,6 +3,7 @@
 
 use super::changes::exported;
 use super::requests::Request;
+use super::wanted::Unconfirmed;
 use super::{Control, needs_restart};
 use crate::admin::{Refusal, Reply};
 use crate::config::{self, Config, LoadError, Loaded, Reader, Text};
@@ -18,6 +19,7 @@ use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
 
 /// Something to do with the files.
 #[derive(Debug)]
@@ -50,7 +52,7 @@ pub struct Files {
 enum Asker {
     /// SIGHUP.
     Signal,
-    Reload(Peer, Sender<Reply>),
+    Reload(Peer, Sender<Reply>, Option<Duration>),
     Diff(Sender<Reply>),
     Export(Sender<Reply>),
     /// The text from which it began, and how many changes it had.
@@ -123,8 +125,9 @@ impl<D: Devices> Control<D> {
         }
     }
 
-    pub(super) fn reload_by_call(&mut self, peer: Peer, reply: Sender<Reply>) {
-        self.ask_files(Job::Read, Asker::Reload(peer, reply));
+    /// Reads the files again and follows them; what ran before comes back after `confirm`, unless it is confirmed.
+    pub(super) fn reload_by_call(&mut self, peer: Peer, reply: Sender<Reply>, confirm: Option<Duration>) {
+        self.ask_files(Job::Read, Asker::Reload(peer, reply, confirm));
     }
 
     /// What would change if the files were read again.
@@ -162,7 +165,7 @@ impl<D: Devices> Control<D> {
     fn tell_asker(&mut self, asker: Asker, message: &str) {
         match asker {
             Asker::Signal => log::warn!(target: "config", "not reloaded: {message}"),
-            Asker::Reload(_, reply)
+            Asker::Reload(_, reply, _)
             | Asker::Diff(reply)
             | Asker::Export(reply)
             | Asker::Write(_, reply, _) => {
@@ -179,17 +182,23 @@ impl<D: Devices> Control<D> {
         match (done, asker) {
             (Done::Read(read), Asker::Signal) => match self.follow_files(*read, now) {
                 Ok((generation, counts)) => {
-                    log::info!(target: "config", "reloaded as generation {}: {counts}", generation.0);
+                    self.wanted.history.ended_by("SIGHUP");
+                    log::info!(target: "config", generation = generation.0, who = "SIGHUP"; "reloaded as generation {}: {counts}", generation.0);
                 }
                 Err(problems) => {
                     log::warn!(target: "config", "not reloaded, nothing changed:");
                     problems.iter().for_each(|line| log::warn!(target: "config", "{line}"));
                 }
             },
-            (Done::Read(read), Asker::Reload(peer, reply)) => match self.follow_files(*read, now) {
+            (Done::Read(read), Asker::Reload(peer, reply, confirm)) => match self.follow_files(*read, now) {
                 Ok((generation, counts)) => {
+                    self.wanted.history.ended_by(&format!("config.reload by {}", peer.name));
+                    if let Some(lasting) = confirm {
+                        self.wanted.unconfirmed =
+                            Some(Unconfirmed { until: now + lasting, by: peer.name.clone() });
+                    }
                     let (who, number) = (&peer.name, generation.0);
-                    log::info!(target: &peer.log_kind(), "config.reload by {who}: generation {number}: {counts}");
+                    log::info!(target: &peer.log_kind(), generation = number, who = peer.name; "config.reload by {who}: generation {number}: {counts}");
                     let mut answer = counts.json();
                     answer["generation"] = json!(generation.0);
                     self.promise(&answer, reply, now);
@@ -277,6 +286,9 @@ impl<D: Devices> Control<D> {
             return Err(vec![format!(
                 "{path}: {list} cannot change while sluiced runs; restart it, or undo that change"
             )]);
+        }
+        if let Some(waiting) = &self.wanted.unconfirmed {
+            return Err(vec![waiting.refusal(now)]);
         }
         let before: Config = self.wanted.config.clone();
         self.apply(loaded.config, now).map_err(|error| vec![error])?;

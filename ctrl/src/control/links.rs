@@ -8,12 +8,13 @@ use super::routers::Routers;
 use super::stale::Stale;
 use crate::compile;
 use crate::devices::Devices;
+use crate::journal::Edge;
 use crate::kernel::Outside;
 use crate::links::neighbors::NeighborTable;
 use dataplane::clock::Instant;
 use dataplane::ids::PortId;
 use hashbrown::HashSet;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// The links of all ports, and the stations on them.
@@ -99,12 +100,16 @@ impl<D: Devices> Control<D> {
             let trouble = &self.links.ports[at].trouble;
             if before.trouble != *trouble {
                 match trouble {
-                    Some(trouble) => log::warn!(target: "links", "port {name}: {trouble}"),
-                    None => log::info!(target: "links", "port {name}: its interface is as it was"),
+                    Some(trouble) => log::warn!(target: "links", port = name; "port {name}: {trouble}"),
+                    None => {
+                        log::info!(target: "links", port = name; "port {name}: its interface is as it was")
+                    }
                 }
             }
             if was_up != is_up {
-                log::warn!(target: "links", "port {name}: the link is {}", if is_up { "up" } else { "down" });
+                let word = |is_up: bool| if is_up { "up" } else { "down" };
+                log::warn!(target: "links", port = name, from = word(was_up), to = word(is_up);
+                    "port {name}: the link is {}", word(is_up));
                 if let Some(kernel) = &mut self.kernel {
                     kernel.set_carrier(port, is_up);
                 }
@@ -207,13 +212,18 @@ impl<D: Devices> Control<D> {
             servers.extend((0..services[at].servers.len()).map(|place| (at, place)));
         }
         // Several services may have the same server, which is one piece of news.
-        let mut says = BTreeSet::new();
+        let mut says: BTreeMap<String, (Edge, Vec<&str>)> = BTreeMap::new();
         for (at, place) in servers {
             let address = services[at].servers[place].endpoint.address;
             let on_link = self.workers.world.routes.lookup(address, 0).filter(|hop| hop.address == address);
             let is_absent = on_link.is_some_and(|hop| self.links.neighbors.is_absent(hop));
-            says.extend(self.servers.standings.set_absent(at, place, is_absent));
+            if let Some(edge) = self.servers.standings.set_absent(at, place, is_absent) {
+                let (_, names) = says.entry(edge.line().to_owned()).or_insert((edge, Vec::new()));
+                names.push(&services[at].name);
+            }
         }
-        says.iter().for_each(|edge| edge.tell("servers"));
+        for (edge, names) in says.into_values() {
+            edge.of_services(names.into_iter()).tell("servers");
+        }
     }
 }

@@ -231,6 +231,7 @@ impl<D: Devices> Control<D> {
             self.links.next_poll = now + LINK_POLL;
             self.poll_links(now);
         }
+        self.end_unconfirmed(now);
         self.end_drains(now);
         self.end_holds(now);
         self.watch_services(now);
@@ -261,6 +262,7 @@ impl<D: Devices> Control<D> {
             world: &self.workers.world,
             publisher: &self.workers.publisher,
             busy: &self.workers.busy,
+            routers: self.links.routers.hops(),
             links: self.links.ports.iter().map(|state| state.link).collect(),
             kernel: self.kernel.as_ref(),
             standings: &self.servers.standings,

@@ -81,7 +81,8 @@ impl<D: Devices> Control<D> {
         }
         self.servers.traffic = all;
         for (at, endpoint, until) in inhibited {
-            log::info!(target: "servers",
+            let service = &self.wanted.config.services[at].name;
+            log::info!(target: "servers", service, server:% = endpoint, to = "inhibited";
                 "service {}: server {endpoint} does not answer sessions; it gets none for {} s",
                 self.wanted.config.services[at].name,
                 until.since(now).as_secs()

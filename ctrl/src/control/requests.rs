@@ -7,11 +7,14 @@ use crate::config::{self, ServiceSpec};
 use crate::devices::Devices;
 use crate::discovery::News;
 use crate::health::Finding;
+use crate::journal;
 use crate::users::Peer;
-use crate::view::{ServiceState, SessionView, StatusView};
+use crate::view::{HealthView, ServiceState, SessionView, StatusView};
 use dataplane::clock::Instant;
+use dataplane::flow::Protocol;
 use dataplane::ids::{Generation, PortId};
-use dataplane::worker::{Command, SessionQuery};
+use dataplane::session::State;
+use dataplane::worker::{Command, EndpointFilter, SessionFilter, SessionQuery};
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
@@ -234,6 +237,7 @@ impl<D: Devices> Control<D> {
     /// Asks a worker for a page of sessions. A cursor is the worker's number and a line of its table.
     fn begin_list(&mut self, params: &Value, reply: Sender<Reply>, now: Instant) {
         let asked = page_of(params).and_then(|(cursor, limit)| {
+            let filter = session_filter(params)?;
             let (worker, line) = (cursor >> LINE_BITS, cursor & ((1 << LINE_BITS) - 1));
             if worker >= self.workers.links.len() {
                 return Err(Refusal::parameters("the cursor is none that a page gave"));
@@ -242,7 +246,7 @@ impl<D: Devices> Control<D> {
                 return Err(Refusal::no("too many lists are being written; try again"));
             }
             let id = self.desk.pending.next_query;
-            let query = Box::new(SessionQuery::new(id, line, limit));
+            let query = Box::new(SessionQuery::new(id, line, limit, filter));
             match self.workers.links[worker].ask(Command::List(query)) {
                 Ok(()) => Ok((id, worker)),
                 Err(_) => Err(Refusal::no(format!("worker {worker} has too much to do; try again"))),
@@ -323,7 +327,7 @@ impl<D: Devices> Action<D> {
             Method::Status => Look(|control, _| written(&control.status())),
             Method::ServiceList => Look(Control::list_services),
             Method::ServiceShow => Look(|control, params| {
-                written(&control.observer().service(control.service_at(params, "name")?))
+                written(&control.observer().service_in_full(control.service_at(params, "name")?))
             }),
             Method::ServiceAdd => Change(Control::add_service),
             Method::ServiceSet => Change(Control::set_service),
@@ -343,9 +347,27 @@ impl<D: Devices> Action<D> {
             Method::PortList => Look(|control, params| page(&control.observer().ports(), params)),
             Method::NeighborList => Look(|control, params| page(&control.observer().neighbors(), params)),
             Method::WorkerList => Look(|control, params| page(&control.observer().workers(), params)),
+            Method::RouteList => Look(|control, params| page(&control.observer().routes(), params)),
+            Method::RouteGet => Look(|control, params| {
+                let address = params["address"].as_str().unwrap_or_default();
+                let address = address.parse().map_err(|_| {
+                    Refusal::parameters(format!("`{address}` is not an address; write it as 192.0.2.7"))
+                })?;
+                written(&control.observer().route(address))
+            }),
+            Method::HealthList => Look(|control, params| {
+                let (standings, ids) = (&control.servers.standings, control.servers.standings.check_ids());
+                page_of_places(ids.len(), params, |at| standings.check_picture(ids[at]).map(HealthView::from))
+            }),
+            Method::ConfigHistory => Look(|control, _| written(&control.wanted.history.list())),
+            Method::ConfigConfirm => Change(Control::confirm),
+            Method::EventList => Look(|_, params| events(params)),
             Method::Stats => Look(|control, _| written(&control.observer().stats())),
             Method::StatsDrops => Look(|control, _| written(&control.observer().drops())),
-            Method::ConfigReload => Later(|control, _, peer, reply, _| control.reload_by_call(peer, reply)),
+            Method::ConfigReload => Later(|control, params, peer, reply, _| match reload_for(&params) {
+                Ok(confirm) => control.reload_by_call(peer, reply, confirm),
+                Err(refusal) => drop(reply.send(Err(refusal))),
+            }),
             Method::ConfigDiff => Later(|control, _, _, reply, _| control.differences(reply)),
             Method::ConfigExport => Later(|control, params, peer, reply, _| {
                 if Method::ConfigExport.right().changes(&params) {
@@ -415,4 +437,75 @@ fn page_of_places<T: Serialize>(len: usize, params: &Value, item: impl Fn(usize)
     let end = cursor.saturating_add(limit).min(len);
     let items = (cursor.min(end)..end).map(item).collect();
     written(&Page { items, next: (end < len).then_some(end) })
+}
+
+/// The sessions that are asked for.
+fn session_filter(params: &Value) -> Result<SessionFilter, Refusal> {
+    let endpoint = |key: &str| match params[key].as_str() {
+        None => Ok(None),
+        Some(text) => text.parse::<EndpointFilter>().map(Some).map_err(Refusal::parameters),
+    };
+    let known = |what: &str, word: &str, names: &[&str]| {
+        Refusal::parameters(format!("`{word}` is not a {what}; use one of {}", names.join(", ")))
+    };
+    let protocol = match params["protocol"].as_str() {
+        None => None,
+        Some(word) => {
+            let found = Protocol::ALL.into_iter().find(|protocol| protocol.name() == word);
+            Some(found.ok_or_else(|| known("protocol", word, &Protocol::ALL.map(Protocol::name)))?)
+        }
+    };
+    let state = match params["state"].as_str() {
+        None => None,
+        Some(word) => {
+            let names: Vec<_> = State::ALL.into_iter().map(State::name).collect();
+            let found = State::ALL.into_iter().find(|state| state.name().eq_ignore_ascii_case(word));
+            Some(found.ok_or_else(|| known("state", word, &names))?)
+        }
+    };
+    Ok(SessionFilter {
+        client: endpoint("client")?,
+        vip: endpoint("vip")?,
+        local: endpoint("local")?,
+        real: endpoint("server")?,
+        protocol,
+        state,
+    })
+}
+
+/// How long a reload waits to be confirmed, if it is to.
+fn reload_for(params: &Value) -> Result<Option<Duration>, Refusal> {
+    /// A day: nobody waits longer for an answer to a change.
+    const LONGEST: u64 = 86_400;
+    match &params["confirm_s"] {
+        Value::Null => Ok(None),
+        value => match value.as_u64().filter(|seconds| (1..=LONGEST).contains(seconds)) {
+            Some(seconds) => Ok(Some(Duration::from_secs(seconds))),
+            None => Err(Refusal::parameters("`confirm_s` is a whole number of seconds from 1 to 86400")),
+        },
+    }
+}
+
+/// `event.list`: a page, and the number behind which the next one begins.
+fn events(params: &Value) -> Reply {
+    let number = |key: &str| match &params[key] {
+        Value::Null => Ok(None),
+        value => {
+            let number = value.as_u64().map(Some);
+            number.ok_or_else(|| Refusal::parameters(format!("`{key}` is a whole number")))
+        }
+    };
+    let text = |key: &str| params[key].as_str().map(str::to_owned);
+    let asked = journal::Asked {
+        after: number("after")?,
+        since: number("since_ms")?,
+        service: text("service"),
+        kind: text("kind"),
+    };
+    let limit = number("limit")?.map_or(PAGE_MAX, |limit| (limit as usize).clamp(1, PAGE_MAX));
+    let (items, last) = journal::events(&asked, limit);
+    // A full page may have more behind it; after any other, all that there are were looked at.
+    let next = items.last().filter(|_| items.len() == limit).map_or(last, |event| event.number);
+    let items: Vec<_> = items.iter().map(Arc::as_ref).collect();
+    written(&serde_json::json!({ "items": items, "next": next }))
 }

@@ -4,6 +4,7 @@ use super::Files;
 use crate::config::{Config, Loaded, Problem};
 use crate::desired::history::History;
 use crate::desired::last_good::Keeper;
+use dataplane::clock::Instant;
 use std::sync::Arc;
 
 /// What runs, what the files say, and what was before.
@@ -15,8 +16,28 @@ pub(super) struct Wanted {
     /// Why the files that are there now are not followed.
     pub(super) failed_reload: Option<String>,
     keeper: Option<Keeper>,
+    /// A reload that is undone unless it is confirmed.
+    pub(super) unconfirmed: Option<Unconfirmed>,
     /// Sessions with an IPv6 address that fit on each worker; fixed at the start.
     pub(super) capacity_ipv6: u64,
+}
+
+/// A reload that waits to be confirmed.
+pub(super) struct Unconfirmed {
+    pub(super) until: Instant,
+    /// Its author.
+    pub(super) by: String,
+}
+
+impl Unconfirmed {
+    /// Why nothing else may change meanwhile.
+    pub(super) fn refusal(&self, now: Instant) -> String {
+        format!(
+            "the reload by {} waits {} s more to be confirmed; `sluice config confirm` keeps it, `sluice config rollback` undoes it",
+            self.by,
+            self.until.since(now).as_secs()
+        )
+    }
 }
 
 impl Wanted {
@@ -29,6 +50,7 @@ impl Wanted {
             files,
             failed_reload: None,
             keeper,
+            unconfirmed: None,
         }
     }
 

@@ -100,11 +100,13 @@ impl<D: Devices> Control<D> {
             (Some((ServiceState::Ready, _)), _) if state == ServiceState::Protected => {}
             (Some((ServiceState::Protected, _)), _) if state == ServiceState::Ready => {}
             (_, Some(reason)) => {
-                log::warn!(target: "services", "service {name} is {}: {reason}", state.name())
+                let from = before.map_or("unknown", |(before, _)| before.name());
+                log::warn!(target: "services", service = name, from, to = state.name(), why = reason;
+                    "service {name} is {}: {reason}", state.name())
             }
             (Some((before, since)), None) => {
                 let seconds = now.since(since).as_secs();
-                log::info!(target: "services",
+                log::info!(target: "services", service = name, from = before.name(), to = state.name();
                     "service {name} is {} again, after {seconds} s as {}", state.name(), before.name());
             }
         }

@@ -52,7 +52,7 @@ impl<D: Devices> Control<D> {
         self.look_at_turns();
         for (port, reason) in self.workers.ladder.watch(&self.workers.stats) {
             let name = &self.wanted.config.ports[usize::from(port.0)].name;
-            log::info!(target: "links", "port {name}: falls back to hand-over, because {reason}");
+            log::info!(target: "links", port = name, to = "hand-over", why = reason; "port {name}: falls back to hand-over, because {reason}");
         }
         self.forget_unused_locals();
         self.workers.publisher.collect();
@@ -77,9 +77,11 @@ impl<D: Devices> Control<D> {
                 let core = self.wanted.config.dataplane.workers[at];
                 match stands {
                     true => {
-                        log::error!(target: "workers", "worker {at} on core {core} made no turn for a second")
+                        log::error!(target: "workers", worker = at, from = "turning", to = "stalled"; "worker {at} on core {core} made no turn for a second")
                     }
-                    false => log::warn!(target: "workers", "worker {at} on core {core} turns again"),
+                    false => {
+                        log::warn!(target: "workers", worker = at, from = "stalled", to = "turning"; "worker {at} on core {core} turns again")
+                    }
                 }
             }
         }

@@ -7,7 +7,7 @@ use crate::compile::{self, Sources};
 use crate::config::{Config, ServiceSpec};
 use crate::devices::Devices;
 use crate::health::Order;
-use crate::journal::Edge;
+use crate::journal::{self, Edge};
 use crate::kernel::KernelPath;
 use crate::topology;
 use dataplane::clock::Instant;
@@ -77,6 +77,7 @@ impl<D: Devices> Control<D> {
         }
         // Not before the kernel has the addresses that are asked from.
         self.order(orders);
+        journal::set(self.wanted.config.log.format, self.wanted.config.log.level);
         self.follow_names();
         self.naming.book.stale = Stale::All;
         self.renew_metrics();

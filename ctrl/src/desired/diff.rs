@@ -13,6 +13,7 @@ pub fn lines(old: &Config, new: &Config) -> Vec<String> {
         ("[admin]", old.admin != new.admin),
         ("[location]", old.location != new.location),
         ("[names]", old.names != new.names),
+        ("[log]", old.log != new.log),
         ("[metrics]", old.metrics != new.metrics),
         ("[timeouts]", old.timeouts != new.timeouts),
         ("[[port]]", old.ports != new.ports),

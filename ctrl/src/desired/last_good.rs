@@ -15,8 +15,8 @@ pub fn usual_folder(config: &Path) -> PathBuf {
     if folder.starts_with("/etc") { PathBuf::from("/var/lib/sluice") } else { folder.join("state") }
 }
 
-/// The name of the state of the configuration at `config`: each has its own, so that one never runs instead of another.
-fn name_of(config: &Path) -> String {
+/// What the names of a configuration's files have in them: each has its own, so that one never runs instead of another.
+fn tag_of(config: &Path) -> String {
     /// Bytes of a path that stand in the name; the hash tells longer ones apart.
     const SHOWN: usize = 160;
     let mut name = String::new();
@@ -28,7 +28,17 @@ fn name_of(config: &Path) -> String {
         name.push(if c.is_ascii_alphanumeric() || "._".contains(c) { c } else { '-' });
     }
     let shown = &name[name.len().saturating_sub(SHOWN)..];
-    format!("last-good-{hash:016x}{shown}")
+    format!("{hash:016x}{shown}")
+}
+
+/// The name of the last good state of the configuration at `config`.
+fn name_of(config: &Path) -> String {
+    format!("last-good-{}", tag_of(config))
+}
+
+/// The file in which the events of a daemon with this configuration are kept.
+pub fn events_file(folder: &Path, config: &Path) -> PathBuf {
+    folder.join(format!("events-{}.jsonl", tag_of(config)))
 }
 
 /// Keeps what it is given, the latest only, on a thread of its own: disks may be slow.

@@ -6,11 +6,11 @@ use super::{Answer, CheckId, CheckKey, Fault, Tally};
 use crate::health::Health;
 use crate::kernel::VipChecks;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -74,6 +74,39 @@ pub struct Last {
     pub load: Option<f64>,
     /// Why the load that it was asked for cannot be read.
     pub load_error: Option<String>,
+    /// The last ten answers, the newest at the end.
+    pub recent: VecDeque<Recent>,
+    /// When the server last went up or down by this check.
+    pub turned: Option<SystemTime>,
+    /// How often it went up or down.
+    pub turns: u64,
+}
+
+/// Answers that are remembered.
+const RECENT: usize = 10;
+
+/// One answer.
+#[derive(Clone, Debug)]
+pub struct Recent {
+    /// When it came.
+    pub at: SystemTime,
+    /// How long it took.
+    pub took: Duration,
+    /// What was wrong with it; `None` when it was good.
+    pub error: Option<Arc<str>>,
+}
+
+impl Last {
+    fn remember(&mut self, took: Duration, error: Option<&str>) {
+        if self.recent.len() == RECENT {
+            self.recent.pop_front();
+        }
+        // The same fault again shares the words.
+        let before = self.recent.back().and_then(|last| last.error.clone());
+        let error =
+            error.map(|error| before.filter(|words| **words == *error).unwrap_or_else(|| error.into()));
+        self.recent.push_back(Recent { at: SystemTime::now(), took, error });
+    }
 }
 
 /// The thread with all checks. It ends when this is dropped.
@@ -193,6 +226,7 @@ async fn run(
     let (target, spec) = (key.target, Arc::clone(&key.spec));
     let prober = Prober::new(key, vip_checks, ports);
     let mut is_hindered = false;
+    let mut health = tally.health();
     // Not all at once.
     tokio::time::sleep(spec.interval.min(FIRST_PAUSE).mul_f64(fastrand::f64())).await;
     loop {
@@ -215,6 +249,7 @@ async fn run(
             Err(Fault::Server(error)) => {
                 note_answer(target, &last, took, Err(error));
                 if tally.note(false, None) {
+                    note_turn(&last, &mut health, tally.health());
                     tell(Finding { id, health: tally.health(), relief: tally.relief() });
                 }
                 None
@@ -222,6 +257,7 @@ async fn run(
             Ok(answer) => {
                 let load = note_answer(target, &last, took, Ok(answer));
                 if tally.note(true, load) {
+                    note_turn(&last, &mut health, tally.health());
                     tell(Finding { id, health: tally.health(), relief: tally.relief() });
                 }
                 None
@@ -242,6 +278,17 @@ async fn run(
     }
 }
 
+/// Notes that a server went up or down; a finding may be about its load alone.
+fn note_turn(last: &Mutex<Last>, before: &mut Health, now: Health) {
+    let was = std::mem::replace(before, now);
+    if was != now {
+        let mut noted = last.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.turned = Some(SystemTime::now());
+        // The first answers say what it is, not that it changed.
+        noted.turns += u64::from(was != Health::Checking);
+    }
+}
+
 /// Puts an answer where it is seen. Returns the load that it told.
 fn note_answer(
     target: SocketAddr,
@@ -256,9 +303,11 @@ fn note_answer(
     match answer {
         Err(error) => {
             noted.failed += 1;
+            noted.remember(took, Some(&error));
             noted.error = Some(error);
         }
         Ok(answer) => {
+            noted.remember(took, None);
             noted.error = None;
             if let Some(told) = answer.load {
                 say_load_edge(target, noted.load_error.as_deref(), told.as_ref().err());

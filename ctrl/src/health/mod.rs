@@ -14,7 +14,7 @@ mod script;
 mod socket;
 mod tally;
 
-pub use engine::{Engine, Finding, Last, Order};
+pub use engine::{Engine, Finding, Last, Order, Recent};
 pub use probe::Answer;
 pub use relief::Relief;
 pub use script::{adopt_orphans, end_orphans};
@@ -34,6 +34,17 @@ pub enum Health {
     Down,
     /// The first answers are awaited, and until then it takes no sessions.
     Checking,
+}
+
+impl Health {
+    /// The word in lists.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Checking => "checking",
+        }
+    }
 }
 
 /// Why there is no good answer.

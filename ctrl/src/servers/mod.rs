@@ -76,6 +76,21 @@ struct Check {
     last: Arc<Mutex<Last>>,
 }
 
+/// What one check is now.
+#[derive(Clone, Debug)]
+pub struct CheckPicture {
+    /// The address that is asked.
+    pub target: SocketAddr,
+    /// The kind of question.
+    pub probe: &'static str,
+    /// The services that share it.
+    pub services: Vec<String>,
+    /// What it says.
+    pub health: Health,
+    /// Its last answers.
+    pub last: Last,
+}
+
 /// What one server is now, for who wants to see it.
 #[derive(Clone, Debug)]
 pub struct ServerPicture {
@@ -280,7 +295,8 @@ impl Standings {
     pub fn note(&mut self, finding: Finding, now: Instant) -> Option<Edge> {
         // A check that ended may have had something to say still.
         let check = self.checks.get_mut(&finding.id)?;
-        let changed = check.health != finding.health;
+        let before = check.health;
+        let changed = before != finding.health;
         (check.health, check.relief) = (finding.health, finding.relief);
         for (at, endpoint) in &check.users {
             self.dirty.insert(*at);
@@ -295,11 +311,37 @@ impl Standings {
             let probe = check.key.spec.probe.name();
             let target = check.key.target;
             let last = check.last.lock().map(|last| last.error.clone()).unwrap_or_default();
-            match (finding.health, last) {
-                (Health::Up, _) => Edge::Better(format!("server {target} is up ({probe})")),
-                (_, Some(error)) => Edge::Worse(format!("server {target} is down ({probe}): {error}")),
-                (_, None) => Edge::Worse(format!("server {target} is down ({probe})")),
-            }
+            let edge = match (finding.health, &last) {
+                (Health::Up, _) => Edge::better(format!("server {target} is up ({probe})")),
+                (_, Some(error)) => {
+                    Edge::worse(format!("server {target} is down ({probe}): {error}")).of("why", error)
+                }
+                (_, None) => Edge::worse(format!("server {target} is down ({probe})")),
+            };
+            let users = check.users.iter().filter_map(|(at, _)| self.services.get(*at)?.spec.as_ref());
+            edge.of("server", target)
+                .from_to(before.name(), finding.health.name())
+                .of_services(users.map(|spec| spec.name.as_str()))
+        })
+    }
+
+    /// Every check, in the order in which they began.
+    pub fn check_ids(&self) -> Vec<CheckId> {
+        let mut ids: Vec<_> = self.checks.keys().copied().collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// One check with its last answers.
+    pub fn check_picture(&self, id: CheckId) -> Option<CheckPicture> {
+        let check = self.checks.get(&id)?;
+        let services = check.users.iter().filter_map(|(at, _)| self.services.get(*at)?.spec.as_ref());
+        Some(CheckPicture {
+            target: check.key.target,
+            probe: check.key.spec.probe.name(),
+            services: services.map(|spec| spec.name.clone()).collect(),
+            health: check.health,
+            last: check.last.lock().map(|last| last.clone()).unwrap_or_default(),
         })
     }
 
@@ -323,10 +365,14 @@ impl Standings {
         self.dirty.insert(at);
         let address = server.endpoint.address;
         Some(match is_absent {
-            true => Edge::Worse(format!(
+            true => Edge::worse(format!(
                 "server {address} does not answer on its link; it gets no sessions until it does"
-            )),
-            false => Edge::Better(format!("server {address} answers on its link again")),
+            ))
+            .of("server", address)
+            .from_to("reachable", "unreachable"),
+            false => Edge::better(format!("server {address} answers on its link again"))
+                .of("server", address)
+                .from_to("unreachable", "reachable"),
         })
     }
 
@@ -390,22 +436,31 @@ impl Standings {
         if picture.protected != before.protected && !(is_first && picture.protected) && !checking {
             let name = &spec.name;
             says.push(match picture.protected {
-                true => Edge::Worse(format!(
+                true => Edge::worse(format!(
                     "service {name}: {} of {} servers are down; health is not believed, all are used",
                     down(),
                     candidates.len()
-                )),
+                ))
+                .of("service", name)
+                .from_to("ready", "protected"),
                 false => {
-                    Edge::Better(format!("service {name}: enough servers are healthy again; checks decide"))
+                    Edge::better(format!("service {name}: enough servers are healthy again; checks decide"))
+                        .of("service", name)
+                        .from_to("protected", "ready")
                 }
             });
         }
         if picture.sorry != before.sorry {
             let name = &spec.name;
-            says.push(match picture.sorry {
-                true => Edge::Worse(format!("service {name}: nobody else is left; the sorry server serves")),
-                false => Edge::Better(format!("service {name}: the sorry server rests")),
-            });
+            says.push(
+                match picture.sorry {
+                    true => Edge::worse(format!(
+                        "service {name}: no other server is left; the sorry server serves"
+                    )),
+                    false => Edge::better(format!("service {name}: the sorry server rests")),
+                }
+                .of("service", name),
+            );
         }
         service.picture = picture;
         says

@@ -1,30 +1,32 @@
 //! Making views from the control thread's state.
 
 use super::{
-    CheckView, Counted, LocalShareView, LocalView, NeighborView, PortView, ServerView, ServiceView,
-    SessionCount, SessionView, StatsView, SwitchView, TierView, WorkerView,
+    AnswerView, CheckView, Counted, HealthView, LocalShareView, LocalView, NeighborView, PortView, RouteView,
+    ServerView, ServiceView, SessionCount, SessionView, StatsView, SwitchView, TierView, WayView, WorkerView,
 };
 use crate::config::Weight;
 use crate::config::{Config, ServerSpec, ServiceSpec};
 use crate::desired::history::Drain;
 use crate::devices::{DeviceCounters, DeviceFacts, Devices};
-use crate::health::Health;
+use crate::health::{Health, Last, Recent};
 use crate::kernel::KernelPath;
 use crate::links::neighbors::NeighborTable;
 use crate::registry::{Registry, ServiceCount};
-use crate::servers::Standings;
 use crate::servers::balance::{Switch, TIER_NAMES, TierPicture};
+use crate::servers::{CheckPicture, Standings};
 use crate::steering::Ladder;
 use dataplane::clock::Instant;
 use dataplane::drop::DropReason;
 use dataplane::flow::{Endpoint, Protocol};
 use dataplane::ids::{PortId, ServerId, ServiceId, WorkerId};
-use dataplane::snapshot::{LocalAddress, NextHop, Publisher, Snapshot};
+use dataplane::snapshot::{AddressRole, LocalAddress, Network, NextHop, Publisher, Snapshot};
 use dataplane::stats::{PortCounters, PortTotals, ServerCounters, ServerTotals, WorkerCounters, WorkerStats};
 use dataplane::wire::Mac;
 use dataplane::worker::SessionRecord;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// Everything that views are made from.
 pub struct Observer<'a> {
@@ -48,6 +50,8 @@ pub struct Observer<'a> {
     pub publisher: &'a Publisher,
     /// Each worker's busy share over the last second.
     pub busy: &'a [f64],
+    /// IPv6 routers that advertise themselves.
+    pub routers: Vec<NextHop>,
     /// Each port's link, as last polled.
     pub links: Vec<Option<(bool, u32)>>,
     /// What is known of servers.
@@ -130,6 +134,18 @@ impl Observer<'_> {
         }
     }
 
+    /// The service in place `at`, with what checks of its servers lately said.
+    pub fn service_in_full(&self, at: usize) -> ServiceView {
+        let mut view = self.service(at);
+        for (place, server) in view.servers.iter_mut().enumerate() {
+            let last = self.standings.server(at, place, self.now).last;
+            if let (Some(check), Some(last)) = (&mut server.check, last) {
+                check.recent = last.recent.iter().map(AnswerView::from).collect();
+            }
+        }
+        view
+    }
+
     fn switch_text(&self, spec: &ServiceSpec, switch: &Switch) -> String {
         match switch {
             Switch::All => "all".into(),
@@ -161,15 +177,7 @@ impl Observer<'_> {
             connect_ms: standing.connect_ms,
             drain_s: self.drain_s(&service.name, Some(spec.endpoint)),
             inhibited_ms: standing.inhibited.as_millis() as u64,
-            check: standing.last.map(|last| CheckView {
-                asked: last.asked,
-                failed: last.failed,
-                unasked: last.unasked,
-                took_us: last.took.as_micros() as u64,
-                error: last.error,
-                load: last.load,
-                load_error: last.load_error,
-            }),
+            check: standing.last.map(CheckView::from),
             counters: Counted::of(ServerCounters::ALL, &totals),
         }
     }
@@ -356,6 +364,55 @@ impl Observer<'_> {
         }
     }
 
+    /// `route list`.
+    pub fn routes(&self) -> Vec<RouteView> {
+        let of_file = self.config.routes.iter().map(|route| self.route_view(route.to, &route.hops, "static"));
+        let default = Network { address: IpAddr::V6(Ipv6Addr::UNSPECIFIED), prefix_len: 0 };
+        let is_said = self.config.routes.iter().any(|route| route.to == default);
+        let routers =
+            (!is_said && !self.routers.is_empty()).then(|| self.route_view(default, &self.routers, "router"));
+        let links = self.config.ports.iter().flat_map(|port| {
+            port.addresses.iter().map(|own| RouteView {
+                to: Network { address: own.base(), ..*own }.to_string(),
+                via: Vec::new(),
+                ports: vec![port.name.clone()],
+                origin: "link".into(),
+            })
+        });
+        of_file.chain(routers).chain(links).collect()
+    }
+
+    fn route_view(&self, to: Network, hops: &[NextHop], origin: &str) -> RouteView {
+        RouteView {
+            to: to.to_string(),
+            via: hops.iter().map(|hop| hop.address.to_string()).collect(),
+            ports: hops.iter().map(|hop| self.port_name(hop.port)).collect(),
+            origin: origin.into(),
+        }
+    }
+
+    /// `route get`.
+    pub fn route(&self, address: IpAddr) -> WayView {
+        let hop = self.world.routes.lookup(address, 0);
+        let entry = hop.and_then(|hop| self.neighbors.entry(hop));
+        WayView {
+            address: address.to_string(),
+            via: hop.map(|hop| hop.address.to_string()),
+            port: hop.map(|hop| self.port_name(hop.port)),
+            link: hop.map(|hop| self.link_text(usize::from(hop.port.0))),
+            neighbor: entry.map(|entry| entry.standing.name().to_owned()),
+            mac: entry.and_then(|entry| entry.mac).map(mac_text),
+            role: self.world.role(address).map(|role| {
+                match role {
+                    AddressRole::Own => "own",
+                    AddressRole::Vip => "vip",
+                    AddressRole::Local(_) => "local",
+                }
+                .to_owned()
+            }),
+        }
+    }
+
     /// `neighbor list`.
     pub fn neighbors(&self) -> Vec<NeighborView> {
         self.neighbors
@@ -476,6 +533,49 @@ impl From<&SessionRecord> for SessionView {
             idle_ms: record.idle_ms,
         }
     }
+}
+
+impl From<Last> for CheckView {
+    fn from(last: Last) -> Self {
+        Self {
+            asked: last.asked,
+            failed: last.failed,
+            unasked: last.unasked,
+            took_us: last.took.as_micros() as u64,
+            error: last.error,
+            load: last.load,
+            load_error: last.load_error,
+            since: last.turned.map(time_text),
+            flaps: last.turns,
+            recent: Vec::new(),
+        }
+    }
+}
+
+impl From<CheckPicture> for HealthView {
+    fn from(check: CheckPicture) -> Self {
+        Self {
+            target: check.target.to_string(),
+            probe: check.probe.into(),
+            state: check.health.name().into(),
+            services: check.services,
+            check: CheckView::from(check.last),
+        }
+    }
+}
+
+impl From<&Recent> for AnswerView {
+    fn from(recent: &Recent) -> Self {
+        Self {
+            time: time_text(recent.at),
+            took_us: recent.took.as_micros() as u64,
+            error: recent.error.as_deref().map(str::to_owned),
+        }
+    }
+}
+
+fn time_text(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
 }
 
 /// A server's endpoint; its address alone where it takes every port of the service.

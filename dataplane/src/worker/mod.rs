@@ -13,7 +13,10 @@ mod tags;
 
 pub use handover::{Peers, RING_SIZE, peers};
 pub use kernel::{KernelLane, kernel_lane};
-pub use requests::{Command, ControlFrame, Event, Link, SessionQuery, SessionRecord, WorkerLink, link};
+pub use requests::{
+    Command, ControlFrame, EndpointFilter, Event, Link, SessionFilter, SessionQuery, SessionRecord,
+    WorkerLink, link,
+};
 pub use tags::SubInterface;
 
 use crate::clock::Instant;

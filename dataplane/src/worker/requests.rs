@@ -5,10 +5,13 @@ use crate::clock::Instant;
 use crate::director::Director;
 use crate::flow::{Endpoint, Key, Protocol};
 use crate::ids::{PortId, WorkerId};
+use crate::network::Network;
 use crate::session::{ForwardMode, Session, State};
 use crate::snapshot::NextHop;
 use arrayvec::ArrayVec;
 use crossbeam_queue::ArrayQueue;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
 use std::sync::Arc;
 
 /// Events that may wait for the control thread; more ARP than that in a millisecond is a flood.
@@ -88,6 +91,69 @@ pub struct SessionRecord {
     pub idle_ms: u32,
 }
 
+/// An endpoint of sessions that are asked for: a network, and perhaps a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EndpointFilter {
+    /// Where its address is.
+    pub network: Network,
+    /// Its port, if it matters.
+    pub l4_port: Option<u16>,
+}
+
+impl EndpointFilter {
+    fn wants(&self, endpoint: Endpoint) -> bool {
+        self.network.contains(endpoint.address) && self.l4_port.is_none_or(|port| port == endpoint.l4_port)
+    }
+}
+
+impl FromStr for EndpointFilter {
+    type Err = String;
+
+    /// An address, an address with a port, or a network.
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(socket) = text.parse::<SocketAddr>() {
+            return Ok(Self { network: Network::host(socket.ip()), l4_port: Some(socket.port()) });
+        }
+        let bare = text.trim_start_matches('[').trim_end_matches(']');
+        let network = match bare.parse::<IpAddr>() {
+            Ok(address) => Network::host(address),
+            Err(_) => text.parse().map_err(|_| {
+                format!("`{text}` is not ADDRESS, ADDRESS:PORT or ADDRESS/LENGTH; write it as 192.0.2.7 or 192.0.2.0/24")
+            })?,
+        };
+        Ok(Self { network, l4_port: None })
+    }
+}
+
+/// Which sessions are asked for; what is `None` does not matter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SessionFilter {
+    /// The client.
+    pub client: Option<EndpointFilter>,
+    /// What the client addresses.
+    pub vip: Option<EndpointFilter>,
+    /// The director's side towards the server.
+    pub local: Option<EndpointFilter>,
+    /// The server.
+    pub real: Option<EndpointFilter>,
+    /// The protocol.
+    pub protocol: Option<Protocol>,
+    /// The state.
+    pub state: Option<State>,
+}
+
+impl SessionFilter {
+    fn wants(&self, record: &SessionRecord) -> bool {
+        let is = |filter: &Option<EndpointFilter>, endpoint| filter.is_none_or(|one| one.wants(endpoint));
+        is(&self.client, record.client)
+            && is(&self.vip, record.vip)
+            && is(&self.local, record.local)
+            && is(&self.real, record.real)
+            && self.protocol.is_none_or(|protocol| protocol == record.protocol)
+            && self.state.is_none_or(|state| state == record.state)
+    }
+}
+
 /// A question for sessions: the worker fills `records` and never lets it grow.
 #[derive(Debug)]
 pub struct SessionQuery {
@@ -97,14 +163,16 @@ pub struct SessionQuery {
     pub line: usize,
     /// Whether the end of the table was reached.
     pub finished: bool,
+    /// Which sessions.
+    pub filter: SessionFilter,
     /// The answer; its capacity is the page's size.
     pub records: Vec<SessionRecord>,
 }
 
 impl SessionQuery {
-    /// A question for at most `page` sessions from `line` on.
-    pub fn new(id: u64, line: usize, page: usize) -> Self {
-        Self { id, line, finished: false, records: Vec::with_capacity(page) }
+    /// A question for at most `page` sessions of `filter` from `line` on.
+    pub fn new(id: u64, line: usize, page: usize, filter: SessionFilter) -> Self {
+        Self { id, line, finished: false, filter, records: Vec::with_capacity(page) }
     }
 }
 
@@ -185,7 +253,7 @@ impl WorkerLink {
                 None => narrow.line(query.line).map(|(_, session)| record(session, worker, now)),
                 Some(line) => wide.line(line).map(|(_, session)| record(session, worker, now)),
             };
-            query.records.extend(record);
+            query.records.extend(record.filter(|record| query.filter.wants(record)));
             query.line += 1;
         }
         query.finished = query.line >= lines;

@@ -1,7 +1,8 @@
-//! Listeners that others than the operator reach.
+//! What others than the operator reach or read: listeners, and the log.
 
 use super::{Checker, Keyed, raw, suggestion};
-use crate::config::{Exposed, ListenAt, MetricsSpec, SeriesOfServers};
+use crate::config::{Exposed, ListenAt, LogSpec, MetricsSpec, SeriesOfServers};
+use crate::journal;
 use crate::tls::{self, ServerTls};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -9,6 +10,32 @@ use std::path::PathBuf;
 use toml::Spanned;
 
 impl Checker<'_> {
+    pub(super) fn log(&mut self, raw: &raw::Log) -> LogSpec {
+        let mut format = journal::Format::Text;
+        if let Some(value) = &raw.format {
+            let word = value.get_ref().as_str();
+            match journal::Format::named(word) {
+                Some(named) => format = named,
+                None => {
+                    let known = suggestion(word, &raw::Log::TABLE.words("format"));
+                    self.error(value.span(), "log.format", format!("`{word}` is unknown; {known}"));
+                }
+            }
+        }
+        let mut level = log::LevelFilter::Info;
+        if let Some(value) = &raw.level {
+            let word = value.get_ref().as_str();
+            match word.parse() {
+                Ok(named) if raw::LOG_LEVELS.contains(&word) => level = named,
+                _ => {
+                    let known = suggestion(word, &raw::LOG_LEVELS);
+                    self.error(value.span(), "log.level", format!("`{word}` is unknown; {known}"));
+                }
+            }
+        }
+        LogSpec { format, level }
+    }
+
     pub(super) fn metrics(&mut self, raw: Option<&raw::Metrics>) -> Option<MetricsSpec> {
         let raw = raw?;
         let servers = match &raw.servers {

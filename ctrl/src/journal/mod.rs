@@ -7,10 +7,22 @@
 //! A line is one line, whatever stands in it: control characters are escaped, and it is cut at 1 KiB. The log's target
 //! is the line's kind; each kind (and each user of the admin socket) has a budget, and lines beyond it are counted and
 //! told by their number.
+//!
+//! Every line is an [`Event`] too: [`events`] has the last ten thousand, and a file outlives the process.
 
+mod edge;
+mod events;
+mod format;
+
+pub use edge::Edge;
+pub use events::{Asked, Event};
+pub use format::Format;
+
+use events::Ring;
 use std::collections::HashMap;
-use std::fmt::{self, Write as _};
+use std::fmt::{self};
 use std::io::Write;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -18,6 +30,8 @@ use std::time::{Duration, Instant};
 
 /// Lines that wait for the writer; with the longest lines 1 MiB.
 const QUEUE: usize = 1_024;
+/// Bytes of a field's value.
+const FIELD_MAX: usize = 256;
 /// Bytes of a line's message.
 const LINE_MAX: usize = 1_024;
 /// Lines of a kind that may come at once.
@@ -47,23 +61,26 @@ pub fn start() -> std::io::Result<()> {
     Ok(())
 }
 
-/// One edge of a state: which way it went decides who looks for it in the log.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Edge {
-    /// Something became worse: a warning.
-    Worse(String),
-    /// It is as it was, or better.
-    Better(String),
+/// Writes lines in this format from now on, and those of this level and above.
+pub fn set(format: Format, level: log::LevelFilter) {
+    if let Some(journal) = JOURNAL.get() {
+        *journal.shared.format.lock().unwrap_or_else(PoisonError::into_inner) = format;
+    }
+    log::set_max_level(level);
 }
 
-impl Edge {
-    /// Logs it as one of a kind.
-    pub fn tell(&self, kind: &str) {
-        match self {
-            Self::Worse(line) => log::warn!(target: kind, "{line}"),
-            Self::Better(line) => log::info!(target: kind, "{line}"),
-        }
-    }
+/// Keeps events in the file at `path` from now on, and takes in those that it has from before.
+///
+/// # Errors
+/// When the system gives no thread.
+pub fn remember(path: &Path) -> std::io::Result<()> {
+    JOURNAL.get().map_or(Ok(()), |journal| journal.shared.events.remember(path))
+}
+
+/// The events that are asked for, at most so many, and the number of the last event of all.
+pub fn events(asked: &Asked, limit: usize) -> (Vec<Arc<Event>>, u64) {
+    let Some(journal) = JOURNAL.get() else { return (Vec::new(), 0) };
+    (journal.shared.events.list(asked, limit), journal.shared.events.last())
 }
 
 /// Waits until all lines are written, but not for a reader that does not read.
@@ -89,6 +106,23 @@ struct Shared {
     /// Lines that found the queue full since the writer last told.
     lost: AtomicU64,
     budgets: Mutex<Budgets>,
+    format: Mutex<Format>,
+    events: Arc<Ring>,
+}
+
+/// The fields of a line, each one line too.
+#[derive(Default)]
+struct Fields(Vec<(String, String)>);
+
+impl<'kvs> log::kv::VisitSource<'kvs> for Fields {
+    fn visit_pair(
+        &mut self,
+        key: log::kv::Key<'kvs>,
+        value: log::kv::Value<'kvs>,
+    ) -> Result<(), log::kv::Error> {
+        self.0.push((key.to_string(), format::printable(format_args!("{value}"), FIELD_MAX)));
+        Ok(())
+    }
 }
 
 impl Journal {
@@ -100,31 +134,23 @@ impl Journal {
         Ok(Self { lines, shared, with_priority })
     }
 
-    fn say(&self, kind: &str, level: log::Level, message: fmt::Arguments<'_>, now: Instant) {
+    fn say(&self, kind: &str, level: log::Level, message: fmt::Arguments<'_>, fields: Fields, now: Instant) {
         let mut budgets = self.shared.budgets.lock().unwrap_or_else(PoisonError::into_inner);
         if !budgets.admit(kind, now) {
             return;
         }
         drop(budgets);
-        let mut line = String::new();
-        if self.with_priority {
-            let priority = match level {
-                log::Level::Error => 3,
-                log::Level::Warn => 4,
-                log::Level::Info | log::Level::Debug | log::Level::Trace => 6,
-            };
-            let _ = write!(line, "<{priority}>");
-        }
-        // The journal names the program itself.
-        line.push_str(if self.with_priority { "" } else { "sluiced: " });
-        let mut printable = Printable { line: &mut line, room: LINE_MAX, cut: 0 };
-        // Printable takes everything.
-        let _ = printable.write_fmt(message);
-        let cut = printable.cut;
-        if cut > 0 {
-            let _ = write!(line, " [{cut} more bytes]");
-        }
-        line.push('\n');
+        let event = Event {
+            number: 0,
+            millis: events::now_millis(),
+            kind: kind.to_owned(),
+            level: level.as_str().to_ascii_lowercase(),
+            text: format::printable(message, LINE_MAX),
+            fields: fields.0,
+        };
+        let event = self.shared.events.keep(event);
+        let format = *self.shared.format.lock().unwrap_or_else(PoisonError::into_inner);
+        let line = format.line(&event, self.with_priority) + "\n";
         self.shared.waiting.fetch_add(1, Ordering::AcqRel);
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = self.lines.try_send(line) {
             self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
@@ -135,7 +161,7 @@ impl Journal {
 
 impl log::Log for Journal {
     fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-        metadata.level() <= log::Level::Info
+        metadata.level() <= log::max_level()
     }
 
     fn log(&self, record: &log::Record<'_>) {
@@ -144,7 +170,10 @@ impl log::Log for Journal {
             ["ctrl", "sluiced", "dataplane"].contains(&path.split("::").next().unwrap_or(path))
         });
         if is_ours && self.enabled(record.metadata()) {
-            self.say(record.target(), record.level(), *record.args(), Instant::now());
+            let mut fields = Fields::default();
+            // It takes every field.
+            let _ = record.key_values().visit(&mut fields);
+            self.say(record.target(), record.level(), *record.args(), fields, Instant::now());
         }
     }
 
@@ -302,7 +331,7 @@ mod tests {
         let (journal, lines, go) = slow();
         drop(go);
         let say = |text: &str| {
-            journal.say("x", log::Level::Info, format_args!("{text}"), Instant::now());
+            journal.say("x", log::Level::Info, format_args!("{text}"), Fields::default(), Instant::now());
             lines.recv_timeout(Duration::from_secs(10)).unwrap()
         };
         assert_eq!(say("a server ä"), "sluiced: a server ä\n");
@@ -319,7 +348,7 @@ mod tests {
         for n in 0..count {
             // Kinds of their own, so that no budget matters.
             let kind = format!("k{}", n % 50);
-            journal.say(&kind, log::Level::Info, format_args!("line {n}"), Instant::now());
+            journal.say(&kind, log::Level::Info, format_args!("line {n}"), Fields::default(), Instant::now());
         }
         drop(go);
         let mut told = 0;
