@@ -148,7 +148,7 @@ struct Paths {
 
 /// The configuration; when it is bad, the last good one.
 fn load(path: &Path, state: &Path) -> Result<(Loaded, Option<String>), String> {
-    let error = match config::load(path) {
+    let error = match config::load_to_start(path) {
         Ok(loaded) => return Ok((loaded, None)),
         Err(error) => error,
     };

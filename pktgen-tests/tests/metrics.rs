@@ -6,7 +6,7 @@ use pktgen_tests::process::{run, wait_until};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -124,6 +124,15 @@ fn the_text_is_right_by_the_judges_of_both_formats_and_follows_what_happens() {
     assert_eq!(sample(&text, "sluice_service_sessions_total{service=\"web\"}"), before);
     assert!(wait_until(SOON, || sample(&curl(&lab, &[url]).unwrap(), "sluice_config_changed_by_command")
         == Some(1.0)));
+
+    // Slots of servers that come and go are given back.
+    for last in 21..24 {
+        let address = format!("10.0.0.{last}:8080");
+        lab.sluice(&["server", "add", "web", &address]).unwrap();
+        lab.sluice(&["server", "remove", "web", &address]).unwrap();
+    }
+    let draining = || lab.json(&["status"]).unwrap()["draining"].to_string();
+    assert!(wait_until(SOON, || !draining().contains("10.0.0.2")), "{}", draining());
 
     // Files that are wrong are a failed reload; right ones end it, and may take the listeners away.
     lab.write_config(&config.replace("rr", "xx")).unwrap();
@@ -294,19 +303,53 @@ fn users_certificates_and_wildcards_are_minded() {
         "\n[metrics]\nlisten = [\"0.0.0.0:9797\"]\ntls_server_config = {{ cert_file = {cert:?}, key_file = {key:?} }}\nbasic_auth_users = {{ prometheus = \"{}\" }}\n",
         hash.trim()
     );
-    let (lab, config) = lab(&metrics);
+    let (mut lab, config) = lab(&metrics);
     let cacert = cert.display().to_string();
-    let ask = |user: &str| {
+    let ask = |lab: &Lab, user: &str| {
         let words =
             ["--cacert", &cacert, "-o", "/dev/null", "-w", "%{http_code}", "https://127.0.0.1:9797/metrics"];
         let mut all = vec!["-u", user];
         all.extend(words);
-        curl(&lab, &all)
+        curl(lab, &all)
     };
-    assert_eq!(ask("prometheus:myPassword").unwrap(), "200");
-    assert_eq!(ask("prometheus:wrong").unwrap(), "401");
-    assert_eq!(ask("nobody:myPassword").unwrap(), "401");
+    assert_eq!(ask(&lab, "prometheus:myPassword").unwrap(), "200");
+    assert_eq!(ask(&lab, "prometheus:wrong").unwrap(), "401");
+    assert_eq!(ask(&lab, "nobody:myPassword").unwrap(), "401");
     curl(&lab, &["http://127.0.0.1:9797/metrics"]).unwrap_err();
+
+    // One who guesses holds up nobody else, also one who has not been here before.
+    let reload = |lab: &Lab, text: &str| {
+        lab.write_config(text).unwrap();
+        lab.sluice(&["config", "reload"]).unwrap();
+    };
+    reload(&lab, &config.replace("prometheus = ", "other = "));
+    let guessing: Vec<_> = (0..8)
+        .map(|_| {
+            let mut curl = lab.director().command("curl");
+            let words = ["--silent", "--interface", "127.0.0.2", "--max-time", "20", "-u", "other:wrong"];
+            curl.args(words).args(["--cacert", &cacert, "https://127.0.0.1:9797/metrics"]);
+            curl.stdout(Stdio::null()).spawn().unwrap()
+        })
+        .collect();
+    let began = Instant::now();
+    assert_eq!(ask(&lab, "other:myPassword").unwrap(), "200");
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    for mut guess in guessing {
+        let _ = guess.kill();
+        guess.wait().unwrap();
+    }
+    reload(&lab, &config);
+
+    // A certificate that is gone takes metrics away, and not the traffic, also at a start.
+    let away = folder.join("away");
+    std::fs::rename(&cert, &away).unwrap();
+    lab.sluiced().unwrap().stop();
+    lab.start_sluiced(&config).unwrap();
+    assert_eq!(lab.http(5, 1).unwrap().len(), 5);
+    let warnings = lab.json(&["status"]).unwrap()["warnings"].to_string();
+    assert!(warnings.contains("nothing is served until it can be read"), "{warnings}");
+    std::fs::rename(&away, &cert).unwrap();
+    assert!(wait_until(SOON, || ask(&lab, "prometheus:myPassword").is_ok_and(|code| code == "200")));
 
     // Without users everybody could ask.
     let open = config.replace("basic_auth_users", "# basic_auth_users");
@@ -315,7 +358,20 @@ fn users_certificates_and_wildcards_are_minded() {
     assert!(refused.contains("metrics.listen[0]") && refused.contains("insecure = true"), "{refused}");
     lab.write_config(&open.replace("[metrics]", "[metrics]\ninsecure = true")).unwrap();
     lab.sluice(&["config", "reload"]).unwrap();
-    assert_eq!(ask("x:y").unwrap(), "200");
+    assert_eq!(ask(&lab, "x:y").unwrap(), "200");
+
+    // A connection that was let in ends with its listener.
+    let plain = config.replace(&metrics, "\n[metrics]\nlisten = [\"127.0.0.1:9798\"]\n");
+    lab.write_config(&plain).unwrap();
+    lab.sluice(&["config", "reload"]).unwrap();
+    let mut stream = lab.director().inside(|| TcpStream::connect("127.0.0.1:9798").unwrap());
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut room = [0; 4_096];
+    assert!(stream.read(&mut room).unwrap() > 0);
+    lab.write_config(&plain.replace(":9798", ":9799")).unwrap();
+    lab.sluice(&["config", "reload"]).unwrap();
+    assert!(matches!(stream.read(&mut room), Ok(0) | Err(_)));
     std::fs::remove_dir_all(&folder).unwrap();
 }
 

@@ -398,7 +398,25 @@ pub fn parse(text: &str, path: &Path) -> Result<Loaded, LoadError> {
 /// With every problem found.
 pub fn parse_text(text: Text) -> Result<Loaded, LoadError> {
     let raw = read::read(&text)?;
-    check::check(&raw, text)
+    check::check(&raw, text, false)
+}
+
+/// Reads and checks the file at `path` for a start: other files that it names and that cannot be read now are warnings,
+/// because traffic matters more than they do.
+///
+/// # Errors
+/// With every problem found.
+pub fn load_to_start(path: &Path) -> Result<Loaded, LoadError> {
+    parse_to_start(Text::read(path)?)
+}
+
+/// Checks a text for a start, as [`load_to_start`] does.
+///
+/// # Errors
+/// With every problem found.
+pub fn parse_to_start(text: Text) -> Result<Loaded, LoadError> {
+    let raw = read::read(&text)?;
+    check::check(&raw, text, true)
 }
 
 /// A service of its own, which must fit into `config`; `lines` begin with `[[service]]`.

@@ -91,6 +91,31 @@ fn errors_name_file_line_key_and_remedy() {
     let cases = [
         (
             "weight = 100",
+            "weight = 100\n[metrics]\nlisten = [\"[::ffff:0.0.0.0]:9797\"]",
+            "metrics.listen[0]: everybody who reaches this host could ask",
+        ),
+        (
+            "weight = 100",
+            "weight = 100\n[metrics]\nlisten = [\"unix:/etc/passwd\"]",
+            "metrics.listen[0]: /etc/passwd is there and is not a socket; name another path",
+        ),
+        (
+            "weight = 100",
+            "weight = 100\n[metrics]\nlisten = [\"127.0.0.1:0\"]",
+            "metrics.listen[0]: `127.0.0.1:0` is not ADDRESS:PORT or unix:PATH",
+        ),
+        (
+            "weight = 100",
+            "weight = 100\n[metrics]\nlisten = []\nbasic_auth_users = { a = \"$2y$31$abcdefghijklmnopqrstuugwV8qBBvnFAgKU/1lAQTjzoU4mNz2BW\" }",
+            "metrics.basic_auth_users.a: its cost is above 14",
+        ),
+        (
+            "weight = 100",
+            "weight = 100\n[log]\nformat = \"jsn\"",
+            "log.format: `jsn` is unknown; did you mean `json`?",
+        ),
+        (
+            "weight = 100",
             "weight = 70000",
             "sluice.toml:29: service[0].server[0].weight: 70000 is above 65535; use 0 to take no new sessions",
         ),

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
+use toml_edit::{DocumentMut, Item};
 
 /// Something to do with the files.
 #[derive(Debug)]
@@ -54,7 +55,7 @@ enum Asker {
     Signal,
     Reload(Peer, Sender<Reply>, Option<Duration>),
     Diff(Sender<Reply>),
-    Export(Sender<Reply>),
+    Export(Peer, Sender<Reply>),
     /// The text from which it began, and how many changes it had.
     Write(Peer, Sender<Reply>, Desired),
 }
@@ -115,6 +116,23 @@ fn export(desired: &Desired, on_disk: Option<&Text>) -> Result<(Arc<Text>, Vec<S
     Ok((text, written))
 }
 
+/// A text in which nobody can guess at passwords.
+fn without_hashes(text: &Text) -> Text {
+    let pieces = text.pieces().map(|(path, piece)| {
+        let mut document: DocumentMut = piece.parse().unwrap_or_default();
+        for table in ["metrics", "web"] {
+            let users = document.get_mut(table).and_then(|table| table.get_mut("basic_auth_users"));
+            for (_, hash) in
+                users.and_then(Item::as_table_like_mut).into_iter().flat_map(|users| users.iter_mut())
+            {
+                *hash = toml_edit::value("hidden");
+            }
+        }
+        (path.to_owned(), document.to_string())
+    });
+    Text::join(pieces.collect())
+}
+
 impl<D: Devices> Control<D> {
     /// Reads the files again and follows them, when a signal asks for it.
     pub(super) fn reload_by_signal(&mut self) {
@@ -136,9 +154,9 @@ impl<D: Devices> Control<D> {
     }
 
     /// The running state as text.
-    pub(super) fn export(&mut self, reply: Sender<Reply>) {
+    pub(super) fn export(&mut self, peer: Peer, reply: Sender<Reply>) {
         let desired = self.wanted.history.desired.clone();
-        self.ask_files(Job::Export { desired, on_disk: None }, Asker::Export(reply));
+        self.ask_files(Job::Export { desired, on_disk: None }, Asker::Export(peer, reply));
     }
 
     /// The running state as text, also into the files that it came from. What somebody wrote there meanwhile is not
@@ -167,7 +185,7 @@ impl<D: Devices> Control<D> {
             Asker::Signal => log::warn!(target: "config", "not reloaded: {message}"),
             Asker::Reload(_, reply, _)
             | Asker::Diff(reply)
-            | Asker::Export(reply)
+            | Asker::Export(_, reply)
             | Asker::Write(_, reply, _) => {
                 let _ = reply.send(Err(Refusal::no(message)));
             }
@@ -223,9 +241,13 @@ impl<D: Devices> Control<D> {
                 });
                 let _ = reply.send(answer);
             }
-            (Done::Exported(done), Asker::Export(reply)) => {
+            (Done::Exported(done), Asker::Export(peer, reply)) => {
                 let answer = done.map_err(Refusal::no);
-                let answer = answer.and_then(|(text, _)| super::requests::written(&exported(&text, &[])));
+                // Passwords' hashes are not for those who only look, who cannot read the files either.
+                let shown =
+                    |text: Arc<Text>| if peer.may_change { text } else { Arc::new(without_hashes(&text)) };
+                let answer =
+                    answer.and_then(|(text, _)| super::requests::written(&exported(&shown(text), &[])));
                 let _ = reply.send(answer);
             }
             (Done::Exported(done), Asker::Write(peer, reply, began)) => {
@@ -312,5 +334,30 @@ impl<D: Devices> Control<D> {
 impl From<Done> for Request {
     fn from(done: Done) -> Self {
         Self::Files(done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_of_passwords_are_not_for_everybody() {
+        let text = Text::join(vec![
+            (
+                PathBuf::from("a"),
+                "# mine\n[metrics]\nlisten = [\"127.0.0.1:1\"]\nbasic_auth_users = { x = \"$2y$10$secret\" } # his\n".into(),
+            ),
+            (PathBuf::from("b"), "[[service]]\nname = \"$2y\"\n".into()),
+        ]);
+        let shown = without_hashes(&text);
+        assert!(
+            !shown.whole().contains("secret") && shown.whole().contains("x = \"hidden\""),
+            "{}",
+            shown.whole()
+        );
+        assert!(shown.whole().starts_with("# mine\n") && shown.whole().contains("name = \"$2y\""));
+        let table = "[metrics.basic_auth_users]\nx = '$2y$10$secret'\n";
+        assert!(!without_hashes(&Text::of(Path::new("c"), table)).whole().contains("secret"));
     }
 }

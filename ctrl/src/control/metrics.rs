@@ -1,7 +1,7 @@
 //! Keeps the roll that metrics are read by: a few services at a time, so that no turn is long.
 
 use super::Control;
-use crate::config::Config;
+use crate::config::{Config, ListenAt, MetricsSpec};
 use crate::devices::{DeviceCounters, Devices};
 use crate::metrics::{Exporter, General, LocalRow, PortRow, Roll, ServerRow, ServiceRow, WorkerRow};
 use crate::view::{mac_text, server_text};
@@ -29,8 +29,13 @@ pub(super) struct Metering {
     rows: Vec<Option<Arc<ServiceRow>>>,
     published: Arc<[Arc<ServiceRow>]>,
     locals: Arc<[LocalRow]>,
+    /// Services of which a change was told.
     stale: BTreeSet<usize>,
+    /// Services that are looked at because it is their turn.
+    turn: BTreeSet<usize>,
+    /// Whether rows are other than those that are published, and whether by a change that was told.
     is_changed: bool,
+    is_behind: bool,
     due: Instant,
     /// The service that is looked at next, whether anything was told of it or not.
     next: usize,
@@ -42,13 +47,14 @@ pub(super) struct Metering {
 impl Metering {
     /// Whether slots that are given back may be used again: scrapes know of all that changed.
     pub(super) fn is_current(&self) -> bool {
-        self.exporter.is_none() || self.stale.is_empty() && !self.is_changed
+        self.exporter.is_none() || self.stale.is_empty() && !self.is_behind
     }
 
     /// What is known of these services changed.
     pub(super) fn note(&mut self, services: &[usize]) {
         if self.exporter.is_some() {
             self.stale.extend(services);
+            self.is_behind = true;
         }
     }
 
@@ -68,8 +74,12 @@ impl Metering {
 impl<D: Devices> Control<D> {
     /// Serves metrics where the configuration says so, and forgets the rows of the one before.
     pub(super) fn follow_metrics(&mut self) {
-        let spec = self.wanted.config.metrics.as_ref();
-        if self.metering.exporter.is_none() && spec.is_some() {
+        let Some(spec) = &self.wanted.config.metrics else {
+            // Its thread and its listeners end with it.
+            (self.metering.exporter, self.metering.problems) = (None, Vec::new());
+            return;
+        };
+        if self.metering.exporter.is_none() {
             match Exporter::start() {
                 Ok(exporter) => self.metering.exporter = Some(exporter),
                 Err(error) => self.metering.problems = vec![error],
@@ -83,6 +93,17 @@ impl<D: Devices> Control<D> {
         }
     }
 
+    /// Once a second: tries again what could not be served, and makes anew a socket's file that somebody removed.
+    pub(super) fn look_after_metrics(&mut self) {
+        let has_file = |spec: &MetricsSpec| {
+            spec.exposed.listen.iter().any(|place| matches!(place, ListenAt::Unix(path) if !path.exists()))
+        };
+        let is_missing = self.wanted.config.metrics.as_ref().is_some_and(has_file);
+        if !self.metering.problems.is_empty() || is_missing {
+            self.follow_metrics();
+        }
+    }
+
     /// The configuration is another: every row is made anew.
     pub(super) fn renew_metrics(&mut self) {
         let mut known: HashMap<String, Arc<ServiceRow>> =
@@ -91,7 +112,8 @@ impl<D: Devices> Control<D> {
         let rows = self.wanted.config.services.iter().map(|spec| known.remove(&spec.name)).collect();
         self.metering.rows = rows;
         self.metering.stale = (0..self.wanted.config.services.len()).collect();
-        self.metering.is_changed = true;
+        self.metering.turn.clear();
+        (self.metering.is_changed, self.metering.is_behind) = (true, true);
         self.metering.locals = Arc::default();
         self.follow_metrics();
     }
@@ -103,7 +125,7 @@ impl<D: Devices> Control<D> {
         }
         let mut servers = 0;
         while servers < SERVERS_A_TURN
-            && let Some(at) = self.metering.stale.pop_first()
+            && let Some(at) = self.metering.stale.pop_first().or_else(|| self.metering.turn.pop_first())
         {
             servers += 1 + self.wanted.config.services.get(at).map_or(0, |spec| spec.servers.len());
             let row = self.service_row(at);
@@ -118,7 +140,7 @@ impl<D: Devices> Control<D> {
         if now >= self.metering.due {
             let count = self.metering.rows.len();
             let some = count.div_ceil(ROUND.as_secs() as usize);
-            self.metering.stale.extend((0..some).map(|nth| (self.metering.next + nth) % count.max(1)));
+            self.metering.turn.extend((0..some).map(|nth| (self.metering.next + nth) % count.max(1)));
             self.metering.next = (self.metering.next + some) % count.max(1);
             self.metering.due = now + PERIOD;
         }
@@ -128,6 +150,7 @@ impl<D: Devices> Control<D> {
                 self.metering.locals = self.local_rows();
             }
         }
+        self.metering.is_behind = false;
         let roll = self.roll();
         if let Some(exporter) = &self.metering.exporter {
             exporter.publish(roll);
@@ -205,7 +228,7 @@ impl<D: Devices> Control<D> {
         let workers = self.workers.stats.iter().enumerate().map(|(at, _)| WorkerRow {
             core: self.wanted.config.dataplane.workers[at],
             busy: self.workers.busy[at],
-            capacity: self.wanted.config.dataplane.session_capacity as u64 + self.wanted.capacity_ipv6,
+            capacity: [self.wanted.config.dataplane.session_capacity as u64, self.wanted.capacity_ipv6],
             is_still: self.workers.turns[at].1,
         });
         let ports = self.wanted.config.ports.iter().zip(&self.workers.facts).enumerate();

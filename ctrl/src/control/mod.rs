@@ -243,9 +243,7 @@ impl<D: Devices> Control<D> {
             if !self.naming.problems.is_empty() {
                 self.follow_names();
             }
-            if !self.metering.problems.is_empty() {
-                self.follow_metrics();
-            }
+            self.look_after_metrics();
             self.poll();
         }
     }

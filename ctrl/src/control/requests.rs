@@ -373,7 +373,7 @@ impl<D: Devices> Action<D> {
                 if Method::ConfigExport.right().changes(&params) {
                     control.write_back(peer, reply)
                 } else {
-                    control.export(reply)
+                    control.export(peer, reply)
                 }
             }),
             Method::ConfigRollback => Change(|control, _, now| control.roll_back(now)),

@@ -88,7 +88,7 @@ impl Drop for Keeper {
 pub fn load(folder: &Path, config: &Path) -> Option<(Loaded, PathBuf)> {
     let path = folder.join(name_of(config));
     let text = files::read_text(&path).ok()?;
-    Some((config::parse(&text, &path).ok()?, path))
+    Some((config::parse_to_start(Text::of(&path, &text)).ok()?, path))
 }
 
 #[cfg(test)]

@@ -42,6 +42,13 @@ struct Guest {
 }
 
 impl Guests {
+    /// Sends everybody away.
+    pub(crate) fn dismiss(&self) {
+        for (_, guest) in std::mem::take(&mut self.0.borrow_mut().list) {
+            guest.task.abort();
+        }
+    }
+
     /// Lets a connection in, and sends another away where there are too many. `serve` gets where to note when it speaks.
     pub(crate) fn admit<F: Future<Output = ()> + 'static>(
         &self,

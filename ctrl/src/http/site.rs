@@ -1,7 +1,8 @@
 //! A thread that serves pages to many: listeners that come and go, TLS, users, and clients that cost only themselves.
 //!
 //! A client that is slow, silent or wrong holds a connection of its own for a bounded time, and nothing else. Passwords
-//! are compared one at a time, and slowly after a wrong one, so that nobody can guess or burn a core.
+//! are compared one at a time of each client, and slowly after a wrong one, so that nobody can guess or burn a core. A large
+//! answer that is slow makes room for another.
 
 use super::guests::{Guests, accept};
 use hyper::body::{Body, Bytes, Frame, Incoming};
@@ -13,7 +14,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 
 /// How long a connection may say nothing: longer than scrapes are apart.
@@ -83,20 +85,25 @@ pub(crate) type Answering = Arc<dyn Fn(&Request<Incoming>) -> Answer + Send + Sy
 
 enum Socket {
     Tcp(std::net::TcpListener),
-    Unix(std::os::unix::net::UnixListener),
+    Unix(std::os::unix::net::UnixListener, Own),
 }
 
 enum Order {
     Serve(Address, Socket),
     Close(Address),
+    /// Connections that were let in by other rules end.
+    Dismiss,
 }
+
+/// The file of a Unix socket that is ours: its device and its number.
+type Own = (u64, u64);
 
 /// The thread. It ends when this is dropped.
 pub(crate) struct Site {
     name: &'static str,
     orders: mpsc::UnboundedSender<Order>,
     rules: Arc<Mutex<Rules>>,
-    open: Vec<Address>,
+    open: Vec<(Address, Option<Own>)>,
 }
 
 impl Site {
@@ -121,7 +128,8 @@ impl Site {
                     rules: shared,
                     answering,
                     known: RefCell::default(),
-                    gate: tokio::sync::Mutex::new(()),
+                    gates: RefCell::default(),
+                    large: RefCell::default(),
                 });
                 tokio::task::LocalSet::new().block_on(&runtime, serve(received, porter));
             })
@@ -129,23 +137,37 @@ impl Site {
         Ok(Self { name, orders, rules, open: Vec::new() })
     }
 
-    /// Serves at these addresses and no others, by these rules. Returns what is wrong with those that cannot be used.
+    /// Serves at these addresses and no others, by these rules; connections that were let in by others end. Returns what
+    /// is wrong with addresses that cannot be used.
     pub(crate) fn follow(&mut self, wanted: &[Address], rules: Rules) -> Vec<String> {
         *self.rules.lock().unwrap_or_else(PoisonError::into_inner) = rules;
-        let closed: Vec<_> = self.open.iter().filter(|address| !wanted.contains(address)).cloned().collect();
-        for address in closed {
+        let _ = self.orders.send(Order::Dismiss);
+        self.serve(wanted)
+    }
+
+    /// Serves at these addresses and no others.
+    pub(crate) fn serve(&mut self, wanted: &[Address]) -> Vec<String> {
+        let (open, closed) =
+            std::mem::take(&mut self.open).into_iter().partition(|(address, _)| wanted.contains(address));
+        self.open = open;
+        let closed: Vec<_> = closed;
+        for (address, own) in closed {
+            remove(&address, own);
             let _ = self.orders.send(Order::Close(address));
         }
-        self.open.retain(|address| wanted.contains(address));
         let mut problems = Vec::new();
         for address in wanted {
-            if self.open.contains(address) {
+            // A socket's file may have been removed by somebody, and nobody can come in then.
+            self.open.retain(|(open, own)| open != address || is_there(open, *own));
+            if self.open.iter().any(|(open, _)| open == address) {
                 continue;
             }
             match bind(address) {
                 Ok(socket) => {
+                    let own = if let Socket::Unix(_, own) = &socket { Some(*own) } else { None };
+                    let _ = self.orders.send(Order::Close(address.clone()));
                     let _ = self.orders.send(Order::Serve(address.clone(), socket));
-                    self.open.push(address.clone());
+                    self.open.push((address.clone(), own));
                 }
                 Err(error) => problems.push(format!(
                     "{}: {}: {error}; nothing is served there; name another address, or free it",
@@ -163,11 +185,26 @@ impl Site {
 
 impl Drop for Site {
     fn drop(&mut self) {
-        for address in &self.open {
-            if let Address::Unix(path) = address {
-                let _ = std::fs::remove_file(path);
-            }
+        self.open.iter().for_each(|(address, own)| remove(address, *own));
+    }
+}
+
+/// Whether a listener's file is still its own.
+fn is_there(address: &Address, own: Option<Own>) -> bool {
+    match address {
+        Address::Tcp(_) => true,
+        Address::Unix(path) => {
+            path.symlink_metadata().is_ok_and(|found| Some((found.dev(), found.ino())) == own)
         }
+    }
+}
+
+/// Removes a listener's file, and nothing else that stands there by now.
+fn remove(address: &Address, own: Option<Own>) {
+    if let Address::Unix(path) = address
+        && is_there(address, own)
+    {
+        let _ = std::fs::remove_file(path);
     }
 }
 
@@ -179,42 +216,46 @@ fn bind(address: &Address) -> std::io::Result<Socket> {
             Ok(Socket::Tcp(socket))
         }
         Address::Unix(path) => {
-            // The file of a process that is dead is in the way of nobody else.
-            if std::os::unix::net::UnixStream::connect(path)
-                .is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
-            {
+            // The socket of a process that is dead is in the way of nobody else; a file of another kind stays.
+            let is_socket = path.symlink_metadata().is_ok_and(|found| found.file_type().is_socket());
+            let is_dead = || {
+                let error = std::os::unix::net::UnixStream::connect(path).err();
+                error.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused)
+            };
+            if is_socket && is_dead() {
                 std::fs::remove_file(path)?;
             }
             let socket = std::os::unix::net::UnixListener::bind(path)?;
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
             socket.set_nonblocking(true)?;
-            Ok(Socket::Unix(socket))
+            let found = path.symlink_metadata()?;
+            Ok(Socket::Unix(socket, (found.dev(), found.ino())))
         }
     }
 }
 
 async fn serve(mut orders: mpsc::UnboundedReceiver<Order>, porter: Rc<Porter>) {
-    let mut tasks = BTreeMap::new();
+    let mut doors: BTreeMap<Address, (AbortHandle, Guests)> = BTreeMap::new();
     while let Some(order) = orders.recv().await {
         match order {
             Order::Serve(address, socket) => {
-                let porter = Rc::clone(&porter);
+                let (porter, guests) = (Rc::clone(&porter), Guests::default());
+                let theirs = guests.clone();
                 let task = tokio::task::spawn_local(async move {
                     let _ = match socket {
-                        Socket::Tcp(socket) => porter.keep_tcp(socket).await,
-                        Socket::Unix(socket) => porter.keep_unix(socket).await,
+                        Socket::Tcp(socket) => porter.keep_tcp(socket, theirs).await,
+                        Socket::Unix(socket, _) => porter.keep_unix(socket, theirs).await,
                     };
                 });
-                tasks.insert(address, task);
+                doors.insert(address, (task.abort_handle(), guests));
             }
             Order::Close(address) => {
-                if let Some(task) = tasks.remove(&address) {
+                if let Some((task, guests)) = doors.remove(&address) {
                     task.abort();
-                }
-                if let Address::Unix(path) = address {
-                    let _ = std::fs::remove_file(path);
+                    guests.dismiss();
                 }
             }
+            Order::Dismiss => doors.values().for_each(|(_, guests)| guests.dismiss()),
         }
     }
 }
@@ -225,24 +266,64 @@ struct Porter {
     answering: Answering,
     /// By user, the header that was right, and the hash that it was held against.
     known: RefCell<HashMap<String, (HeaderValue, String)>>,
-    /// One password at a time.
-    gate: tokio::sync::Mutex<()>,
+    /// One password at a time of each client, so that nobody's tries wait for another's.
+    gates: RefCell<HashMap<IpAddr, Rc<tokio::sync::Mutex<()>>>>,
+    /// Large answers under way.
+    large: RefCell<Vec<Large>>,
+}
+
+/// A large answer under way.
+struct Large {
+    client: IpAddr,
+    since: Instant,
+    /// Set when it must make room.
+    leaves: Rc<Cell<bool>>,
+}
+
+/// Large answers at a time, and those of one client: each holds the counters of every server that it was asked for.
+const LARGE_MAX: usize = 4;
+const LARGE_PER_CLIENT: usize = 2;
+/// How long a large answer may take before it makes room for another.
+const LARGE_MIN: Duration = Duration::from_secs(5);
+
+impl Porter {
+    /// A place for a large answer; one that is slow gives its own up. `None` when there is none.
+    fn place(&self, client: IpAddr) -> Option<Rc<Cell<bool>>> {
+        let mut large = self.large.borrow_mut();
+        // Nobody else holds the flag of an answer that is over.
+        large.retain(|one| Rc::strong_count(&one.leaves) > 1 && !one.leaves.get());
+        if large.iter().filter(|one| one.client == client).count() >= LARGE_PER_CLIENT {
+            return None;
+        }
+        if large.len() >= LARGE_MAX {
+            let slowest = large.iter().enumerate().min_by_key(|(_, one)| one.since)?.0;
+            if large[slowest].since.elapsed() < LARGE_MIN {
+                return None;
+            }
+            large.remove(slowest).leaves.set(true);
+        }
+        let leaves: Rc<Cell<bool>> = Rc::default();
+        large.push(Large { client, since: Instant::now(), leaves: Rc::clone(&leaves) });
+        Some(leaves)
+    }
 }
 
 impl Porter {
-    async fn keep_tcp(self: Rc<Self>, socket: std::net::TcpListener) -> std::io::Result<()> {
+    async fn keep_tcp(self: Rc<Self>, socket: std::net::TcpListener, guests: Guests) -> std::io::Result<()> {
         let listener = TcpListener::from_std(socket)?;
-        let guests = Guests::default();
         loop {
             let (stream, from) = accept(&listener).await;
             let porter = Rc::clone(&self);
-            guests.admit(from.ip(), |spoke| async move { porter.let_in(stream, spoke).await });
+            guests.admit(from.ip(), |spoke| async move { porter.let_in(stream, from.ip(), spoke).await });
         }
     }
 
-    async fn keep_unix(self: Rc<Self>, socket: std::os::unix::net::UnixListener) -> std::io::Result<()> {
+    async fn keep_unix(
+        self: Rc<Self>,
+        socket: std::os::unix::net::UnixListener,
+        guests: Guests,
+    ) -> std::io::Result<()> {
         let listener = UnixListener::from_std(socket)?;
-        let guests = Guests::default();
         loop {
             let Ok((stream, _)) = listener.accept().await else {
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -250,17 +331,17 @@ impl Porter {
             };
             let porter = Rc::clone(&self);
             let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
-            guests.admit(here, |spoke| async move { porter.converse(stream, spoke).await });
+            guests.admit(here, |spoke| async move { porter.converse(stream, here, spoke).await });
         }
     }
 
-    async fn let_in(self: Rc<Self>, stream: tokio::net::TcpStream, spoke: Rc<Cell<Instant>>) {
+    async fn let_in(self: Rc<Self>, stream: tokio::net::TcpStream, client: IpAddr, spoke: Rc<Cell<Instant>>) {
         let tls = self.rules.lock().unwrap_or_else(PoisonError::into_inner).tls.clone();
         match tls {
-            None => self.converse(stream, spoke).await,
+            None => self.converse(stream, client, spoke).await,
             Some(acceptor) => {
                 if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await {
-                    self.converse(stream, spoke).await;
+                    self.converse(stream, client, spoke).await;
                 }
             }
         }
@@ -270,17 +351,27 @@ impl Porter {
     async fn converse(
         self: Rc<Self>,
         stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+        client: IpAddr,
         spoke: Rc<Cell<Instant>>,
     ) {
-        // Since when an answer has been under way.
+        // Since when an answer has been under way, and what makes it leave.
         let busy: Rc<Cell<Option<Instant>>> = Rc::default();
+        let leaves: Rc<RefCell<Rc<Cell<bool>>>> = Rc::default();
         let service = service_fn(|request: Request<Incoming>| {
             let (porter, spoke, busy) = (Rc::clone(&self), Rc::clone(&spoke), Rc::clone(&busy));
+            let leaves = Rc::clone(&leaves);
             async move {
                 spoke.set(Instant::now());
                 busy.set(Some(Instant::now()));
-                let answer = porter.answer(&request).await;
-                Ok::<_, Infallible>(answer.map(|pieces| Leaving { pieces, spoke, busy }))
+                let (answer, flag) = porter.answer(&request, client).await;
+                *leaves.borrow_mut() = flag.clone();
+                Ok::<_, Infallible>(answer.map(|pieces| Leaving {
+                    pieces,
+                    spoke,
+                    busy,
+                    _place: flag,
+                    leaves,
+                }))
             }
         });
         let connection = hyper::server::conn::http1::Builder::new()
@@ -292,7 +383,8 @@ impl Porter {
             tokio::select! {
                 _ = &mut connection => return,
                 () = tokio::time::sleep(Duration::from_secs(1)) => {
-                    if busy.get().is_some_and(|since| since.elapsed() > ANSWER_MAX) {
+                    let is_late = busy.get().is_some_and(|since| since.elapsed() > ANSWER_MAX);
+                    if is_late || leaves.borrow().get() {
                         return;
                     }
                 }
@@ -300,23 +392,34 @@ impl Porter {
         }
     }
 
-    async fn answer(&self, request: &Request<Incoming>) -> Answer {
-        if !self.knows(request).await {
+    /// An answer, and the flag that tells it to leave.
+    async fn answer(&self, request: &Request<Incoming>, client: IpAddr) -> (Answer, Rc<Cell<bool>>) {
+        let free = Rc::<Cell<bool>>::default();
+        if !self.knows(request, client).await {
             let mut answer = plain(StatusCode::UNAUTHORIZED, "a user and a password are needed\n");
             answer.headers_mut().insert(
                 WWW_AUTHENTICATE,
                 HeaderValue::from_static("Basic realm=\"sluice\", charset=\"UTF-8\""),
             );
-            return answer;
+            return (answer, free);
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered\n");
+            return (plain(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered\n"), free);
         }
-        (self.answering)(request)
+        if request.uri().path() != LARGE_PATH {
+            return ((self.answering)(request), free);
+        }
+        match self.place(client) {
+            Some(place) => ((self.answering)(request), place),
+            None => {
+                let text = "too many scrapes at a time; try again\n";
+                (plain(StatusCode::SERVICE_UNAVAILABLE, text), free)
+            }
+        }
     }
 
     /// Whether a request comes from a user, or anybody may ask.
-    async fn knows(&self, request: &Request<Incoming>) -> bool {
+    async fn knows(&self, request: &Request<Incoming>, client: IpAddr) -> bool {
         let users = Arc::clone(&self.rules.lock().unwrap_or_else(PoisonError::into_inner).users);
         if users.is_empty() {
             return true;
@@ -330,7 +433,12 @@ impl Porter {
         {
             return true;
         }
-        let _gate = self.gate.lock().await;
+        let gate = {
+            let mut gates = self.gates.borrow_mut();
+            gates.retain(|_, gate| Rc::strong_count(gate) > 1);
+            Rc::clone(gates.entry(client).or_default())
+        };
+        let _turn = gate.lock().await;
         // One who is unknown takes as long as one who is known.
         let (asked, is_user) = (hash.clone().unwrap_or_else(|| NOBODY.to_owned()), hash.is_some());
         let compared = tokio::task::spawn_blocking(move || bcrypt::verify(password, &asked).unwrap_or(false));
@@ -347,6 +455,8 @@ impl Porter {
     }
 }
 
+/// The path of large answers.
+const LARGE_PATH: &str = "/metrics";
 /// A hash that no password has.
 const NOBODY: &str = "$2y$10$abcdefghijklmnopqrstuuIQ1HZJr6vBzVqNbOQVxA0Q6R7wR4xQe";
 
@@ -364,6 +474,9 @@ struct Leaving {
     pieces: Box<dyn Pieces>,
     spoke: Rc<Cell<Instant>>,
     busy: Rc<Cell<Option<Instant>>>,
+    /// Its place, if it is large.
+    _place: Rc<Cell<bool>>,
+    leaves: Rc<RefCell<Rc<Cell<bool>>>>,
 }
 
 impl Body for Leaving {
@@ -382,12 +495,58 @@ impl Body for Leaving {
 impl Drop for Leaving {
     fn drop(&mut self) {
         self.busy.set(None);
+        // The connection goes on without a place.
+        *self.leaves.borrow_mut() = Rc::default();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn porter() -> Porter {
+        Porter {
+            rules: Arc::default(),
+            answering: Arc::new(|_| plain(StatusCode::OK, "")),
+            known: RefCell::default(),
+            gates: RefCell::default(),
+            large: RefCell::default(),
+        }
+    }
+
+    #[test]
+    fn a_client_has_few_large_answers_and_a_slow_one_makes_room() {
+        let porter = porter();
+        let client = |last: u8| IpAddr::V4(Ipv4Addr::new(192, 0, 2, last));
+        let held: Vec<_> = [1, 1, 2, 3].map(|last| porter.place(client(last)).unwrap()).into();
+        assert!(porter.place(client(1)).is_none(), "two are under way to it");
+        assert!(porter.place(client(9)).is_none(), "four are under way, none for long");
+        porter.large.borrow_mut()[1].since -= LARGE_MIN;
+        assert!(porter.place(client(9)).is_some());
+        assert!(held[1].get() && !held[0].get(), "the slow one leaves");
+        drop(held);
+        assert!((0..2).all(|_| porter.place(client(1)).is_some()), "what is over holds no place");
+    }
+
+    #[test]
+    fn only_a_dead_socket_makes_room_and_only_the_own_one_is_removed() {
+        let folder = std::env::temp_dir().join(format!("sluice-site-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let (file, socket) = (folder.join("file"), folder.join("socket"));
+        std::fs::write(&file, "precious").unwrap();
+        assert!(bind(&Address::Unix(file.clone())).is_err());
+        assert_eq!(std::fs::read(&file).unwrap(), b"precious");
+
+        let address = Address::Unix(socket.clone());
+        drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+        let Ok(Socket::Unix(_listener, own)) = bind(&address) else { panic!("a dead socket is in the way") };
+        assert!(bind(&address).is_err(), "one that listens stays");
+        std::fs::remove_file(&socket).unwrap();
+        std::fs::write(&socket, "precious").unwrap();
+        remove(&address, Some(own));
+        assert_eq!(std::fs::read(&socket).unwrap(), b"precious");
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 
     #[test]
     fn credentials_are_those_of_basic_authentication() {

@@ -16,6 +16,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const PIECE: usize = 64 * 1024;
 /// The states that services and servers may be in: each has a sample, so that `== 1` finds them.
 const SERVICE_STATES: [&str; 6] = ["ready", "protected", "full", "draining", "down", "unready"];
+const FAMILIES: [&str; 2] = ["ipv4", "ipv6"];
 const SERVER_STATES: [&str; 7] = ["up", "checking", "down", "draining", "unreachable", "inhibited", "sorry"];
 
 /// Objects of one kind.
@@ -341,15 +342,12 @@ impl Scrape {
             let core = row(scrape, at).core.to_string();
             head.sample(out, &[("worker", &at.to_string()), ("core", &core)], 1);
         });
-        let gauges: [Column<WorkerRow, Value>; 3] = [
+        let gauges: [Column<WorkerRow, Value>; 2] = [
             (
                 "sluice_worker_busy_ratio",
                 "The share of its time in which a worker had packets, over the last second.",
                 |row| row.busy.into(),
             ),
-            ("sluice_worker_session_capacity", "Sessions that fit, of both families.", |row| {
-                row.capacity.into()
-            }),
             ("sluice_worker_stalled", "Whether a worker made no turn for a second.", |row| {
                 row.is_still.into()
             }),
@@ -359,7 +357,19 @@ impl Scrape {
                 head.sample(out, &[("worker", &at.to_string())], value(&scrape.roll.workers[at]));
             });
         }
-        for count in WorkerCounters::ALL {
+        // Each family has a table of its own.
+        let help = "Sessions that fit into a worker's table of a family.";
+        self.add("sluice_worker_session_capacity", Type::Gauge, help, rows * 2, |scrape, head, at, out| {
+            let capacity = scrape.roll.workers[at / 2].capacity[at % 2];
+            head.sample(out, &[("worker", &(at / 2).to_string()), ("family", FAMILIES[at % 2])], capacity);
+        });
+        let help = "Live sessions in a worker's table of a family.";
+        self.add("sluice_worker_sessions_live", Type::Gauge, help, rows * 2, |scrape, head, at, out| {
+            let WorkerTotals { sessions_live, sessions_live_ipv6, .. } = scrape.workers[at / 2];
+            let live = [sessions_live.saturating_sub(sessions_live_ipv6), sessions_live_ipv6][at % 2];
+            head.sample(out, &[("worker", &(at / 2).to_string()), ("family", FAMILIES[at % 2])], live);
+        });
+        for count in WorkerCounters::ALL.iter().filter(|count| !count.name.starts_with("sessions_live")) {
             let scale = scale(count.unit);
             self.add(
                 name_of("worker", count),

@@ -65,8 +65,8 @@ pub struct WorkerRow {
     pub core: usize,
     /// The share of its time in which it had packets, over the last second.
     pub busy: f64,
-    /// Sessions that fit, of both families.
-    pub capacity: u64,
+    /// Sessions that fit between IPv4 addresses, and with an IPv6 address.
+    pub capacity: [u64; 2],
     /// Whether it made no turn for a second.
     pub is_still: bool,
 }

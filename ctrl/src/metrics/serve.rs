@@ -1,7 +1,7 @@
 //! Metrics over HTTP.
 
 use super::{Format, Query, Roll, Scrape};
-use crate::config::{ListenAt, MetricsSpec, SeriesOfServers};
+use crate::config::{Exposed, ListenAt, MetricsSpec, SeriesOfServers};
 use crate::http::site::{Address, Answer, Answering, Pieces, Rules, Site, plain};
 use crate::tls;
 use flate2::Compression;
@@ -10,19 +10,14 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, VARY};
 use hyper::{Method, Request, Response, StatusCode};
 use std::io::Write as _;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
-
-/// Scrapes at a time: each holds the counters of every server that it was asked for.
-const SCRAPES_MAX: usize = 4;
 
 /// What the thread that answers reads.
 #[derive(Default)]
 struct Shared {
     now: Mutex<Option<Arc<Roll>>>,
     servers: Mutex<SeriesOfServers>,
-    scrapes: AtomicUsize,
 }
 
 impl Shared {
@@ -34,6 +29,8 @@ impl Shared {
 /// Answers scrapes, on a thread of its own. It ends when this is dropped.
 pub struct Exporter {
     site: Site,
+    /// What is followed.
+    last: Option<Exposed>,
     shared: Arc<Shared>,
 }
 
@@ -46,23 +43,13 @@ impl Exporter {
         let shared = Arc::<Shared>::default();
         let answers = Arc::clone(&shared);
         let answering: Answering = Arc::new(move |request| answer(request, &answers));
-        Ok(Self { site: Site::start("metrics", answering)?, shared })
+        Ok(Self { site: Site::start("metrics", answering)?, last: None, shared })
     }
 
     /// Answers at the addresses of `spec` and no others. Returns what is wrong with those that cannot be used.
-    pub fn follow(&mut self, spec: Option<&MetricsSpec>) -> Vec<String> {
-        let Some(MetricsSpec { exposed, servers }) = spec else {
-            return self.site.follow(&[], Rules::default());
-        };
+    pub fn follow(&mut self, spec: &MetricsSpec) -> Vec<String> {
+        let MetricsSpec { exposed, servers } = spec;
         *self.shared.servers.lock().unwrap_or_else(PoisonError::into_inner) = *servers;
-        let tls = match exposed.tls.as_ref().map(tls::acceptor).transpose() {
-            Ok(tls) => tls,
-            // Without its certificate nothing is served, rather than everything in the clear.
-            Err(error) => {
-                self.site.follow(&[], Rules::default());
-                return vec![format!("metrics: {error}; nothing is served until it can be read")];
-            }
-        };
         let addresses: Vec<_> = exposed
             .listen
             .iter()
@@ -71,6 +58,20 @@ impl Exporter {
                 ListenAt::Unix(path) => Address::Unix(path.clone()),
             })
             .collect();
+        // What is as it was sends nobody away; a certificate may be another under its old name.
+        if exposed.tls.is_none() && self.last.as_ref() == Some(exposed) {
+            return self.site.serve(&addresses);
+        }
+        self.last = None;
+        let tls = match exposed.tls.as_ref().map(tls::acceptor).transpose() {
+            Ok(tls) => tls,
+            // Without its certificate nothing is served, rather than everything in the clear.
+            Err(error) => {
+                self.site.follow(&[], Rules::default());
+                return vec![format!("metrics: {error}; nothing is served until it can be read")];
+            }
+        };
+        self.last = Some(exposed.clone());
         self.site.follow(&addresses, Rules { tls, users: Arc::new(exposed.users.iter().cloned().collect()) })
     }
 
@@ -94,9 +95,6 @@ fn scrape(request: &Request<Incoming>, shared: &Arc<Shared>) -> Answer {
     let query = match Query::parse(request.uri().query().unwrap_or_default(), usual) {
         Ok(query) => query,
         Err(message) => return plain(StatusCode::BAD_REQUEST, message),
-    };
-    let Some(place) = Place::take(shared) else {
-        return plain(StatusCode::SERVICE_UNAVAILABLE, "too many scrapes at a time; try again\n");
     };
     let header = |name| {
         let all = request.headers().get_all(name).iter().filter_map(|value| value.to_str().ok());
@@ -126,12 +124,10 @@ fn scrape(request: &Request<Incoming>, shared: &Arc<Shared>) -> Answer {
     let is_head = *request.method() == Method::HEAD;
     let pieces: Box<dyn Pieces> = match (is_head, zips) {
         (true, _) => Box::new(None),
-        (false, true) => Box::new(Zipped {
-            scrape,
-            zip: Some(GzEncoder::new(Vec::new(), Compression::fast())),
-            _place: place,
-        }),
-        (false, false) => Box::new(Plain { scrape, _place: place }),
+        (false, true) => {
+            Box::new(Zipped { scrape, zip: Some(GzEncoder::new(Vec::new(), Compression::fast())) })
+        }
+        (false, false) => Box::new(Plain { scrape }),
     };
     let mut answer = Response::new(pieces);
     let headers = answer.headers_mut();
@@ -143,29 +139,8 @@ fn scrape(request: &Request<Incoming>, shared: &Arc<Shared>) -> Answer {
     answer
 }
 
-/// One of the scrapes that there may be at a time.
-struct Place(Arc<Shared>);
-
-impl Place {
-    fn take(shared: &Arc<Shared>) -> Option<Self> {
-        // Only the thread that answers takes and gives back.
-        if shared.scrapes.load(Ordering::Relaxed) >= SCRAPES_MAX {
-            return None;
-        }
-        shared.scrapes.fetch_add(1, Ordering::Relaxed);
-        Some(Self(Arc::clone(shared)))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.scrapes.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 struct Plain {
     scrape: Scrape,
-    _place: Place,
 }
 
 impl Pieces for Plain {
@@ -177,7 +152,6 @@ impl Pieces for Plain {
 struct Zipped {
     scrape: Scrape,
     zip: Option<GzEncoder<Vec<u8>>>,
-    _place: Place,
 }
 
 impl Pieces for Zipped {

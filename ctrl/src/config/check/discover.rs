@@ -152,7 +152,7 @@ impl Checker<'_> {
                 let password_file = PathBuf::from(file.get_ref());
                 if let Err(error) = files::read_text(&password_file) {
                     let message = format!("{} cannot be read: {error}", password_file.display());
-                    self.error(file.span(), &key("password_file"), message);
+                    self.elsewhere(file.span(), &key("password_file"), message);
                 }
                 Some(Login { user: user.get_ref().clone(), password_file })
             }

@@ -6,8 +6,12 @@ use crate::journal;
 use crate::tls::{self, ServerTls};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use toml::Spanned;
+
+/// The largest cost of a password's hash.
+const COST_MAX: u32 = 14;
 
 impl Checker<'_> {
     pub(super) fn log(&mut self, raw: &raw::Log) -> LogSpec {
@@ -70,10 +74,15 @@ impl Checker<'_> {
     ) -> Exposed {
         let tls = tls.and_then(|tls| self.server_tls(tls, &format!("{table}.tls_server_config")));
         for (name, hash) in users {
-            if hash.get_ref().parse::<bcrypt::HashParts>().is_err() {
-                let message = "it is not a bcrypt hash; `htpasswd -nB USER` makes one";
-                self.error(hash.span(), &format!("{table}.basic_auth_users.{name}"), message);
-            }
+            let message = match hash.get_ref().parse::<bcrypt::HashParts>() {
+                Err(_) => "it is not a bcrypt hash; `htpasswd -nB USER` makes one",
+                // A second or so of a core; each step is twice as long.
+                Ok(parts) if parts.get_cost() > COST_MAX => {
+                    "its cost is above 14, so each try would take seconds; `htpasswd -nB -C 10 USER` makes another"
+                }
+                Ok(_) => continue,
+            };
+            self.error(hash.span(), &format!("{table}.basic_auth_users.{name}"), message);
         }
         let is_open = users.is_empty() && tls.as_ref().is_none_or(|tls| tls.client_ca_file.is_none());
         let mut places = Vec::new();
@@ -84,7 +93,10 @@ impl Checker<'_> {
                     Some(ListenAt::Unix(PathBuf::from(path)))
                 }
                 Some(_) => None,
-                None => text.get_ref().parse::<SocketAddr>().ok().map(ListenAt::Tcp),
+                None => {
+                    let address = text.get_ref().parse::<SocketAddr>().ok();
+                    address.filter(|address| address.port() != 0).map(ListenAt::Tcp)
+                }
             };
             let Some(place) = place else {
                 let message = format!(
@@ -94,11 +106,17 @@ impl Checker<'_> {
                 self.error(text.span(), &key, message);
                 continue;
             };
-            if matches!(&place, ListenAt::Tcp(address) if address.ip().is_unspecified())
+            if matches!(&place, ListenAt::Tcp(address) if address.ip().to_canonical().is_unspecified())
                 && is_open
                 && !is_insecure
             {
                 let message = "everybody who reaches this host could ask; name one address, add basic_auth_users or client_ca_file, or write insecure = true";
+                self.error(text.span(), &key, message);
+            }
+            if let ListenAt::Unix(path) = &place
+                && path.symlink_metadata().is_ok_and(|found| !found.file_type().is_socket())
+            {
+                let message = format!("{} is there and is not a socket; name another path", path.display());
                 self.error(text.span(), &key, message);
             }
             if places.contains(&place) {
@@ -119,8 +137,7 @@ impl Checker<'_> {
             client_ca_file: raw.client_ca_file.as_ref().map(path),
         };
         if let Err(error) = tls::acceptor(&tls) {
-            self.error(value.span(), key, error);
-            return None;
+            self.elsewhere(value.span(), key, error);
         }
         Some(tls)
     }

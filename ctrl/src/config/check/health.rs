@@ -438,7 +438,7 @@ impl Checker<'_> {
                 }
                 if let Err(error) = executable(Path::new(&command[0])) {
                     let place = raw.command.as_ref().map_or(entry.span(), Spanned::span);
-                    self.error(place, &key("command"), format!("{}: {error}", command[0]));
+                    self.elsewhere(place, &key("command"), format!("{}: {error}", command[0]));
                 }
                 Some(Probe::Script { command })
             }
@@ -450,7 +450,7 @@ impl Checker<'_> {
         if let Some(file) = file
             && let Err(error) = crate::tls::authorities(Path::new(file.get_ref()))
         {
-            self.error(file.span(), key, error);
+            self.elsewhere(file.span(), key, error);
         }
     }
 

@@ -60,8 +60,8 @@ fn takes(protocols: Option<Protocols>, protocol: Protocol) -> bool {
     protocols.is_some_and(|protocols| protocols.has(protocol))
 }
 
-pub(super) fn check(file: &raw::File, text: Text) -> Result<Loaded, LoadError> {
-    let mut checker = Checker::of(&text);
+pub(super) fn check(file: &raw::File, text: Text, is_lenient: bool) -> Result<Loaded, LoadError> {
+    let mut checker = Checker { is_lenient, ..Checker::of(&text) };
     let machine = checker.machine(file);
     let services = checker.services(&file.service, &machine.ports, &machine.routes, &machine.timeouts);
     let services = services.into_iter().map(Arc::new).collect();
@@ -139,6 +139,8 @@ pub(super) fn check_server(
 
 struct Checker<'a> {
     text: &'a Text,
+    /// Whether files that are missing beside the configuration are warnings: a start goes on without them.
+    is_lenient: bool,
     /// The byte of the text at which what is checked begins.
     begin: usize,
     problems: Vec<Problem>,
@@ -155,7 +157,7 @@ struct Machine {
 
 impl<'a> Checker<'a> {
     fn of(text: &'a Text) -> Self {
-        Self { text, begin: 0, problems: Vec::new() }
+        Self { text, is_lenient: false, begin: 0, problems: Vec::new() }
     }
 
     /// All of the file that stands before the services.
@@ -208,6 +210,12 @@ impl<'a> Checker<'a> {
 
     fn error(&mut self, place: Range<usize>, key: &str, message: impl Into<String>) {
         self.report(Severity::Error, Some(place), key, message.into());
+    }
+
+    /// Something beside the configuration is not as it should be: a file that it names.
+    fn elsewhere(&mut self, place: Range<usize>, key: &str, message: impl Into<String>) {
+        let severity = if self.is_lenient { Severity::Warning } else { Severity::Error };
+        self.report(severity, Some(place), key, message.into());
     }
 
     fn warn(&mut self, place: Range<usize>, key: &str, message: impl Into<String>) {
