@@ -35,7 +35,8 @@ test: deps deps-nics lint pure model programs
 	cargo build --release -p sluice --features bench --bin sluice-bench
 	$(BIN)/sluice-bench guard
 	$(BIN)/sluice-bench soft-nic 50000
-	SLUICE_BIN="$(CURDIR)/$(BIN)" cargo test -p pktgen-tests -- --test-threads=1 --nocapture
+	cargo test -p pktgen-tests --lib --bins
+	SLUICE_BIN="$(CURDIR)/$(BIN)" sh pktgen-tests/run-labs.sh
 	$(MAKE) fuzz FUZZ_SECONDS=30
 
 test-nics: deps-nics labs

@@ -6,6 +6,8 @@
 set -eu
 
 cd "$(dirname "$0")/.."
+SLUICE_BIN=${SLUICE_BIN:-$(pwd)/target/release}
+export SLUICE_BIN
 jobs=${JOBS:-2}
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
