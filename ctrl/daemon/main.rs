@@ -118,6 +118,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let admin = Server::bind(&config.admin)
         .map_err(|error| format!("admin.socket {}: {error}", config.admin.socket.display()))?;
     let control_cores = preflight::control_cores(&config.dataplane.workers)?;
+    preflight::keep_threads_on(&control_cores);
     let _held = preflight::claim_devices(&config.ports, config.dataplane.workers.len())?;
     let buffers = buffers_needed(config);
     preflight::session_memory(config)?;

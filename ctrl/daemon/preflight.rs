@@ -4,6 +4,8 @@ use ctrl::config::{Config, Device, Hugepages, PortSpec};
 use ctrl::pci;
 use dataplane::director::Limits;
 use dataplane::dpdk::Memory;
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_setaffinity};
 use std::collections::HashSet;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -53,6 +55,18 @@ pub(crate) fn clear_runtime_folder() {
             // One that cannot be removed harms nobody.
             let _ = fs::remove_dir_all(entry.path());
         }
+    }
+}
+
+/// Keeps the threads that there are already (the log's, that of events) off the workers' cores; DPDK sees to later ones.
+pub(crate) fn keep_threads_on(cores: &[usize]) {
+    let mut set = CpuSet::new();
+    cores.iter().filter(|core| **core < CpuSet::MAX_CPU).for_each(|core| set.set(*core));
+    let tasks = Path::new("/proc/self/task").read_dir().into_iter().flatten().flatten();
+    let ids = tasks.filter_map(|task| task.file_name().to_str()?.parse().ok());
+    for id in ids.filter_map(Pid::from_raw) {
+        // One that ended meanwhile needs no core.
+        let _ = sched_setaffinity(Some(id), &set);
     }
 }
 

@@ -40,6 +40,8 @@ reasons! {
     FrameTooLong = "frame_too_long",
     /// The EtherType is none of IPv4, IPv6 and ARP.
     EthertypeUnsupported = "ethertype_unsupported",
+    /// The ARP frame is cut short, is neither request nor reply, or is not for IPv4 over Ethernet.
+    ArpMalformed = "arp_malformed",
     /// The frame's VLAN tag names a VLAN for which the port has no sub-interface.
     VlanUnknown = "vlan_unknown",
     /// The frame ends before the 20 bytes of an IPv4 header.

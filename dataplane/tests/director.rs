@@ -617,11 +617,16 @@ fn a_record_route_option_passes_and_padding_does_not() {
 #[test]
 fn arp_goes_to_the_control_thread() {
     let mut lab = Lab::new(&Plan::default());
-    let mut arp = vec![0xff; 6];
-    arp.extend_from_slice(&[2, 0, 0, 0, 0, 1, 0x08, 0x06]);
-    arp.resize(60, 0);
+    let arp = support::arp_request();
 
     assert_eq!(lab.send(A, &arp), Fate::Punted);
+    // Another protocol's, an operation that is none, a group as the sender, one that is cut short.
+    for (at, octet) in [(16, 0x86), (21, 3), (22, 1)] {
+        let mut wrong = arp.clone();
+        wrong[at] = octet;
+        assert_eq!(lab.send(A, &wrong), Fate::Dropped(DropReason::ArpMalformed), "octet {at}");
+    }
+    assert_eq!(lab.send(A, &arp[..41]), Fate::Dropped(DropReason::ArpMalformed));
 }
 
 /// A TCP segment with these numbers and options.

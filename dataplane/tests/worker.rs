@@ -166,9 +166,7 @@ fn control_frames_go_out_and_arp_comes_in() {
     let mut bench = Bench::new(&Plan::default());
     let frame = ControlFrame::copy_of(&[0xff; 42]);
     bench.link.ask(Command::Transmit { port: B, frame: frame.clone() }).unwrap();
-    let mut arp = vec![0xff; 12];
-    arp.extend_from_slice(&[0x08, 0x06]);
-    arp.resize(60, 7);
+    let arp = support::arp_request();
     bench.receive(0, arp.clone());
 
     bench.turn();
@@ -182,9 +180,7 @@ fn control_frames_go_out_and_arp_comes_in() {
 #[test]
 fn an_arp_flood_is_bounded_and_counted() {
     let mut bench = Bench::new(&Plan::default());
-    let mut arp = vec![0xff; 12];
-    arp.extend_from_slice(&[0x08, 0x06]);
-    arp.resize(60, 7);
+    let arp = support::arp_request();
     for _ in 0..600 {
         bench.receive(0, arp.clone());
     }

@@ -33,6 +33,23 @@ fn events_tell_what_happened_to_whom_and_why_also_after_a_restart() {
     lab.start_sluiced(&config).unwrap();
     lab.await_states(&["up"]);
 
+    // No thread but the worker's may run on its core.
+    let tasks = format!("/proc/{}/task", lab.sluiced().unwrap().pid());
+    for task in std::fs::read_dir(tasks).unwrap() {
+        let task = task.unwrap().path();
+        let [name, status] = ["comm", "status"].map(|file| std::fs::read_to_string(task.join(file)).unwrap());
+        let cores = status
+            .lines()
+            .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
+            .unwrap()
+            .trim()
+            .to_owned();
+        assert!(
+            name.starts_with("rte-worker") || cores != "1" && !cores.contains("0-1"),
+            "{name} may run on {cores}"
+        );
+    }
+
     // Somebody looks on while the only server dies and comes back.
     let mut follow = lab.sluice_command();
     let mut follow =
@@ -138,6 +155,9 @@ fn lists_say_what_is_asked_for_and_a_reload_that_nobody_confirms_is_undone() {
     let refused = lab.sluice(&["session", "list", "--state", "OPEN"]).unwrap_err();
     assert!(refused.contains("ESTABLISHED"), "{refused}");
 
+    // Nothing is wrong, but clients from elsewhere could not be answered.
+    let hints = lab.json(&["status"]).unwrap()["hints"].to_string();
+    assert!(hints.contains("no route leads to IPv4 clients") && !hints.contains("IPv6"), "{hints}");
     let routes = lab.sluice(&["route", "list"]).unwrap();
     assert!(routes.contains("ORIGIN") && routes.contains("link"), "{routes}");
     let way = lab.json(&["route", "get", &lab.server_ip(0)]).unwrap();

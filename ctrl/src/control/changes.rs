@@ -39,7 +39,9 @@ impl<D: Devices> Control<D> {
         peer: &Peer,
         now: Instant,
     ) -> Outcome {
-        let ends_waiting = matches!(method, Method::ConfigConfirm | Method::ConfigRollback);
+        // A switch is no part of what would be undone.
+        let ends_waiting =
+            matches!(method, Method::ConfigConfirm | Method::ConfigRollback | Method::ServiceSwitch);
         let waits = self.wanted.unconfirmed.as_ref().filter(|_| !ends_waiting).map(|one| one.refusal(now));
         let done = match owners_key(&params["keys"]).filter(|_| !peer.is_owner) {
             None if waits.is_some() => Err(Refusal::no(waits.unwrap_or_default())),
@@ -145,6 +147,10 @@ impl<D: Devices> Control<D> {
 
     /// Removes what had its time to drain; what sessions it has end with their next packet.
     pub(super) fn end_drains(&mut self, now: Instant) {
+        // Nothing changes under a reload that may be undone.
+        if self.wanted.unconfirmed.is_some() {
+            return;
+        }
         let (over, later): (Vec<_>, Vec<_>) =
             self.wanted.history.drains.drain(..).partition(|drain| drain.until <= now);
         self.wanted.history.drains = later;

@@ -314,6 +314,8 @@ impl<D: Devices> Control<D> {
         }
         let before: Config = self.wanted.config.clone();
         self.apply(loaded.config, now).map_err(|error| vec![error])?;
+        // Certificates may be others under their old names.
+        self.follow_metrics(true);
         let counts = diff::counts(&before, &self.wanted.config);
         self.wanted.warnings = loaded.warnings;
         self.identity.fallback = None;

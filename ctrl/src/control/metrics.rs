@@ -73,7 +73,7 @@ impl Metering {
 
 impl<D: Devices> Control<D> {
     /// Serves metrics where the configuration says so, and forgets the rows of the one before.
-    pub(super) fn follow_metrics(&mut self) {
+    pub(super) fn follow_metrics(&mut self, is_new: bool) {
         let Some(spec) = &self.wanted.config.metrics else {
             // Its thread and its listeners end with it.
             (self.metering.exporter, self.metering.problems) = (None, Vec::new());
@@ -86,7 +86,7 @@ impl<D: Devices> Control<D> {
             }
         }
         if let Some(exporter) = &mut self.metering.exporter {
-            let problems = exporter.follow(spec);
+            let problems = exporter.follow(spec, is_new);
             let news = problems.iter().filter(|problem| !self.metering.problems.contains(problem));
             news.for_each(|line| log::warn!(target: "metrics", "{line}"));
             self.metering.problems = problems;
@@ -100,12 +100,19 @@ impl<D: Devices> Control<D> {
         };
         let is_missing = self.wanted.config.metrics.as_ref().is_some_and(has_file);
         if !self.metering.problems.is_empty() || is_missing {
-            self.follow_metrics();
+            self.follow_metrics(false);
         }
     }
 
     /// The configuration is another: every row is made anew.
     pub(super) fn renew_metrics(&mut self) {
+        self.follow_metrics(false);
+        if self.metering.exporter.is_none() {
+            self.metering.rows.clear();
+            self.metering.stale.clear();
+            self.metering.turn.clear();
+            return;
+        }
         let mut known: HashMap<String, Arc<ServiceRow>> =
             self.metering.rows.drain(..).flatten().map(|row| (row.name.clone(), row)).collect();
         // Rows of services that stay show what was known until they are made anew.
@@ -115,7 +122,6 @@ impl<D: Devices> Control<D> {
         self.metering.turn.clear();
         (self.metering.is_changed, self.metering.is_behind) = (true, true);
         self.metering.locals = Arc::default();
-        self.follow_metrics();
     }
 
     /// Makes a few stale rows, and publishes the roll when there are none left.

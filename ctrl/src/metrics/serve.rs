@@ -47,7 +47,8 @@ impl Exporter {
     }
 
     /// Answers at the addresses of `spec` and no others. Returns what is wrong with those that cannot be used.
-    pub fn follow(&mut self, spec: &MetricsSpec) -> Vec<String> {
+    /// With `is_new` certificates are read anew, and connections that were let in by other rules end.
+    pub fn follow(&mut self, spec: &MetricsSpec, is_new: bool) -> Vec<String> {
         let MetricsSpec { exposed, servers } = spec;
         *self.shared.servers.lock().unwrap_or_else(PoisonError::into_inner) = *servers;
         let addresses: Vec<_> = exposed
@@ -59,7 +60,7 @@ impl Exporter {
             })
             .collect();
         // What is as it was sends nobody away; a certificate may be another under its old name.
-        if exposed.tls.is_none() && self.last.as_ref() == Some(exposed) {
+        if self.last.as_ref() == Some(exposed) && (exposed.tls.is_none() || !is_new) {
             return self.site.serve(&addresses);
         }
         self.last = None;

@@ -19,6 +19,7 @@ use dataplane::clock::Instant;
 use dataplane::drop::DropReason;
 use dataplane::flow::{Endpoint, Protocol};
 use dataplane::ids::{PortId, ServerId, ServiceId, WorkerId};
+use dataplane::session::ForwardMode;
 use dataplane::snapshot::{AddressRole, LocalAddress, Network, NextHop, Publisher, Snapshot};
 use dataplane::stats::{PortCounters, PortTotals, ServerCounters, ServerTotals, WorkerCounters, WorkerStats};
 use dataplane::wire::Mac;
@@ -509,6 +510,36 @@ impl Observer<'_> {
                 hints.push(format!(
                     "port {}: {partial} partial checksums were finished in software because a sender leaves them to its device; `ethtool -K IFACE tx off` at the other end of {interface} saves that work",
                     spec.name
+                ));
+            }
+        }
+        hints.extend(self.hints_of_ways());
+        hints
+    }
+
+    /// Families in which services listen and clients from elsewhere cannot be answered.
+    fn hints_of_ways(&self) -> Vec<String> {
+        let mut hints = Vec::new();
+        for (family, is_ipv4, all) in [("IPv4", true, "0.0.0.0/0"), ("IPv6", false, "::/0")] {
+            let is_of = |network: &Network| network.address.is_ipv4() == is_ipv4;
+            let listens = |spec: &Arc<ServiceSpec>| {
+                // Servers of other modes answer their clients themselves.
+                let answers = matches!(spec.forward, ForwardMode::FullNat | ForwardMode::Nat);
+                answers && spec.listens.iter().any(|listen| is_of(&listen.network))
+            };
+            if !self.config.services.iter().any(listens) {
+                continue;
+            }
+            let mut own = self.config.ports.iter().flat_map(|port| &port.addresses);
+            let has_route = self.config.routes.iter().any(|route| is_of(&route.to));
+            let has_router = !is_ipv4 && !self.routers.is_empty();
+            if !own.any(is_of) {
+                hints.push(format!(
+                    "services listen on {family} addresses, and no port has one: clients come only if a router sends them here, and answers need a route"
+                ));
+            } else if !has_route && !has_router {
+                hints.push(format!(
+                    "no route leads to {family} clients beyond the ports' own networks; add a [[route]] with to = \"{all}\" if there are any"
                 ));
             }
         }

@@ -87,7 +87,8 @@ pub(super) fn parse(bytes: &[u8], link: &LinkTraits) -> Result<Packet<FlowKey>, 
     match be16(ethernet, 12) {
         ETHERTYPE_IPV4 => {}
         ETHERTYPE_IPV6 => return Err(Unfit::OtherFamily),
-        ETHERTYPE_ARP => return Ok(Packet::NEIGHBOR),
+        ETHERTYPE_ARP if is_arp(ip) => return Ok(Packet::NEIGHBOR),
+        ETHERTYPE_ARP => return Err(DropReason::ArpMalformed.into()),
         ETHERTYPE_TAG => return Err(DropReason::VlanUnknown.into()),
         _ => return Err(DropReason::EthertypeUnsupported.into()),
     }
@@ -95,6 +96,14 @@ pub(super) fn parse(bytes: &[u8], link: &LinkTraits) -> Result<Packet<FlowKey>, 
         return Err(DropReason::EthernetNotOurs.into());
     }
     Ok(parse_ipv4(ip, link)?)
+}
+
+/// Whether it is a request or a reply for IPv4 over Ethernet, from a station that there can be (RFC 826).
+fn is_arp(body: &[u8]) -> bool {
+    /// Hardware type Ethernet, protocol IPv4, addresses of six and of four bytes.
+    const KIND: [u8; 6] = [0, 1, 8, 0, 6, 4];
+    let Some(body) = body.first_chunk::<28>() else { return false };
+    body[..6] == KIND && matches!(be16(body, 6), 1 | 2) && body[8] & 1 == 0
 }
 
 /// RFC 791 §3.1, and RFC 1812 §5.2.2 for what a router must check.

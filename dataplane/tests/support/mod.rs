@@ -385,6 +385,15 @@ impl Lab {
     }
 }
 
+/// An ARP request of the client for an address that nobody has, filled up to what Ethernet sends.
+pub fn arp_request() -> Vec<u8> {
+    let mut arp = vec![0xff; 6];
+    arp.extend([2, 0, 0, 0, 0, 9, 0x08, 0x06, 0, 1, 8, 0, 6, 4, 0, 1]);
+    arp.extend([2, 0, 0, 0, 0, 9, 10, 0, 0, 50, 0, 0, 0, 0, 0, 0, 10, 0, 0, 77]);
+    arp.resize(60, 0);
+    arp
+}
+
 /// From a client to the VIP.
 pub fn inbound(client_port: u16) -> Route {
     Route {
