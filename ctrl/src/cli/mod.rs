@@ -3,308 +3,35 @@
 //! Exit status: 0 done, 1 refused or failed, 2 bad usage; `config check` also uses 2 for a
 //! file that parses but is wrong, as `sluiced --check` does.
 
+mod arguments;
 mod print;
 mod table;
 
+pub use arguments::Arguments;
+
 use crate::admin::{CallError, Client};
 use crate::config;
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use arguments::{
+    ConfigVerb, Keys, ListVerb, Noun, RouteVerb, ServerVerb, ServiceVerb, SessionConditions, SessionVerb,
+    StatsPart,
+};
+use clap::CommandFactory;
 use serde_json::{Value, json};
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// The configuration of a daemon that is installed as usual, and its socket where that says none.
-const CONFIG: &str = "/etc/sluice/sluice.toml";
+/// The socket of a daemon whose configuration says none.
 const SOCKET: &str = "/run/sluice/sluice.sock";
-
-/// Looks at and steers a running sluiced.
-#[derive(Debug, Parser)]
-#[command(name = "sluice", version, max_term_width = 100)]
-pub struct Arguments {
-    /// Print JSON.
-    #[arg(short = 'j', long = "json", global = true)]
-    json: bool,
-    /// Print every column, as wide as it is, and whole numbers.
-    #[arg(short = 'w', long = "wide", global = true)]
-    wide: bool,
-    /// Ask again every so many seconds, until Ctrl-C.
-    #[arg(long, global = true, value_name = "SECONDS")]
-    watch: Option<u64>,
-    /// The daemon's admin socket; the one that the configuration names, if this is not said.
-    #[arg(long, global = true, value_name = "PATH")]
-    socket: Option<PathBuf>,
-    /// The configuration of the daemon that is meant.
-    #[arg(long, global = true, default_value = CONFIG, value_name = "FILE")]
-    config: PathBuf,
-    #[command(subcommand)]
-    noun: Noun,
-}
-
-#[derive(Debug, Subcommand)]
-enum Noun {
-    /// How the appliance is, on one page.
-    Status {
-        /// Say it by the exit status, too, for monitors: 0 all is well, 3 there are warnings, or a service is protected,
-        /// 4 there is a service that new clients cannot use.
-        #[arg(long)]
-        exit_code: bool,
-    },
-    /// What clients connect to.
-    #[command(subcommand)]
-    Service(ServiceVerb),
-    /// Who answers.
-    #[command(subcommand)]
-    Server(ServerVerb),
-    /// Flows between clients and servers.
-    #[command(subcommand)]
-    Session(SessionVerb),
-    /// The director's addresses towards the servers.
-    #[command(subcommand)]
-    Local(ListVerb),
-    /// Devices.
-    #[command(subcommand)]
-    Port(ListVerb),
-    /// Stations on the links.
-    #[command(subcommand)]
-    Neighbor(ListVerb),
-    /// Ways to destinations.
-    #[command(subcommand)]
-    Route(RouteVerb),
-    /// Health checks, each once, however many services share it.
-    #[command(subcommand)]
-    Health(ListVerb),
-    /// Workers and their load.
-    #[command(subcommand)]
-    Worker(ListVerb),
-    /// Counters.
-    Stats {
-        #[command(subcommand)]
-        part: Option<StatsPart>,
-    },
-    /// What happened lately: states that changed, and commands.
-    Events {
-        /// Go on, and print what happens from now on.
-        #[arg(long, short = 'f')]
-        follow: bool,
-        /// Events of this time before now: 10m, 2h.
-        #[arg(long, value_name = "TIME")]
-        since: Option<String>,
-        /// Events of this service and its servers.
-        #[arg(long, value_name = "NAME")]
-        service: Option<String>,
-        /// Events of this kind: services, servers, links, capacity, config, discovery, health, kernel, start, workers.
-        #[arg(long, value_name = "KIND")]
-        kind: Option<String>,
-        /// So many of the last ones.
-        #[arg(long, value_name = "COUNT", default_value_t = 100)]
-        limit: usize,
-    },
-    /// The configuration file.
-    #[command(subcommand)]
-    Config(ConfigVerb),
-    /// Completions for a shell, to be put where it looks for them: `sluice completions bash > /etc/bash_completion.d/sluice`.
-    Completions {
-        /// The shell.
-        shell: clap_complete::Shell,
-    },
-    /// Methods of the admin protocol: what a program can ask by the socket.
-    Methods,
-}
-
-#[derive(Debug, Subcommand)]
-enum ListVerb {
-    /// List all.
-    List,
-}
-
-#[derive(Debug, Subcommand)]
-enum ServiceVerb {
-    /// List all, or those that are named, with their servers.
-    List {
-        /// Services' names.
-        names: Vec<String>,
-    },
-    /// Everything about one.
-    Show {
-        /// The service's name.
-        name: String,
-    },
-    /// Add a service: `listen=192.0.2.10:80 local_addresses=10.0.0.200 server=10.0.0.11:80,10.0.0.12:80`.
-    Add {
-        /// Its name.
-        name: String,
-        #[command(flatten)]
-        keys: Keys,
-    },
-    /// Change a service, as `scheduler=wrr`.
-    Set {
-        /// Its name.
-        name: String,
-        #[command(flatten)]
-        keys: Keys,
-    },
-    /// Give a service no new sessions; with --for remove it then.
-    Drain {
-        /// Its name.
-        name: String,
-        /// How long until it is removed: 30s, 10m, 2h.
-        #[arg(long = "for", value_name = "TIME")]
-        lasting: Option<String>,
-    },
-    /// Remove a service.
-    Remove {
-        /// Its name.
-        name: String,
-    },
-    /// Overrule tiers and checks for a while: `zone`, `region`, `rest`, `all`, servers with commas between, or `off`.
-    Switch {
-        /// Its name.
-        name: String,
-        /// Where new sessions go.
-        to: String,
-        /// How long: 30s, 10m, 2h.
-        #[arg(long = "for", value_name = "TIME")]
-        lasting: Option<String>,
-    },
-}
-
-/// Keys as in the file: `weight=10`, `health.type=http`, `local_addresses=10.0.0.200,10.0.0.201`; `key=` takes one away.
-#[derive(Debug, Args)]
-struct Keys {
-    /// KEY=VALUE, as in the file; `KEY=` takes a key away.
-    #[arg(value_name = "KEY=VALUE")]
-    keys: Vec<String>,
-}
-
-#[derive(Debug, Subcommand)]
-enum ServerVerb {
-    /// List all.
-    List,
-    /// Add a server to a service.
-    Add {
-        /// The service.
-        service: String,
-        /// ADDRESS:PORT.
-        address: String,
-        #[command(flatten)]
-        keys: Keys,
-    },
-    /// Change a server, as `weight=5`.
-    Set {
-        /// The service.
-        service: String,
-        /// ADDRESS:PORT.
-        address: String,
-        #[command(flatten)]
-        keys: Keys,
-    },
-    /// Give a server no new sessions; with --for remove it then.
-    Drain {
-        /// The service.
-        service: String,
-        /// ADDRESS:PORT.
-        address: String,
-        /// How long until it is removed: 30s, 10m, 2h.
-        #[arg(long = "for", value_name = "TIME")]
-        lasting: Option<String>,
-    },
-    /// Remove a server.
-    Remove {
-        /// The service.
-        service: String,
-        /// ADDRESS:PORT.
-        address: String,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-enum RouteVerb {
-    /// List all: of the file, of the ports' networks, and of IPv6 routers.
-    List,
-    /// The way to an address, and whether its next hop answers.
-    Get {
-        /// The destination.
-        address: String,
-    },
-}
-
-/// Which sessions; conditions that are not said do not matter.
-#[derive(Debug, Args)]
-struct SessionConditions {
-    /// The client: ADDRESS, ADDRESS:PORT or ADDRESS/LENGTH.
-    #[arg(long, value_name = "ENDPOINT")]
-    client: Option<String>,
-    /// What the client addresses.
-    #[arg(long, value_name = "ENDPOINT")]
-    vip: Option<String>,
-    /// The director's side towards the server.
-    #[arg(long, value_name = "ENDPOINT")]
-    local: Option<String>,
-    /// The server.
-    #[arg(long, value_name = "ENDPOINT")]
-    server: Option<String>,
-    /// tcp, udp, sctp or icmp.
-    #[arg(long)]
-    protocol: Option<String>,
-    /// As lists show it: ESTABLISHED, SYN_RECV, UDP, ...
-    #[arg(long)]
-    state: Option<String>,
-    /// So many at most.
-    #[arg(long, value_name = "COUNT")]
-    limit: Option<usize>,
-}
-
-#[derive(Debug, Subcommand)]
-enum SessionVerb {
-    /// List live sessions.
-    List(SessionConditions),
-    /// How many there are.
-    Count,
-}
-
-#[derive(Debug, Subcommand)]
-enum StatsPart {
-    /// Packets dropped, by reason.
-    Drops,
-}
-
-#[derive(Debug, Subcommand)]
-enum ConfigVerb {
-    /// Check a file without using it: exit 0 good, 1 cannot be read or parsed, 2 wrong.
-    Check {
-        /// The file; the running daemon's, if none is said.
-        file: Option<PathBuf>,
-    },
-    /// Have the daemon read its files again.
-    Reload {
-        /// Go back after this time unless `sluice config confirm` comes first: 60s, 10m.
-        #[arg(long, value_name = "TIME")]
-        confirm: Option<String>,
-    },
-    /// Keep what was reloaded with --confirm.
-    Confirm,
-    /// What ran before, and which change ended it.
-    History,
-    /// What a reload would change.
-    Diff,
-    /// The running state, changes by command included, as text.
-    Export {
-        /// Write it back into the files that it came from, with their comments and order.
-        #[arg(long)]
-        write: bool,
-    },
-    /// Go back to what ran before the last change.
-    Rollback,
-}
 
 /// Runs the command and returns its exit status.
 pub fn run(arguments: &Arguments) -> u8 {
     table::set_wide(arguments.wide);
     if let Noun::Completions { shell } = arguments.noun {
-        clap_complete::generate(shell, &mut Arguments::command(), "sluice", &mut io::stdout());
-        return 0;
+        let mut script = Vec::new();
+        clap_complete::generate(shell, &mut Arguments::command(), "sluice", &mut script);
+        return u8::from(finish(io::stdout().write_all(&script)).is_err());
     }
     if let Noun::Config(ConfigVerb::Check { file }) = &arguments.noun {
         let file = file.clone().or_else(|| file_of_daemon(arguments));

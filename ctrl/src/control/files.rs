@@ -285,6 +285,10 @@ impl<D: Devices> Control<D> {
         read: Result<Loaded, LoadError>,
         now: Instant,
     ) -> Result<(Generation, diff::Counts), Vec<String>> {
+        // That is no fault of the files.
+        if let Some(waiting) = &self.wanted.unconfirmed {
+            return Err(vec![waiting.refusal(now)]);
+        }
         let followed = self.try_files(read, now);
         self.wanted.failed_reload = match &followed {
             Ok(_) => {
@@ -308,9 +312,6 @@ impl<D: Devices> Control<D> {
             return Err(vec![format!(
                 "{path}: {list} cannot change while sluiced runs; restart it, or undo that change"
             )]);
-        }
-        if let Some(waiting) = &self.wanted.unconfirmed {
-            return Err(vec![waiting.refusal(now)]);
         }
         let before: Config = self.wanted.config.clone();
         self.apply(loaded.config, now).map_err(|error| vec![error])?;

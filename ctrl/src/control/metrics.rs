@@ -95,11 +95,10 @@ impl<D: Devices> Control<D> {
 
     /// Once a second: tries again what could not be served, and makes anew a socket's file that somebody removed.
     pub(super) fn look_after_metrics(&mut self) {
-        let has_file = |spec: &MetricsSpec| {
-            spec.exposed.listen.iter().any(|place| matches!(place, ListenAt::Unix(path) if !path.exists()))
-        };
-        let is_missing = self.wanted.config.metrics.as_ref().is_some_and(has_file);
-        if !self.metering.problems.is_empty() || is_missing {
+        let has_file =
+            |spec: &MetricsSpec| spec.exposed.listen.iter().any(|place| matches!(place, ListenAt::Unix(_)));
+        let has_file = self.wanted.config.metrics.as_ref().is_some_and(has_file);
+        if !self.metering.problems.is_empty() || has_file {
             self.follow_metrics(false);
         }
     }

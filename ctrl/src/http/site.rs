@@ -5,6 +5,7 @@
 //! answer that is slow makes room for another.
 
 use super::guests::{Guests, accept};
+use crate::files;
 use hyper::body::{Body, Bytes, Frame, Incoming};
 use hyper::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
 use hyper::service::service_fn;
@@ -194,7 +195,13 @@ fn is_there(address: &Address, own: Option<Own>) -> bool {
     match address {
         Address::Tcp(_) => true,
         Address::Unix(path) => {
-            path.symlink_metadata().is_ok_and(|found| Some((found.dev(), found.ino())) == own)
+            let file = path.clone();
+            let found = files::beside(path, move |_| file.symlink_metadata()).and_then(|found| found);
+            // What does not answer may still be there.
+            match found {
+                Ok(found) => Some((found.dev(), found.ino())) == own,
+                Err(error) => error.kind() == std::io::ErrorKind::TimedOut,
+            }
         }
     }
 }
@@ -204,11 +211,23 @@ fn remove(address: &Address, own: Option<Own>) {
     if let Address::Unix(path) = address
         && is_there(address, own)
     {
-        let _ = std::fs::remove_file(path);
+        let file = path.clone();
+        let _ = files::beside(path, move |_| std::fs::remove_file(file));
     }
 }
 
+/// Binds a listener; a file system that does not answer is not waited for.
 fn bind(address: &Address) -> std::io::Result<Socket> {
+    match address {
+        Address::Tcp(_) => bind_now(address),
+        Address::Unix(path) => {
+            let own = address.clone();
+            files::beside(path, move |_| bind_now(&own))?
+        }
+    }
+}
+
+fn bind_now(address: &Address) -> std::io::Result<Socket> {
     match address {
         Address::Tcp(address) => {
             let socket = std::net::TcpListener::bind(address)?;
