@@ -41,16 +41,27 @@ fn ends(lab: &Lab) {
     assert_eq!((&session["protocol"], &session["state"]), (&"sctp".into(), &"CLOSE".into()), "{list}");
 }
 
+/// Waits until the server that was started last has its raw socket: SCTP is IP protocol 132.
+fn await_listener(lab: &mut Lab) {
+    let raw = format!("/proc/{}/net/raw", lab.program(0).pid());
+    let has = || fs::read_to_string(&raw).is_ok_and(|list| list.contains(":0084 "));
+    assert!(wait_until(Duration::from_secs(10), has), "no SCTP socket: {:?}", fs::read_to_string(&raw));
+}
+
 /// Sends messages and sees them all come out; then sees the association end.
 fn carries(mode: &str, workers: usize) {
     let mut lab = lab(mode, false, false, L4_PORT, workers);
     let mut server = lab.server(0).command("/usr/lib/usrsctp/tsctp");
     server.args(["-p", &L4_PORT.to_string(), "-v"]);
     lab.start("tsctp", &mut server).unwrap();
+    await_listener(&mut lab);
 
     let mut client = lab.client().command("/usr/lib/usrsctp/tsctp");
     client.args(["-p", &L4_PORT.to_string(), "-l", &LEN.to_string(), "-n", &MESSAGES.to_string(), VIP]);
-    run(&mut client).unwrap_or_else(|error| panic!("{mode}: {error}"));
+    // A server that has its socket may take a moment more to listen; a client tries again.
+    let mut said = String::new();
+    let mut ran = || run(&mut client).map_err(|error| said = error).is_ok();
+    assert!(wait_until(Duration::from_secs(10), &mut ran), "{mode}: {said}");
 
     // What the server got: length of a message, messages, calls, bytes.
     let all = format!("{LEN}, {MESSAGES}, {MESSAGES}, {}", LEN * MESSAGES);
@@ -66,6 +77,7 @@ fn echoes(mode: &str, six: bool, server_six: bool) {
     let mut lab = lab(mode, six, server_six, ECHO, 1);
     let mut server = lab.server(0).command("/usr/lib/usrsctp/echo_server");
     lab.start("echo", &mut server).unwrap();
+    await_listener(&mut lab);
     let vip = if six { VIP6 } else { VIP };
     let said_path = lab.folder().join("said");
     let said = || String::from_utf8_lossy(&fs::read(&said_path).unwrap_or_default()).into_owned();

@@ -22,6 +22,10 @@ use std::net::{Shutdown, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
+/// How long a start or an end may take in a machine that is emulated, beside other work of the host: its clock says nothing
+/// about Sluice's.
+const EMULATED: Duration = Duration::from_secs(60);
+
 /// What the client connects to.
 pub const VIP: &str = "192.0.2.10";
 /// The same over IPv6.
@@ -253,7 +257,7 @@ impl NicLab {
             let ports = self.json("port list").ok().and_then(|ports| ports.as_array().cloned());
             ports.is_some_and(|ports| !ports.is_empty() && ports.iter().all(|port| port["link"] != "down"))
         };
-        if wait_until(Duration::from_secs(10), || forwards() || !self.runs()) && self.runs() {
+        if wait_until(EMULATED, || forwards() || !self.runs()) && self.runs() {
             return Ok(());
         }
         Err(self.log())
@@ -265,11 +269,7 @@ impl NicLab {
     /// When it does not end.
     pub fn end(&self, signal: &str) -> Result<(), String> {
         self.machine.run(&format!("kill -{signal} $(cat {}/pid)", self.machine.home()))?;
-        if wait_until(Duration::from_secs(10), || !self.runs()) {
-            Ok(())
-        } else {
-            Err("sluiced does not end".into())
-        }
+        if wait_until(EMULATED, || !self.runs()) { Ok(()) } else { Err("sluiced does not end".into()) }
     }
 
     /// Whether sluiced runs.
