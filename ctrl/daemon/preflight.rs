@@ -63,7 +63,9 @@ pub(crate) fn keep_threads_on(cores: &[usize]) {
     let mut set = CpuSet::new();
     cores.iter().filter(|core| **core < CpuSet::MAX_CPU).for_each(|core| set.set(*core));
     let tasks = Path::new("/proc/self/task").read_dir().into_iter().flatten().flatten();
-    let ids = tasks.filter_map(|task| task.file_name().to_str()?.parse().ok());
+    let ids = tasks.filter_map(|task| task.file_name().to_str()?.parse::<i32>().ok());
+    // The first thread is where DPDK puts it.
+    let ids = ids.filter(|id| u32::try_from(*id) != Ok(std::process::id()));
     for id in ids.filter_map(Pid::from_raw) {
         // One that ended meanwhile needs no core.
         let _ = sched_setaffinity(Some(id), &set);
