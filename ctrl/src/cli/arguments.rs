@@ -84,9 +84,9 @@ pub(super) enum Noun {
         /// Events of this kind: services, servers, links, capacity, config, discovery, health, kernel, start, workers.
         #[arg(long, value_name = "KIND")]
         kind: Option<String>,
-        /// So many of the last ones.
-        #[arg(long, value_name = "COUNT", default_value_t = 100)]
-        limit: usize,
+        /// So many of the last ones, without --since.
+        #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1_000))]
+        limit: u16,
     },
     /// The configuration file.
     #[command(subcommand)]

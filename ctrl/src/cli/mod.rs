@@ -210,7 +210,7 @@ fn events(
     client: &mut Client,
     mut asked: Value,
     since: Option<u64>,
-    limit: usize,
+    limit: u16,
     follow: bool,
     json: bool,
 ) -> Result<(), CallError> {
@@ -232,7 +232,7 @@ fn events(
             asked["since_ms"] = json!(from.as_millis() as u64);
             asked["after"] = json!(0);
         }
-        None => asked["limit"] = json!(limit.min(1_000)),
+        None => asked["limit"] = json!(limit),
     }
     loop {
         let page = client.call("event.list", asked.clone())?;

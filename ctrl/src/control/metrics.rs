@@ -13,7 +13,9 @@ use std::time::{Duration, SystemTime};
 
 /// Servers whose rows are made in one turn; some tenths of a millisecond.
 const SERVERS_A_TURN: usize = 200;
-/// The roll is published so often, and at once when services change.
+/// How soon after a roll another follows, for changes that were told.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How soon for everything else.
 const PERIOD: Duration = Duration::from_secs(1);
 /// Every service is looked at anew so often, for what nobody tells of: checks that were asked, limits that are reached.
 const ROUND: Duration = Duration::from_secs(10);
@@ -36,6 +38,8 @@ pub(super) struct Metering {
     /// Whether rows are other than those that are published, and whether by a change that was told.
     is_changed: bool,
     is_behind: bool,
+    /// No roll is published before this, and one at the other time whatever happens.
+    rests_until: Instant,
     due: Instant,
     /// The service that is looked at next, whether anything was told of it or not.
     next: usize,
@@ -139,9 +143,11 @@ impl<D: Devices> Control<D> {
                 self.metering.is_changed = true;
             }
         }
-        if !self.metering.stale.is_empty() || now < self.metering.due && !self.metering.is_changed {
+        let is_time = now >= self.metering.due || self.metering.is_behind && now >= self.metering.rests_until;
+        if !self.metering.stale.is_empty() || !is_time {
             return;
         }
+        self.metering.rests_until = now + PAUSE;
         if now >= self.metering.due {
             let count = self.metering.rows.len();
             let some = count.div_ceil(ROUND.as_secs() as usize);
@@ -272,5 +278,16 @@ impl<D: Devices> Control<D> {
             locals: Arc::clone(&self.metering.locals),
             services: Arc::clone(&self.metering.published),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::metrics::SERVICE_STATES;
+    use crate::view::ServiceState;
+
+    #[test]
+    fn metrics_know_every_state_of_a_service() {
+        assert_eq!(ServiceState::ALL.map(ServiceState::name), SERVICE_STATES);
     }
 }

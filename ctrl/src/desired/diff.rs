@@ -7,6 +7,19 @@ use std::sync::Arc;
 
 /// The changes from `old` to `new`; none when they are the same.
 pub fn lines(old: &Config, new: &Config) -> Vec<String> {
+    // Named one by one, so that a new part does not compile until it is compared.
+    let Config {
+        dataplane: _,
+        admin: _,
+        ports: _,
+        routes: _,
+        services: _,
+        location: _,
+        names: _,
+        metrics: _,
+        log: _,
+        timeouts: _,
+    } = new;
     let mut lines = Vec::new();
     let parts = [
         ("[dataplane]", old.dataplane != new.dataplane),

@@ -157,23 +157,20 @@ impl Ring {
         event
     }
 
-    /// The first events that are asked for, in their order; the last ones where nothing says which come first.
-    pub(super) fn list(&self, asked: &Asked, limit: usize) -> Vec<Arc<Event>> {
+    /// The first events that are asked for, in their order, or the last ones where nothing says which come first; and the
+    /// number of the last event of all, as it was then.
+    pub(super) fn list(&self, asked: &Asked, limit: usize) -> (Vec<Arc<Event>>, u64) {
         let kept = self.list.lock().unwrap_or_else(PoisonError::into_inner);
         if asked.after.is_none() {
             let mut last: Vec<_> =
                 kept.events.iter().rev().filter(|event| asked.wants(event)).take(limit).cloned().collect();
             last.reverse();
-            return last;
+            return (last, kept.last);
         }
         // Numbers grow, so those before are not looked at.
         let first = asked.after.map_or(0, |after| kept.events.partition_point(|event| event.number <= after));
-        kept.events.iter().skip(first).filter(|event| asked.wants(event)).take(limit).cloned().collect()
-    }
-
-    /// The number of the last event.
-    pub(super) fn last(&self) -> u64 {
-        self.list.lock().unwrap_or_else(PoisonError::into_inner).last
+        let behind = kept.events.iter().skip(first);
+        (behind.filter(|event| asked.wants(event)).take(limit).cloned().collect(), kept.last)
     }
 
     /// Takes in what a file has from before, and writes further events into it.
@@ -244,14 +241,14 @@ fn write_down(ring: &Ring, path: &Path, events: &Receiver<Arc<Event>>) {
 
 /// Writes all that is kept; returns how many lines that is, and the last number.
 fn write_anew(ring: &Ring, path: &Path) -> std::io::Result<(usize, u64)> {
-    let events = ring.list(&Asked::default(), KEPT);
+    let (events, last) = ring.list(&Asked::default(), KEPT);
     let mut text = String::new();
     for event in &events {
         text.push_str(&serde_json::to_string(&**event).unwrap_or_default());
         text.push('\n');
     }
     files::keep(path, &text)?;
-    Ok((events.len(), events.last().map_or(0, |event| event.number)))
+    Ok((events.len(), last))
 }
 
 /// Now, as events have it.
@@ -285,16 +282,16 @@ mod tests {
             ring.keep(event(&n.to_string(), if n % 2 == 0 { "a" } else { "b,c" }, n));
         }
         let all = Asked::default();
-        assert_eq!(ring.list(&all, KEPT + 9).len(), KEPT);
-        assert_eq!(texts(&ring.list(&all, 2)), ["10003", "10004"]);
+        assert_eq!(ring.list(&all, KEPT + 9).0.len(), KEPT);
+        assert_eq!(texts(&ring.list(&all, 2).0), ["10003", "10004"]);
         let of = |service: &str| Asked { service: Some(service.into()), ..all.clone() };
-        assert_eq!(texts(&ring.list(&of("c"), 1)), ["10003"]);
-        assert!(ring.list(&of("b,c"), 9).is_empty());
-        let behind = Asked { after: Some(ring.last() - 3), ..all.clone() };
-        assert_eq!(texts(&ring.list(&behind, 2)), ["10002", "10003"]);
+        assert_eq!(texts(&ring.list(&of("c"), 1).0), ["10003"]);
+        assert!(ring.list(&of("b,c"), 9).0.is_empty());
+        let behind = Asked { after: Some(ring.list(&all, 0).1 - 3), ..all.clone() };
+        assert_eq!(texts(&ring.list(&behind, 2).0), ["10002", "10003"]);
         let since = Asked { after: Some(0), since: Some(10_004), ..all.clone() };
-        assert_eq!(texts(&ring.list(&since, 9)), ["10004"]);
-        assert!(ring.list(&Asked { kind: Some("links".into()), ..all }, 9).is_empty());
+        assert_eq!(texts(&ring.list(&since, 9).0), ["10004"]);
+        assert!(ring.list(&Asked { kind: Some("links".into()), ..all }, 9).0.is_empty());
     }
 
     #[test]
@@ -320,7 +317,7 @@ mod tests {
         let second = Arc::new(Ring::default());
         second.keep(event("a new start", "a", 3));
         second.remember(&path).unwrap();
-        let all = second.list(&Asked::default(), 99);
+        let (all, _) = second.list(&Asked::default(), 99);
         assert_eq!(texts(&all), ["before the file", "after it", "by hand", "a new start"]);
         assert_eq!(all.iter().map(|event| event.number).collect::<Vec<_>>(), [1, 2, 7, 8]);
         written(4);

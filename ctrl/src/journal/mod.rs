@@ -20,7 +20,7 @@ pub use format::Format;
 
 use events::Ring;
 use std::collections::HashMap;
-use std::fmt::{self};
+use std::fmt;
 use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -80,7 +80,7 @@ pub fn remember(path: &Path) -> std::io::Result<()> {
 /// The events that are asked for, at most so many, and the number of the last event of all.
 pub fn events(asked: &Asked, limit: usize) -> (Vec<Arc<Event>>, u64) {
     let Some(journal) = JOURNAL.get() else { return (Vec::new(), 0) };
-    (journal.shared.events.list(asked, limit), journal.shared.events.last())
+    journal.shared.events.list(asked, limit)
 }
 
 /// Waits until all lines are written, but not for a reader that does not read.

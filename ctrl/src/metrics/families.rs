@@ -14,10 +14,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Bytes of a piece, more or less.
 const PIECE: usize = 64 * 1024;
-/// The states that services and servers may be in: each has a sample, so that `== 1` finds them.
-const SERVICE_STATES: [&str; 6] = ["ready", "protected", "full", "draining", "down", "unready"];
+/// The states that services may be in: each has a sample, so that `== 1` finds them.
+pub const SERVICE_STATES: [&str; 6] = ["ready", "protected", "full", "draining", "down", "unready"];
+/// Those of servers.
+pub const SERVER_STATES: [&str; 7] =
+    ["up", "checking", "down", "draining", "unreachable", "inhibited", "sorry"];
+
+/// The tables of sessions.
 const FAMILIES: [&str; 2] = ["ipv4", "ipv6"];
-const SERVER_STATES: [&str; 7] = ["up", "checking", "down", "draining", "unreachable", "inhibited", "sorry"];
 
 /// Objects of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -220,15 +224,6 @@ impl Scrape {
             out.push_str("# EOF\n");
         }
         Some(out)
-    }
-
-    /// All of it at once.
-    pub fn text(mut self) -> String {
-        let mut text = String::new();
-        while let Some(piece) = self.piece() {
-            text.push_str(&piece);
-        }
-        text
     }
 
     fn plan(&mut self, query: &Query) {

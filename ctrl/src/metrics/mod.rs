@@ -8,7 +8,7 @@ mod families;
 mod serve;
 mod text;
 
-pub use families::{Query, Scope, Scrape};
+pub use families::{Query, SERVER_STATES, SERVICE_STATES, Scope, Scrape};
 pub use serve::Exporter;
 pub use text::Format;
 

@@ -190,7 +190,7 @@ impl Observer<'_> {
         Some(found.until.since(self.now).as_secs())
     }
 
-    /// A server's state in one word.
+    /// A server's state in one word, of [`SERVER_STATES`](super::SERVER_STATES).
     pub(crate) fn state(&self, at: usize, place: usize) -> &'static str {
         let spec = &self.config.services[at].servers[place];
         let standing = self.standings.condition(at, place, self.now);

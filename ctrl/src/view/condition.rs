@@ -28,6 +28,10 @@ pub enum ServiceState {
 }
 
 impl ServiceState {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Ready, Self::Protected, Self::Full, Self::Draining, Self::Down, Self::Unready];
+
     /// Its name in lists.
     pub const fn name(self) -> &'static str {
         match self {

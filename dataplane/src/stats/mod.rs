@@ -87,37 +87,39 @@ counters! {
 
 const _: () = assert!(size_of::<ServiceCounters>() == 64);
 
-impl ServiceTotals {
-    /// Why new sessions of a service were refused, and how many.
-    pub fn refusals(&self) -> [(DropReason, u64); 8] {
-        [
-            (DropReason::NoRealServer, self.no_real_server),
-            (DropReason::ServersFull, self.servers_full),
-            (DropReason::ServiceLimit, self.service_limit),
-            (DropReason::LocalPortsExhausted, self.local_ports_exhausted),
-            (DropReason::SessionTableFull, self.session_table_full),
-            (DropReason::NoRoute, self.no_route),
-            (DropReason::LinkDown, self.link_down),
-            (DropReason::NoSession, self.no_session),
-        ]
-    }
+/// The reasons for which new sessions are refused, each with its counter.
+macro_rules! refusals {
+    ($($reason:ident: $counter:ident,)+) => {
+        impl ServiceTotals {
+            /// Why new sessions of a service were refused, and how many.
+            pub fn refusals(&self) -> [(DropReason, u64); 8] {
+                [$((DropReason::$reason, self.$counter)),+]
+            }
+        }
+
+        impl ServiceCounters {
+            fn refusal(&self, reason: DropReason) -> Option<&Counter> {
+                match reason {
+                    $(DropReason::$reason => Some(&self.$counter),)+
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+refusals! {
+    NoRealServer: no_real_server,
+    ServersFull: servers_full,
+    ServiceLimit: service_limit,
+    LocalPortsExhausted: local_ports_exhausted,
+    SessionTableFull: session_table_full,
+    NoRoute: no_route,
+    LinkDown: link_down,
+    NoSession: no_session,
 }
 
 impl ServiceCounters {
-    fn refusal(&self, reason: DropReason) -> Option<&Counter> {
-        Some(match reason {
-            DropReason::NoRealServer => &self.no_real_server,
-            DropReason::ServersFull => &self.servers_full,
-            DropReason::ServiceLimit => &self.service_limit,
-            DropReason::LocalPortsExhausted => &self.local_ports_exhausted,
-            DropReason::SessionTableFull => &self.session_table_full,
-            DropReason::NoRoute => &self.no_route,
-            DropReason::LinkDown => &self.link_down,
-            DropReason::NoSession => &self.no_session,
-            _ => return None,
-        })
-    }
-
     /// Counts a refusal, if its reason is one of [`refusals`](ServiceTotals::refusals).
     pub fn refuse(&self, reason: DropReason) {
         if let Some(counter) = self.refusal(reason) {

@@ -1,6 +1,6 @@
 //! How servers are told where clients are.
 
-use super::{Checker, Keyed, raw, suggestion, takes};
+use super::{Checker, Keyed, raw, takes, unknown};
 use crate::config::ServerSpec;
 use dataplane::flow::{Protocol, Protocols};
 use dataplane::snapshot::ClientAddress;
@@ -17,7 +17,7 @@ impl Checker<'_> {
         let raw = value.get_ref();
         let kind = raw.kind.get_ref().as_str();
         if !raw::CLIENT_ADDRESSES.contains(&kind) {
-            let message = format!("`{kind}` is unknown; {}", suggestion(kind, &raw::CLIENT_ADDRESSES));
+            let message = unknown(kind, &raw::ClientAddress::TABLE, "type");
             self.error(raw.kind.span(), &format!("{key}.type"), message);
             return None;
         }
@@ -95,10 +95,7 @@ impl Checker<'_> {
             None | Some((_, "header")) => Some(ClientAddress::Uoa(Uoa::Header)),
             Some((_, "option")) => Some(ClientAddress::Uoa(Uoa::Option)),
             Some((value, other)) => {
-                let message = format!(
-                    "`{other}` is unknown; {}",
-                    suggestion(other, &raw::ClientAddress::TABLE.words("encoding"))
-                );
+                let message = unknown(other, &raw::ClientAddress::TABLE, "encoding");
                 self.error(value.span(), &format!("{key}.encoding"), message);
                 None
             }

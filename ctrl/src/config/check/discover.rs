@@ -1,7 +1,7 @@
 //! Where servers are looked up.
 
 use super::servers::Wanted;
-use super::{Checker, Keyed, raw, suggestion};
+use super::{Checker, Keyed, raw, unknown};
 use crate::config::{DiscoverSpec, Login, Site, Source};
 use crate::files;
 use crate::tls::Tls;
@@ -87,7 +87,7 @@ impl Checker<'_> {
                 Source::Dns { name, resolver, l4_port, families: wanted.kinds() }
             }
             other => {
-                let message = format!("`{other}` is unknown; {}", suggestion(other, &raw::SOURCES));
+                let message = unknown(other, &raw::Discover::TABLE, "type");
                 self.error(raw.kind.span(), &key("type"), message);
                 return None;
             }

@@ -1,8 +1,7 @@
-//! What others than the operator reach or read: listeners, and the log.
+//! Listeners that others than the operator reach.
 
-use super::{Checker, Keyed, raw, suggestion};
-use crate::config::{Exposed, ListenAt, LogSpec, MetricsSpec, SeriesOfServers};
-use crate::journal;
+use super::{Checker, Keyed, raw, unknown};
+use crate::config::{Exposed, ListenAt, MetricsSpec, SeriesOfServers};
 use crate::tls::{self, ServerTls};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,32 +13,6 @@ use toml::Spanned;
 const COST_MAX: u32 = 14;
 
 impl Checker<'_> {
-    pub(super) fn log(&mut self, raw: &raw::Log) -> LogSpec {
-        let mut format = journal::Format::Text;
-        if let Some(value) = &raw.format {
-            let word = value.get_ref().as_str();
-            match journal::Format::named(word) {
-                Some(named) => format = named,
-                None => {
-                    let known = suggestion(word, &raw::Log::TABLE.words("format"));
-                    self.error(value.span(), "log.format", format!("`{word}` is unknown; {known}"));
-                }
-            }
-        }
-        let mut level = log::LevelFilter::Info;
-        if let Some(value) = &raw.level {
-            let word = value.get_ref().as_str();
-            match word.parse() {
-                Ok(named) if raw::LOG_LEVELS.contains(&word) => level = named,
-                _ => {
-                    let known = suggestion(word, &raw::LOG_LEVELS);
-                    self.error(value.span(), "log.level", format!("`{word}` is unknown; {known}"));
-                }
-            }
-        }
-        LogSpec { format, level }
-    }
-
     pub(super) fn metrics(&mut self, raw: Option<&raw::Metrics>) -> Option<MetricsSpec> {
         let raw = raw?;
         let servers = match &raw.servers {
@@ -48,10 +21,7 @@ impl Checker<'_> {
                 let word = value.get_ref().word();
                 let servers = SeriesOfServers::named(word);
                 if servers.is_none() {
-                    let message = format!(
-                        "`{word}` is unknown; {}",
-                        suggestion(word, &raw::Metrics::TABLE.words("servers"))
-                    );
+                    let message = unknown(word, &raw::Metrics::TABLE, "servers");
                     self.error(value.span(), "metrics.servers", message);
                 }
                 servers
@@ -117,7 +87,7 @@ impl Checker<'_> {
                 && path.symlink_metadata().is_ok_and(|found| !found.file_type().is_socket())
             {
                 let message = format!("{} is there and is not a socket; name another path", path.display());
-                self.error(text.span(), &key, message);
+                self.elsewhere(text.span(), &key, message);
             }
             if places.contains(&place) {
                 self.error(text.span(), &key, format!("{place} is listed twice"));

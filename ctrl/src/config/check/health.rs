@@ -1,7 +1,7 @@
 //! Health checks, and what is done when servers are down.
 
 use super::servers::Wanted;
-use super::{Checker, Keyed, raw, suggestion};
+use super::{Checker, Keyed, raw, unknown};
 use crate::config::Rules;
 use crate::config::health::{CheckKind, Way};
 use crate::config::{HealthSpec, Http, LoadPlace, LoadSpec, PortSpec, Probe, ServerSpec};
@@ -115,8 +115,7 @@ impl Checker<'_> {
         let key = |field: &str| format!("service[{at}].health.{field}");
         let word = raw.kind.get_ref().as_str();
         let Some(kind) = CheckKind::named(word) else {
-            let message =
-                format!("`{word}` is unknown; {}", suggestion(word, &CheckKind::ALL.map(CheckKind::name)));
+            let message = unknown(word, &raw::Health::TABLE, "type");
             self.error(raw.kind.span(), &key("type"), message);
             return None;
         };
@@ -145,10 +144,7 @@ impl Checker<'_> {
             None | Some((_, "down")) => false,
             Some((_, "up")) => true,
             Some((value, other)) => {
-                let message = format!(
-                    "`{other}` is unknown; {}",
-                    suggestion(other, &raw::Health::TABLE.words("initial"))
-                );
+                let message = unknown(other, &raw::Health::TABLE, "initial");
                 self.error(value.span(), &key("initial"), message);
                 false
             }
@@ -179,8 +175,7 @@ impl Checker<'_> {
                 true
             }
             Some((value, other)) => {
-                let message =
-                    format!("`{other}` is unknown; {}", suggestion(other, &raw::Health::TABLE.words("aim")));
+                let message = unknown(other, &raw::Health::TABLE, "aim");
                 self.error(value.span(), &key("aim"), message);
                 false
             }
@@ -385,10 +380,7 @@ impl Checker<'_> {
                     None | Some("A") => false,
                     Some("AAAA") => true,
                     Some(other) => {
-                        let message = format!(
-                            "`{other}` is unknown; {}",
-                            suggestion(other, &raw::Health::TABLE.words("query_type"))
-                        );
+                        let message = unknown(other, &raw::Health::TABLE, "query_type");
                         self.error(entry.span(), &key("query_type"), message);
                         false
                     }

@@ -12,6 +12,7 @@ mod client_address;
 mod discover;
 mod exposed;
 mod health;
+mod log;
 mod names;
 mod odd;
 mod options;
@@ -44,8 +45,8 @@ use toml::Spanned;
 use topology::{
     connected_port, is_broadcast, is_link_local, is_network, is_own, is_unicast, networks, overlaps,
 };
-use values::is_pci_address;
 pub(crate) use values::parse_duration;
+use values::{is_pci_address, unknown};
 
 const DEFAULT_SOCKET: &str = "/run/sluice/sluice.sock";
 const DEFAULT_SESSIONS: usize = 1_000_000;
@@ -274,10 +275,7 @@ impl<'a> Checker<'a> {
                 "require" => Hugepages::Require,
                 "off" => Hugepages::Off,
                 other => {
-                    let message = format!(
-                        "`{other}` is unknown; {}",
-                        suggestion(other, &raw::Dataplane::TABLE.words("hugepages"))
-                    );
+                    let message = unknown(other, &raw::Dataplane::TABLE, "hugepages");
                     self.error(value.span(), "dataplane.hugepages", message);
                     Hugepages::Auto
                 }

@@ -1,6 +1,6 @@
 //! The names that are answered for.
 
-use super::{Checker, Keyed, raw, suggestion};
+use super::{Checker, Keyed, raw, unknown};
 use crate::config::{Location, NameAnswers, NamesSpec};
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -58,10 +58,7 @@ impl Checker<'_> {
             "vip" => NameAnswers::Vips,
             "servers" => NameAnswers::Servers,
             other => {
-                let message = format!(
-                    "`{other}` is unknown; {}",
-                    suggestion(other, &raw::Service::TABLE.words("names"))
-                );
+                let message = unknown(other, &raw::Service::TABLE, "names");
                 self.error(value.span(), key, message);
                 NameAnswers::Vips
             }

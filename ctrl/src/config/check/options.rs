@@ -1,6 +1,6 @@
 //! What a service wants of its sessions, and of its tunnels.
 
-use super::{Checker, Keyed, raw, suggestion};
+use super::{Checker, Keyed, raw, unknown};
 use crate::config::PortSpec;
 use dataplane::flow::{Protocol, Protocols};
 use dataplane::session::{ForwardMode, Persistence, Timeouts};
@@ -145,8 +145,7 @@ impl Checker<'_> {
             "gre" => Encapsulation::Gre,
             "gue" => Encapsulation::Gue(l4_port.unwrap_or_default() as u16),
             other => {
-                let message =
-                    format!("`{other}` is unknown; {}", suggestion(other, &raw::Tunnel::TABLE.words("type")));
+                let message = unknown(other, &raw::Tunnel::TABLE, "type");
                 self.error(raw.kind.span(), &format!("{key}.type"), message);
                 return default;
             }

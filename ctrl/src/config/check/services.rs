@@ -5,7 +5,7 @@ use super::together::{Share, clashes};
 use super::topology::{
     connected_port, gateway_in, is_broadcast, is_link_local, is_network, is_own, is_unicast, networks,
 };
-use super::{Checker, Keyed, raw, suggestion, takes};
+use super::{Checker, Keyed, raw, takes, unknown};
 use crate::config::{Config, Location, PortSpec, RouteSpec, ServerSpec, ServiceSpec, Severity, Weight};
 use dataplane::flow::{Endpoint, Protocol, Protocols};
 use dataplane::scheduler::{Flags, Scheduler};
@@ -368,8 +368,7 @@ impl Checker<'_> {
         let mut is_known = true;
         for name in value.get_ref().iter() {
             let Some(protocol) = Protocol::ALL.into_iter().find(|protocol| protocol.name() == name) else {
-                let known = Protocol::ALL.map(Protocol::name);
-                self.error(value.span(), key, format!("`{name}` is unknown; {}", suggestion(name, &known)));
+                self.error(value.span(), key, unknown(name, &raw::Service::TABLE, "protocol"));
                 is_known = false;
                 continue;
             };
@@ -387,12 +386,10 @@ impl Checker<'_> {
     fn forward(&mut self, value: Option<&Spanned<String>>, key: &str) -> Option<ForwardMode> {
         let Some(value) = value else { return Some(ForwardMode::FullNat) };
         let name = value.get_ref().as_str();
-        let known = ForwardMode::ALL.map(ForwardMode::name);
         match ForwardMode::ALL.into_iter().find(|mode| mode.name() == name) {
             Some(mode) => Some(mode),
             None => {
-                let message = format!("`{name}` is unknown; {}", suggestion(name, &known));
-                self.error(value.span(), key, message);
+                self.error(value.span(), key, unknown(name, &raw::Service::TABLE, "forward"));
                 None
             }
         }
@@ -402,12 +399,10 @@ impl Checker<'_> {
         // ipvsadm's default.
         let Some(value) = value else { return Some(Scheduler::WeightedLeastConnection) };
         let name = value.get_ref().as_str();
-        let known = Scheduler::ALL.map(Scheduler::name);
         if let Some(scheduler) = Scheduler::ALL.into_iter().find(|scheduler| scheduler.name() == name) {
             return Some(scheduler);
         }
-        let message = format!("`{name}` is unknown; {}", suggestion(name, &known));
-        self.error(value.span(), key, message);
+        self.error(value.span(), key, unknown(name, &raw::Service::TABLE, "scheduler"));
         None
     }
 
@@ -424,10 +419,7 @@ impl Checker<'_> {
                 "port" => flags.port = true,
                 "fallback" => flags.fallback = true,
                 other => {
-                    let message = format!(
-                        "`{other}` is unknown; {}",
-                        suggestion(other, &raw::Service::TABLE.words("scheduler_flags"))
-                    );
+                    let message = unknown(other, &raw::Service::TABLE, "scheduler_flags");
                     self.error(text.span(), &key, message);
                 }
             }

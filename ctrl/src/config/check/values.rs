@@ -1,7 +1,7 @@
 //! Single values: numbers in a range, names, durations, addresses.
 
-use super::{Checker, Keyed};
-use crate::config::keys::Key;
+use super::{Checker, Keyed, suggestion};
+use crate::config::keys::{Key, Table};
 use dataplane::snapshot::Network;
 use hickory_proto::rr::Name;
 use std::net::{IpAddr, SocketAddr};
@@ -133,6 +133,11 @@ impl Checker<'_> {
             }
         }
     }
+}
+
+/// What is wrong with a word that a key does not know, and what was probably meant.
+pub(super) fn unknown(word: &str, table: &Table, key: &str) -> String {
+    format!("`{word}` is unknown; {}", suggestion(word, &table.words(key)))
 }
 
 /// A duration as `2s`; `None` for anything else.
