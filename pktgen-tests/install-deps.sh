@@ -19,7 +19,7 @@ has_igb() {
 
 # Whether the guest's kernel is there, with all modules that this version of the lab loads.
 has_kernel() {
-    [ -e "$kernel/vmlinuz" ] && [ -n "$(find "$kernel/" -name 'veth.ko*' 2>/dev/null)" ]
+    [ -e "$kernel/vmlinuz" ] && [ -n "$(find "$kernel/" -name 'pktgen.ko*' 2>/dev/null)" ]
 }
 
 # The distribution's QEMU, if it is new enough, else that of Debian's backports.
@@ -64,7 +64,7 @@ unpack_kernel() {
         dpkg-deb --fsys-tarfile "$package" | tar x -C "$kernel" --wildcards --no-anchored 'vmlinuz*' 'modules.*' \
             'virt/*' 'drivers/vfio/*' 'drivers/virtio/*' 'drivers/uio/*' 'drivers/i2c/*' 'drivers/dca/*' 'drivers/ptp/*' \
             'drivers/pps/*' 'drivers/net/veth.*' 'net/8021q/*' 'net/802/*' 'net/llc/*' 'drivers/char/virtio_console*' 'drivers/net/tun.*' 'drivers/net/net_failover.*' \
-            'drivers/net/virtio_net.*' 'drivers/net/vmxnet3/*' 'drivers/net/ethernet/intel/*' 'net/core/failover.*' 2>/dev/null || true
+            'drivers/net/virtio_net.*' 'drivers/net/vmxnet3/*' 'drivers/net/ethernet/intel/*' 'net/core/failover.*' 'net/core/pktgen.*' 2>/dev/null || true
     done
     rm -rf "$kernel/packages"
     mv "$kernel"/boot/vmlinuz* "$kernel/vmlinuz"

@@ -33,10 +33,11 @@ impl Devices for Hardware {
     fn counters(&self, port: PortId) -> DeviceCounters {
         let Some(device) = self.devices.get(usize::from(port.0)) else {
             // What a sub-interface's device counts is its parent's.
-            return DeviceCounters { missed: 0, rx_errors: 0, tx_errors: 0, no_buffer: 0 };
+            return DeviceCounters::default();
         };
         let stats = device.stats();
         DeviceCounters {
+            sent: stats.sent,
             missed: stats.missed,
             rx_errors: stats.rx_errors,
             tx_errors: stats.tx_errors,

@@ -34,6 +34,8 @@ pub trait Devices {
 /// What a device counts itself.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DeviceCounters {
+    /// Packets sent.
+    pub sent: u64,
     /// Packets lost because nobody took them.
     pub missed: u64,
     /// Packets received with errors.

@@ -27,6 +27,13 @@ pub fn check(sys: &Path, address: &str, workers: usize) -> Result<(), String> {
         });
     }
     let bind = format!("run `dpdk-devbind.py -b vfio-pci {address}`");
+    // vfio-pci takes nothing without one.
+    let first = match names_in(&sys.join("kernel/iommu_groups")).is_empty() {
+        true => {
+            ", and the machine's IOMMU is off; switch it on in the firmware, add intel_iommu=on or amd_iommu=on to the kernel's command line, then "
+        }
+        false => "; ",
+    };
     let driver = driver_of(&device);
     match driver.as_deref() {
         Some("vfio-pci") => check_vfio(sys, address)?,
@@ -35,15 +42,10 @@ pub fn check(sys: &Path, address: &str, workers: usize) -> Result<(), String> {
             let interface = names_in(&device.join("net")).into_iter().next();
             let interface = interface.map_or(String::new(), |name| format!(" as interface {name}"));
             return Err(format!(
-                "device {address} is bound to the kernel's driver {driver}{interface}; {bind}, which takes it away from the kernel"
+                "device {address} is bound to the kernel's driver {driver}{interface}{first}{bind}, which takes it away from the kernel"
             ));
         }
-        None if names_in(&sys.join("kernel/iommu_groups")).is_empty() => {
-            return Err(format!(
-                "device {address} is bound to no driver, and the machine's IOMMU is off; switch it on in the firmware, add intel_iommu=on or amd_iommu=on to the kernel's command line, then {bind}"
-            ));
-        }
-        None => return Err(format!("device {address} is bound to no driver; {bind}")),
+        None => return Err(format!("device {address} is bound to no driver{first}{bind}")),
     }
     if workers > 1 && is_8254x(&device) {
         return Err(format!(
@@ -174,7 +176,10 @@ mod tests {
     fn a_machine_without_iommu_is_told_so() {
         let sys = Sys::new("iommu");
         fs::remove_dir_all(sys.0.join("kernel")).unwrap();
-        assert!(sys.says("0000:01:00.0", 1).contains("the machine's IOMMU is off"));
+        let remedy = "the machine's IOMMU is off; switch it on in the firmware";
+        assert!(sys.says("0000:01:00.0", 1).contains(remedy));
+        sys.bind("0000:01:00.0", "igb");
+        assert!(sys.says("0000:01:00.0", 1).contains(remedy));
     }
 
     #[test]

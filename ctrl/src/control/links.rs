@@ -11,6 +11,7 @@ use crate::devices::Devices;
 use crate::journal::Edge;
 use crate::kernel::Outside;
 use crate::links::neighbors::NeighborTable;
+use crate::links::sent::{Account, Sent};
 use dataplane::clock::Instant;
 use dataplane::ids::PortId;
 use hashbrown::HashSet;
@@ -57,6 +58,8 @@ pub(super) struct LinkState {
     mtu: u16,
     /// What is wrong with the interface, and what to do.
     pub(super) trouble: Option<String>,
+    /// Whether its device sends what it is given.
+    pub(super) account: Account,
 }
 
 impl LinkState {
@@ -76,7 +79,8 @@ impl<D: Devices> Control<D> {
                 _ => None,
             };
             let link = self.device_link(at);
-            let state = LinkState { link, index, mtu: self.workers.facts[at].mtu, trouble: None };
+            let mtu = self.workers.facts[at].mtu;
+            let state = LinkState { link, index, mtu, ..LinkState::default() };
             if let Some((false, _)) = state.link {
                 log::warn!(target: "links", "port {}: the link is down", self.wanted.config.ports[at].name);
                 if let Some(kernel) = &mut self.kernel {
@@ -127,6 +131,30 @@ impl<D: Devices> Control<D> {
             let mut snapshot = (*self.workers.world).clone();
             snapshot.ports = compile::ports(&self.wanted.config, &self.workers.facts);
             self.publish(snapshot);
+        }
+    }
+
+    /// Once a second: whether devices send what workers give them.
+    pub(super) fn look_at_devices(&mut self) {
+        let workers = self.workers.stats.len();
+        for (at, (spec, state)) in self.wanted.config.ports.iter().zip(&mut self.links.ports).enumerate() {
+            // What a sub-interface sends is its parent's.
+            if spec.vlan.is_some() {
+                continue;
+            }
+            let port = PortId(at as u16);
+            let given = self.workers.stats.iter().map(|stats| stats.port(port).tx_packets.value()).sum();
+            let counters = self.workers.devices.counters(port);
+            let now = Sent { given, sent: counters.sent, failed: counters.tx_errors };
+            if state.account.look(now, workers) {
+                let name = &spec.name;
+                match &state.account.trouble {
+                    Some(trouble) => log::warn!(target: "links", port = name; "port {name}: {trouble}"),
+                    None => {
+                        log::info!(target: "links", port = name; "port {name}: the device sends what it is given again")
+                    }
+                }
+            }
         }
     }
 

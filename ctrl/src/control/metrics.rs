@@ -245,7 +245,7 @@ impl<D: Devices> Control<D> {
         let ports = self.wanted.config.ports.iter().zip(&self.workers.facts).enumerate();
         let ports = ports.map(|(at, (spec, facts))| {
             let id = PortId(at as u16);
-            let DeviceCounters { missed, rx_errors, tx_errors, no_buffer } =
+            let DeviceCounters { missed, rx_errors, tx_errors, no_buffer, .. } =
                 self.workers.devices.counters(id);
             let link = self.links.ports[at].link;
             PortRow {

@@ -244,6 +244,7 @@ impl<D: Devices> Control<D> {
                 self.follow_names();
             }
             self.look_after_metrics();
+            self.look_at_devices();
             self.poll();
         }
     }

@@ -176,7 +176,8 @@ impl<D: Devices> Control<D> {
         }));
         warnings.extend(observer.port_warnings());
         for (port, state) in self.wanted.config.ports.iter().zip(&self.links.ports) {
-            warnings.extend(state.trouble.as_ref().map(|trouble| format!("port {}: {trouble}", port.name)));
+            let troubles = state.trouble.iter().chain(&state.account.trouble);
+            warnings.extend(troubles.map(|trouble| format!("port {}: {trouble}", port.name)));
         }
         for (at, _) in self.workers.turns.iter().enumerate().filter(|(_, (_, is_still))| *is_still) {
             let core = self.wanted.config.dataplane.workers[at];

@@ -52,7 +52,7 @@ impl<D: Devices> Control<D> {
         self.look_at_turns();
         for (port, reason) in self.workers.ladder.watch(&self.workers.stats) {
             let name = &self.wanted.config.ports[usize::from(port.0)].name;
-            log::info!(target: "links", port = name, to = "hand-over", why = reason; "port {name}: falls back to hand-over, because {reason}");
+            log::warn!(target: "links", port = name, to = "hand-over", why = reason; "port {name}: falls back to hand-over, because {reason}");
         }
         self.forget_unused_locals();
         self.workers.publisher.collect();

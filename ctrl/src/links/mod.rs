@@ -3,3 +3,4 @@
 pub mod arp;
 pub mod nd;
 pub mod neighbors;
+pub mod sent;

@@ -325,7 +325,8 @@ impl Observer<'_> {
             .map(|(at, (spec, facts))| {
                 let id = PortId(at as u16);
                 let totals = self.stats.iter().map(|stats| stats.port(id).read()).sum();
-                let DeviceCounters { missed, rx_errors, tx_errors, no_buffer } = self.devices.counters(id);
+                let DeviceCounters { missed, rx_errors, tx_errors, no_buffer, .. } =
+                    self.devices.counters(id);
                 PortView {
                     name: spec.name.clone(),
                     device: spec.device.text().to_owned(),

@@ -47,6 +47,8 @@ pub struct DeviceSettings {
 /// What a device counts itself.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DeviceStats {
+    /// Packets sent.
+    pub sent: u64,
     /// Packets the device lost because nobody took them.
     pub missed: u64,
     /// Packets received with errors.
@@ -301,6 +303,7 @@ impl Device {
             self.socket_drops.fetch_add(lost.into(), Ordering::Relaxed);
         }
         DeviceStats {
+            sent: stats.opackets,
             missed: stats.imissed + self.socket_drops.load(Ordering::Relaxed),
             rx_errors: stats.ierrors,
             tx_errors: stats.oerrors,

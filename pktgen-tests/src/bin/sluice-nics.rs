@@ -6,10 +6,12 @@
 
 use clap::Parser;
 use pktgen_tests::netns;
-use pktgen_tests::nics::guest::{Guest, Nic, PCI};
+use pktgen_tests::nics::guest::{Board, Guest, Nic, PCI};
 use pktgen_tests::nics::image::Image;
 use pktgen_tests::nics::lab::NicLab;
+use pktgen_tests::nics::load::ON_HOST;
 use pktgen_tests::nics::machine::Machine as _;
+use pktgen_tests::nics::obstacles;
 use pktgen_tests::nics::report::{Walk, emulation, put, table, walk, walk_labs};
 use pktgen_tests::nics::steps::{NICS, STEPS, Step};
 use pktgen_tests::process::{Folder, run, wait_until};
@@ -66,12 +68,19 @@ fn emulated(wanted: &[String]) -> Result<usize, String> {
         let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/NICS.md");
         put(&page, &table(&walks, STEPS, &emulation(&image.release)))?;
     }
-    let failures: usize = walks.iter().map(Walk::failures).sum();
-    let is_asked = wanted.is_empty() || wanted.iter().any(|name| name == ITSELF);
-    Ok(failures + if is_asked { itself()? } else { 0 })
+    let mut failures: usize = walks.iter().map(Walk::failures).sum();
+    let is_asked = |what: &str| wanted.is_empty() || wanted.iter().any(|name| name == what);
+    if is_asked(OBSTACLES) {
+        failures += obstacles::walk(&image)?;
+    }
+    if is_asked(ITSELF) {
+        failures += itself()?;
+    }
+    Ok(failures)
 }
 
-/// What `names` calls the command for real NICs, which is tried too.
+/// What `names` calls machines that lack something, and the command for real NICs, which is tried too.
+const OBSTACLES: &str = "obstacles";
 const ITSELF: &str = "itself";
 
 /// Tries the command for real NICs, on a guest whose four NICs are cabled to each other, two and two. Returns how many
@@ -84,7 +93,8 @@ fn itself() -> Result<usize, String> {
     let image = Image::build(folder.path(), &[&PROGRAMS[..], &[&own]].concat())?;
     let (nic, _) = NICS.iter().find(|(nic, _)| nic.name == "e1000e").ok_or("there is no e1000e")?;
     let cables = ["0", "1", "0", "1"].map(|hub| format!("hubport,hubid={hub}"));
-    let guest = Guest::boot(&image, nic, 3, &cables, |program| Command::new(program), folder.path())?;
+    let guest =
+        Guest::boot(&image, nic, &Board::new(3), &cables, |program| Command::new(program), folder.path())?;
     guest.run("modprobe e1000e; modprobe veth")?;
     let name = |at: &str| guest.run(&format!("ls /sys/bus/pci/devices/0000:00:{at}.0/net"));
     let peers = [name("10")?, name("14")?].map(|name| name.trim().to_owned()).join(",");
@@ -112,7 +122,7 @@ fn itself() -> Result<usize, String> {
 /// What a lab takes on the machine where it is.
 const PROGRAMS: [&str; 7] = ["nginx", "curl", "socat", "ip", "ss", "ethtool", "ping"];
 /// How long all steps may take on an emulated machine that emulates nothing.
-const PATIENCE: Duration = Duration::from_secs(100);
+const PATIENCE: Duration = Duration::from_secs(160);
 
 fn real(arguments: &Arguments) -> Result<usize, String> {
     let two = |list: &[String], what: &str| {
@@ -136,7 +146,8 @@ fn real(arguments: &Arguments) -> Result<usize, String> {
     let tags = run(Command::new("modprobe").arg("8021q")).is_ok();
     let lab = |vlans| NicLab::on_host(&pci, &peers, vlans);
     let is_tried = |step: &&Step| !arguments.without.iter().any(|name| name == step.name);
-    let steps: Vec<_> = STEPS.iter().filter(is_tried).copied().collect();
+    let all: Vec<_> = STEPS.iter().chain(ON_HOST).copied().collect();
+    let steps: Vec<_> = all.iter().filter(is_tried).copied().collect();
     let walk = walk_labs(&nic, arguments.workers, &steps, tags, lab)?;
     let kernel = run(Command::new("uname").arg("-r")).unwrap_or_default();
     let failed: String = walk
@@ -145,7 +156,7 @@ fn real(arguments: &Arguments) -> Result<usize, String> {
         .filter_map(|outcome| Some(format!("\n{}: {}\n", outcome.name, outcome.seen.as_ref().err()?)))
         .collect();
     let walks = [walk];
-    let text = table(&walks, STEPS, &format!("kernel {}", kernel.trim())) + &failed;
+    let text = table(&walks, &all, &format!("kernel {}", kernel.trim())) + &failed;
     let path = Path::new("target/nics/report.md");
     let failed = |error: std::io::Error| format!("{}: {error}", path.display());
     std::fs::create_dir_all("target/nics").and_then(|()| std::fs::write(path, text)).map_err(failed)?;

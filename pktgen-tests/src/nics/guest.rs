@@ -37,13 +37,30 @@ pub struct Guest {
     console: PathBuf,
 }
 
-/// Where NICs stand. An igb has virtual functions at 0x80 behind its own, so the first two stand apart.
-const SLOTS: [usize; 4] = [4, 8, 0x10, 0x14];
-/// The addresses of the first two.
+/// What a machine is made of besides its NICs' kind.
+#[derive(Clone, Copy, Debug)]
+pub struct Board<'a> {
+    /// Its cores.
+    pub cpus: usize,
+    /// Whether it has an IOMMU.
+    pub has_iommu: bool,
+    /// Where its NICs stand on the bus, as QEMU names it, one after the other.
+    pub places: &'a [&'a str],
+}
+
+impl Board<'_> {
+    /// So many cores, an IOMMU, and up to four NICs, each in a slot of its own.
+    pub fn new(cpus: usize) -> Self {
+        // An igb has virtual functions at 0x80 behind its own, so the first two stand apart.
+        Self { cpus, has_iommu: true, places: &["0x4", "0x8", "0x10", "0x14"] }
+    }
+}
+
+/// The addresses of the first two NICs of an ordinary board.
 pub const PCI: [&str; 2] = ["0000:00:04.0", "0000:00:08.0"];
 
 impl Guest {
-    /// Boots a machine with a NIC at the end of each of `cables`, up to four, as QEMU's -netdev names them; `command` runs a program in
+    /// Boots a machine with a NIC at the end of each of `cables`, as QEMU's -netdev names them; `command` runs a program in
     /// the network namespace where QEMU shall be.
     ///
     /// # Errors
@@ -51,7 +68,7 @@ impl Guest {
     pub fn boot(
         image: &Image,
         nic: &Nic<'_>,
-        cpus: usize,
+        board: &Board<'_>,
         cables: &[String],
         command: impl Fn(&str) -> Command,
         folder: &Path,
@@ -60,8 +77,10 @@ impl Guest {
             (folder.join("console"), folder.join("shell.sock"), folder.join("monitor.sock"));
         let mut qemu = command("qemu-system-x86_64");
         qemu.args(["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", nic.cpu, "-m", "2048"]);
-        qemu.args(["-smp", &cpus.to_string(), "-display", "none", "-no-reboot", "-nodefaults"]);
-        qemu.args(["-device", "intel-iommu,intremap=on"]);
+        qemu.args(["-smp", &board.cpus.to_string(), "-display", "none", "-no-reboot", "-nodefaults"]);
+        if board.has_iommu {
+            qemu.args(["-device", "intel-iommu,intremap=on"]);
+        }
         qemu.arg("-kernel").arg(&image.kernel).arg("-initrd").arg(&image.initrd);
         qemu.args([
             "-append",
@@ -72,12 +91,12 @@ impl Guest {
         qemu.args(["-device", "virtio-serial-pci,bus=pcie.0,addr=0xc"]);
         qemu.args(["-device", "virtserialport,chardev=shell,name=shell"]);
         qemu.arg("-monitor").arg(format!("unix:{},server=on,wait=off", monitor.display()));
-        for ((at, cable), slot) in cables.iter().enumerate().zip(SLOTS) {
+        for ((at, cable), place) in cables.iter().enumerate().zip(board.places) {
             qemu.args(["-netdev", &format!("{cable},id=n{at}")]);
             qemu.args([
                 "-device",
                 &format!(
-                    "{},id=x{at},netdev=n{at},mac=52:54:00:0a:00:0{at},bus=pcie.0,addr={slot:#x},romfile=",
+                    "{},id=x{at},netdev=n{at},mac=52:54:00:0a:00:0{at},bus=pcie.0,addr={place},romfile=",
                     nic.device
                 ),
             ]);

@@ -23,7 +23,8 @@ pub struct Image {
 const DRIVERS: [&str; 7] =
     ["bus_pci", "bus_vdev", "mempool_ring", "net_e1000", "net_virtio", "net_vmxnet3", "net_ring"];
 /// Folders and modules of the kernel that the guest may load, below `kernel/`.
-const MODULES: [&str; 22] = [
+const MODULES: [&str; 23] = [
+    "net/core/pktgen.ko",
     "drivers/net/veth.ko",
     "net/8021q",
     "net/802",

@@ -6,7 +6,7 @@
 //!                              └──────────────────────┘
 //! ```
 
-use super::guest::{Guest, Nic, PCI};
+use super::guest::{Board, Guest, Nic, PCI};
 use super::host::{self, Host, Lent};
 use super::image::Image;
 use super::machine::Machine;
@@ -58,7 +58,7 @@ impl Setup {
     }
 
     /// The configuration file for two NICs; `home` is the folder of the admin socket.
-    fn text(&self, pci: [&str; 2], home: &str) -> String {
+    pub fn text(&self, pci: [&str; 2], home: &str) -> String {
         let workers: Vec<_> = (1..=self.workers).collect();
         let mut text = format!(
             "[dataplane]\nworkers = {workers:?}\nsession_capacity = 20000\nhugepages = \"{}\"\n[admin]\nsocket = \"{home}/s.sock\"\n",
@@ -148,8 +148,14 @@ impl NicLab {
                 socket(at, "switch").display()
             ),
         });
-        let guest =
-            Guest::boot(image, nic, workers + 1, &netdevs, |program| cables.command(program), folder.path())?;
+        let guest = Guest::boot(
+            image,
+            nic,
+            &Board::new(workers + 1),
+            &netdevs,
+            |program| cables.command(program),
+            folder.path(),
+        )?;
         let mut switches = Vec::new();
         for (at, host) in [&client, &servers].into_iter().enumerate() {
             let link = LINKS[at];

@@ -7,6 +7,8 @@ pub mod guest;
 pub mod host;
 pub mod image;
 pub mod lab;
+pub mod load;
 pub mod machine;
+pub mod obstacles;
 pub mod report;
 pub mod steps;

@@ -2,6 +2,7 @@
 
 use super::guest::Nic;
 use super::lab::{NicLab, Setup, VIP, VIP6};
+use super::machine::Machine;
 use crate::frames::{Route, ip_frame, tcp, tcp_frame};
 use crate::process::{Daemon, wait_until};
 use crate::wire::Wire;
@@ -51,7 +52,8 @@ pub const NICS: [(Nic<'static>, usize); 6] = [
     (Nic { name: "e1000", device: "e1000", host_queues: 1, cpu: "max", kernel_driver: "e1000" }, 1),
 ];
 
-const fn step(name: &'static str, run: Try) -> Step {
+/// A step on plain links.
+pub(super) const fn step(name: &'static str, run: Try) -> Step {
     Step { name, is_tagged: false, run }
 }
 
@@ -346,18 +348,20 @@ fn for_others(lab: &NicLab, _: &Nic<'_>, workers: usize) -> Result<String, Strin
 }
 
 /// What a start that must be refused says.
-fn refused(lab: &NicLab, config: &str) -> Result<String, String> {
-    let home = lab.machine().home();
-    lab.machine().write(&format!("{home}/other.toml"), config)?;
-    let said = lab
-        .machine()
+///
+/// # Errors
+/// When it is not refused.
+pub(super) fn refused(machine: &dyn Machine, config: &str) -> Result<String, String> {
+    let home = machine.home();
+    machine.write(&format!("{home}/other.toml"), config)?;
+    let said = machine
         .run(&format!("sluiced --config {home}/other.toml --state {home}/other-state 2>&1; [ $? != 0 ]"))?;
     Ok(said.trim().trim_start_matches("sluiced: ").to_owned())
 }
 
 /// A refusal that must have these words.
 fn refused_with(lab: &NicLab, config: &str, words: &str) -> Result<(), String> {
-    let said = refused(lab, config)?;
+    let said = refused(lab.machine(), config)?;
     if said.contains(words) { Ok(()) } else { Err(format!("`{words}` is not in: {said}")) }
 }
 
