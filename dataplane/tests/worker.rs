@@ -13,8 +13,8 @@ use dataplane::snapshot::{NextHop, Publisher, Snapshot, mailboxes};
 use dataplane::stats::WorkerStats;
 use dataplane::steering::Seat;
 use dataplane::worker::{
-    Command, ControlFrame, EndpointFilter, Event, KernelLane, Link, Parts, SessionFilter, SessionQuery,
-    SubInterface, Worker, kernel_lane, link, peers,
+    Answer, Command, ControlFrame, EndpointFilter, Event, KernelLane, Link, Parts, SessionFilter,
+    SessionQuery, SubInterface, Worker, kernel_lane, link, peers,
 };
 use pktgen_tests::frames::{Route, endpoints, tcp, tcp_frame, udp_frame};
 use std::sync::Arc;
@@ -203,7 +203,7 @@ fn sessions_are_listed_in_pages_while_packets_pass() {
             bench.link.ask(Command::List(Box::new(SessionQuery::new(7, line, 100, filter)))).unwrap();
             let answer = loop {
                 bench.turn();
-                if let Some(answer) = bench.link.next_answer() {
+                if let Some(Answer::List(answer)) = bench.link.next_answer() {
                     break answer;
                 }
             };

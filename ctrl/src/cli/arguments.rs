@@ -59,6 +59,8 @@ pub(super) enum Noun {
     /// Ways to destinations.
     #[command(subcommand)]
     Route(RouteVerb),
+    /// What would become of a packet, and why. Nothing is sent or changed.
+    Explain(Imagined),
     /// Health checks, each once, however many services share it.
     #[command(subcommand)]
     Health(ListVerb),
@@ -215,6 +217,26 @@ pub(super) enum RouteVerb {
         /// The destination.
         address: String,
     },
+}
+
+/// A packet, as somebody imagines it.
+#[derive(Debug, Args)]
+pub(super) struct Imagined {
+    /// tcp, udp, sctp or icmp.
+    pub(super) protocol: String,
+    /// Whom it is from: ADDRESS:PORT; for icmp ADDRESS.
+    pub(super) source: String,
+    /// Whom it is for: ADDRESS:PORT; for icmp ADDRESS.
+    pub(super) destination: String,
+    /// The port by which it comes; the one that leads to its source otherwise.
+    #[arg(long)]
+    pub(super) port: Option<String>,
+    /// TCP's flags as tcpdump writes them: S, SA, A, FA, R; S otherwise.
+    #[arg(long, value_name = "LETTERS")]
+    pub(super) flags: Option<String>,
+    /// Follow the server's answer too.
+    #[arg(long)]
+    pub(super) reply: bool,
 }
 
 /// Which sessions; conditions that are not said do not matter.

@@ -12,8 +12,8 @@ pub use arguments::Arguments;
 use crate::admin::{CallError, Client};
 use crate::config;
 use arguments::{
-    ConfigVerb, Keys, ListVerb, Noun, RouteVerb, ServerVerb, ServiceVerb, SessionConditions, SessionVerb,
-    StatsPart,
+    ConfigVerb, Imagined, Keys, ListVerb, Noun, RouteVerb, ServerVerb, ServiceVerb, SessionConditions,
+    SessionVerb, StatsPart,
 };
 use clap::CommandFactory;
 use serde_json::{Value, json};
@@ -64,6 +64,7 @@ fn looks(noun: &Noun) -> bool {
         | Noun::Port(_)
         | Noun::Neighbor(_)
         | Noun::Route(_)
+        | Noun::Explain(_)
         | Noun::Health(_)
         | Noun::Worker(_)
         | Noun::Stats { .. } => true,
@@ -165,6 +166,12 @@ fn ask(arguments: &Arguments) -> Result<u8, CallError> {
         Noun::Route(RouteVerb::List) => list(&mut client, "route.list", json, print::routes),
         Noun::Route(RouteVerb::Get { address }) => {
             one(&mut client, "route.get", json!({ "address": address }), json, print::way)
+        }
+        Noun::Explain(Imagined { protocol, source, destination, port, flags, reply }) => {
+            let params = json!({
+                "protocol": protocol, "source": source, "destination": destination, "port": port, "flags": flags, "reply": reply,
+            });
+            one(&mut client, "explain", params, json, print::explanation)
         }
         Noun::Health(ListVerb::List) => list(&mut client, "health.list", json, print::health),
         Noun::Worker(ListVerb::List) => list(&mut client, "worker.list", json, print::workers),

@@ -327,6 +327,11 @@ pub(super) fn way(out: Out<'_>, way: &Value) -> io::Result<()> {
     Ok(())
 }
 
+pub(super) fn explanation(out: Out<'_>, view: &Value) -> io::Result<()> {
+    let lines = view["sentences"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    lines.into_iter().try_for_each(|line| writeln!(out, "{line}"))
+}
+
 pub(super) fn health(out: Out<'_>, page: (&[Value], bool)) -> io::Result<()> {
     plain(
         out,

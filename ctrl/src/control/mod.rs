@@ -9,6 +9,7 @@ mod announce;
 mod changes;
 mod discovery;
 mod doubles;
+mod explain;
 mod files;
 mod links;
 mod metrics;

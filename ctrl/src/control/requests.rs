@@ -1,6 +1,7 @@
 //! What the admin socket and signals ask of the control thread, and its answers.
 
 use super::changes::Outcome;
+use super::explain::Open;
 use super::{Control, Done};
 use crate::admin::{AccessHandle, Call, Method, Refusal, Reply};
 use crate::config::{self, ServiceSpec};
@@ -14,7 +15,7 @@ use dataplane::clock::Instant;
 use dataplane::flow::Protocol;
 use dataplane::ids::{Generation, PortId};
 use dataplane::session::State;
-use dataplane::worker::{Command, EndpointFilter, SessionFilter, SessionQuery};
+use dataplane::worker::{Answer, Command, EndpointFilter, SessionFilter, SessionQuery};
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
@@ -68,7 +69,8 @@ pub(super) struct Desk {
 pub(super) struct Pending {
     changes: Vec<(Generation, Instant, Box<RawValue>, Sender<Reply>)>,
     lists: Vec<(u64, usize, Instant, Sender<Reply>)>,
-    next_query: u64,
+    pub(super) explaining: Vec<Open>,
+    pub(super) next_query: u64,
 }
 
 impl<D: Devices> Control<D> {
@@ -267,7 +269,14 @@ impl<D: Devices> Control<D> {
     /// Sends answers that workers made possible, and gives up on those that are overdue.
     pub(super) fn collect_answers(&mut self, now: Instant) {
         for worker in 0..self.workers.links.len() {
-            while let Some(query) = self.workers.links[worker].next_answer() {
+            while let Some(answer) = self.workers.links[worker].next_answer() {
+                let query = match answer {
+                    Answer::List(query) => query,
+                    Answer::Explained(inquiry) => {
+                        self.hear_explanation(worker, &inquiry, now);
+                        continue;
+                    }
+                };
                 let Some(at) = self.desk.pending.lists.iter().position(|(id, ..)| *id == query.id) else {
                     continue;
                 };
@@ -281,6 +290,7 @@ impl<D: Devices> Control<D> {
                 let _ = reply.send(written(&Page { items, next }));
             }
         }
+        self.end_overdue_explanations(now);
         let applied = self.workers.publisher.applied();
         self.desk.pending.changes.retain(|(generation, deadline, answer, reply)| {
             if applied >= *generation {
@@ -356,6 +366,9 @@ impl<D: Devices> Action<D> {
                 })?;
                 written(&control.observer().route(address))
             }),
+            Method::Explain => {
+                Later(|control, params, _, reply, now| control.begin_explaining(&params, reply, now))
+            }
             Method::HealthList => Look(|control, params| {
                 let (standings, ids) = (&control.servers.standings, control.servers.standings.check_ids());
                 page_of_places(ids.len(), params, |at| standings.check_picture(ids[at]).map(HealthView::from))

@@ -12,7 +12,9 @@ use crate::flow::{Endpoint, Family, FlowKey, FlowKey6, Key, Protocol};
 use crate::ids::{LocalId, NeighborId, ServerId};
 use crate::prefetch::prefetch_near;
 use crate::scheduler::{self, Candidates, Cursor};
-use crate::session::{Candidate, ForwardMode, InsertError, Needs, NewSession, Session, SessionIndex, State};
+use crate::session::{
+    Candidate, ForwardMode, InsertError, Needs, NewSession, Persistence, Session, SessionIndex, State,
+};
 use crate::snapshot::{AddressRole, ClientAddress, RealServer, Service, ServiceIndex, Snapshot};
 use crate::stats::WorkerStats;
 use crate::steering::Seat;
@@ -41,7 +43,7 @@ fn service_of<K: Key>(key: K, protocol: Protocol, world: &Snapshot) -> Option<Se
 /// Where a service's rounds stand.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ServiceCursor {
-    scheduler: Cursor,
+    pub(super) scheduler: Cursor,
     next_local: u32,
 }
 
@@ -162,27 +164,14 @@ impl Director {
         arrival: &Arrival<'_>,
     ) -> Result<Admitted, NotAdmitted> {
         let (packet, world) = (&stage.packet, arrival.world);
-        let service = service_for(stage, protocol, world)?;
-        world.addresses.check_source(packet.source())?;
+        let service = match self.check_gates(stage, protocol, 0, arrival) {
+            Ok(service) => service,
+            Err((Some(service), reason)) => return Err(self.not_admitted(service, reason)),
+            Err((None, reason)) => return Err(reason.into()),
+        };
         let options = &service.options;
-        if protocol.has_connections() && !(packet.flags.opens() || options.sloppy && !packet.flags.rst()) {
-            return Err(self.not_admitted(service, DropReason::NoSession));
-        }
-        if packet.ttl <= 1 {
-            return Err(DropReason::TtlExceeded.into());
-        }
-        if options.session_limit > 0 && self.sessions_of(service) >= options.session_limit {
-            return Err(self.not_admitted(service, DropReason::ServiceLimit));
-        }
-        let client =
-            options.persistence.map(|persistence| (persistence, persistence.network(packet.source())));
-        let remembered = client.and_then(|(_, network)| {
-            let id = self.templates.find(service.id, network, arrival.stamp)?;
-            service.servers.iter().find(|server| server.id == id)
-        });
-        // A client of a server that takes no more goes elsewhere, if the service wants that.
-        let remembered = remembered.filter(|server| server.weight > 0 || !options.expire_quiescent);
-        let server = match remembered {
+        let client = client_of(service, packet);
+        let server = match self.remembered(service, client, arrival.stamp) {
             Some(server) => Some(server),
             None => {
                 let mut cursor = self.cursors[service.id.0 as usize].scheduler;
@@ -192,18 +181,13 @@ impl Director {
             }
         };
         let Some(server) = server else {
-            let has_weight = service.servers.iter().any(|server| server.weight > 0);
-            let reason = if has_weight { DropReason::ServersFull } else { DropReason::NoRealServer };
-            return Err(self.not_admitted(service, reason));
+            return Err(self.not_admitted(service, why_none(service)));
         };
-        let towards =
-            if service.mode == ForwardMode::Snat { packet.destination() } else { server.endpoint.address };
+        let towards = address_towards(service, server, packet);
         let Some(next_hop) = self.find_towards(server, towards, flow_number(packet.key), world) else {
             return Err(self.not_admitted(service, DropReason::NoRoute));
         };
-        if world.has_links_down()
-            && world.routes.lookup(towards, 0).is_some_and(|hop| world.is_down(hop.port))
-        {
+        if is_link_down(towards, world) {
             return Err(self.not_admitted(service, DropReason::LinkDown));
         }
         if options.one_packet {
@@ -243,6 +227,49 @@ impl Director {
         }
         self.note_begin(service, server);
         Ok(admitted)
+    }
+
+    /// The service that a packet without session asks for, if nothing keeps it from having one before its server is known;
+    /// otherwise the service, if there is one, and the reason. So many of its sessions are `ending`.
+    #[inline(always)]
+    pub(super) fn check_gates<'w, K: HasSide>(
+        &self,
+        stage: &Staged<K>,
+        protocol: Protocol,
+        ending: u64,
+        arrival: &Arrival<'w>,
+    ) -> Result<&'w Service, (Option<&'w Service>, DropReason)> {
+        let packet = &stage.packet;
+        let service = service_for(stage, protocol, arrival.world).map_err(|reason| (None, reason))?;
+        let refused = |reason| Err((Some(service), reason));
+        if let Err(reason) = arrival.world.addresses.check_source(packet.source()) {
+            return refused(reason);
+        }
+        let options = &service.options;
+        if protocol.has_connections() && !(packet.flags.opens() || options.sloppy && !packet.flags.rst()) {
+            return refused(DropReason::NoSession);
+        }
+        if packet.ttl <= 1 {
+            return refused(DropReason::TtlExceeded);
+        }
+        if options.session_limit > 0 && self.sessions_of(service) >= options.session_limit + ending {
+            return refused(DropReason::ServiceLimit);
+        }
+        Ok(service)
+    }
+
+    /// The server that a client's earlier sessions had, if the service keeps clients at theirs.
+    #[inline(always)]
+    pub(super) fn remembered<'w>(
+        &self,
+        service: &'w Service,
+        client: Option<(Persistence, IpAddr)>,
+        now: Stamp,
+    ) -> Option<&'w RealServer> {
+        let id = self.templates.find(service.id, client?.1, now)?;
+        let server = service.servers.iter().find(|server| server.id == id)?;
+        // A client of a server that takes no more goes elsewhere, if the service wants that.
+        (server.weight > 0 || !service.options.expire_quiescent).then_some(server)
     }
 
     /// Counts a refusal for its service.
@@ -338,7 +365,8 @@ impl Director {
         }
     }
 
-    fn schedule<'w, K: Key>(
+    /// The server that a service's scheduler gives a packet, counting from `cursor`.
+    pub(super) fn schedule<'w, K: Key>(
         &self,
         service: &'w Service,
         packet: &Packet<K>,
@@ -388,12 +416,7 @@ impl Director {
         next_hop: NeighborId,
         arrival: &Arrival<'_>,
     ) -> Result<Admitted, DropReason> {
-        let vip = inbound.destination();
-        let l4_port = if server.endpoint.l4_port == 0 { vip.l4_port } else { server.endpoint.l4_port };
-        let real = match service.mode {
-            ForwardMode::Snat => vip,
-            _ => Endpoint { l4_port, ..server.endpoint },
-        };
+        let real = real_of(service, server, inbound.destination());
         let mut new = NewSession {
             mode: service.mode,
             inbound,
@@ -511,6 +534,40 @@ impl Director {
     }
 }
 
+/// A client of a service that keeps clients at their servers, and for how long.
+#[inline(always)]
+pub(super) fn client_of<K: Key>(service: &Service, packet: &Packet<K>) -> Option<(Persistence, IpAddr)> {
+    service.options.persistence.map(|persistence| (persistence, persistence.network(packet.source())))
+}
+
+/// Why no server of a service takes a session.
+pub(super) fn why_none(service: &Service) -> DropReason {
+    let has_weight = service.servers.iter().any(|server| server.weight > 0);
+    if has_weight { DropReason::ServersFull } else { DropReason::NoRealServer }
+}
+
+/// Whom packets go to: the server, or what hosts behind the appliance ask for.
+#[inline(always)]
+pub(super) fn address_towards<K: Key>(service: &Service, server: &RealServer, packet: &Packet<K>) -> IpAddr {
+    if service.mode == ForwardMode::Snat { packet.destination() } else { server.endpoint.address }
+}
+
+/// Whether the way to an address leads by a port without link.
+#[inline(always)]
+pub(super) fn is_link_down(towards: IpAddr, world: &Snapshot) -> bool {
+    world.has_links_down() && world.routes.lookup(towards, 0).is_some_and(|hop| world.is_down(hop.port))
+}
+
+/// The server's side of a session of a packet's that goes to `vip`.
+#[inline(always)]
+pub(super) fn real_of(service: &Service, server: &RealServer, vip: Endpoint) -> Endpoint {
+    let l4_port = if server.endpoint.l4_port == 0 { vip.l4_port } else { server.endpoint.l4_port };
+    match service.mode {
+        ForwardMode::Snat => vip,
+        _ => Endpoint { l4_port, ..server.endpoint },
+    }
+}
+
 /// A service's servers with this worker's view of their load.
 struct Servers<'a> {
     list: &'a [RealServer],
@@ -548,7 +605,7 @@ impl Candidates for Servers<'_> {
 }
 
 /// The service that a packet asks for: what stage two found, unless it had a candidate then.
-fn service_for<'w, K: Key>(
+pub(super) fn service_for<'w, K: Key>(
     stage: &Staged<K>,
     protocol: Protocol,
     world: &'w Snapshot,

@@ -19,7 +19,7 @@ const BURST: u64 = 2_000;
 
 /// What limits are kept apart for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     /// Answers to what health checks ask from local addresses.
     Check,
     /// Connections that the host has.
@@ -40,16 +40,25 @@ impl Director {
         reason: DropReason,
         arrival: &Arrival<'_>,
     ) -> Option<DropReason> {
-        let port = arrival.world.port(arrival.from);
-        if !port.kernel || !means_unclaimed(reason) {
-            return Some(reason);
-        }
-        let kind = Unclaimed::read(frame, port.link.mac).and_then(|packet| kind(&packet, arrival.world));
-        match kind {
+        match self.kernel_kind(frame, reason, arrival) {
             None => Some(reason),
             Some(kind) if self.kernel_budgets[kind as usize].take(arrival.now) => None,
             Some(_) => Some(DropReason::KernelLimit),
         }
+    }
+
+    /// Of which kind a packet that is refused for `reason` is for the kernel, if it wants it.
+    pub(super) fn kernel_kind(
+        &self,
+        frame: &[u8],
+        reason: DropReason,
+        arrival: &Arrival<'_>,
+    ) -> Option<Kind> {
+        let port = arrival.world.port(arrival.from);
+        if !port.kernel || !means_unclaimed(reason) {
+            return None;
+        }
+        Unclaimed::read(frame, port.link.mac).and_then(|packet| kind(&packet, arrival.world))
     }
 }
 

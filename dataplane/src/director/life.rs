@@ -150,7 +150,7 @@ impl Director {
 
 /// Whether a session may go on in a new world. Datagrams must not follow a server that was removed, or does not
 /// answer; connections go on, unless the service wants them to end, or the server's time to drain is over.
-fn may_go_on(server: ServerId, protocol: Protocol, vip: Endpoint, world: &Snapshot) -> bool {
+pub(super) fn may_go_on(server: ServerId, protocol: Protocol, vip: Endpoint, world: &Snapshot) -> bool {
     match world.services.of_server(server) {
         Some(service) => {
             let known = service.servers.iter().find(|other| other.id == server);

@@ -5,9 +5,9 @@ use super::side::HasSide;
 use super::{Arrival, Director};
 use crate::drop::DropReason;
 use crate::flow::{Direction, Endpoint, Family, Key, Protocol};
-use crate::ids::{LocalId, PortId};
-use crate::session::{NewSession, PORTS_PER_PAIR, Taken};
-use crate::snapshot::{LocalAddress, Service, Snapshot};
+use crate::ids::{LocalId, PortId, ServerId};
+use crate::session::{NewSession, PORTS_PER_PAIR, SessionIndex, Taken};
+use crate::snapshot::{LocalAddress, RealServer, Service, Snapshot};
 use crate::steering::{FIRST_PORT, Region, Seat};
 use std::net::IpAddr;
 
@@ -99,14 +99,20 @@ impl Director {
         arrival: &Arrival<'_>,
     ) -> Result<Admitted, DropReason> {
         let real = new.outbound.source().address;
-        let towards = arrival.world.routes.lookup(real, 0).ok_or(DropReason::NoRoute)?;
-        let port = if self.seat.steering.predicts_ports::<K>(new.inbound.protocol()) {
-            Some(towards.port)
-        } else {
-            // The client's address tells the owner of both directions: any port will do.
-            None
-        };
+        let port = self.port_of_answers::<K>(new.inbound.protocol(), real, arrival.world)?;
         self.open_from(new, arrival, new.inbound.source().address, port)
+    }
+
+    /// The port by which answers of a server that sees clients' addresses come, where it matters.
+    fn port_of_answers<K: HasSide>(
+        &self,
+        protocol: Protocol,
+        real: IpAddr,
+        world: &Snapshot,
+    ) -> Result<Option<PortId>, DropReason> {
+        let towards = world.routes.lookup(real, 0).ok_or(DropReason::NoRoute)?;
+        // Otherwise the client's address tells the owner of both directions: any port will do.
+        Ok(self.seat.steering.predicts_ports::<K>(protocol).then_some(towards.port))
     }
 
     /// Makes a session of a host inside, which servers outside see as one of the service's addresses:
@@ -117,16 +123,9 @@ impl Director {
         new: &mut NewSession<K>,
         arrival: &Arrival<'_>,
     ) -> Result<Admitted, DropReason> {
-        let pool = || {
-            let all = service.locals.iter().zip(service.servers.iter());
-            all.filter(|(local, _)| Family::of(local.address) == K::FAMILY)
-        };
-        let count = pool().count();
-        let host = Endpoint { l4_port: 0, ..new.inbound.source() };
-        let hash = K::side(self).sessions.hash(K::new(new.inbound.protocol(), host, host));
-        let first = ((hash >> 32) as usize).checked_rem(count).unwrap_or(0);
+        let (count, first) = self.place_in_pool(service, new.inbound);
         for step in 0..count {
-            let Some((local, server)) = pool().nth((first + step) % count) else { break };
+            let Some((local, server)) = pool::<K>(service).nth((first + step) % count) else { break };
             (new.local_id, new.server) = (local.id, server.id);
             match self.open_from(new, arrival, local.address, Some(local.port)) {
                 Err(DropReason::LocalPortsExhausted) => {}
@@ -134,6 +133,80 @@ impl Director {
             }
         }
         Err(DropReason::LocalPortsExhausted)
+    }
+
+    /// How many addresses of a pool are of the family, and which of them a host has first.
+    fn place_in_pool<K: HasSide>(&self, service: &Service, inbound: K) -> (usize, usize) {
+        let count = pool::<K>(service).count();
+        let host = Endpoint { l4_port: 0, ..inbound.source() };
+        let hash = K::side(self).sessions.hash(K::new(inbound.protocol(), host, host));
+        (count, ((hash >> 32) as usize).checked_rem(count).unwrap_or(0))
+    }
+
+    /// The local endpoint that [`take_local`](Self::take_local) would give, if it need not end a session for it.
+    pub(super) fn foresee_local<L: HasSide>(
+        &self,
+        service: &Service,
+        protocol: Protocol,
+        real: Endpoint,
+    ) -> Option<Endpoint> {
+        let count = service.locals.len();
+        let first = self.cursors[service.id.0 as usize].clone().turn(count);
+        let locals = (0..count).map(|step| service.locals[(first + step) % count]);
+        let mut locals = locals.filter(|local| Family::of(local.address) == L::FAMILY);
+        locals.find_map(|LocalAddress { address, port, .. }| {
+            let pair = L::new(protocol, real, Endpoint::new(address, 0));
+            let l4_port = L::side(self).local_ports.peek(pair, port)?;
+            Some(Endpoint::new(address, l4_port))
+        })
+    }
+
+    /// The endpoint of the client's own address that [`open_by_client`](Self::open_by_client) would take.
+    pub(super) fn foresee_by_client<K: HasSide>(
+        &self,
+        inbound: K,
+        real: Endpoint,
+        ends: Option<SessionIndex>,
+        world: &Snapshot,
+    ) -> Result<Endpoint, DropReason> {
+        let port = self.port_of_answers::<K>(inbound.protocol(), real.address, world)?;
+        self.foresee_from(inbound, real, (inbound.source().address, port), ends)
+            .ok_or(DropReason::LocalPortsExhausted)
+    }
+
+    /// The endpoint of a pool that [`open_from_pool`](Self::open_from_pool) would take, and whose it is.
+    pub(super) fn foresee_from_pool<K: HasSide>(
+        &self,
+        service: &Service,
+        inbound: K,
+        real: Endpoint,
+        ends: Option<SessionIndex>,
+    ) -> Option<(Endpoint, ServerId)> {
+        let (count, first) = self.place_in_pool(service, inbound);
+        (0..count).find_map(|step| {
+            let (local, server) = pool::<K>(service).nth((first + step) % count)?;
+            Some((self.foresee_from(inbound, real, (local.address, Some(local.port)), ends)?, server.id))
+        })
+    }
+
+    /// The port of an address that [`open_from`](Self::open_from) would take once a session `ends`.
+    fn foresee_from<K: HasSide>(
+        &self,
+        inbound: K,
+        real: Endpoint,
+        (address, port): (IpAddr, Option<PortId>),
+        ends: Option<SessionIndex>,
+    ) -> Option<Endpoint> {
+        let sessions = &K::side(self).sessions;
+        let answers = K::new(inbound.protocol(), real, Endpoint::new(address, 0));
+        let ports = OwnPorts::new::<K>(&self.seat, port, answers);
+        let start = sessions.hash(inbound) as usize;
+        (0..=PORT_TRIES).find_map(|attempt| {
+            let l4_port = ports.attempt(&self.seat, answers, inbound.source().l4_port, start, attempt)?;
+            let key = answers.with_destination_port(l4_port);
+            let user = sessions.find(key, sessions.hash(key)).filter(|(index, _)| Some(*index) != ends);
+            user.is_none().then(|| Endpoint::new(address, l4_port))
+        })
     }
 
     /// Makes a session from a port of `address` that no session uses towards the server: the client's
@@ -145,19 +218,13 @@ impl Director {
         address: IpAddr,
         port: Option<PortId>,
     ) -> Result<Admitted, DropReason> {
-        let protocol = new.inbound.protocol();
-        let answers = K::new(protocol, new.outbound.source(), Endpoint::new(address, 0));
+        let answers = K::new(new.inbound.protocol(), new.outbound.source(), Endpoint::new(address, 0));
         let ports = OwnPorts::new::<K>(&self.seat, port, answers);
         let client_port = new.inbound.source().l4_port;
         let start = K::side(self).sessions.hash(new.inbound) as usize;
         for attempt in 0..=PORT_TRIES {
-            let l4_port = match attempt {
-                0 if ports.has(&self.seat, answers.with_destination_port(client_port)) => client_port,
-                0 => continue,
-                _ => match ports.at::<K>(&self.seat, protocol, start.wrapping_add(attempt * PORT_STEP)) {
-                    Some(l4_port) => l4_port,
-                    None => continue,
-                },
+            let Some(l4_port) = ports.attempt(&self.seat, answers, client_port, start, attempt) else {
+                continue;
             };
             new.outbound = answers.with_destination_port(l4_port);
             match self.insert(new, arrival.stamp) {
@@ -170,6 +237,12 @@ impl Director {
         }
         Err(DropReason::LocalPortsExhausted)
     }
+}
+
+/// A pool's addresses of a family, and what counts for each.
+fn pool<K: Key>(service: &Service) -> impl Iterator<Item = (&LocalAddress, &RealServer)> {
+    let all = service.locals.iter().zip(service.servers.iter());
+    all.filter(|(local, _)| Family::of(local.address) == K::FAMILY)
 }
 
 /// The ports to which answers come to this worker, where nobody keeps account of them.
@@ -193,6 +266,21 @@ impl OwnPorts {
         match self {
             Self::All => true,
             Self::Planned { port, .. } => seat.steering.port(*port).plan.owner(answers) == seat.worker,
+        }
+    }
+
+    /// The port that is tried as the one of number `attempt`: the client's own first, then others from `start` on.
+    fn attempt<K: Key>(
+        &self,
+        seat: &Seat,
+        answers: K,
+        client_port: u16,
+        start: usize,
+        attempt: usize,
+    ) -> Option<u16> {
+        match attempt {
+            0 => self.has(seat, answers.with_destination_port(client_port)).then_some(client_port),
+            _ => self.at::<K>(seat, answers.protocol(), start.wrapping_add(attempt * PORT_STEP)),
         }
     }
 

@@ -14,13 +14,14 @@
 //! where their clients are, [`cut`] makes two of one that became too long. [`admit`] says who may have a session,
 //! [`life`] begins and ends it, [`expire`] finds old ones, [`reset`] tells their ends. [`answer`] writes what the appliance itself has to say, [`relay`] passes
 //! on what others say about its packets, [`owner`] gives packets to other workers, [`kernel`] to the host's kernel;
-//! [`budget`] says how much of that may be in a second.
+//! [`budget`] says how much of that may be in a second. [`explain`] says what all of them would do, and does nothing.
 
 mod admit;
 mod answer;
 mod budget;
 mod cut;
 mod expire;
+mod explain;
 mod forward;
 mod fragments;
 mod hopeless;
@@ -36,6 +37,7 @@ mod side;
 mod tell;
 mod verdicts;
 
+pub use explain::{Chosen, Explanation, Leaving};
 pub use sequences::Sequences;
 
 use crate::clock::{Instant, Stamp};

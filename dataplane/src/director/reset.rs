@@ -7,7 +7,7 @@ use super::{Director, Verdict};
 use crate::flow::{Direction, FlowKey6, Key};
 use crate::session::{Needs, Session, SessionIndex, State};
 use crate::snapshot::Snapshot;
-use crate::wire::{self, ResetFrame};
+use crate::wire::{self, MadeFrame};
 
 /// Resets that wait to be sent: what a turn can make, twice over.
 pub(super) const RESETS: usize = 1_024;
@@ -47,7 +47,7 @@ impl Director {
 
     /// A reset to be sent, and what is to be done with it; `None` when none is left.
     #[inline]
-    pub fn next_reset(&mut self, world: &Snapshot) -> Option<(Verdict, ResetFrame)> {
+    pub fn next_reset(&mut self, world: &Snapshot) -> Option<(Verdict, MadeFrame)> {
         while let Some(Reset { flow, sequence }) = self.resets.pop_front() {
             // An end without a route is as good as gone.
             let Ok((_, next)) = next_hop_to(flow.destination().address, flow_number(flow), world) else {

@@ -138,6 +138,23 @@ impl<K: Key> Search<K> {
         None
     }
 
+    /// The place that [`take`](Self::take) would give.
+    fn next(&self, bitmap: &[u64], len: usize) -> Option<usize> {
+        if self.count as usize == len {
+            return None;
+        }
+        let own = usize::from(self.cursor) / 64;
+        let words = len.div_ceil(64);
+        (0..=words).find_map(|step| {
+            let at = (own + step) % words;
+            let word = if at == own { self.word } else { bitmap[at] };
+            // The cursor's own word comes first from the cursor on, and last whole.
+            let from = if step == 0 { self.cursor % 64 } else { 0 };
+            let free = !word & !0 << from;
+            (free != 0).then(|| at * 64 + free.trailing_zeros() as usize)
+        })
+    }
+
     fn give_back(&mut self, place: usize, bitmap: &mut [u64]) {
         let at = place / 64;
         let word = if at == usize::from(self.cursor) / 64 { &mut self.word } else { &mut bitmap[at] };
@@ -207,6 +224,46 @@ impl<K: Key> LocalPorts<K> {
             again,
             next: space.l4_port(worker, region, usize::from(search.cursor)),
         })
+    }
+
+    /// The port that [`take`](Self::take) would give; nothing changes.
+    pub fn peek(&self, pair: K, port: PortId) -> Option<u16> {
+        if let Some(at) = self.find(pair) {
+            let search = &self.searches[at as usize];
+            let (space, worker) = (self.space(search), self.seat.worker);
+            let bitmap = &self.bitmaps[at as usize * self.words_per_pair..][..self.words_per_pair];
+            let place = search.next(bitmap, space.len(worker, search.region))?;
+            return Some(space.l4_port(worker, search.region, place));
+        }
+        let plan = &self.seat.steering.port(port).plan;
+        let (region, worker) = (plan.region(pair), self.seat.worker);
+        let space = plan.space::<K>(pair.protocol());
+        let len = space.len(worker, region);
+        if len == 0 {
+            return None;
+        }
+        let cursor = match self.next_reclaimed() {
+            Some(at) => usize::from(self.searches[at as usize].cursor),
+            None if self.searches.len() == self.searches.capacity() => return None,
+            None => self.next_start,
+        };
+        let mut places = (0..len).map(|step| space.l4_port(worker, region, (cursor + step) % len));
+        places.find(|l4_port| *l4_port >= FIRST_PORT)
+    }
+
+    /// The bitmap that the next new pair would get from an idle one, if it would.
+    fn next_reclaimed(&self) -> Option<u32> {
+        if !self.takes_idle() {
+            return None;
+        }
+        let mut tried = self.idle.iter().copied().take(RECLAIM_TRIES);
+        tried.find(|at| self.searches[*at as usize].is_idle())
+    }
+
+    /// Whether a new pair takes an idle one's bitmap: others' are taken before new ones while most are idle, which bounds
+    /// the memory to twice of what is in use.
+    fn takes_idle(&self) -> bool {
+        self.searches.len() == self.searches.capacity() || self.idle.len() > self.searches.len() / 2
     }
 
     /// Stage one of a lookup: asks for the bucket's line.
@@ -301,11 +358,8 @@ impl<K: Key> LocalPorts<K> {
             // Replies to this local address come to other workers.
             return None;
         }
-        // Others' bitmaps are taken before new ones while most are idle, which bounds the memory
-        // to twice of what is in use.
         let full = self.searches.len() == self.searches.capacity();
-        let mostly_idle = self.idle.len() > self.searches.len() / 2;
-        let reused = if full || mostly_idle { self.reclaim() } else { None };
+        let reused = if self.takes_idle() { self.reclaim() } else { None };
         let at = match reused {
             Some(at) => at,
             None if full => return None,

@@ -20,10 +20,10 @@ mod insert;
 mod ipv4;
 mod ipv6;
 mod lanes;
+mod made;
 mod packet;
 pub mod protocol;
 mod proxy;
-mod reset;
 mod rewrite;
 mod sctp;
 mod sequence;
@@ -41,9 +41,9 @@ pub use fragment::Fragment;
 pub use heads::Heads;
 pub use icmp::lower_told_mtu;
 pub use insert::{cut_payload, insert_payload};
+pub use made::{MadeFrame, imagined_frame, reset_frame};
 pub use packet::{LinkTraits, Packet, Payload, Plain, Station, TcpFlags, Unfit};
 pub use proxy::{Proxy, ProxyHeader, ProxyVersion};
-pub use reset::{ResetFrame, reset_frame};
 pub use rewrite::{Translation, differences, finish_partial_checksum};
 pub use sequence::{
     advance_sequence, lower_segment_size, numbers, sequence_number, shift_acknowledgement, shift_sacks,

@@ -14,7 +14,7 @@ use crc32c::crc32c;
 const HEADER: usize = 12;
 const CHUNK_HEADER: usize = 4;
 /// Where the checksum stands, the only field of the protocol in little-endian order (RFC 9260 appendix A).
-const CHECKSUM_AT: usize = 8;
+pub(super) const CHECKSUM_AT: usize = 8;
 
 /// Types of RFC 9260 §3.2.
 const INIT: u8 = 1;

@@ -70,7 +70,7 @@ impl Encapsulation {
 }
 
 /// The outer side of a tunnel.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outer {
     /// Who sends; of the receiver's family.
     pub source: IpAddr,

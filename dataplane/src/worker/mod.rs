@@ -14,7 +14,7 @@ mod tags;
 pub use handover::{Peers, RING_SIZE, peers};
 pub use kernel::{KernelLane, kernel_lane};
 pub use requests::{
-    Command, ControlFrame, EndpointFilter, Event, Link, SessionFilter, SessionQuery, SessionRecord,
+    Answer, Command, ControlFrame, EndpointFilter, Event, Inquiry, Link, SessionFilter, SessionQuery,
     WorkerLink, link,
 };
 pub use tags::SubInterface;
@@ -504,6 +504,11 @@ impl<P: Port> Worker<P> {
                     None => self.stats.drops(DropReason::NoBuffer).add(1),
                 },
                 Command::List(query) => self.link.begin(query),
+                Command::Explain(mut inquiry) => {
+                    let said = self.director.explain(inquiry.port, inquiry.frame.bytes(), &self.world, now);
+                    inquiry.explanation = Some(said);
+                    self.link.explained(inquiry);
+                }
             }
         }
         self.link.continue_list(&self.director, self.id, now);

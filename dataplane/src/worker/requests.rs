@@ -2,11 +2,11 @@
 //! neither ever waits for the other.
 
 use crate::clock::Instant;
-use crate::director::Director;
-use crate::flow::{Endpoint, Key, Protocol};
+use crate::director::{Director, Explanation};
+use crate::flow::{Endpoint, Protocol};
 use crate::ids::{PortId, WorkerId};
 use crate::network::Network;
-use crate::session::{ForwardMode, Session, State};
+use crate::session::{SessionRecord, State};
 use crate::snapshot::NextHop;
 use arrayvec::ArrayVec;
 use crossbeam_queue::ArrayQueue;
@@ -66,29 +66,30 @@ pub enum Command {
     },
     /// Write sessions into the query and send it back.
     List(Box<SessionQuery>),
+    /// Say what would become of a frame, and send that back.
+    Explain(Box<Inquiry>),
 }
 
-/// One session, as lists show it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SessionRecord {
-    /// Its transport protocol, or that of pings.
-    pub protocol: Protocol,
-    /// What becomes of its packets.
-    pub mode: ForwardMode,
-    /// The four endpoints.
-    pub client: Endpoint,
-    /// What the client addresses.
-    pub vip: Endpoint,
-    /// The director's side towards the server.
-    pub local: Endpoint,
-    /// The server.
-    pub real: Endpoint,
-    /// Where it stands.
-    pub state: State,
-    /// Who owns it.
-    pub worker: WorkerId,
-    /// Since when no packet passed, in milliseconds.
-    pub idle_ms: u32,
+/// What a worker sends back.
+#[derive(Debug)]
+pub enum Answer {
+    /// Sessions.
+    List(Box<SessionQuery>),
+    /// What would become of a frame.
+    Explained(Box<Inquiry>),
+}
+
+/// A question for what would become of a frame.
+#[derive(Debug)]
+pub struct Inquiry {
+    /// Tells answers apart.
+    pub id: u64,
+    /// The port by which it would come.
+    pub port: PortId,
+    /// The frame.
+    pub frame: ControlFrame,
+    /// The answer.
+    pub explanation: Option<Explanation>,
 }
 
 /// An endpoint of sessions that are asked for: a network, and perhaps a port.
@@ -180,7 +181,7 @@ impl SessionQuery {
 struct Queues {
     events: ArrayQueue<Event>,
     commands: ArrayQueue<Command>,
-    answers: ArrayQueue<Box<SessionQuery>>,
+    answers: ArrayQueue<Answer>,
 }
 
 /// Control's end of the queues to one worker.
@@ -218,8 +219,8 @@ impl Link {
         self.0.events.pop()
     }
 
-    /// The next list that is written.
-    pub fn next_answer(&self) -> Option<Box<SessionQuery>> {
+    /// The next answer.
+    pub fn next_answer(&self) -> Option<Answer> {
         self.0.answers.pop()
     }
 }
@@ -241,6 +242,11 @@ impl WorkerLink {
         self.lists.push(query);
     }
 
+    /// Sends back what would become of a frame. Control never has more questions open than the queue holds.
+    pub(super) fn explained(&self, inquiry: Box<Inquiry>) {
+        let _ = self.queues.answers.push(Answer::Explained(inquiry));
+    }
+
     /// Looks at a few more lines for the list that was asked for first.
     #[inline]
     pub(super) fn continue_list(&mut self, director: &Director, worker: WorkerId, now: Instant) {
@@ -250,8 +256,12 @@ impl WorkerLink {
         let end = lines.min(query.line + LINES_PER_TURN);
         while query.line < end && query.records.len() < query.records.capacity() {
             let record = match query.line.checked_sub(narrow.capacity()) {
-                None => narrow.line(query.line).map(|(_, session)| record(session, worker, now)),
-                Some(line) => wide.line(line).map(|(_, session)| record(session, worker, now)),
+                None => narrow
+                    .line(query.line)
+                    .map(|(_, session)| SessionRecord::of(session, worker, now.stamp())),
+                Some(line) => {
+                    wide.line(line).map(|(_, session)| SessionRecord::of(session, worker, now.stamp()))
+                }
             };
             query.records.extend(record.filter(|record| query.filter.wants(record)));
             query.line += 1;
@@ -261,23 +271,9 @@ impl WorkerLink {
             let query = self.lists.remove(0);
             // Control never has more questions open than the queue holds; were it otherwise, the
             // list would wait its turn again rather than be freed here.
-            if let Err(query) = self.queues.answers.push(query) {
+            if let Err(Answer::List(query)) = self.queues.answers.push(Answer::List(query)) {
                 self.lists.push(query);
             }
         }
-    }
-}
-
-fn record<K: Key>(session: &Session<K>, worker: WorkerId, now: Instant) -> SessionRecord {
-    SessionRecord {
-        protocol: session.protocol(),
-        mode: session.mode,
-        client: session.client(),
-        vip: session.vip(),
-        local: session.local(),
-        real: session.real(),
-        state: session.state(),
-        worker,
-        idle_ms: now.stamp().millis_since(session.last_seen),
     }
 }

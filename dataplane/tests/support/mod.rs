@@ -39,7 +39,7 @@ pub const SERVER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0xb, 0, 0, 0
 
 /// The topology of the conformance files, and the same with IPv6, with as many servers as a test wants:
 /// 172.16.0.50:8080, 172.16.0.51:8080 and so on.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Plan {
     pub mode: ForwardMode,
     /// Whether VIPs have servers of the other family.

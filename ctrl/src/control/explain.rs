@@ -1,0 +1,204 @@
+//! `explain`: every worker says what it would do with a packet, and control says it in words.
+
+use super::Control;
+use crate::admin::{Refusal, Reply};
+use crate::devices::Devices;
+use crate::view::{ExplainView, FLAGS, Question, answer_to, owner};
+use dataplane::clock::Instant;
+use dataplane::director::Explanation;
+use dataplane::flow::{Endpoint, Protocol};
+use dataplane::ids::PortId;
+use dataplane::session::ForwardMode;
+use dataplane::wire;
+use dataplane::worker::{Command, ControlFrame, Inquiry};
+use serde_json::Value;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+/// How long a worker may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Packets that may be asked for at a time: each takes a place in every worker's queue.
+const OPEN_MAX: usize = 16;
+
+/// A packet that workers have been asked for.
+#[derive(Debug)]
+pub(super) struct Open {
+    id: u64,
+    question: Question,
+    /// By worker.
+    said: Vec<Option<Explanation>>,
+    /// Whether the server's answer is to be asked for next.
+    wants_reply: bool,
+    /// What was found of the packet to which this one is the answer.
+    first: Option<Box<ExplainView>>,
+    deadline: Instant,
+    reply: Sender<Reply>,
+}
+
+impl<D: Devices> Control<D> {
+    /// Asks every worker for a packet.
+    pub(super) fn begin_explaining(&mut self, params: &Value, reply: Sender<Reply>, now: Instant) {
+        let asked = self.question(params).and_then(|question| {
+            if self.desk.pending.explaining.len() >= OPEN_MAX {
+                return Err(Refusal::no("too many packets are being explained; try again"));
+            }
+            Ok(question)
+        });
+        match asked {
+            Ok(question) => self.ask_all(question, params["reply"] == true, None, reply, now),
+            Err(refusal) => drop(reply.send(Err(refusal))),
+        }
+    }
+
+    fn ask_all(
+        &mut self,
+        question: Question,
+        wants_reply: bool,
+        first: Option<Box<ExplainView>>,
+        reply: Sender<Reply>,
+        now: Instant,
+    ) {
+        let station = self.workers.facts[usize::from(question.port.0)].mac;
+        let frame = wire::imagined_frame(question.flow(), question.flags, station);
+        let id = self.desk.pending.next_query;
+        self.desk.pending.next_query += 1;
+        for (at, link) in self.workers.links.iter().enumerate() {
+            let inquiry =
+                Inquiry { id, port: question.port, frame: ControlFrame::copy_of(&frame), explanation: None };
+            if link.ask(Command::Explain(Box::new(inquiry))).is_err() {
+                let refusal = Refusal::no(format!("worker {at} has too much to do; try again"));
+                return drop(reply.send(Err(refusal)));
+            }
+        }
+        let said = vec![None; self.workers.links.len()];
+        let deadline = now + PATIENCE;
+        self.desk.pending.explaining.push(Open { id, question, said, wants_reply, first, deadline, reply });
+    }
+
+    /// A worker said what it would do.
+    pub(super) fn hear_explanation(&mut self, worker: usize, inquiry: &Inquiry, now: Instant) {
+        let open = &mut self.desk.pending.explaining;
+        let Some(at) = open.iter().position(|one| one.id == inquiry.id) else { return };
+        open[at].said[worker] = inquiry.explanation;
+        if open[at].said.iter().any(Option::is_none) {
+            return;
+        }
+        let Open { question, said, wants_reply, first, reply, .. } = open.swap_remove(at);
+        let said: Vec<_> = said.into_iter().flatten().collect();
+        let mut view = self.observer().explain(&question, &said);
+        let of_owner = said[owner(&said).unwrap_or(0)];
+        if let Some(mut first) = first {
+            first.sentences.extend(view.sentences.iter().map(|line| format!("answer: {line}")));
+            first.reply = Some(Box::new(view));
+            return drop(reply.send(super::requests::written(&first)));
+        }
+        if wants_reply {
+            match answer_to(&of_owner, &question) {
+                Some(answer) if of_owner.session.is_some() && !of_owner.begins_anew => {
+                    return self.ask_all(answer, false, Some(Box::new(view)), reply, now);
+                }
+                Some(answer) => view.sentences.extend(self.foreseen_answer(&of_owner, &question, &answer)),
+                None => {}
+            }
+        }
+        drop(reply.send(super::requests::written(&view)));
+    }
+
+    /// What becomes of the answer to a packet that has no session yet.
+    fn foreseen_answer(&self, said: &Explanation, question: &Question, answer: &Question) -> Option<String> {
+        let id = said.service?;
+        let services = &self.wanted.config.services;
+        let spec = services.iter().find(|spec| self.workers.registry.service_id(&spec.name) == Some(id))?;
+        if matches!(spec.forward, ForwardMode::DirectRoute | ForwardMode::Tunnel) {
+            return Some("answer: the server answers the client itself; it does not come by here".into());
+        }
+        let way = self.observer().route(question.source.address);
+        Some(match (way.port, way.via) {
+            (Some(port), Some(via)) => format!(
+                "answer: {} -> {} comes back by the session that this packet begins, and leaves by port {port} as {} -> {}, next hop {via}",
+                answer.source, answer.destination, question.destination, question.source
+            ),
+            _ => format!("answer: no route leads back to {}; add a [[route]]", question.source.address),
+        })
+    }
+
+    /// Gives up on packets that a worker said nothing of.
+    pub(super) fn end_overdue_explanations(&mut self, now: Instant) {
+        self.desk.pending.explaining.retain(|one| {
+            if now < one.deadline {
+                return true;
+            }
+            let silent = one.said.iter().position(Option::is_none).unwrap_or(0);
+            let refusal = Refusal::no(format!("worker {silent} did not answer; see `sluice worker list`"));
+            let _ = one.reply.send(Err(refusal));
+            false
+        });
+    }
+
+    fn question(&self, params: &Value) -> Result<Question, Refusal> {
+        let word = params["protocol"].as_str().unwrap_or_default();
+        let names = Protocol::ALL.map(Protocol::name);
+        let protocol =
+            Protocol::ALL.into_iter().find(|protocol| protocol.name() == word).ok_or_else(|| {
+                Refusal::parameters(format!("`{word}` is not a protocol; use one of {}", names.join(", ")))
+            })?;
+        let end = |key: &str| endpoint(params[key].as_str().unwrap_or_default(), protocol);
+        let (source, destination) = (end("source")?, end("destination")?);
+        if source.address.is_ipv4() != destination.address.is_ipv4() {
+            return Err(Refusal::parameters("source and destination are of different families"));
+        }
+        let port = match params["port"].as_str() {
+            Some(name) => {
+                let ports = &self.wanted.config.ports;
+                let at = ports.iter().position(|port| port.name == name).ok_or_else(|| {
+                    let names: Vec<_> = ports.iter().map(|port| port.name.as_str()).collect();
+                    Refusal::parameters(format!("there is no port `{name}`; use one of {}", names.join(", ")))
+                })?;
+                PortId(at as u16)
+            }
+            None => {
+                let way = self.workers.world.routes.lookup(source.address, 0).ok_or_else(|| {
+                    Refusal::parameters(format!(
+                        "no route leads back to {}; name the port by which it comes with --port, and add a [[route]] for its answers",
+                        source.address
+                    ))
+                })?;
+                way.port
+            }
+        };
+        let flags = match params["flags"].as_str() {
+            Some(text) => flags(text)?,
+            None if protocol.has_connections() => 0x02,
+            None => 0,
+        };
+        Ok(Question { port, protocol, source, destination, flags })
+    }
+}
+
+/// `198.51.100.7:4000`, or an address alone for a ping.
+fn endpoint(text: &str, protocol: Protocol) -> Result<Endpoint, Refusal> {
+    if let Ok(socket) = text.parse::<SocketAddr>() {
+        return Ok(Endpoint::new(socket.ip().to_canonical(), socket.port()));
+    }
+    let bare = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    match (bare, protocol) {
+        (Ok(address), Protocol::Icmp) => Ok(Endpoint::new(address.to_canonical(), 1)),
+        (Ok(_), _) => Err(Refusal::parameters(format!("`{text}` has no port; write {text}:4000"))),
+        (Err(_), _) => Err(Refusal::parameters(format!(
+            "`{text}` is not ADDRESS:PORT; write it as 198.51.100.7:4000 or [2001:db8::7]:4000"
+        ))),
+    }
+}
+
+/// Flags as tcpdump writes them.
+fn flags(text: &str) -> Result<u8, Refusal> {
+    text.chars().try_fold(0, |flags, letter| {
+        let found = FLAGS.iter().find(|(name, ..)| name.eq_ignore_ascii_case(&letter));
+        found.map(|(_, bit, _)| flags | bit).ok_or_else(|| {
+            Refusal::parameters(format!(
+                "`{text}` are no TCP flags; write letters of SAFRPU: S, SA, A, FA, R"
+            ))
+        })
+    })
+}
