@@ -1,7 +1,7 @@
 //! Questions for names (RFC 1035), and what of an answer is about the name that was asked for.
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query};
-use hickory_proto::rr::{Name, RData, Record, RecordType};
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use std::io;
 use std::net::IpAddr;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -80,7 +80,10 @@ pub(crate) fn records<'a>(answer: &'a Message, name: &Name, kind: RecordType) ->
         let Some((alias, of_alias)) = next else { break };
         (owner, ttl) = (alias, ttl.min(of_alias));
     }
-    let found = answer.answers.iter().filter(|record| record.name == *owner && record.record_type() == kind);
+    let is_wanted = |record: &&Record| {
+        record.name == *owner && record.record_type() == kind && record.dns_class == DNSClass::IN
+    };
+    let found = answer.answers.iter().filter(is_wanted);
     let found: Vec<_> = found.collect();
     let ttl = found.iter().fold(ttl, |ttl, record| ttl.min(record.ttl));
     (found, ttl)

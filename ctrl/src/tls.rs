@@ -158,6 +158,18 @@ pub(crate) fn server_name(text: &str) -> Result<ServerName<'static>, String> {
     ServerName::try_from(ascii).map_err(|_| wrong())
 }
 
+/// A host as it stands in a header: a name with other letters than ASCII's as IDNA writes it (RFC 5890). A port stays.
+pub(crate) fn host_text(text: &str) -> String {
+    if text.is_ascii() {
+        return text.to_owned();
+    }
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if port.parse::<u16>().is_ok() => (host, format!(":{port}")),
+        _ => (text, String::new()),
+    };
+    idna::domain_to_ascii(host).map_or_else(|_| text.to_owned(), |host| host + &port)
+}
+
 /// The system's authorities, read once.
 static SYSTEM: LazyLock<Arc<RootCertStore>> = LazyLock::new(|| {
     let mut store = RootCertStore::empty();

@@ -77,6 +77,23 @@ fn a_file_is_followed_as_long_as_it_makes_sense() {
     write(&lab, &both);
     await_servers(&lab, &["10.0.0.11:80", "10.0.0.12:80"]);
 
+    // What a source names as a server cannot become the appliance's own, and takes nobody away.
+    let clash = "10.0.0.12 would be the appliance's own address, and the source of service web names it";
+    let keys = ["listen=10.0.0.12:443", "local_addresses=10.0.0.200", "server=10.0.0.11:80"];
+    let refused = lab.sluice(&[&["service", "add", "typo"], &keys[..]].concat()).unwrap_err();
+    assert!(refused.contains(clash), "{refused}");
+    assert_eq!(servers(&lab), ["10.0.0.11:80", "10.0.0.12:80"]);
+    // A server that was the appliance's own when its source named it comes as soon as it is not.
+    write(&lab, one);
+    await_servers(&lab, &["10.0.0.11:80"]);
+    lab.sluice(&[&["service", "add", "typo"], &keys[..]].concat()).unwrap();
+    write(&lab, &both);
+    let left_out = || lab.sluice(&["status"]).unwrap().contains("10.0.0.12:80 is left out");
+    assert!(wait_until(SOON, left_out), "{}", lab.sluice(&["status"]).unwrap());
+    assert_eq!(servers(&lab), ["10.0.0.11:80"]);
+    lab.sluice(&["service", "remove", "typo"]).unwrap();
+    await_servers(&lab, &["10.0.0.11:80", "10.0.0.12:80"]);
+
     let refused = lab.sluice(&["server", "set", "web", "10.0.0.12:80", "weight=9"]).unwrap_err();
     assert!(refused.contains("is known by file; change it there"), "{refused}");
     // A reload keeps what was found, and the files do not get it.

@@ -95,6 +95,28 @@ fn servers_with_all_the_sessions_they_may_have_make_a_service_full() {
 }
 
 #[test]
+fn services_that_begin_healthy_are_never_said_to_be_down() {
+    const SERVICES: usize = 40;
+    let mut lab = Lab::new(Plan { servers: 1, ..Plan::default() }).unwrap();
+    lab.start_nginx_on(0, &[80]).unwrap();
+    let check = "\n[service.health]\ntype = \"http\"\ninterval = \"1s\"\nrise = 1\n";
+    let services: String = (0..SERVICES)
+        .map(|at| {
+            let service = lab.service(&format!("s{at}"), "tcp", 8_000 + at as u16, "rr", &[0]);
+            let own_port = format!("10.0.0.11:{}", 8_000 + at);
+            // A path of its own, so that each has its own check.
+            service.replace(&own_port, "10.0.0.11:80")
+                + &check.replace("type", &format!("path = \"/?{at}\"\ntype"))
+        })
+        .collect();
+    lab.start_sluiced(&(lab.config_head() + &services)).unwrap();
+    let ready = || lab.sluice(&["status"]).unwrap().contains("40 of 40 ready");
+    assert!(wait_until(SOON, ready), "{}", lab.sluice(&["status"]).unwrap());
+    let log = lab.sluiced().unwrap().output();
+    assert!(!log.contains(" is down"), "{log}");
+}
+
+#[test]
 fn a_service_whose_link_is_down_is_unready_and_makes_no_sessions() {
     let mut lab = udp("", "");
     clients(&lab, 5);

@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::{Value, json};
 use std::fmt;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,6 +43,8 @@ pub struct Server {
 pub struct AccessHandle {
     path: PathBuf,
     rules: Arc<Mutex<Arc<Access>>>,
+    /// The file that is the socket's.
+    own: Arc<Mutex<FileId>>,
     /// Whether the server is gone.
     over: Arc<AtomicBool>,
 }
@@ -136,9 +138,10 @@ impl Server {
             Err(_) => {}
         }
         let access = admin.access.clone();
-        let listener = bind_at(path, access.group).map_err(BindError::Path)?;
+        let (listener, own) = bind_at(path, access.group).map_err(BindError::Path)?;
         let rules = Arc::new(Mutex::new(Arc::new(access)));
-        let access = AccessHandle { path: path.to_owned(), rules, over: Arc::default() };
+        let own = Arc::new(Mutex::new(own));
+        let access = AccessHandle { path: path.to_owned(), rules, own, over: Arc::default() };
         Ok(Self { access, listener })
     }
 
@@ -201,7 +204,8 @@ impl<M: From<Call> + Send + 'static> Door<M> {
             return;
         }
         match bind_at(path, self.access.current().group) {
-            Ok(listener) => {
+            Ok((listener, own)) => {
+                *self.access.own.lock().unwrap_or_else(PoisonError::into_inner) = own;
                 log::warn!(target: "admin", "{} was removed, and is made again", path.display());
                 self.listener = listener;
             }
@@ -235,18 +239,29 @@ fn refused(message: &str) -> String {
     response(&Value::Null, Err(Refusal { code: 1, message: message.to_owned() }))
 }
 
-/// A socket of this group at `path`, mode 0660.
-fn bind_at(path: &Path, group: u32) -> std::io::Result<UnixListener> {
+/// What a file is known by, wherever it stands: device and number.
+type FileId = (u64, u64);
+
+/// A socket of this group at `path`, mode 0660, and its file.
+fn bind_at(path: &Path, group: u32) -> std::io::Result<(UnixListener, FileId)> {
     let listener = UnixListener::bind(path)?;
     std::os::unix::fs::chown(path, None, Some(group))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-    Ok(listener)
+    Ok((listener, id_of(path)?))
+}
+
+fn id_of(path: &Path) -> std::io::Result<FileId> {
+    path.symlink_metadata().map(|file| (file.dev(), file.ino()))
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         self.access.over.store(true, Ordering::Relaxed);
-        let _ = std::fs::remove_file(&self.access.path);
+        // Somebody may have put another file there since.
+        let own = *self.access.own.lock().unwrap_or_else(PoisonError::into_inner);
+        if id_of(&self.access.path).is_ok_and(|found| found == own) {
+            let _ = std::fs::remove_file(&self.access.path);
+        }
     }
 }
 
@@ -435,6 +450,16 @@ mod tests {
         let stale = TestSocket::new("stale");
         drop(UnixListener::bind(&stale.0).unwrap());
         assert!(Server::bind(&stale.admin()).is_ok());
+    }
+
+    #[test]
+    fn a_file_that_somebody_else_put_there_stays() {
+        let socket = TestSocket::new("other");
+        let server = echo(&socket);
+        std::fs::remove_file(&socket.0).unwrap();
+        std::fs::write(&socket.0, "precious").unwrap();
+        drop(server);
+        assert_eq!(std::fs::read_to_string(&socket.0).unwrap(), "precious");
     }
 
     #[test]

@@ -650,10 +650,48 @@ fn checks_that_can_never_succeed_are_refused() {
         ("type = \"dns\"\nquery = \"a.b\"\nexpect = \"2001:db8::1\"", "write query_type = \"AAAA\""),
         ("type = \"http\"\nload_header = \"X Load\"", "no header has such a name"),
         ("type = \"http\"\nexpect_status = []", "the list is empty"),
+        ("type = \"http\"\nexpect_status = \"1xx\"", "is never the last answer to a request"),
+        ("type = \"http\"\nexpect_status = \"204\"\nexpect_body = \"x\"", "have no body"),
     ] {
         let error = with_health(lines).unwrap_err();
         assert!(error.problems()[0].message.contains(expected), "{lines}: {error:?}");
     }
+}
+
+#[test]
+fn a_host_with_other_letters_is_asked_for_as_idna_writes_it() {
+    for (host, expected) in [
+        ("bücher.example", "xn--bcher-kva.example"),
+        ("bücher.example:8443", "xn--bcher-kva.example:8443"),
+        ("a.example:80", "a.example:80"),
+        ("[2001:db8::1]:80", "[2001:db8::1]:80"),
+    ] {
+        let loaded = with_health(&format!("type = \"https\"\nhost = \"{host}\"")).unwrap();
+        let health = loaded.config.services[0].health.clone().unwrap();
+        let Probe::Http(http) = &health.probe else { panic!("{health:?}") };
+        assert_eq!(http.host.as_deref(), Some(expected));
+    }
+}
+
+#[test]
+fn scripts_that_cannot_begin_are_told() {
+    use std::os::unix::fs::PermissionsExt;
+    let path = std::env::temp_dir().join(format!("sluice-script-{}", std::process::id()));
+    for (begin, expected) in [
+        ("#!/nope/sh\n", "its first line names /nope/sh, which is not there"),
+        ("#!/bin/sh\r\nexit 0\r\n", "its lines end as Windows has them"),
+        ("exit 0\n", "begin it with #!/bin/sh"),
+        ("#!/bin/sh\nexit 0\n", ""),
+    ] {
+        std::fs::write(&path, begin).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let said = with_health(&format!("type = \"script\"\ncommand = [\"{}\"]", path.display()));
+        match said {
+            Ok(_) => assert_eq!(expected, "", "{begin}"),
+            Err(error) => assert!(error.problems()[0].message.contains(expected), "{begin}: {error:?}"),
+        }
+    }
+    std::fs::remove_file(path).unwrap();
 }
 
 #[test]
@@ -705,6 +743,70 @@ fn what_is_hardly_meant_is_warned_about() {
         (two("rr"), "rr gives every server the same, whatever its weight; use wrr"),
         (two("lc"), "use wlc"),
         (of(scheduler, "spill_below = 0.5"), "nothing spills"),
+        (of(scheduler, "scheduler = \"rr\"\nslow_start = \"10s\""), "so this changes nothing; use wrr"),
+        (of(scheduler, "scheduler = \"lc\"\nconnect_limit = \"10ms\""), "so this changes nothing; use wlc"),
+        (
+            of("workers = [1]", "workers = [0, 1]"),
+            "2 workers need as many queues, so the start would fail; add qpairs=2",
+        ),
+        (
+            of(
+                "addresses = [\"10.0.0.2/24\"]",
+                "addresses = [\"10.0.0.2/24\"]\nkernel = false\n[admin]\noperators = [\"root\"]",
+            ),
+            "without group nobody but root reaches the socket",
+        ),
+        (
+            of(
+                server,
+                "weight = 100\n[names]\nzone = \"lb.example\"\nlisten = [\"192.0.2.2:53\"]\nhttp = [\"192.0.2.2:53\"]\n",
+            ),
+            "names.listen[0] has 192.0.2.2:53 already",
+        ),
+        (
+            of(server, "weight = 100\n[metrics]\nlisten = [\"192.0.2.10:9797\"]\n"),
+            "192.0.2.10 is not a port's own address",
+        ),
+        (
+            of("name = \"web\"", "name = \"a.web\"")
+                .into_iter()
+                .chain(warnings(&format!(
+                    "{}\n[names]\nzone = \"lb.example\"\nlisten = [\"192.0.2.2:53\"]\n",
+                    GOOD.replace("name = \"web\"", "name = \"a.web\"")
+                )))
+                .collect(),
+            "a name with a dot is no label of zone lb.example",
+        ),
+        (
+            warnings(&format!(
+                "{GOOD}\n[names]\nzone = \"lb.example\"\nlisten = [\"192.0.2.2:53\"]\n[[names.client]]\nnetworks = [\"10.0.0.0/8\"]\n[[names.client]]\nnetworks = [\"10.0.0.0/8\"]\nzone = \"a\"\n{}",
+                GOOD[GOOD.find("[[service]]").unwrap()..]
+                    .replace("\"web\"", "\"WEB\"")
+                    .replace(":80\"", ":81\"")
+            )),
+            "DNS does not tell it from web",
+        ),
+        (
+            warnings(&format!(
+                "{GOOD}\n[names]\nzone = \"lb.example\"\nlisten = [\"192.0.2.2:53\"]\n[[names.client]]\nnetworks = [\"10.0.0.0/8\"]\n"
+            )),
+            "these clients are nowhere",
+        ),
+        (
+            warnings(&format!(
+                "{}\n[service.health]\ntype = \"tcp\"\n",
+                GOOD.replace("[\"10.0.0.2/24\"]", "[\"10.0.0.2/24\"]\nkernel = false")
+            )),
+            "port lan has kernel = false, so the host cannot ask 10.0.0.11 there",
+        ),
+        (
+            warnings(
+                &GOOD
+                    .replace("\"tcp\"", "\"udp\"")
+                    .replace(scheduler, "timeouts = { established = \"60s\" }"),
+            ),
+            "times of connections change nothing",
+        ),
         (of("workers = [1]", "workers = [1, 1000]"), "this machine has no core 1000"),
         (of(server, "weight = 100\n[location]\nzone = \"a\"\n"), "no server says where it is"),
         (of(server, "zone = \"b\"\n[location]\nzone = \"a\"\n"), "no server is in zone a"),

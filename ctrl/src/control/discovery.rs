@@ -34,7 +34,11 @@ impl<D: Devices> Control<D> {
     pub(super) fn follow_sources(&mut self) {
         let Some(discovery) = &mut self.sourcing.discovery else { return };
         let services = self.wanted.config.services.iter();
-        discovery.follow(services.filter_map(|spec| Some((spec.name.as_str(), spec.discover.as_ref()?))));
+        let sources = &self.sourcing.sources;
+        // An entry that could not be used may be usable in the new world.
+        let anew = |name: &str| sources.get(name).is_some_and(|state| state.trouble.is_some());
+        discovery
+            .follow(services.filter_map(|spec| Some((spec.name.as_str(), spec.discover.as_ref()?))), anew);
         let config = &self.wanted.config;
         self.sourcing.sources.retain(|name, _| {
             config.services.iter().any(|spec| spec.name == *name && spec.discover.is_some())
@@ -213,9 +217,12 @@ struct Usable {
 }
 
 /// Gives services of a new configuration the servers that their sources named so far.
-pub(super) fn keep_found(new: &mut Config, old: &Config) {
+///
+/// # Errors
+/// When one of these servers has an address that would be the appliance's own.
+pub(super) fn keep_found(new: &mut Config, old: &Config) -> Result<(), String> {
     if new.services.iter().all(|spec| spec.discover.is_none()) {
-        return;
+        return Ok(());
     }
     let ours = topology::addresses(new);
     let known: HashMap<&str, &Arc<ServiceSpec>> = old
@@ -227,21 +234,20 @@ pub(super) fn keep_found(new: &mut Config, old: &Config) {
     for spec in new.services.iter_mut().filter(|spec| spec.discover.is_some()) {
         // Also when the source is asked otherwise now: until it answers nobody knows better.
         let Some(before) = known.get(spec.name.as_str()) else { continue };
-        let is_free = |server: &&ServerSpec| {
-            let is_ours = ours.get(server.endpoint.address).is_some();
-            if is_ours {
-                log::info!(target: "discovery",
-                    "service {}: its source names {}, which is the appliance's own now; it is left out",
-                    spec.name, server.endpoint
-                );
-            }
-            !is_ours && !spec.servers.iter().any(|other| other.endpoint == server.endpoint)
-        };
-        let found: Vec<_> =
-            before.servers.iter().filter(|server| server.is_found).filter(is_free).cloned().collect();
+        let found = || before.servers.iter().filter(|server| server.is_found);
+        if let Some(server) = found().find(|server| ours.get(server.endpoint.address).is_some()) {
+            return Err(format!(
+                "{} would be the appliance's own address, and the source of service {} names it as a server; use another address, or take the server out of the source first",
+                server.endpoint.address, spec.name
+            ));
+        }
+        let is_free =
+            |server: &&ServerSpec| !spec.servers.iter().any(|other| other.endpoint == server.endpoint);
+        let found: Vec<_> = found().filter(is_free).cloned().collect();
         if found.is_empty() {
             continue;
         }
         Arc::make_mut(spec).add_servers(found);
     }
+    Ok(())
 }

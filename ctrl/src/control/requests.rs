@@ -163,7 +163,9 @@ impl<D: Devices> Control<D> {
                 unready.insert(spec.name.clone(), reason);
             }
         }
-        let mut warnings = config::shown(&self.wanted.warnings);
+        // That each is a warning is said where they stand.
+        let of_files = config::shown(&self.wanted.warnings).into_iter();
+        let mut warnings: Vec<_> = of_files.map(|line| line.replacen(": warning: ", ": ", 1)).collect();
         warnings.extend(self.identity.fallback.clone());
         warnings.extend(self.wanted.failed_reload.as_ref().map(|problem| {
             format!(
@@ -176,6 +178,7 @@ impl<D: Devices> Control<D> {
         warnings.extend(self.sourcing.sources.iter().filter_map(|(name, state)| {
             Some(format!("service {name}: its source: {}", state.trouble.as_ref()?))
         }));
+        warnings.extend(self.load_warnings());
         warnings.extend(observer.port_warnings());
         for (port, state) in self.wanted.config.ports.iter().zip(&self.links.ports) {
             let troubles = state.trouble.iter().chain(&state.account.trouble);
@@ -235,6 +238,27 @@ impl<D: Devices> Control<D> {
             warnings,
             hints: observer.hints(),
         }
+    }
+
+    /// Servers whose load cannot be read, so that they are not relieved.
+    fn load_warnings(&self) -> Vec<String> {
+        const NAMED: usize = 5;
+        let has_load =
+            |spec: &Arc<ServiceSpec>| spec.health.as_ref().is_some_and(|health| health.load.is_some());
+        if !self.wanted.config.services.iter().any(has_load) {
+            return Vec::new();
+        }
+        let odd = self.servers.standings.load_errors().into_iter().map(|(target, error)| {
+            format!("server {target}: its load cannot be read, so it is not relieved: {error}")
+        });
+        let mut warnings: Vec<_> = odd.collect();
+        let more = warnings.len().saturating_sub(NAMED);
+        warnings.truncate(NAMED);
+        if more > 0 {
+            warnings
+                .push(format!("{more} more servers tell no load that can be read; see `sluice health list`"));
+        }
+        warnings
     }
 
     /// Asks a worker for a page of sessions. A cursor is the worker's number and a line of its table.

@@ -26,7 +26,7 @@ const EXHAUSTED: &str = "there are more services, servers or local addresses tha
 impl<D: Devices> Control<D> {
     /// Makes `config` the desired state and publishes it as one snapshot.
     pub(super) fn apply(&mut self, mut config: Config, now: Instant) -> Result<(), String> {
-        discovery::keep_found(&mut config, &self.wanted.config);
+        discovery::keep_found(&mut config, &self.wanted.config)?;
         share_unchanged(&mut config, &self.wanted.config);
         let networks_changed = config
             .ports

@@ -7,6 +7,7 @@ use crate::config::{DiscoverSpec, Site, Source};
 use crate::files;
 use hyper::Method;
 use serde_json::{Map, Value, json};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
@@ -24,6 +25,8 @@ pub(super) struct Memory {
     /// What the last login gave.
     token: Option<String>,
     names: names::Memory,
+    /// By etcd's key, the server that its value was.
+    keys: HashMap<Vec<u8>, String>,
 }
 
 /// The servers that a source names now, and when to ask again.
@@ -76,7 +79,7 @@ pub(super) async fn ask(spec: &DiscoverSpec, memory: &mut Memory) -> Answer {
                     token,
                 };
                 let answer = known(site, memory, login, "token", list).await?;
-                Ok((etcd(&answer)?, spec.interval))
+                Ok((etcd(&answer, &mut memory.keys)?, spec.interval))
             }
         }
     };
@@ -129,17 +132,30 @@ fn file(text: &str, path: &Path) -> Result<List, String> {
     let says = |error: &dyn std::fmt::Display| format!("{}: {}", path.display(), error.to_string().trim());
     let mut table: toml::Table = text.parse().map_err(|error: toml::de::Error| says(&error.message()))?;
     let list = table.remove("server").unwrap_or(toml::Value::Array(Vec::new()));
+    let odd = numbers_that_are_none(&list);
     let list = serde_json::to_value(list).map_err(|error| says(&error))?;
     if let Some(other) = table.keys().next() {
         return Err(says(&format!("`{other}` is unknown; such a file has [[server]] tables alone")));
     }
     let list = list.as_array().ok_or_else(|| says(&"servers are [[server]] tables"))?;
     let servers = list.iter().enumerate();
-    Ok(collect(
-        servers.map(|(at, server)| {
-            found(server).ok_or_else(|| format!("server[{at}] has no address as a text"))
-        }),
-    ))
+    Ok(collect(servers.map(|(at, server)| {
+        let mut server = found(server).ok_or_else(|| format!("server[{at}] has no address as a text"))?;
+        if let Some((_, key)) = odd.iter().find(|(place, _)| *place == at) {
+            server.wrong = Some(format!("its {key} is not a number"));
+        }
+        Ok(server)
+    })))
+}
+
+/// The places of tables in which TOML's `nan` or `inf` stands, and the keys: JSON has no such numbers.
+fn numbers_that_are_none(list: &toml::Value) -> Vec<(usize, String)> {
+    let tables = list.as_array().into_iter().flatten().enumerate();
+    let keys = tables.flat_map(|(at, table)| {
+        table.as_table().into_iter().flatten().map(move |(key, value)| (at, key, value))
+    });
+    let odd = keys.filter(|(_, _, value)| value.as_float().is_some_and(|number| !number.is_finite()));
+    odd.map(|(at, key, _)| (at, key.clone())).collect()
 }
 
 /// What can be read of a list, and why the rest cannot.
@@ -205,8 +221,9 @@ fn nacos(answer: &Value) -> Result<List, String> {
     })))
 }
 
-/// A key for each server; its value is `ADDRESS:PORT`, or an object with `address` and the keys of the file.
-fn etcd(answer: &Value) -> Result<List, String> {
+/// A key for each server; its value is `ADDRESS:PORT`, or an object with `address` and the keys of the file. A value that
+/// cannot be read stands for the server that the key was before.
+fn etcd(answer: &Value, known: &mut HashMap<Vec<u8>, String>) -> Result<List, String> {
     let nothing = Vec::new();
     let pairs = match &answer["kvs"] {
         // What the gateway says of a range in which there is nothing.
@@ -214,6 +231,10 @@ fn etcd(answer: &Value) -> Result<List, String> {
         Value::Array(pairs) => pairs,
         _ => return Err("the answer has no `kvs`; is it an etcd?".to_owned()),
     };
+    if answer["more"] == true {
+        return Err("the answer has a part of the keys alone".to_owned());
+    }
+    let before = std::mem::take(known);
     Ok(collect(pairs.iter().map(|pair| {
         let key = pair["key"].as_str().and_then(unbase64).unwrap_or_default();
         let value = pair["value"].as_str().and_then(unbase64).unwrap_or_default();
@@ -226,10 +247,15 @@ fn etcd(answer: &Value) -> Result<List, String> {
                 wrong: None,
             })
         };
-        object.or_else(plain).ok_or_else(|| {
-            let (key, value) = (String::from_utf8_lossy(&key).into_owned(), json!(text));
-            format!("the value of {} is not a server: {}", shown(&json!(key)), shown(&value))
-        })
+        let name = json!(String::from_utf8_lossy(&key));
+        let wrong = || format!("the value of {} is not a server: {}", shown(&name), shown(&json!(text)));
+        let server = object.or_else(plain).or_else(|| {
+            let address = before.get(&key)?.clone();
+            Some(Found { address, keys: Map::new(), wrong: Some(wrong()) })
+        });
+        let server = server.ok_or_else(wrong)?;
+        known.insert(key, server.address.clone());
+        Ok(server)
     })))
 }
 
@@ -293,11 +319,13 @@ mod tests {
         let pair = |value: &str| json!({ "key": base64(b"/s/1"), "value": base64(value.as_bytes()) });
         let answer =
             json!({ "kvs": [pair("10.0.0.11:80"), pair(r#"{"address":"10.0.0.12:80","weight":3}"#)] });
-        let servers = etcd(&answer).unwrap().servers;
+        let mut known = HashMap::new();
+        let servers = etcd(&answer, &mut known).unwrap().servers;
         assert_eq!(servers[1].keys["weight"], 3);
         assert_eq!(servers[0].address, "10.0.0.11:80");
-        assert!(etcd(&json!({})).is_err(), "not an etcd");
-        assert_eq!(etcd(&json!({ "header": {} })).unwrap(), List::default());
+        assert!(etcd(&json!({}), &mut known).is_err(), "not an etcd");
+        assert_eq!(etcd(&json!({ "header": {} }), &mut known).unwrap(), List::default());
+        assert!(etcd(&json!({ "more": true, "kvs": [pair("10.0.0.11:80")] }), &mut known).is_err());
         assert_eq!(after(b"/s/"), b"/s0");
         assert_eq!(after(&[1, 0xff]), [2]);
         assert_eq!(escape("a@@b c"), "a%40%40b%20c");
@@ -340,9 +368,19 @@ mod tests {
             pair("/s/lock", "held by x"), pair("/s/1", "10.0.0.11:80"), pair("/s/2", "{\"address\":"),
             pair("/s/3\nsluiced: x", "web.example.com:80"),
         ]});
-        let list = etcd(&answer).unwrap();
+        let mut known = HashMap::from([(b"/s/9".to_vec(), "10.0.0.9:80".to_owned())]);
+        let list = etcd(&answer, &mut known).unwrap();
         assert_eq!(list.servers.len(), 1);
         assert!(list.notes.len() == 3 && list.notes[1].contains("/s/2"), "{:?}", list.notes);
+
+        // A key whose value can no longer be read is the server that it was.
+        let broken =
+            json!({ "kvs": [pair("/s/1", "{\"address\": \"10.0.0.11:8"), pair("/s/4", "10.0.0.14:80")] });
+        let list = etcd(&broken, &mut known).unwrap();
+        assert_eq!((list.servers[0].address.as_str(), list.servers.len()), ("10.0.0.11:80", 2));
+        assert!(list.servers[0].wrong.as_ref().unwrap().contains("the value of `/s/1` is not a server"));
+        let list = etcd(&broken, &mut known).unwrap();
+        assert_eq!(list.servers[0].address, "10.0.0.11:80", "for as long as it is so");
 
         let text = "[[server]]\naddress = \"10.0.0.11:80\"\n[[server]]\nweight = 3\n";
         let list = file(text, Path::new("x.toml")).unwrap();
@@ -350,5 +388,8 @@ mod tests {
             (list.servers.len(), list.notes),
             (1, vec!["server[1] has no address as a text".to_owned()])
         );
+        let list =
+            file("[[server]]\naddress = \"10.0.0.11:80\"\nweight = nan\n", Path::new("x.toml")).unwrap();
+        assert_eq!(list.servers[0].wrong.as_deref(), Some("its weight is not a number"));
     }
 }

@@ -70,6 +70,9 @@ impl From<std::io::Error> for Fault {
             Errno::ACCESS,
             Errno::PERM,
             Errno::NODEV,
+            // The kernel here has no way to it, and a datagram that no packet holds.
+            Errno::NETUNREACH,
+            Errno::MSGSIZE,
             Errno::AFNOSUPPORT,
         ];
         match Errno::from_io_error(&error) {

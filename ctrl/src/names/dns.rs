@@ -149,11 +149,21 @@ fn refusal(bytes: &[u8]) -> Option<Vec<u8>> {
     if header[2] & IS_RESPONSE != 0 {
         return None;
     }
-    let mut answer = [0; LEN];
+    /// An OPT record (RFC 6891 §6.1.2): root, type 41, the payload that is taken, version 0, no options.
+    const OPT: [u8; 11] = {
+        let [high, low] = PAYLOAD.to_be_bytes();
+        [0, 0, 41, high, low, 0, 0, 0, 0, 0, 0]
+    };
+    let mut answer = vec![0; LEN];
     answer[..2].copy_from_slice(&header[..2]);
     answer[2] = IS_RESPONSE | header[2] & OPCODE_AND_RECURSION;
     answer[3] = ResponseCode::FormErr.low();
-    Some(answer.to_vec())
+    // What came last cannot be read, and where there is anything it most likely was an OPT.
+    if header[10..] != [0, 0] {
+        answer[11] = 1;
+        answer.extend(OPT);
+    }
+    Some(answer)
 }
 
 /// Whether a question's client subnet is one (RFC 7871 §6, §7.1.2): without a scope, and without bits behind its prefix.
@@ -277,7 +287,9 @@ mod tests {
         assert_eq!((u16::from(newer.metadata.response_code), newer.answers.len()), (16, 0));
         assert_eq!(newer.edns.unwrap().version(), 0);
         // §6.1.1: one OPT at most.
-        assert_eq!(code(2, &[opt(0, &[]), opt(0, &[])].concat()), ResponseCode::FormErr);
+        let twice = answer(2, &[opt(0, &[]), opt(0, &[])].concat());
+        assert_eq!(twice.metadata.response_code, ResponseCode::FormErr);
+        assert_eq!(twice.edns.unwrap().version(), 0, "EDNS is spoken here all the same");
         // RFC 7871 §6, §7.1.2: family, prefix, scope, address.
         let subnet = |prefix: u8, scope: u8, address: &[u8]| {
             let len = 4 + address.len() as u8;

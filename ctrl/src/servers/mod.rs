@@ -332,6 +332,16 @@ impl Standings {
         ids
     }
 
+    /// The servers whose load is asked for and cannot be read, and why.
+    pub fn load_errors(&self) -> Vec<(SocketAddr, String)> {
+        let with_load = self.checks.values().filter(|check| check.key.spec.load.is_some());
+        let mut odd: Vec<_> = with_load
+            .filter_map(|check| Some((check.key.target, check.last.lock().ok()?.load_error.clone()?)))
+            .collect();
+        odd.sort();
+        odd
+    }
+
     /// One check with its last answers.
     pub fn check_picture(&self, id: CheckId) -> Option<CheckPicture> {
         let check = self.checks.get(&id)?;

@@ -72,7 +72,9 @@ impl Observer<'_> {
         };
         let serves = picture.weights.iter().any(|weight| *weight > 0);
         if !serves {
-            let is_awaited = healths.iter().any(|(health, _)| *health == Health::Checking);
+            // Servers that were found healthy a moment ago get their weights presently.
+            let is_awaited = healths.iter().any(|(health, _)| *health == Health::Checking)
+                || (0..spec.servers.len()).any(is_up);
             return match (self.standings.switch(at), is_awaited) {
                 (Some(_), _) => {
                     because(ServiceState::Unready, "the operator's switch leaves it no server".into())

@@ -64,6 +64,6 @@ pub fn remedy(reason: DropReason) -> &'static str {
         HandOverFull => {
             "use a NIC with predicted RSS, or more workers: one gets packets faster than it can handle them"
         }
-        NoBuffer => "raise [dataplane] buffers, and restart",
+        NoBuffer => "see what holds buffers: next hops that do not answer, or a device that sends too slowly",
     }
 }

@@ -13,6 +13,7 @@ use dataplane::session::ForwardMode;
 use dataplane::snapshot::{ClientAddress, Network};
 use dataplane::wire::ProxyVersion;
 use hyper::header::{HeaderName, HeaderValue};
+use std::io::Read;
 use std::ops::RangeInclusive;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -363,6 +364,13 @@ impl Checker<'_> {
                         "a datagram that nobody answers tells little; say what is sent: send = \"ping\"";
                     self.error(entry.span(), &key("send"), message);
                 }
+                if let Some(send) = raw.send.as_ref().filter(|send| send.get_ref().len() > DATAGRAM_MAX) {
+                    let message = format!(
+                        "{} bytes fit no datagram; write at most {DATAGRAM_MAX}",
+                        send.get_ref().len()
+                    );
+                    self.error(send.span(), &key("send"), message);
+                }
                 Some(Probe::Udp { send: bytes(raw.send.as_ref()), expect: bytes(raw.expect.as_ref()) })
             }
             CheckKind::Http | CheckKind::Https => self.http(entry, kind == CheckKind::Https, key),
@@ -512,6 +520,11 @@ impl Checker<'_> {
         let mut status = Vec::new();
         for text in raw.expect_status.iter().flat_map(|list| list.get_ref().iter()) {
             match statuses(text) {
+                Some(range) if *range.end() < 200 => {
+                    let place = raw.expect_status.as_ref().map_or(entry.span(), Spanned::span);
+                    let message = format!("`{text}` is never the last answer to a request; write \"2xx\"");
+                    self.error(place, &key("expect_status"), message);
+                }
                 Some(range) => status.push(range),
                 None => {
                     let place = raw.expect_status.as_ref().map_or(entry.span(), Spanned::span);
@@ -528,6 +541,14 @@ impl Checker<'_> {
                 "the list is empty; write [\"200-299\"], or remove it",
             );
         }
+        let has_body =
+            |range: &RangeInclusive<u16>| !matches!((range.start(), range.end()), (204, 204) | (304, 304));
+        if let Some(body) =
+            raw.expect_body.as_ref().filter(|_| !status.is_empty() && !status.iter().any(has_body))
+        {
+            let message = "answers with these status codes have no body (RFC 9110 6.4.1), so every server is down; remove one of both";
+            self.error(body.span(), &key("expect_body"), message);
+        }
         if status.is_empty() {
             // What keepalived and Nacos take as good.
             status.push(200..=399);
@@ -541,13 +562,16 @@ impl Checker<'_> {
         Some(Probe::Http(Box::new(Http {
             method,
             path: text(raw.path.as_ref()).unwrap_or_else(|| "/".into()),
-            host: text(raw.host.as_ref()),
+            host: raw.host.as_ref().map(|host| crate::tls::host_text(host.get_ref())),
             status,
             body: text(raw.expect_body.as_ref()),
             tls,
         })))
     }
 }
+
+/// The most that one datagram holds over IPv4 (RFC 768, RFC 791).
+const DATAGRAM_MAX: usize = 65_507;
 
 /// What may stand in the path and query of a request (RFC 3986 §3.3, §3.4).
 fn is_of_path(c: char) -> bool {
@@ -572,7 +596,40 @@ fn executable(path: &Path) -> Result<(), String> {
         Err(error) => Err(error.to_string()),
         Ok(file) if !file.is_file() => Err("it is not a program".to_owned()),
         Ok(file) if file.mode() & 0o111 == 0 => Err("it cannot be run; `chmod +x` it".to_owned()),
-        Ok(_) => Ok(()),
+        Ok(_) => interpreter(path),
+    }
+}
+
+/// Whether what a program begins with can be run: it is one itself, or names one that is there.
+fn interpreter(path: &Path) -> Result<(), String> {
+    /// As much of a first line as Linux reads.
+    const LINE_MAX: u64 = 256;
+    let owned = path.to_owned();
+    let begin = files::beside(path, move |_| {
+        let mut begin = Vec::new();
+        std::fs::File::open(owned)?.take(LINE_MAX).read_to_end(&mut begin)?;
+        Ok::<_, std::io::Error>(begin)
+    });
+    // What root can run and not read is run all the same.
+    let Ok(Ok(begin)) = begin else { return Ok(()) };
+    let Some(line) = begin.strip_prefix(b"#!") else {
+        return match begin.starts_with(b"\x7fELF") {
+            true => Ok(()),
+            false => {
+                Err("it is no program, and its first line does not name one; begin it with #!/bin/sh".into())
+            }
+        };
+    };
+    let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let text = String::from_utf8_lossy(line);
+    if text.ends_with('\r') {
+        return Err("its lines end as Windows has them, so its interpreter is not found; convert it with `sed -i 's/\\r$//'`".into());
+    }
+    let name = text.split_whitespace().next().unwrap_or_default().to_owned();
+    let program = Path::new(&name).to_owned();
+    match files::beside(path, move |_| program.exists()) {
+        Ok(false) => Err(format!("its first line names {name}, which is not there")),
+        _ => Ok(()),
     }
 }
 

@@ -40,6 +40,18 @@ impl Checker<'_> {
             let message = format!("{name} gives every server the same, whatever its weight; use w{name}");
             self.warn(place(raw.scheduler.as_ref()), &key("scheduler"), message);
         }
+        let load = raw.health.as_ref().and_then(|health| {
+            let health = health.get_ref();
+            Some(("health.load_header", health.load_header.as_ref().or(health.load_field.as_ref())?))
+        });
+        let weighing =
+            [("slow_start", raw.slow_start.as_ref()), ("connect_limit", raw.connect_limit.as_ref())];
+        let weighing = weighing.into_iter().filter_map(|(field, value)| Some((field, value?))).chain(load);
+        for (field, value) in weighing.filter(|_| ignores_weights) {
+            let name = spec.scheduler.name();
+            let message = format!("{name} gives every server the same, so this changes nothing; use w{name}");
+            self.warn(value.span(), &key(field), message);
+        }
         if let Some(value) = raw.hash_seed.as_ref().filter(|_| !spec.scheduler.has_table()) {
             let message = format!("{} hashes nothing; remove this, or use mh", spec.scheduler.name());
             self.warn(value.span(), &key("hash_seed"), message);
@@ -71,6 +83,20 @@ impl Checker<'_> {
                 format!("the service is {}, so times of udp change nothing; remove them", spec.protocols);
             self.warn(value.span(), &key("timeouts"), message);
         }
+        let of_tcp = raw.timeouts.as_ref().and_then(|times| {
+            let all =
+                [&times.established, &times.syn_recv, &times.syn_sent, &times.fin_wait, &times.time_wait];
+            let more = [&times.close, &times.close_wait, &times.last_ack];
+            all.into_iter().chain(more).find_map(Option::as_ref)
+        });
+        let has_states = spec.protocols.has(Protocol::Tcp) || spec.protocols.has(Protocol::Sctp);
+        if let Some(value) = of_tcp.filter(|_| !has_states) {
+            let message = format!(
+                "the service is {}, so times of connections change nothing; use udp and udp_one_way",
+                spec.protocols
+            );
+            self.warn(value.span(), &key("timeouts"), message);
+        }
         if let Some(health) = &raw.health {
             let health = health.get_ref();
             let is_head = health.method.as_ref().is_some_and(|method| method.get_ref() == "HEAD");
@@ -92,6 +118,14 @@ impl Checker<'_> {
     ) {
         self.odd_cores(file);
         self.odd_ports(file, machine);
+        self.odd_checks(file, machine, services);
+        if let Some(user) = file.admin.operators.first().filter(|_| file.admin.group.is_none()) {
+            let message = "without group nobody but root reaches the socket; add group";
+            self.warn(user.span(), "admin.operators[0]", message);
+        }
+        if let Some(names) = names {
+            self.odd_names(file, services, names);
+        }
         for (at, entry) in file.route.iter().enumerate() {
             let raw = entry.get_ref();
             let mut seen = HashSet::new();
@@ -101,9 +135,15 @@ impl Checker<'_> {
             }
         }
         self.odd_places(file, services, location, names);
-        for (at, text) in
-            file.names.iter().flat_map(|names| names.listen.iter().chain(&names.http)).enumerate()
-        {
+        let of_names = file.names.iter().flat_map(|names| {
+            let dns = names.listen.iter().enumerate().map(|(at, text)| (format!("names.listen[{at}]"), text));
+            dns.chain(names.http.iter().enumerate().map(|(at, text)| (format!("names.http[{at}]"), text)))
+        });
+        let of_metrics = file.metrics.iter().flat_map(|metrics| {
+            metrics.listen.iter().enumerate().map(|(at, text)| (format!("metrics.listen[{at}]"), text))
+        });
+        let mut places: HashMap<std::net::SocketAddr, String> = HashMap::new();
+        for (key, text) in of_names.chain(of_metrics) {
             let Ok(socket) = text.get_ref().parse::<std::net::SocketAddr>() else { continue };
             let address = socket.ip();
             let is_local = address.is_loopback() || address.is_unspecified();
@@ -115,7 +155,84 @@ impl Checker<'_> {
                 let message = format!(
                     "{address} is not a port's own address{where_to}, so nobody may reach it; add it to a port's addresses"
                 );
-                self.warn(text.span(), &format!("names.listen[{at}]"), message);
+                self.warn(text.span(), &key, message);
+            }
+            let has_kernel = |own: &crate::config::PortSpec| own.kernel;
+            let of_address =
+                |port: &&crate::config::PortSpec| port.addresses.iter().any(|own| own.address == address);
+            if let Some(port) = machine.ports.iter().find(of_address).filter(|port| !has_kernel(port)) {
+                let message = format!(
+                    "port {} has kernel = false, so {address} is no address of the host's, and nobody may reach this; remove kernel = false",
+                    port.name
+                );
+                self.warn(text.span(), &key, message);
+            }
+            if let Some(other) = places.insert(socket, key.clone()) {
+                let message = format!("{other} has {socket} already; use another port");
+                self.warn(text.span(), &key, message);
+            }
+        }
+    }
+
+    /// Checks that the host cannot ask, because it has no interface on the servers' link.
+    fn odd_checks(&mut self, file: &raw::File, machine: &Machine, services: &[Arc<ServiceSpec>]) {
+        for (at, (spec, entry)) in services.iter().zip(&file.service).enumerate() {
+            let Some(health) = entry.get_ref().health.as_ref().filter(|_| spec.health.is_some()) else {
+                continue;
+            };
+            let is_script = health.get_ref().command.is_some();
+            let blind = spec.servers.iter().find_map(|server| {
+                let port = connected_port(&machine.ports, server.endpoint.address)?;
+                let port = &machine.ports[port];
+                (!port.kernel).then_some((server, port))
+            });
+            if let Some((server, port)) = blind.filter(|_| !is_script) {
+                let message = format!(
+                    "port {} has kernel = false, so the host cannot ask {} there, and no check is ever answered; remove kernel = false",
+                    port.name, server.endpoint.address
+                );
+                self.warn(health.span(), &format!("service[{at}].health"), message);
+            }
+        }
+    }
+
+    /// Services that have one name in the zone, or none that a label can be, and clients that are nowhere.
+    fn odd_names(&mut self, file: &raw::File, services: &[Arc<ServiceSpec>], names: &NamesSpec) {
+        let mut known: HashMap<String, &str> = HashMap::new();
+        for (at, (spec, entry)) in services.iter().zip(&file.service).enumerate() {
+            let key = format!("service[{at}].name");
+            let name = &entry.get_ref().name;
+            if spec.name.contains('.') {
+                let message = format!(
+                    "a name with a dot is no label of zone {}, so DNS does not answer for it; choose one without",
+                    names.zone
+                );
+                self.warn(name.span(), &key, message);
+            }
+            if let Some(other) = known.insert(spec.name.to_ascii_lowercase(), &spec.name) {
+                let message = format!(
+                    "DNS does not tell it from {other}, so one of both is answered for the two; choose another"
+                );
+                self.warn(name.span(), &key, message);
+            }
+        }
+        let mut seen: HashSet<&str> = HashSet::new();
+        for (at, client) in file.names.iter().flat_map(|names| &names.client).enumerate() {
+            if let Some(network) =
+                client.networks.first().filter(|_| client.zone.is_none() && client.region.is_none())
+            {
+                let message =
+                    "it says no zone and no region, so these clients are nowhere; add zone or region";
+                self.warn(network.span(), &format!("names.client[{at}]"), message);
+            }
+            for network in &client.networks {
+                if !seen.insert(network.get_ref()) {
+                    let message = format!(
+                        "{} is named twice, and one of both counts; remove the other",
+                        network.get_ref()
+                    );
+                    self.warn(network.span(), &format!("names.client[{at}].networks"), message);
+                }
             }
         }
     }
@@ -147,6 +264,7 @@ impl Checker<'_> {
         let mut readers: HashMap<&str, &str> = HashMap::new();
         for port in machine.ports.iter().filter(|port| port.vlan.is_none()) {
             let Some(interface) = port.device.interface() else { continue };
+            self.odd_queues(file, machine, port);
             let Some(other) = readers.insert(interface, &port.name) else { continue };
             let found =
                 file.port.iter().enumerate().find(|(_, entry)| *entry.get_ref().name.get_ref() == port.name);
@@ -156,6 +274,22 @@ impl Checker<'_> {
                 );
                 self.warn(entry.span(), &format!("port[{at}].device"), message);
             }
+        }
+    }
+
+    /// Workers without a queue of their own.
+    fn odd_queues(&mut self, file: &raw::File, machine: &Machine, port: &crate::config::PortSpec) {
+        let workers = machine.dataplane.workers.len();
+        let queues = port.device.argument("qpairs").map_or(Ok(1), str::parse::<usize>);
+        let is_short =
+            port.device.name().starts_with("net_af_packet") && queues.is_ok_and(|queues| queues < workers);
+        let found =
+            file.port.iter().enumerate().find(|(_, entry)| *entry.get_ref().name.get_ref() == port.name);
+        if let (Some((at, entry)), true) = (found, is_short) {
+            let message = format!(
+                "{workers} workers need as many queues, so the start would fail; add qpairs={workers} to the device"
+            );
+            self.warn(entry.span(), &format!("port[{at}].device"), message);
         }
     }
 
