@@ -177,9 +177,12 @@ fn a_bad_reload_changes_nothing_and_says_why() {
         (good.replace("[[service]]", "[[servcie]]"), "did you mean `service`?"),
         (
             good.replace("session_capacity = 200_000", "session_capacity = 100"),
-            "[dataplane] cannot change while sluiced runs",
+            "dataplane.session_capacity cannot change while sluiced runs",
         ),
-        (good.replace("iface=nic-lan", "iface=nic-other"), "cannot change while sluiced runs"),
+        (
+            good.replace("iface=nic-lan", "iface=nic-other"),
+            "port lan's device cannot change while sluiced runs",
+        ),
         ("[".into(), "not valid TOML"),
     ] {
         lab.write_config(&bad).unwrap();

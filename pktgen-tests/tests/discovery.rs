@@ -81,7 +81,13 @@ fn a_file_is_followed_as_long_as_it_makes_sense() {
     let clash = "10.0.0.12 would be the appliance's own address, and the source of service web names it";
     let keys = ["listen=10.0.0.12:443", "local_addresses=10.0.0.200", "server=10.0.0.11:80"];
     let refused = lab.sluice(&[&["service", "add", "typo"], &keys[..]].concat()).unwrap_err();
+    assert!(refused.contains("10.0.0.12 is one of the appliance's VIPs"), "{refused}");
+    let file = lab.sluice(&["config", "export"]).unwrap();
+    let typo = lab.service("typo", "tcp", 443, "rr", &[0]).replace("192.0.2.10:443", "10.0.0.12:443");
+    lab.write_config(&(file.clone() + &typo)).unwrap();
+    let refused = lab.sluice(&["config", "reload"]).unwrap_err();
     assert!(refused.contains(clash), "{refused}");
+    lab.write_config(&file).unwrap();
     assert_eq!(servers(&lab), ["10.0.0.11:80", "10.0.0.12:80"]);
     // A server that was the appliance's own when its source named it comes as soon as it is not.
     write(&lab, one);

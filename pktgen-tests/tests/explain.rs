@@ -156,3 +156,48 @@ fn questions_that_cannot_be_asked_are_refused_with_what_to_write() {
     let said = explain(&lab, &["tcp", "203.0.113.9:1", &vip, "--port", "wan"]);
     assert_eq!(said["verdict"], "forwarded", "{said:#}");
 }
+
+fn doctor(lab: &Lab) -> (Option<i32>, Vec<Value>) {
+    let output = lab.sluice_command().args(["-j", "doctor"]).output().unwrap();
+    let findings = serde_json::from_slice(&output.stdout).unwrap();
+    (output.status.code(), findings)
+}
+
+#[test]
+fn the_doctor_says_whether_a_new_client_of_every_service_is_served() {
+    let mut lab = Lab::new(Plan { servers: 2, ..Plan::default() }).unwrap();
+    for at in 0..2 {
+        lab.start_nginx_on(at, &[80]).unwrap();
+    }
+    let both = lab
+        .service("dns", "udp", 53, "wrr", &[1])
+        .replace("protocol = \"udp\"", "protocol = [\"tcp\", \"udp\"]");
+    let config = lab.config_head() + &lab.service("web", "tcp", 80, "rr", &[0, 1]) + &both;
+    lab.start_sluiced(&config).unwrap();
+    let of = |findings: &[Value], subject: &str| -> Value {
+        let found = findings.iter().find(|finding| finding["subject"] == subject);
+        found.unwrap_or_else(|| panic!("no {subject}: {findings:#?}")).clone()
+    };
+    let healthy = || {
+        let (code, findings) = doctor(&lab);
+        code == Some(0)
+            && of(&findings, "service web")["grade"] == "good"
+            && of(&findings, "service dns")["grade"] == "good"
+    };
+    assert!(wait_until(SOON, healthy), "{:#?}", doctor(&lab));
+    let (_, findings) = doctor(&lab);
+    for subject in ["memory", "clock"] {
+        assert_ne!(of(&findings, subject)["grade"], "bad");
+    }
+
+    lab.sluice(&["server", "set", "dns", "10.0.0.12:53", "weight=0"]).unwrap();
+    let (code, findings) = doctor(&lab);
+    let dns = of(&findings, "service dns");
+    assert_eq!((code, &dns["grade"]), (Some(4), &"bad".into()), "{findings:#?}");
+    assert!(dns["seen"].as_str().unwrap().contains("no_real_server"), "{dns:#}");
+    assert!(dns["remedy"].as_str().unwrap().contains("service show"), "{dns:#}");
+    assert_eq!(of(&findings, "service web")["grade"], "good");
+    let text = lab.sluice_command().arg("doctor").output().unwrap();
+    let text = String::from_utf8_lossy(&text.stdout);
+    assert!(text.contains("BAD      service dns: ") && text.contains(" bad\n"), "{text}");
+}

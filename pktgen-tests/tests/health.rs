@@ -609,6 +609,35 @@ fn loads_are_found_in_what_a_server_answers() {
 }
 
 #[test]
+fn a_host_without_a_way_to_the_servers_says_so_and_takes_none_for_down() {
+    let mut lab = Lab::new(Plan::default()).unwrap();
+    lab.start_nginx(0, 80).unwrap();
+    let head = lab.config_head().replace("name = \"lan\"", "name = \"lan\"\nkernel = false");
+    for kind in ["tcp", "udp\"\nsend = \"x"] {
+        let check = format!("type = \"{kind}\"");
+        let config = head.clone()
+            + &service("", &servers(&lab, 1, 80), &check)
+                .replace("\"tcp\"\nforward", "[\"tcp\", \"udp\"]\nforward");
+        if kind == "tcp" {
+            lab.start_sluiced(&config).unwrap();
+        } else {
+            lab.write_config(&config).unwrap();
+            lab.sluice(&["config", "reload"]).unwrap();
+        }
+        let unasked = || {
+            let shown = lab.json(&["service", "show", "web"]).unwrap();
+            let check = shown["servers"][0]["check"].clone();
+            check["unasked"].as_u64() > Some(3)
+                && check["error"].to_string().contains("the host's kernel has no route to it")
+        };
+        assert!(wait_until(SOON, unasked), "{}", lab.json(&["service", "show", "web"]).unwrap());
+        let status = lab.sluice(&["status"]).unwrap();
+        assert!(status.contains("port lan has kernel = false, so the host cannot ask"), "{status}");
+        assert!(!lab.sluiced().unwrap().output().contains("is down"), "{}", lab.sluiced().unwrap().output());
+    }
+}
+
+#[test]
 fn servers_of_ipv6_are_checked_from_their_local_address() {
     let mut lab = Lab::new(Plan { ipv6: true, ..Plan::default() }).unwrap();
     lab.start_nginx(0, 80).unwrap();

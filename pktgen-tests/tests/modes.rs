@@ -7,8 +7,12 @@ use pktgen_tests::process::{run, wait_until};
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Read;
+use std::net::UdpSocket;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 /// Behind the client there may be more.
@@ -153,22 +157,28 @@ fn forwards(case: Case) {
 
 /// Datagrams that take forty fragments each, there and back.
 fn carries_big_datagrams(case: Case) {
-    let mut lab = case.lab(Ports::Pcap);
+    let lab = case.lab(Ports::Pcap);
     let host = case.host(&lab);
     let mut question = vec![0; 60_000];
     File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut question)).unwrap();
     // Whoever has the VIP must answer from it.
     let bind = if case.mode == "fullnat" || case.mode == "nat" || case.mode == "snat" {
-        String::new()
+        "[::]:9001".to_owned()
     } else {
-        format!(",bind={host}")
+        format!("{host}:9001")
     };
-    let family = if case.server_six && case.mode != "tunnel" || case.six { 6 } else { 4 };
-    let mut echo = lab.server(0).command("socat");
-    echo.args(["-b", "65536", &format!("UDP{family}-RECVFROM:9001,fork{bind}"), "EXEC:cat"]);
-    lab.start("echo", &mut echo).unwrap();
-    let listens = || run(lab.server(0).command("ss").args(["-Hlun"])).unwrap_or_default().contains(":9001");
-    assert!(wait_until(Duration::from_secs(5), listens));
+    let echo = lab.server(0).inside(|| UdpSocket::bind(bind)).unwrap();
+    echo.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let over = Arc::clone(&is_over);
+    let echo = thread::spawn(move || {
+        let mut datagram = vec![0; 65_536];
+        while !over.load(Ordering::Relaxed) {
+            if let Ok((len, from)) = echo.recv_from(&mut datagram) {
+                let _ = echo.send_to(&datagram[..len], from);
+            }
+        }
+    });
     // A small one first: whoever is not known yet is asked for, and only a few packets wait meanwhile.
     let to = format!("{host}:9001");
     lab.client().ask(0, &to, b"x").unwrap();
@@ -181,6 +191,8 @@ fn carries_big_datagrams(case: Case) {
             lab.sluice(&["stats", "drops"]).unwrap()
         );
     }
+    is_over.store(true, Ordering::Relaxed);
+    echo.join().unwrap();
 }
 
 /// A client behind two routers with a narrow link between them. The first is the lab's own client.

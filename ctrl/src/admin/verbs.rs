@@ -120,8 +120,8 @@ methods! {
     RouteList = "route.list", ["cursor", "limit"], Right::Look;
     /// The way to an address: port, next hop, and whether that answers.
     RouteGet = "route.get", ["address"], Right::Look;
-    /// What would become of a packet, and why: by its port, or the one that its source is behind; nothing is sent or changed.
-    Explain = "explain", ["protocol", "source", "destination", "port", "flags", "reply"], Right::Look;
+    /// What would become of a packet, and why: by its port, or the one that its source is behind; or of a new client of a service's endpoint. Nothing is sent or changed.
+    Explain = "explain", ["protocol", "source", "destination", "port", "flags", "reply", "service", "endpoint"], Right::Look;
     /// The health checks with their last answers, each once, in pages.
     HealthList = "health.list", ["cursor", "limit"], Right::Look;
     /// The workers and their load, in pages.

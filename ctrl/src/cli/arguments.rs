@@ -59,6 +59,8 @@ pub(super) enum Noun {
     /// Ways to destinations.
     #[command(subcommand)]
     Route(RouteVerb),
+    /// Whether a new client of every service would be served, and what of the host costs packets; 4 if not.
+    Doctor,
     /// What would become of a packet, and why. Nothing is sent or changed.
     Explain(Imagined),
     /// Health checks, each once, however many services share it.

@@ -4,6 +4,7 @@
 //! file that parses but is wrong, as `sluiced --check` does.
 
 mod arguments;
+mod doctor;
 mod print;
 mod table;
 
@@ -65,6 +66,7 @@ fn looks(noun: &Noun) -> bool {
         | Noun::Neighbor(_)
         | Noun::Route(_)
         | Noun::Explain(_)
+        | Noun::Doctor
         | Noun::Health(_)
         | Noun::Worker(_)
         | Noun::Stats { .. } => true,
@@ -141,13 +143,16 @@ pub fn check(file: &Path, json: bool) -> u8 {
 fn ask(arguments: &Arguments) -> Result<u8, CallError> {
     let mut client = Client::connect(&socket_of(arguments))?;
     let json = arguments.json;
+    if let Noun::Doctor = arguments.noun {
+        return doctor::run(&mut client, json);
+    }
     if let Noun::Status { exit_code } = arguments.noun {
         let answer = client.call("status", Value::Null)?;
         show(&answer, json, print::status)?;
         return Ok(if exit_code { severity(&answer) } else { 0 });
     }
     let done = match &arguments.noun {
-        Noun::Status { .. } => Ok(()),
+        Noun::Status { .. } | Noun::Doctor => Ok(()),
         Noun::Service(verb) => service(&mut client, verb, json),
         Noun::Server(verb) => server(&mut client, verb, json),
         Noun::Session(SessionVerb::List(conditions)) => {

@@ -153,7 +153,9 @@ fn in_words_of_toml(message: &str) -> String {
 pub(super) fn suggestion(unknown: &str, known: &[&str]) -> String {
     let nearest = known.iter().map(|name| (strsim::damerau_levenshtein(unknown, name), name)).min();
     match nearest {
-        Some((distance, name)) if distance <= 1 + name.len() / 4 => format!("did you mean `{name}`?"),
+        Some((distance, name)) if distance <= 1 + name.len().saturating_sub(1) / 5 => {
+            format!("did you mean `{name}`?")
+        }
         _ => format!("use one of {}", known.join(", ")),
     }
 }

@@ -775,7 +775,7 @@ fn what_is_hardly_meant_is_warned_about() {
                     GOOD.replace("name = \"web\"", "name = \"a.web\"")
                 )))
                 .collect(),
-            "a name with a dot is no label of zone lb.example",
+            "service a.web has a dot in its name, which is no label of the zone",
         ),
         (
             warnings(&format!(
@@ -784,7 +784,7 @@ fn what_is_hardly_meant_is_warned_about() {
                     .replace("\"web\"", "\"WEB\"")
                     .replace(":80\"", ":81\"")
             )),
-            "DNS does not tell it from web",
+            "DNS does not tell services web and WEB apart",
         ),
         (
             warnings(&format!(

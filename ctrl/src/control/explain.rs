@@ -12,7 +12,7 @@ use dataplane::session::ForwardMode;
 use dataplane::wire;
 use dataplane::worker::{Command, ControlFrame, Inquiry};
 use serde_json::Value;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
@@ -21,11 +21,18 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Packets that may be asked for at a time: each takes a place in every worker's queue.
 const OPEN_MAX: usize = 16;
 
+/// Clients of nobody's network (RFC 5737, RFC 3849), and their port.
+const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
+const ELSEWHERE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 7);
+const CLIENT_PORT: u16 = 40_007;
+
 /// A packet that workers have been asked for.
 #[derive(Debug)]
 pub(super) struct Open {
     id: u64,
     question: Question,
+    /// How many such packets there are for the service that was asked for.
+    endpoints: usize,
     /// By worker.
     said: Vec<Option<Explanation>>,
     /// Whether the server's answer is to be asked for next.
@@ -36,29 +43,37 @@ pub(super) struct Open {
     reply: Sender<Reply>,
 }
 
+impl Open {
+    fn new(question: Question, reply: Sender<Reply>) -> Self {
+        let (said, deadline) = (Vec::new(), Instant::default());
+        Self { id: 0, question, endpoints: 1, said, wants_reply: false, first: None, deadline, reply }
+    }
+}
+
 impl<D: Devices> Control<D> {
     /// Asks every worker for a packet.
     pub(super) fn begin_explaining(&mut self, params: &Value, reply: Sender<Reply>, now: Instant) {
-        let asked = self.question(params).and_then(|question| {
+        let asked = match params["service"].as_str() {
+            Some(_) => self.question_of_service(params),
+            None => self.question(params).map(|question| (question, 1)),
+        };
+        let asked = asked.and_then(|question| {
             if self.desk.pending.explaining.len() >= OPEN_MAX {
                 return Err(Refusal::no("too many packets are being explained; try again"));
             }
             Ok(question)
         });
         match asked {
-            Ok(question) => self.ask_all(question, params["reply"] == true, None, reply, now),
+            Ok((question, endpoints)) => {
+                let wants_reply = params["reply"] == true;
+                self.ask_all(Open { endpoints, wants_reply, ..Open::new(question, reply) }, now);
+            }
             Err(refusal) => drop(reply.send(Err(refusal))),
         }
     }
 
-    fn ask_all(
-        &mut self,
-        question: Question,
-        wants_reply: bool,
-        first: Option<Box<ExplainView>>,
-        reply: Sender<Reply>,
-        now: Instant,
-    ) {
+    fn ask_all(&mut self, mut open: Open, now: Instant) {
+        let question = open.question;
         let station = self.workers.facts[usize::from(question.port.0)].mac;
         let frame = wire::imagined_frame(question.flow(), question.flags, station);
         let id = self.desk.pending.next_query;
@@ -68,12 +83,12 @@ impl<D: Devices> Control<D> {
                 Inquiry { id, port: question.port, frame: ControlFrame::copy_of(&frame), explanation: None };
             if link.ask(Command::Explain(Box::new(inquiry))).is_err() {
                 let refusal = Refusal::no(format!("worker {at} has too much to do; try again"));
-                return drop(reply.send(Err(refusal)));
+                return drop(open.reply.send(Err(refusal)));
             }
         }
-        let said = vec![None; self.workers.links.len()];
-        let deadline = now + PATIENCE;
-        self.desk.pending.explaining.push(Open { id, question, said, wants_reply, first, deadline, reply });
+        (open.id, open.deadline) = (id, now + PATIENCE);
+        open.said = vec![None; self.workers.links.len()];
+        self.desk.pending.explaining.push(open);
     }
 
     /// A worker said what it would do.
@@ -84,9 +99,10 @@ impl<D: Devices> Control<D> {
         if open[at].said.iter().any(Option::is_none) {
             return;
         }
-        let Open { question, said, wants_reply, first, reply, .. } = open.swap_remove(at);
+        let Open { question, endpoints, said, wants_reply, first, reply, .. } = open.swap_remove(at);
         let said: Vec<_> = said.into_iter().flatten().collect();
         let mut view = self.observer().explain(&question, &said);
+        view.endpoints = endpoints;
         let of_owner = said[owner(&said).unwrap_or(0)];
         if let Some(mut first) = first {
             first.sentences.extend(view.sentences.iter().map(|line| format!("answer: {line}")));
@@ -96,7 +112,8 @@ impl<D: Devices> Control<D> {
         if wants_reply {
             match answer_to(&of_owner, &question) {
                 Some(answer) if of_owner.session.is_some() && !of_owner.begins_anew => {
-                    return self.ask_all(answer, false, Some(Box::new(view)), reply, now);
+                    let first = Some(Box::new(view));
+                    return self.ask_all(Open { first, ..Open::new(answer, reply) }, now);
                 }
                 Some(answer) => view.sentences.extend(self.foreseen_answer(&of_owner, &question, &answer)),
                 None => {}
@@ -134,6 +151,51 @@ impl<D: Devices> Control<D> {
             let _ = one.reply.send(Err(refusal));
             false
         });
+    }
+
+    /// A new client's packet to an endpoint of a service, and how many endpoints that has.
+    fn question_of_service(&self, params: &Value) -> Result<(Question, usize), Refusal> {
+        let spec = &self.wanted.config.services[self.service_at(params, "service")?];
+        let endpoints: Vec<_> = spec
+            .listens
+            .iter()
+            .flat_map(|listen| spec.protocols.iter().map(move |protocol| (listen, protocol)))
+            .collect();
+        let at = params["endpoint"].as_u64().unwrap_or(0) as usize;
+        let (listen, protocol) = *endpoints
+            .get(at)
+            .ok_or_else(|| Refusal::parameters(format!("the service has {} endpoints", endpoints.len())))?;
+        let is_ipv4 = listen.network.address.is_ipv4();
+        let elsewhere = if is_ipv4 { IpAddr::V4(ELSEWHERE) } else { IpAddr::V6(ELSEWHERE6) };
+        let address = match listen.network {
+            network if network.is_host() => network.address,
+            network if network.contains(elsewhere) => elsewhere,
+            network => network.pick(1),
+        };
+        let world = &self.workers.world;
+        let is_free = |address: &IpAddr| address.is_ipv4() == is_ipv4 && world.role(*address).is_none();
+        let hidden = spec.options.sources.iter().map(|network| network.pick(77)).find(is_free);
+        let near = self.wanted.config.ports.iter().flat_map(|port| &port.addresses);
+        let near = near.filter(|network| network.contains(address)).map(|network| network.pick(77));
+        let routed = |address: &IpAddr| world.routes.lookup(*address, 0).is_some();
+        let client = match spec.forward {
+            ForwardMode::Snat => hidden,
+            _ => Some(elsewhere).filter(routed).or(near.into_iter().find(is_free)),
+        };
+        let client = client.ok_or_else(|| {
+            Refusal::no(format!(
+                "no route leads to clients of {address}; add a [[route]], or a port's address on the VIP's network"
+            ))
+        })?;
+        let port = world.routes.lookup(client, 0).map(|hop| hop.port).ok_or_else(|| {
+            Refusal::no(format!(
+                "no route leads to {client}, which the service's sources have; add a [[route]]"
+            ))
+        })?;
+        let flags = if protocol.has_connections() { 0x02 } else { 0 };
+        let source = Endpoint::new(client, CLIENT_PORT);
+        let destination = Endpoint::new(address, *listen.l4_ports.start());
+        Ok((Question { port, protocol, source, destination, flags }, endpoints.len()))
     }
 
     fn question(&self, params: &Value) -> Result<Question, Refusal> {

@@ -30,7 +30,7 @@ pub use files::{Done, Files};
 pub use requests::Request;
 
 use crate::admin::AccessHandle;
-use crate::config::{self, Config, PortSpec};
+use crate::config::{self, Config};
 use crate::desired::last_good::Keeper;
 use crate::devices::{DeviceFacts, Devices};
 use crate::discovery::Discovery;
@@ -275,22 +275,38 @@ impl<D: Devices> Control<D> {
 }
 
 /// Keys that differ and cannot follow while the process runs.
-fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
-    let mut keys = Vec::new();
-    if old.dataplane != new.dataplane {
-        keys.push("[dataplane]");
-    }
+fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
+    let (was, is) = (&old.dataplane, &new.dataplane);
+    let of_dataplane = [
+        ("workers", was.workers != is.workers),
+        ("session_capacity", was.session_capacity != is.session_capacity),
+        ("session_capacity_ipv6", was.session_capacity_ipv6 != is.session_capacity_ipv6),
+        ("hugepages", was.hugepages != is.hugepages),
+    ];
+    let changed = of_dataplane.into_iter().filter(|(_, differs)| *differs);
+    let mut keys: Vec<_> = changed.map(|(key, _)| format!("dataplane.{key}")).collect();
     if old.admin.socket != new.admin.socket {
-        keys.push("admin.socket");
+        keys.push("admin.socket".into());
     }
-    let devices = |config: &Config| {
-        let fixed = |port: &PortSpec| {
-            (port.name.clone(), port.device.clone(), port.vlan, port.mtu, port.rss.clone(), port.kernel)
-        };
-        config.ports.iter().map(fixed).collect::<Vec<_>>()
-    };
-    if devices(old) != devices(new) {
-        keys.push("a [[port]]'s name, device, vlan, mtu, rss or kernel, or the number of ports");
+    let names = |config: &Config| config.ports.iter().map(|port| port.name.clone()).collect::<Vec<_>>();
+    if names(old) != names(new) {
+        keys.push(format!(
+            "the ports (they were {}, and are {})",
+            names(old).join(", "),
+            names(new).join(", ")
+        ));
+        return keys;
+    }
+    for (was, is) in old.ports.iter().zip(&new.ports) {
+        let of_port = [
+            ("device", was.device != is.device),
+            ("vlan", was.vlan != is.vlan),
+            ("mtu", was.mtu != is.mtu),
+            ("rss", was.rss != is.rss),
+            ("kernel", was.kernel != is.kernel),
+        ];
+        let changed = of_port.into_iter().filter(|(_, differs)| *differs);
+        keys.extend(changed.map(|(key, _)| format!("port {}'s {key}", is.name)));
     }
     keys
 }

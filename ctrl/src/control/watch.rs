@@ -38,6 +38,8 @@ struct Seen {
     /// By reason, refusals over all workers.
     refused: [u64; USED_UP.len()],
     state: Option<(ServiceState, Instant)>,
+    /// Whether it waits for its first checks, which is no news.
+    is_beginning: bool,
 }
 
 impl<D: Devices> Control<D> {
@@ -71,7 +73,7 @@ impl<D: Devices> Control<D> {
                 refused[place] = count;
             }
         }
-        let fresh = || Seen { refused, state: None };
+        let fresh = || Seen { refused, state: None, is_beginning: false };
         let seen = self.servers.watch.seen.entry(id).or_insert_with(fresh);
         let more = |place: &usize| refused[*place] > seen.refused[*place];
         if let Some(place) = (0..USED_UP.len()).filter(more).max_by_key(|at| refused[*at] - seen.refused[*at])
@@ -86,12 +88,14 @@ impl<D: Devices> Control<D> {
         if before.is_some_and(|(before, _)| before == state) {
             return;
         }
+        let is_awaited = reason.as_deref() == Some(AWAITED);
+        let mut was_beginning = false;
         if let Some(seen) = self.servers.watch.seen.get_mut(&id) {
             seen.state = Some((state, now));
+            was_beginning = std::mem::replace(&mut seen.is_beginning, before.is_none() && is_awaited);
         }
         self.metering.note(&[at]);
         let name = &spec.name;
-        let is_awaited = reason.as_deref() == Some(AWAITED);
         match (before, reason) {
             // At the start that is no news.
             (None, None) => {}
@@ -103,6 +107,10 @@ impl<D: Devices> Control<D> {
                 let from = before.map_or("unknown", |(before, _)| before.name());
                 log::warn!(target: "services", service = name, from, to = state.name(), why = reason;
                     "service {name} is {}: {reason}", state.name())
+            }
+            (Some((before, _)), None) if was_beginning => {
+                log::info!(target: "services", service = name, from = before.name(), to = state.name();
+                    "service {name} is {}: its first checks are in", state.name());
             }
             (Some((before, since)), None) => {
                 let seconds = now.since(since).as_secs();

@@ -56,6 +56,18 @@ pub enum Fault {
     Here(String),
 }
 
+/// The kernel here has no way to a server. A router that has none says it by the same number.
+#[derive(Debug)]
+pub(crate) struct NoRoute;
+
+impl std::fmt::Display for NoRoute {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the host's kernel has no route to it")
+    }
+}
+
+impl std::error::Error for NoRoute {}
+
 impl From<std::io::Error> for Fault {
     /// Errors that this host makes before anything is sent are its own.
     fn from(error: std::io::Error) -> Self {
@@ -70,11 +82,13 @@ impl From<std::io::Error> for Fault {
             Errno::ACCESS,
             Errno::PERM,
             Errno::NODEV,
-            // The kernel here has no way to it, and a datagram that no packet holds.
-            Errno::NETUNREACH,
+            // A datagram that no packet holds.
             Errno::MSGSIZE,
             Errno::AFNOSUPPORT,
         ];
+        if error.get_ref().is_some_and(|inner| inner.is::<NoRoute>()) {
+            return Self::Here(error.to_string());
+        }
         match Errno::from_io_error(&error) {
             Some(errno) if ours.contains(&errno) => Self::Here(error.to_string()),
             _ => Self::Server(error.to_string()),

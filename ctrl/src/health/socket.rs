@@ -1,5 +1,6 @@
 //! Sockets that ask from where a service's packets come.
 
+use super::NoRoute;
 use super::ports::{self, Lease, Ports};
 use crate::kernel::{CHECKS_INTERFACE, CheckFlow, VipChecks, VipPass};
 use dataplane::snapshot::Tunnel;
@@ -102,9 +103,26 @@ pub(super) async fn connect(aim: &Aim<'_>) -> io::Result<(TcpStream, Held)> {
         let socket = if target.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         bind(SockRef::from(&socket), local, aim)?;
         SockRef::from(&socket).set_linger(Some(Duration::ZERO))?;
-        socket.connect(target).await
+        match socket.connect(target).await {
+            Err(error) if error.kind() == io::ErrorKind::NetworkUnreachable => Err(whose(error, aim)),
+            other => other,
+        }
     })
     .await
+}
+
+/// An error about the network, told as the host's own if its kernel has no way to the target at all. To connect a
+/// socket for datagrams asks for the way, and sends nothing.
+fn whose(error: io::Error, aim: &Aim<'_>) -> io::Error {
+    let asks = || {
+        let socket = Socket::new(Domain::for_address(aim.target), Type::DGRAM, Some(Protocol::UDP))?;
+        bind(SockRef::from(&socket), aim.source.map(|source| SocketAddr::new(source, 0)), aim)?;
+        socket.connect(&SockAddr::from(aim.target))
+    };
+    match asks() {
+        Err(own) if own.kind() == io::ErrorKind::NetworkUnreachable => io::Error::other(NoRoute),
+        _ => error,
+    }
 }
 
 /// A socket for datagrams that hears only the target, and its ICMP errors.
@@ -115,8 +133,10 @@ pub(super) async fn datagrams(aim: &Aim<'_>) -> io::Result<(UdpSocket, Held)> {
         socket.set_nonblocking(true)?;
         bind(SockRef::from(&socket), local, aim)?;
         let socket = UdpSocket::from_std(socket.into())?;
-        socket.connect(target).await?;
-        Ok(socket)
+        match socket.connect(target).await {
+            Err(error) if error.kind() == io::ErrorKind::NetworkUnreachable => Err(io::Error::other(NoRoute)),
+            other => other.map(|()| socket),
+        }
     })
     .await
 }

@@ -107,6 +107,8 @@ pub struct ExplainView {
     pub leaves: Option<LeavesView>,
     /// All of it in sentences.
     pub sentences: Vec<String>,
+    /// How many such packets there are for the service, if one was asked for.
+    pub endpoints: usize,
     /// The server's answer, where it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reply: Option<Box<ExplainView>>,
@@ -174,6 +176,7 @@ impl Observer<'_> {
             chosen_by: said.server.map(|(_, chosen)| chosen_by(chosen).to_owned()),
             leaves: said.leaving.map(|leaving| self.leaves(&leaving)),
             sentences: Vec::new(),
+            endpoints: 1,
             reply: None,
         };
         let mut tell = vec![format!("{} comes by port {}", question.words(), view.port)];

@@ -2,7 +2,7 @@
 
 use super::topology::connected_port;
 use super::{Checker, Machine, raw};
-use crate::config::{Location, NamesSpec, ServiceSpec};
+use crate::config::{Location, NamesSpec, PortSpec, ServiceSpec};
 use dataplane::flow::Protocol;
 use dataplane::scheduler::Scheduler;
 use dataplane::session::ForwardMode;
@@ -12,7 +12,14 @@ use toml::Spanned;
 
 impl Checker<'_> {
     /// What is odd about one service.
-    pub(super) fn odd_service(&mut self, entry: &Spanned<raw::Service>, at: usize, spec: &ServiceSpec) {
+    pub(super) fn odd_service(
+        &mut self,
+        entry: &Spanned<raw::Service>,
+        at: usize,
+        spec: &ServiceSpec,
+        ports: &[PortSpec],
+    ) {
+        self.odd_check(entry, at, spec, ports);
         let raw = entry.get_ref();
         let key = |field: &str| format!("service[{at}].{field}");
         let place = |value: Option<&Spanned<String>>| value.map_or(entry.span(), Spanned::span);
@@ -118,13 +125,12 @@ impl Checker<'_> {
     ) {
         self.odd_cores(file);
         self.odd_ports(file, machine);
-        self.odd_checks(file, machine, services);
         if let Some(user) = file.admin.operators.first().filter(|_| file.admin.group.is_none()) {
             let message = "without group nobody but root reaches the socket; add group";
             self.warn(user.span(), "admin.operators[0]", message);
         }
-        if let Some(names) = names {
-            self.odd_names(file, services, names);
+        if names.is_some() {
+            self.odd_names(file, services);
         }
         for (at, entry) in file.route.iter().enumerate() {
             let raw = entry.get_ref();
@@ -157,9 +163,8 @@ impl Checker<'_> {
                 );
                 self.warn(text.span(), &key, message);
             }
-            let has_kernel = |own: &crate::config::PortSpec| own.kernel;
-            let of_address =
-                |port: &&crate::config::PortSpec| port.addresses.iter().any(|own| own.address == address);
+            let has_kernel = |own: &PortSpec| own.kernel;
+            let of_address = |port: &&PortSpec| port.addresses.iter().any(|own| own.address == address);
             if let Some(port) = machine.ports.iter().find(of_address).filter(|port| !has_kernel(port)) {
                 let message = format!(
                     "port {} has kernel = false, so {address} is no address of the host's, and nobody may reach this; remove kernel = false",
@@ -174,46 +179,47 @@ impl Checker<'_> {
         }
     }
 
-    /// Checks that the host cannot ask, because it has no interface on the servers' link.
-    fn odd_checks(&mut self, file: &raw::File, machine: &Machine, services: &[Arc<ServiceSpec>]) {
-        for (at, (spec, entry)) in services.iter().zip(&file.service).enumerate() {
-            let Some(health) = entry.get_ref().health.as_ref().filter(|_| spec.health.is_some()) else {
-                continue;
-            };
-            let is_script = health.get_ref().command.is_some();
-            let blind = spec.servers.iter().find_map(|server| {
-                let port = connected_port(&machine.ports, server.endpoint.address)?;
-                let port = &machine.ports[port];
-                (!port.kernel).then_some((server, port))
-            });
-            if let Some((server, port)) = blind.filter(|_| !is_script) {
-                let message = format!(
-                    "port {} has kernel = false, so the host cannot ask {} there, and no check is ever answered; remove kernel = false",
-                    port.name, server.endpoint.address
-                );
-                self.warn(health.span(), &format!("service[{at}].health"), message);
-            }
+    /// A check that the host cannot ask, because it has no interface on a server's link.
+    fn odd_check(
+        &mut self,
+        entry: &Spanned<raw::Service>,
+        at: usize,
+        spec: &ServiceSpec,
+        ports: &[PortSpec],
+    ) {
+        let Some(health) = entry.get_ref().health.as_ref().filter(|_| spec.health.is_some()) else { return };
+        let blind = spec.servers.iter().find_map(|server| {
+            let port = &ports[connected_port(ports, server.endpoint.address)?];
+            (!port.kernel).then_some((server, port))
+        });
+        if let Some((server, port)) = blind.filter(|_| health.get_ref().command.is_none()) {
+            let message = format!(
+                "port {} has kernel = false, so the host cannot ask {} there, and no check is ever answered; remove kernel = false",
+                port.name, server.endpoint.address
+            );
+            self.warn(health.span(), &format!("service[{at}].health"), message);
         }
     }
 
-    /// Services that have one name in the zone, or none that a label can be, and clients that are nowhere.
-    fn odd_names(&mut self, file: &raw::File, services: &[Arc<ServiceSpec>], names: &NamesSpec) {
+    /// Services that have one name in the zone, or none that a label can be, and clients that are nowhere. They are told
+    /// where the zone is, because a service that stands as it stood is not read again.
+    fn odd_names(&mut self, file: &raw::File, services: &[Arc<ServiceSpec>]) {
+        let Some(place) = file.names.as_ref().map(|names| names.zone.span()) else { return };
         let mut known: HashMap<String, &str> = HashMap::new();
-        for (at, (spec, entry)) in services.iter().zip(&file.service).enumerate() {
-            let key = format!("service[{at}].name");
-            let name = &entry.get_ref().name;
+        for spec in services {
             if spec.name.contains('.') {
                 let message = format!(
-                    "a name with a dot is no label of zone {}, so DNS does not answer for it; choose one without",
-                    names.zone
+                    "service {} has a dot in its name, which is no label of the zone, so DNS does not answer for it; choose a name without",
+                    spec.name
                 );
-                self.warn(name.span(), &key, message);
+                self.warn(place.clone(), "names.zone", message);
             }
             if let Some(other) = known.insert(spec.name.to_ascii_lowercase(), &spec.name) {
                 let message = format!(
-                    "DNS does not tell it from {other}, so one of both is answered for the two; choose another"
+                    "DNS does not tell services {other} and {} apart, so one of both is answered for the two; choose another name",
+                    spec.name
                 );
-                self.warn(name.span(), &key, message);
+                self.warn(place.clone(), "names.zone", message);
             }
         }
         let mut seen: HashSet<&str> = HashSet::new();
@@ -278,7 +284,7 @@ impl Checker<'_> {
     }
 
     /// Workers without a queue of their own.
-    fn odd_queues(&mut self, file: &raw::File, machine: &Machine, port: &crate::config::PortSpec) {
+    fn odd_queues(&mut self, file: &raw::File, machine: &Machine, port: &PortSpec) {
         let workers = machine.dataplane.workers.len();
         let queues = port.device.argument("qpairs").map_or(Ok(1), str::parse::<usize>);
         let is_short =

@@ -255,7 +255,7 @@ impl Checker<'_> {
             connect_limit,
             drain: raw.drain.as_ref().is_some_and(|value| *value.get_ref()),
         };
-        self.odd_service(entry, at, &spec);
+        self.odd_service(entry, at, &spec, ports);
         Some(spec)
     }
 
