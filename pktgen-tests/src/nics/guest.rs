@@ -11,7 +11,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// How long a command inside may take; all that runs there is emulated, maybe on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(45);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is said of a machine that does not answer.
+pub const STANDS_STILL: &str = "the guest does not answer";
 
 /// A kind of NIC.
 #[derive(Clone, Copy, Debug)]
@@ -174,7 +177,7 @@ impl Machine for Guest {
             }
             if Instant::now() > deadline {
                 return Err(format!(
-                    "the guest does not answer: {command}: not over after {} s: {text}",
+                    "{STANDS_STILL}: {command}: not over after {} s: {text}",
                     PATIENCE.as_secs()
                 ));
             }

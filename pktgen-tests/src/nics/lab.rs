@@ -6,7 +6,7 @@
 //!                              └──────────────────────┘
 //! ```
 
-use super::guest::{Board, Guest, Nic, PCI};
+use super::guest::{Board, Guest, Nic, PCI, STANDS_STILL};
 use super::host::{self, Host, Lent};
 use super::image::Image;
 use super::machine::Machine;
@@ -259,14 +259,24 @@ impl NicLab {
         self.machine.run(&format!(
             "cd {home}; rm -f log s.sock; setsid sluiced --config {home}/sluice.toml --state {home}/state >log 2>&1 </dev/null & echo $! > {home}/pid"
         ))?;
-        let forwards = || {
-            let ports = self.json("port list").ok().and_then(|ports| ports.as_array().cloned());
-            ports.is_some_and(|ports| !ports.is_empty() && ports.iter().all(|port| port["link"] != "down"))
+        // An emulated machine sometimes loses the interrupts of a core's timer, and stands still from then on.
+        let mut still = None;
+        let mut forwards = || match self.json("port list") {
+            Ok(ports) => ports
+                .as_array()
+                .is_some_and(|ports| !ports.is_empty() && ports.iter().all(|port| port["link"] != "down")),
+            Err(error) if error.contains(STANDS_STILL) => {
+                still = Some(error);
+                true
+            }
+            Err(_) => false,
         };
-        if wait_until(EMULATED, || forwards() || !self.runs()) && self.runs() {
-            return Ok(());
+        let is_over = wait_until(EMULATED, || forwards() || !self.runs());
+        match still {
+            Some(error) => Err(error),
+            None if is_over && self.runs() => Ok(()),
+            None => Err(self.log()),
         }
-        Err(self.log())
     }
 
     /// Ends sluiced by a signal, and waits until it is gone.
