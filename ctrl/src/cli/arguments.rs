@@ -59,6 +59,12 @@ pub(super) enum Noun {
     /// Ways to destinations.
     #[command(subcommand)]
     Route(RouteVerb),
+    /// What happens now: totals, workers, ports, services by rate; `?` has the keys.
+    Top {
+        /// Print one picture of a second as text.
+        #[arg(long)]
+        once: bool,
+    },
     /// Whether a new client of every service would be served, and what of the host costs packets; 4 if not.
     Doctor,
     /// What would become of a packet, and why. Nothing is sent or changed.

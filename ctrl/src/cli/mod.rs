@@ -7,6 +7,7 @@ mod arguments;
 mod doctor;
 mod print;
 mod table;
+mod top;
 
 pub use arguments::Arguments;
 
@@ -73,7 +74,7 @@ fn looks(noun: &Noun) -> bool {
         Noun::Service(verb) => matches!(verb, ServiceVerb::List { .. } | ServiceVerb::Show { .. }),
         Noun::Server(verb) => matches!(verb, ServerVerb::List),
         Noun::Config(verb) => matches!(verb, ConfigVerb::Diff | ConfigVerb::History),
-        Noun::Events { .. } | Noun::Completions { .. } | Noun::Methods => false,
+        Noun::Top { .. } | Noun::Events { .. } | Noun::Completions { .. } | Noun::Methods => false,
     }
 }
 
@@ -143,6 +144,13 @@ pub fn check(file: &Path, json: bool) -> u8 {
 fn ask(arguments: &Arguments) -> Result<u8, CallError> {
     let mut client = Client::connect(&socket_of(arguments))?;
     let json = arguments.json;
+    if let Noun::Top { once } = arguments.noun {
+        match once {
+            true => top::once(&mut client)?,
+            false => top::run(client, &socket_of(arguments))?,
+        }
+        return Ok(0);
+    }
     if let Noun::Doctor = arguments.noun {
         return doctor::run(&mut client, json);
     }
@@ -152,7 +160,7 @@ fn ask(arguments: &Arguments) -> Result<u8, CallError> {
         return Ok(if exit_code { severity(&answer) } else { 0 });
     }
     let done = match &arguments.noun {
-        Noun::Status { .. } | Noun::Doctor => Ok(()),
+        Noun::Status { .. } | Noun::Doctor | Noun::Top { .. } => Ok(()),
         Noun::Service(verb) => service(&mut client, verb, json),
         Noun::Server(verb) => server(&mut client, verb, json),
         Noun::Session(SessionVerb::List(conditions)) => {

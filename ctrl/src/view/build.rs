@@ -488,8 +488,15 @@ impl Observer<'_> {
             let interface = spec.device.argument("iface").unwrap_or(spec.device.name());
             let super_frames: u64 = self.stats.iter().map(|stats| stats.port(id).super_frames.value()).sum();
             if super_frames > 0 {
+                // DPDK's af_packet asks the kernel to put fragments together.
+                let joins = match spec.device.name().starts_with("net_af_packet") {
+                    true => {
+                        "; af_packet also gives IPv4 fragments as one such frame: where datagrams are cut, use net_pcap or a NIC"
+                    }
+                    false => "",
+                };
                 warnings.push(format!(
-                    "port {}: {super_frames} super-frames were dropped because a sender leaves segmentation to its device; run `ethtool -K IFACE tso off gso off tx off` at the other end of {interface}",
+                    "port {}: {super_frames} super-frames were dropped because a sender leaves segmentation to its device; run `ethtool -K IFACE tso off gso off tx off` at the other end of {interface}{joins}",
                     spec.name
                 ));
             }
