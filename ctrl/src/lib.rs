@@ -4,7 +4,7 @@
 //! The modules stand on floors, and each uses only what is below it (`dataplane/tests/layering.rs` holds them to it):
 //!
 //! 1. the ground: [`devices`], [`files`] (reads what may not answer), [`journal`] (the log), [`pci`], [`registry`]
-//!    (stable ids), [`state`] (for the next start), [`users`], DNS messages, HTTP and TLS;
+//!    (stable ids), [`remedies`] (of drop reasons), [`state`] (for the next start), [`users`], DNS messages, HTTP and TLS;
 //! 2. [`config`] reads and checks the file;
 //! 3. [`topology`] and [`steering`] say which way leads where, [`desired`] keeps changes by command, [`discovery`] finds
 //!    servers, [`admin`] serves the Unix socket, [`links`] has the stations on the links;
@@ -33,6 +33,7 @@ pub mod metrics;
 pub mod names;
 pub mod pci;
 pub mod registry;
+pub mod remedies;
 pub mod servers;
 pub mod state;
 pub mod steering;

@@ -5,7 +5,6 @@ mod build;
 mod condition;
 mod counted;
 mod explain;
-mod remedies;
 
 pub use build::Observer;
 pub(crate) use build::{mac_text, read_slot, server_text};
@@ -13,7 +12,6 @@ pub use condition::{AWAITED, Condition, ServiceState, TableUse, USED_UP};
 pub use counted::Counted;
 pub use explain::{ExplainView, FLAGS, LeavesView, Question};
 pub(crate) use explain::{answer_to, owner};
-pub use remedies::remedy;
 
 use crate::config::Weight;
 use serde::Serialize;

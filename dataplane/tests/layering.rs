@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
 
 /// The control side's modules, likewise. Modules of one line know nothing of each other, but for those of the ground.
 const CONTROL_LAYERS: &[&[&str]] = &[
-    &["devices", "dns", "files", "http", "journal", "pci", "registry", "state", "tls", "users"],
+    &["devices", "dns", "files", "http", "journal", "pci", "registry", "remedies", "state", "tls", "users"],
     &["config"],
     &["topology", "steering", "desired", "discovery", "admin", "links"],
     &["kernel", "cli"],

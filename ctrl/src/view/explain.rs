@@ -2,8 +2,8 @@
 //! routes and links.
 
 use super::build::{mac_text, server_text};
-use super::remedies::remedy;
 use super::{Observer, SessionView, TierView};
+use crate::remedies::remedy;
 use crate::servers::balance::TIER_NAMES;
 use dataplane::director::{Chosen, Explanation, Leaving, Verdict};
 use dataplane::flow::{Direction, Endpoint, FlowKey6, Key, Protocol};

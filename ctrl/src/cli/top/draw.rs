@@ -103,9 +103,7 @@ pub(super) fn draw(frame: &mut Frame<'_>, picture: &Picture, screen: &mut Screen
     frame.render_stateful_widget(list, body, &mut screen.rows);
     let foot_text = match &screen.trouble {
         Some(trouble) => Line::styled(trouble.clone(), screen.color(Color::Red)),
-        None => Line::raw(
-            "1 services 2 clients 3 drops 4 events  enter servers  s sort  ? help  q quit",
-        ),
+        None => Line::raw("1 services 2 clients 3 drops 4 events  enter servers  s sort  ? help  q quit"),
     };
     frame.render_widget(foot_text, foot);
     if screen.help {

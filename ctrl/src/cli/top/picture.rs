@@ -374,7 +374,7 @@ impl Picture {
             let all = dataplane::drop::DropReason::ALL;
             let reason = all.iter().find(|reason| reason.name() == name);
             reason.map_or(String::new(), |reason| {
-                format!("{} -> {}", reason.explanation(), crate::view::remedy(*reason))
+                format!("{} -> {}", reason.explanation(), crate::remedies::remedy(*reason))
             })
         };
         let row = |(name, count): (&String, &u64)| {
