@@ -47,8 +47,12 @@ pub fn remedy(reason: DropReason) -> &'static str {
         NoRealServer => "see `sluice service show`: why its servers have no weight, or are down",
         ServersFull => "raise max_sessions of the servers, or add servers",
         ServiceLimit => "raise the service's session_limit",
-        LocalPortsExhausted => "add local_addresses to the service, or servers",
-        SessionTableFull => "raise session_capacity in [dataplane], and restart",
+        LocalPortsExhausted => {
+            "add local_addresses to the service, or servers; with forward = \"nat\" the ports are the client's own"
+        }
+        SessionTableFull => {
+            "raise session_capacity in [dataplane] (session_capacity_ipv6 for sessions with an IPv6 address), and restart"
+        }
         NoRoute => "add a [[route]] that leads there, or the network to a port's addresses",
         NeighborUnresolved | NeighborQueueFull => {
             "see whether the next hop is up and answers ARP or neighbour solicitations on its link"

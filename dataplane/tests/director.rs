@@ -3,6 +3,7 @@
 
 mod support;
 
+use dataplane::director::Verdict;
 use dataplane::drop::DropReason;
 use dataplane::flow::{Endpoint, Protocol};
 use dataplane::ids::{NeighborId, ServerId};
@@ -270,11 +271,16 @@ fn when_ports_run_out_the_oldest_closed_session_makes_room() {
             first = seen;
         }
     }
+    let next = tcp_frame(&client(PORTS_PER_PAIR), tcp::SYN, &[]);
+    let explain = |lab: &Lab| lab.director.explain(A, &next, &lab.world, lab.now);
+    assert_eq!(explain(&lab).verdict, Verdict::Drop(DropReason::LocalPortsExhausted));
     lab.send(B, &tcp_frame(&answer_to(&first), tcp::RST | tcp::ACK, &[])).frame();
 
-    let seen = lab.send(A, &tcp_frame(&client(PORTS_PER_PAIR), tcp::SYN, &[])).frame().to_vec();
+    let said = explain(&lab).leaving.unwrap().source;
+    let seen = lab.send(A, &next).frame().to_vec();
 
     assert_eq!(endpoints(&seen).unwrap().0, endpoints(&first).unwrap().0, "its port was used again");
+    assert_eq!((said.address, said.l4_port), endpoints(&seen).unwrap().0, "as it was said");
     assert_eq!(lab.sessions(), PORTS_PER_PAIR);
     assert_eq!(lab.stats.sessions_recycled.value(), 1);
 }

@@ -99,6 +99,12 @@ fn a_file_is_followed_as_long_as_it_makes_sense() {
     assert_eq!(servers(&lab), ["10.0.0.11:80"]);
     lab.sluice(&["service", "remove", "typo"]).unwrap();
     await_servers(&lab, &["10.0.0.11:80", "10.0.0.12:80"]);
+    // What was before comes back all the same: the server is left out, and told.
+    lab.sluice(&["config", "rollback"]).unwrap();
+    assert!(wait_until(SOON, left_out), "{}", lab.sluice(&["status"]).unwrap());
+    await_servers(&lab, &["10.0.0.11:80"]);
+    lab.sluice(&["service", "remove", "typo"]).unwrap();
+    await_servers(&lab, &["10.0.0.11:80", "10.0.0.12:80"]);
 
     let refused = lab.sluice(&["server", "set", "web", "10.0.0.12:80", "weight=9"]).unwrap_err();
     assert!(refused.contains("is known by file; change it there"), "{refused}");
@@ -429,6 +435,16 @@ fn etcd_has_a_key_for_each_server() {
     await_servers(&lab, &["10.0.0.11:80", "10.0.0.12:80"]);
     assert_eq!(lab.json(&["service", "show", "web"]).unwrap()["servers"][1]["weight"], 0.5);
     assert_eq!(answers(&lab), ["rs1", "rs2"]);
+    // A value that is broken stands for the server that its key was, also after a change of something else.
+    etcdctl(&lab, &["put", "/services/web/2", "{\"address\":\"10.0.0.1"]).unwrap();
+    await_trouble(&lab, "10.0.0.12:80 stays as it was: the value of `/services/web/2` is not a server");
+    let other = ["listen=192.0.2.10:81", "local_addresses=10.0.0.200", "server=10.0.0.11:81"];
+    lab.sluice(&[&["service", "add", "other"], &other[..]].concat()).unwrap();
+    etcdctl(&lab, &["put", "/services/web/4", "10.0.0.13:80"]).unwrap();
+    await_servers(&lab, &["10.0.0.11:80", "10.0.0.12:80", "10.0.0.13:80"]);
+    etcdctl(&lab, &["del", "/services/web/4"]).unwrap();
+    etcdctl(&lab, &["put", "/services/web/2", "10.0.0.12:80"]).unwrap();
+    await_servers(&lab, &["10.0.0.11:80", "10.0.0.12:80"]);
     etcdctl(&lab, &["put", "/services/web/3", "nonsense"]).unwrap();
     await_trouble(&lab, "the value of `/services/web/3` is not a server: `nonsense`");
     etcdctl(&lab, &["del", "/services/web/3"]).unwrap();

@@ -171,6 +171,21 @@ fn lists_say_what_is_asked_for_and_a_reload_that_nobody_confirms_is_undone() {
     assert_eq!((one.as_array().unwrap().len(), &one[0]["name"]), (1, &"idle".into()));
     let bash = lab.sluice(&["completions", "bash"]).unwrap();
     assert!(bash.contains("session"), "{bash:.200}");
+    // A list in another order, with other columns, and as rates.
+    let sorted =
+        lab.sluice(&["service", "list", "--sort", "pkts-in", "--columns", "SERVICE,PKTS-IN"]).unwrap();
+    let lines: Vec<_> = sorted.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).collect();
+    assert_eq!((&lines[0][..], lines[1][0]), (&["SERVICE", "PKTS-IN"][..], "web"), "{sorted}");
+    let refused = lab.sluice(&["server", "list", "--sort", "PACKETS"]).unwrap_err();
+    assert!(refused.contains("there is no column PACKETS; use one of SERVICE, SERVER"), "{refused}");
+    let rates = lab.json(&["service", "list", "--rate"]).unwrap();
+    let web = rates.as_array().unwrap().iter().find(|service| service["name"] == "web").unwrap();
+    assert_eq!(
+        (&web["packets_in"], &web["servers"][0]["weight"]),
+        (&0.into(), &1.into()),
+        "nothing goes on: {web}"
+    );
+
     lab.sluice(&["--watch", "1", "server", "remove", "web", &first]).unwrap_err();
 
     // A reload that waits: nothing else changes meanwhile, and it is undone when nobody confirms it.

@@ -133,6 +133,35 @@ fn a_new_connection_goes_where_it_was_said_to_go() {
 }
 
 #[test]
+fn answers_that_go_past_the_appliance_are_said_to_with_and_without_a_session() {
+    for mode in ["dr", "tunnel"] {
+        let mut lab = Lab::new(Plan::default()).unwrap();
+        let service =
+            lab.service("dns", "udp", 9000, "rr", &[0]).replace("\"fullnat\"", &format!("\"{mode}\""));
+        let service: String = service
+            .lines()
+            .filter(|line| !line.contains("local_addresses"))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        lab.start_sluiced(&(lab.config_head() + &service)).unwrap();
+        let (client, vip) = (format!("{CLIENT}:4000"), format!("{VIP}:9000"));
+        let said = || lab.sluice(&["explain", "udp", &client, &vip, "--reply"]).unwrap();
+        let is_right =
+            |text: &str| text.contains("the server answers the client itself") && !text.contains("dropped");
+        assert!(wait_until(SOON, || is_right(&said())), "{mode}: {}", said());
+        lab.client().inside(|| {
+            let socket = std::net::UdpSocket::bind(&client).unwrap();
+            let has_session = || {
+                let _ = socket.send_to(b"x", &vip);
+                said().contains("it belongs to a session")
+            };
+            assert!(wait_until(SOON, has_session), "{mode}: {}", said());
+        });
+        assert!(is_right(&said()), "{mode}: {}", said());
+    }
+}
+
+#[test]
 fn questions_that_cannot_be_asked_are_refused_with_what_to_write() {
     let lab = lab(1);
     let vip = format!("{VIP}:80");
@@ -143,6 +172,7 @@ fn questions_that_cannot_be_asked_are_refused_with_what_to_write() {
         (&["gre", &client, &vip], "is not a protocol; use one of tcp, udp, sctp, icmp"),
         (&["tcp", &client, &vip, "--port", "dmz"], "there is no port `dmz`; use one of wan, lan"),
         (&["tcp", &client, &vip, "--flags", "SX"], "are no TCP flags; write letters of SAFRPU"),
+        (&["icmp", CLIENT, VIP, "--reply"], "the answer to a ping is not followed"),
         (&["tcp", "[2001:db8::1]:1", &vip], "are of different families"),
         (
             &["tcp", "203.0.113.9:1", &vip],

@@ -613,7 +613,7 @@ fn a_host_without_a_way_to_the_servers_says_so_and_takes_none_for_down() {
     let mut lab = Lab::new(Plan::default()).unwrap();
     lab.start_nginx(0, 80).unwrap();
     let head = lab.config_head().replace("name = \"lan\"", "name = \"lan\"\nkernel = false");
-    for kind in ["tcp", "udp\"\nsend = \"x"] {
+    for kind in ["tcp", "udp\"\nsend = \"x", "icmp"] {
         let check = format!("type = \"{kind}\"");
         let config = head.clone()
             + &service("", &servers(&lab, 1, 80), &check)

@@ -19,6 +19,15 @@ pub struct Arguments {
     /// Ask again every so many seconds, until Ctrl-C.
     #[arg(long, global = true, value_name = "SECONDS")]
     pub(super) watch: Option<u64>,
+    /// Sort lists by this column, as its title stands there; numbers begin with the largest.
+    #[arg(long, global = true, value_name = "COLUMN")]
+    pub(super) sort: Option<String>,
+    /// Print these columns of lists, with commas between.
+    #[arg(long, global = true, value_name = "COLUMNS", value_delimiter = ',')]
+    pub(super) columns: Vec<String>,
+    /// Show the counters of lists as what they grow in a second, which is waited for.
+    #[arg(long, global = true)]
+    pub(super) rate: bool,
     /// The daemon's admin socket; the one that the configuration names, if this is not said.
     #[arg(long, global = true, value_name = "PATH")]
     pub(super) socket: Option<PathBuf>,

@@ -6,6 +6,7 @@
 mod arguments;
 mod doctor;
 mod print;
+mod shape;
 mod table;
 mod top;
 
@@ -19,10 +20,11 @@ use arguments::{
 };
 use clap::CommandFactory;
 use serde_json::{Value, json};
+use shape::Shape;
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The socket of a daemon whose configuration says none.
 const SOCKET: &str = "/run/sluice/sluice.sock";
@@ -30,6 +32,8 @@ const SOCKET: &str = "/run/sluice/sluice.sock";
 /// Runs the command and returns its exit status.
 pub fn run(arguments: &Arguments) -> u8 {
     table::set_wide(arguments.wide);
+    let Arguments { sort, columns, rate, .. } = arguments;
+    shape::set(Shape { sort: sort.clone(), columns: columns.clone(), rate: *rate });
     if let Noun::Completions { shell } = arguments.noun {
         let mut script = Vec::new();
         clap_complete::generate(shell, &mut Arguments::command(), "sluice", &mut script);
@@ -406,6 +410,35 @@ fn list(client: &mut Client, method: &str, json: bool, print: PrintPage) -> Resu
     list_of(client, method, (json!({}), None), json, print)
 }
 
+/// Prints a list that must be known to its end before: because it is sorted, or asked for twice.
+fn whole_list(
+    client: &mut Client,
+    method: &str,
+    (params, limit): (Value, Option<usize>),
+    json: bool,
+    print: PrintPage,
+) -> Result<(), CallError> {
+    const RATE_OVER: Duration = Duration::from_secs(1);
+    let mut all = |params: Value| {
+        let mut all = Vec::new();
+        client.pages(method, params, |items| {
+            all.extend(items);
+            Ok(all.len() < limit.unwrap_or(usize::MAX))
+        })?;
+        all.truncate(limit.unwrap_or(usize::MAX));
+        Ok::<_, CallError>(all)
+    };
+    let mut items = all(params.clone())?;
+    if shape::is_rate() {
+        let began = Instant::now();
+        std::thread::sleep(RATE_OVER);
+        let before = std::mem::replace(&mut items, all(params)?);
+        shape::rates(&before, &mut items, began.elapsed().as_secs_f64());
+    }
+    let mut out = io::stdout().lock();
+    finish(if json { writeln!(out, "{}", Value::Array(items)) } else { print(&mut out, (&items, true)) })
+}
+
 /// Prints a list page by page, so that a million sessions need no memory here; of those that `params` ask for at most
 /// so many.
 fn list_of(
@@ -415,6 +448,9 @@ fn list_of(
     json: bool,
     print: PrintPage,
 ) -> Result<(), CallError> {
+    if shape::needs_all() {
+        return whole_list(client, method, (params, limit), json, print);
+    }
     let mut left = limit.unwrap_or(usize::MAX);
     let mut out = io::stdout().lock();
     let mut is_first = true;

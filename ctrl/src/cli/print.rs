@@ -1,5 +1,6 @@
 //! What each answer looks like to a person.
 
+use super::shape;
 use super::table::Align::{Left, Right};
 use super::table::{Table, is_wide};
 use crate::journal::misleads;
@@ -93,7 +94,7 @@ fn lasting(seconds: u64) -> String {
 }
 
 /// What of an object a column has.
-type Column = (&'static str, &'static str, super::table::Align, fn(&Value) -> String, bool);
+pub(super) type Column = (&'static str, &'static str, super::table::Align, fn(&Value) -> String, bool);
 
 /// A column that is always printed, and one that `-w` asks for.
 const fn column(
@@ -213,9 +214,10 @@ const SERVICES: [Column; 14] = [
 ];
 
 pub(super) fn services(out: Out<'_>, (items, is_first): (&[Value], bool)) -> io::Result<()> {
-    let shown = || SERVICES.iter().filter(|(.., wide)| is_wide() || !wide);
+    let columns = shape::columns(&SERVICES)?;
+    let shown = || columns.iter().copied();
     let mut table = Table::new(&shown().map(|(title, _, align, ..)| (*title, *align)).collect::<Vec<_>>());
-    for service in items {
+    for service in shape::sorted(items, &SERVICES)? {
         let servers = array(&service["servers"]);
         let sum = |name: &str| servers.iter().filter_map(|server| server[name].as_u64()).sum::<u64>();
         table.row(shown().map(|(_, field, _, show, _)| match *field {
@@ -286,9 +288,10 @@ pub(super) fn service(out: Out<'_>, service: &Value) -> io::Result<()> {
 }
 
 fn plain(out: Out<'_>, (items, is_first): (&[Value], bool), columns: &[Column]) -> io::Result<()> {
-    let shown = || columns.iter().filter(|(.., wide)| is_wide() || !wide);
+    let printed = shape::columns(columns)?;
+    let shown = || printed.iter().copied();
     let mut table = Table::new(&shown().map(|(title, _, align, ..)| (*title, *align)).collect::<Vec<_>>());
-    for item in items {
+    for item in shape::sorted(items, columns)? {
         table.row(shown().map(|(_, field, _, show, _)| show(&item[*field])));
     }
     table.print(out, is_first)

@@ -3,8 +3,8 @@
 //! Each is checked as the file is, made at once or not at all, noted so that it can be written back, and logged with
 //! who made it.
 
-use super::Control;
 use super::requests;
+use super::{Control, discovery};
 use crate::admin::{Method, Refusal};
 use crate::config::Weight;
 use crate::config::{self, Config, LoadError, ServerSpec, ServiceSpec, Text};
@@ -303,6 +303,7 @@ impl<D: Devices> Control<D> {
 
     /// Goes to another configuration by a change.
     fn replace_all(&mut self, config: Config, change: Change, now: Instant) -> Outcome {
+        discovery::check_found(&config, &self.wanted.config).map_err(Refusal::no)?;
         let before = (self.wanted.config.clone(), self.wanted.history.desired.clone());
         self.apply(config, now).map_err(Refusal::no)?;
         self.wanted.history.keep(before.0, before.1);

@@ -25,6 +25,8 @@ pub(super) struct Sourcing {
 pub(super) struct SourceState {
     /// Why it is not followed now.
     pub(super) trouble: Option<String>,
+    /// The last list, if that is what the source said last.
+    list: Option<List>,
     /// A list that is held back, and until when.
     held: Option<(List, Instant)>,
 }
@@ -34,15 +36,31 @@ impl<D: Devices> Control<D> {
     pub(super) fn follow_sources(&mut self) {
         let Some(discovery) = &mut self.sourcing.discovery else { return };
         let services = self.wanted.config.services.iter();
-        let sources = &self.sourcing.sources;
-        // An entry that could not be used may be usable in the new world.
-        let anew = |name: &str| sources.get(name).is_some_and(|state| state.trouble.is_some());
-        discovery
-            .follow(services.filter_map(|spec| Some((spec.name.as_str(), spec.discover.as_ref()?))), anew);
+        discovery.follow(services.filter_map(|spec| Some((spec.name.as_str(), spec.discover.as_ref()?))));
         let config = &self.wanted.config;
         self.sourcing.sources.retain(|name, _| {
             config.services.iter().any(|spec| spec.name == *name && spec.discover.is_some())
         });
+    }
+
+    /// Looks anew at the lists of sources of which not every entry could be used, or whose servers were `left_out`: in
+    /// the new world it may be otherwise. The sources are not asked for it.
+    pub(super) fn reconsider_sources(&mut self, left_out: &[String], now: Instant) {
+        let is_odd = |(name, state): &(&String, &SourceState)| {
+            state.held.is_none() && (state.trouble.is_some() || left_out.contains(name))
+        };
+        let names: Vec<_> =
+            self.sourcing.sources.iter().filter(is_odd).map(|(name, _)| name.clone()).collect();
+        for name in names {
+            let Some(at) = self.wanted.config.place_of(&name) else { continue };
+            let Some(mut state) = self.sourcing.sources.remove(&name) else { continue };
+            let Some(list) = state.list.clone() else {
+                self.sourcing.sources.insert(name, state);
+                continue;
+            };
+            let trouble = self.consider(at, list, &mut state, false, now);
+            self.note_trouble(&name, trouble, state);
+        }
     }
 
     /// Takes in what a source said.
@@ -53,6 +71,7 @@ impl<D: Devices> Control<D> {
         }
         let mut state = self.sourcing.sources.remove(&news.service).unwrap_or_default();
         state.held = None;
+        state.list = news.servers.as_ref().ok().cloned();
         let trouble = match news.servers {
             Err(error) => Some(format!("{error}; the last known servers stay")),
             Ok(list) => self.consider(at, list, &mut state, false, now),
@@ -216,13 +235,37 @@ struct Usable {
     notes: Vec<String>,
 }
 
-/// Gives services of a new configuration the servers that their sources named so far.
+/// Whether a new configuration leaves what sources named to be servers.
 ///
 /// # Errors
 /// When one of these servers has an address that would be the appliance's own.
-pub(super) fn keep_found(new: &mut Config, old: &Config) -> Result<(), String> {
-    if new.services.iter().all(|spec| spec.discover.is_none()) {
+pub(super) fn check_found(new: &Config, old: &Config) -> Result<(), String> {
+    if old.services.iter().all(|spec| spec.discover.is_none()) {
         return Ok(());
+    }
+    let ours = topology::addresses(new);
+    let stays = |spec: &&Arc<ServiceSpec>| {
+        spec.discover.is_some()
+            && new.services.iter().any(|other| other.name == spec.name && other.discover.is_some())
+    };
+    for spec in old.services.iter().filter(stays) {
+        let mut found = spec.servers.iter().filter(|server| server.is_found);
+        if let Some(server) = found.find(|server| ours.get(server.endpoint.address).is_some()) {
+            return Err(format!(
+                "{} would be the appliance's own address, and the source of service {} names it as a server; use another address, or take the server out of the source first",
+                server.endpoint.address, spec.name
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Gives services of a new configuration the servers that their sources named so far, but for those that are the
+/// appliance's own addresses now: a rollback must not fail for them. Returns the services that lost such servers.
+pub(super) fn keep_found(new: &mut Config, old: &Config) -> Vec<String> {
+    let mut left_out = Vec::new();
+    if new.services.iter().all(|spec| spec.discover.is_none()) {
+        return left_out;
     }
     let ours = topology::addresses(new);
     let known: HashMap<&str, &Arc<ServiceSpec>> = old
@@ -234,20 +277,19 @@ pub(super) fn keep_found(new: &mut Config, old: &Config) -> Result<(), String> {
     for spec in new.services.iter_mut().filter(|spec| spec.discover.is_some()) {
         // Also when the source is asked otherwise now: until it answers nobody knows better.
         let Some(before) = known.get(spec.name.as_str()) else { continue };
-        let found = || before.servers.iter().filter(|server| server.is_found);
-        if let Some(server) = found().find(|server| ours.get(server.endpoint.address).is_some()) {
-            return Err(format!(
-                "{} would be the appliance's own address, and the source of service {} names it as a server; use another address, or take the server out of the source first",
-                server.endpoint.address, spec.name
-            ));
-        }
-        let is_free =
-            |server: &&ServerSpec| !spec.servers.iter().any(|other| other.endpoint == server.endpoint);
-        let found: Vec<_> = found().filter(is_free).cloned().collect();
+        let is_free = |server: &&ServerSpec| {
+            let is_ours = ours.get(server.endpoint.address).is_some();
+            if is_ours {
+                left_out.push(spec.name.clone());
+            }
+            !is_ours && !spec.servers.iter().any(|other| other.endpoint == server.endpoint)
+        };
+        let found: Vec<_> =
+            before.servers.iter().filter(|server| server.is_found).filter(is_free).cloned().collect();
         if found.is_empty() {
             continue;
         }
         Arc::make_mut(spec).add_servers(found);
     }
-    Ok(())
+    left_out
 }

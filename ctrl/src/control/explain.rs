@@ -109,7 +109,10 @@ impl<D: Devices> Control<D> {
             first.reply = Some(Box::new(view));
             return drop(reply.send(super::requests::written(&first)));
         }
-        if wants_reply {
+        if wants_reply && self.is_one_way(&of_owner) {
+            view.sentences
+                .push("answer: the server answers the client itself; it does not come by here".into());
+        } else if wants_reply {
             match answer_to(&of_owner, &question) {
                 Some(answer) if of_owner.session.is_some() && !of_owner.begins_anew => {
                     let first = Some(Box::new(view));
@@ -122,14 +125,21 @@ impl<D: Devices> Control<D> {
         drop(reply.send(super::requests::written(&view)));
     }
 
+    /// Whether servers answer the packet's sender past the appliance.
+    fn is_one_way(&self, said: &Explanation) -> bool {
+        let of_service = || {
+            let service = self.workers.world.services.iter().find(|service| Some(service.id) == said.service);
+            service.map(|service| service.mode)
+        };
+        let mode = said.session.map(|(record, _)| record.mode).or_else(of_service);
+        said.server.is_some() && mode.is_some_and(|mode| !mode.sees_answers())
+    }
+
     /// What becomes of the answer to a packet that has no session yet.
     fn foreseen_answer(&self, said: &Explanation, question: &Question, answer: &Question) -> Option<String> {
         let id = said.service?;
         let services = &self.wanted.config.services;
-        let spec = services.iter().find(|spec| self.workers.registry.service_id(&spec.name) == Some(id))?;
-        if matches!(spec.forward, ForwardMode::DirectRoute | ForwardMode::Tunnel) {
-            return Some("answer: the server answers the client itself; it does not come by here".into());
-        }
+        services.iter().find(|spec| self.workers.registry.service_id(&spec.name) == Some(id))?;
         let way = self.observer().route(question.source.address);
         Some(match (way.port, way.via) {
             (Some(port), Some(via)) => format!(
@@ -169,7 +179,7 @@ impl<D: Devices> Control<D> {
         let elsewhere = if is_ipv4 { IpAddr::V4(ELSEWHERE) } else { IpAddr::V6(ELSEWHERE6) };
         let address = match listen.network {
             network if network.is_host() => network.address,
-            network if network.contains(elsewhere) => elsewhere,
+            network if network.contains(elsewhere) && spec.forward == ForwardMode::Snat => elsewhere,
             network => network.pick(1),
         };
         let world = &self.workers.world;
@@ -180,7 +190,7 @@ impl<D: Devices> Control<D> {
         let routed = |address: &IpAddr| world.routes.lookup(*address, 0).is_some();
         let client = match spec.forward {
             ForwardMode::Snat => hidden,
-            _ => Some(elsewhere).filter(routed).or(near.into_iter().find(is_free)),
+            _ => Some(elsewhere).filter(routed).filter(is_free).or(near.into_iter().find(is_free)),
         };
         let client = client.ok_or_else(|| {
             Refusal::no(format!(
@@ -200,6 +210,9 @@ impl<D: Devices> Control<D> {
 
     fn question(&self, params: &Value) -> Result<Question, Refusal> {
         let word = params["protocol"].as_str().unwrap_or_default();
+        if word == "icmp" && params["reply"] == true {
+            return Err(Refusal::parameters("the answer to a ping is not followed; leave --reply out"));
+        }
         let names = Protocol::ALL.map(Protocol::name);
         let protocol =
             Protocol::ALL.into_iter().find(|protocol| protocol.name() == word).ok_or_else(|| {

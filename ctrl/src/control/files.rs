@@ -4,7 +4,7 @@
 use super::changes::exported;
 use super::requests::Request;
 use super::wanted::Unconfirmed;
-use super::{Control, needs_restart};
+use super::{Control, discovery, needs_restart};
 use crate::admin::{Refusal, Reply};
 use crate::config::{self, Config, LoadError, Loaded, Reader, Text};
 use crate::desired::Desired;
@@ -313,6 +313,7 @@ impl<D: Devices> Control<D> {
                 "{path}: {list} cannot change while sluiced runs; restart it, or undo that change"
             )]);
         }
+        discovery::check_found(&loaded.config, &self.wanted.config).map_err(|error| vec![error])?;
         let before: Config = self.wanted.config.clone();
         self.apply(loaded.config, now).map_err(|error| vec![error])?;
         // Certificates may be others under their old names.

@@ -26,7 +26,7 @@ const EXHAUSTED: &str = "there are more services, servers or local addresses tha
 impl<D: Devices> Control<D> {
     /// Makes `config` the desired state and publishes it as one snapshot.
     pub(super) fn apply(&mut self, mut config: Config, now: Instant) -> Result<(), String> {
-        discovery::keep_found(&mut config, &self.wanted.config)?;
+        let left_out = discovery::keep_found(&mut config, &self.wanted.config);
         share_unchanged(&mut config, &self.wanted.config);
         let networks_changed = config
             .ports
@@ -91,6 +91,7 @@ impl<D: Devices> Control<D> {
         self.links.neighbors.want(wanted, now);
         self.links.absences = Stale::All;
         self.publish_neighbors();
+        self.reconsider_sources(&left_out, now);
         Ok(())
     }
 

@@ -76,18 +76,13 @@ impl Discovery {
         Ok(Self { orders, running: HashMap::new() })
     }
 
-    /// Asks these sources, and no others; those that were asked before go on. Of `anew` all is asked for again, as if
-    /// nothing had been heard: what they said may mean something else now.
-    pub fn follow<'a>(
-        &mut self,
-        wanted: impl Iterator<Item = (&'a str, &'a DiscoverSpec)>,
-        anew: impl Fn(&str) -> bool,
-    ) {
+    /// Asks these sources, and no others; those that were asked before go on.
+    pub fn follow<'a>(&mut self, wanted: impl Iterator<Item = (&'a str, &'a DiscoverSpec)>) {
         let wanted: HashMap<&str, &DiscoverSpec> = wanted.collect();
         let over: Vec<_> = self
             .running
             .iter()
-            .filter(|(name, spec)| wanted.get(name.as_str()) != Some(spec) || anew(name))
+            .filter(|(name, spec)| wanted.get(name.as_str()) != Some(spec))
             .map(|(name, _)| name.clone())
             .collect();
         for name in over {

@@ -111,6 +111,14 @@ pub(super) async fn connect(aim: &Aim<'_>) -> io::Result<(TcpStream, Held)> {
     .await
 }
 
+/// What goes wrong with a socket that sends nothing to be connected: that there is no way is the host's own trouble.
+fn own_way(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::NetworkUnreachable => io::Error::other(NoRoute),
+        _ => error,
+    }
+}
+
 /// An error about the network, told as the host's own if its kernel has no way to the target at all. To connect a
 /// socket for datagrams asks for the way, and sends nothing.
 fn whose(error: io::Error, aim: &Aim<'_>) -> io::Error {
@@ -133,10 +141,8 @@ pub(super) async fn datagrams(aim: &Aim<'_>) -> io::Result<(UdpSocket, Held)> {
         socket.set_nonblocking(true)?;
         bind(SockRef::from(&socket), local, aim)?;
         let socket = UdpSocket::from_std(socket.into())?;
-        match socket.connect(target).await {
-            Err(error) if error.kind() == io::ErrorKind::NetworkUnreachable => Err(io::Error::other(NoRoute)),
-            other => other.map(|()| socket),
-        }
+        socket.connect(target).await.map_err(own_way)?;
+        Ok(socket)
     })
     .await
 }
@@ -150,7 +156,7 @@ pub(super) fn pings(target: IpAddr, source: Option<IpAddr>) -> io::Result<UdpSoc
     if let Some(source) = source {
         socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))?;
     }
-    socket.connect(&SockAddr::from(target))?;
+    socket.connect(&SockAddr::from(target)).map_err(own_way)?;
     // Sending and receiving is the same for both.
     UdpSocket::from_std(socket.into())
 }

@@ -2,7 +2,7 @@
 
 use super::{
     AnswerView, CheckView, Counted, HealthView, LocalShareView, LocalView, NeighborView, PortView, RouteView,
-    ServerView, ServiceView, SessionCount, SessionView, StatsView, SwitchView, TierView, WayView, WorkerView,
+    ServerView, ServiceView, SessionCount, SessionView, StatsView, SwitchView, WayView, WorkerView,
 };
 use crate::config::Weight;
 use crate::config::{Config, ServerSpec, ServiceSpec};
@@ -12,7 +12,7 @@ use crate::health::{Health, Last, Recent};
 use crate::kernel::KernelPath;
 use crate::links::neighbors::NeighborTable;
 use crate::registry::{Registry, ServiceCount};
-use crate::servers::balance::{Switch, TIER_NAMES, TierPicture};
+use crate::servers::balance::{Switch, TIER_NAMES};
 use crate::servers::{CheckPicture, Standings};
 use crate::steering::Ladder;
 use dataplane::clock::Instant;
@@ -93,12 +93,6 @@ impl Observer<'_> {
     pub fn service(&self, at: usize) -> ServiceView {
         let spec = &self.config.services[at];
         let picture = self.standings.picture(at);
-        let tier = |(name, tier): (&&str, &TierPicture)| TierView {
-            name: (*name).to_owned(),
-            servers: tier.servers,
-            healthy: tier.healthy,
-            share: tier.share,
-        };
         let switch = self.standings.switch(at).map(|(switch, until)| SwitchView {
             to: self.switch_text(spec, switch),
             seconds: until.since(self.now).as_secs(),
@@ -124,12 +118,7 @@ impl Observer<'_> {
             protected: picture.protected,
             sorry: picture.sorry,
             switch,
-            tiers: TIER_NAMES
-                .iter()
-                .zip(&picture.tiers)
-                .filter(|(_, tier)| tier.servers > 0)
-                .map(tier)
-                .collect(),
+            tiers: self.tiers(at),
             servers: (0..spec.servers.len()).map(|place| self.server(at, place)).collect(),
             counters: Counted::of(ServerCounters::ALL, &totals),
         }

@@ -247,12 +247,12 @@ impl Director {
         said: &mut Explanation,
     ) -> Result<Verdict, DropReason> {
         let (packet, world) = (&stage.packet, arrival.world);
-        let service = self.check_gates(stage, protocol, u64::from(said.begins_anew), arrival).map_err(
-            |(service, reason)| {
-                said.service = service.map(|service| service.id);
-                reason
-            },
-        )?;
+        // A session whose server was removed is none of the service's any more.
+        let ending = u64::from(said.begins_anew && said.service.is_some());
+        let service = self.check_gates(stage, protocol, ending, arrival).map_err(|(service, reason)| {
+            said.service = service.map(|service| service.id);
+            reason
+        })?;
         said.service = Some(service.id);
         let remembered = self.remembered(service, client_of(service, packet), arrival.stamp);
         let mut cursor = self.cursors[service.id.0 as usize].scheduler;
@@ -325,7 +325,11 @@ impl Director {
             ForwardMode::DirectRoute | ForwardMode::Tunnel => (client, vip),
         };
         let sessions = &S::side(self).sessions;
-        if sessions.len() == sessions.capacity() && !said.begins_anew {
+        let is_wide =
+            |record: &SessionRecord| record.client.address.is_ipv6() || record.real.address.is_ipv6();
+        let ends_here = said.begins_anew
+            && said.session.is_some_and(|(record, _)| is_wide(&record) == (S::FAMILY == Family::V6));
+        if sessions.len() == sessions.capacity() && !ends_here {
             return Err(DropReason::SessionTableFull);
         }
         let outer = self.foresee_tunnel(service, server, inbound, false, world)?;

@@ -80,14 +80,20 @@ impl Director {
 
     /// Ends the session whose answers have this key, if it is closed.
     fn end_closed<K: HasSide>(&mut self, answers: K, world: &Snapshot) -> bool {
+        let Some(index) = self.find_closed(answers) else { return false };
+        self.stats.sessions_recycled.add(1);
+        self.end::<K>(index, world);
+        true
+    }
+
+    /// The session whose answers have this key, if it is closed.
+    fn find_closed<K: HasSide>(&self, answers: K) -> Option<SessionIndex> {
         let sessions = &K::side(self).sessions;
         match sessions.find(answers, sessions.hash(answers)) {
-            Some((index, Direction::Outbound)) if sessions.get(index).state().is_closed() => {
-                self.stats.sessions_recycled.add(1);
-                self.end::<K>(index, world);
-                true
+            Some((index, Direction::Outbound)) => {
+                Some(index).filter(|at| sessions.get(*at).state().is_closed())
             }
-            Some(_) | None => false,
+            Some(_) | None => None,
         }
     }
 
@@ -143,7 +149,7 @@ impl Director {
         (count, ((hash >> 32) as usize).checked_rem(count).unwrap_or(0))
     }
 
-    /// The local endpoint that [`take_local`](Self::take_local) would give, if it need not end a session for it.
+    /// The local endpoint that [`take_local`](Self::take_local) would give.
     pub(super) fn foresee_local<L: HasSide>(
         &self,
         service: &Service,
@@ -153,11 +159,21 @@ impl Director {
         let count = service.locals.len();
         let first = self.cursors[service.id.0 as usize].clone().turn(count);
         let locals = (0..count).map(|step| service.locals[(first + step) % count]);
-        let mut locals = locals.filter(|local| Family::of(local.address) == L::FAMILY);
-        locals.find_map(|LocalAddress { address, port, .. }| {
-            let pair = L::new(protocol, real, Endpoint::new(address, 0));
-            let l4_port = L::side(self).local_ports.peek(pair, port)?;
-            Some(Endpoint::new(address, l4_port))
+        let locals = locals.filter(|local| Family::of(local.address) == L::FAMILY);
+        let pair = |address| L::new(protocol, real, Endpoint::new(address, 0));
+        let ports = &L::side(self).local_ports;
+        let free = locals.clone().find_map(|LocalAddress { address, port, .. }| {
+            Some(Endpoint::new(address, ports.peek(pair(address), port)?))
+        });
+        free.or_else(|| {
+            locals.clone().find_map(|LocalAddress { address, .. }| {
+                let pair = pair(address);
+                let closed = ports.oldest_ones(pair).take(RECYCLE_TRIES).find(|l4_port| {
+                    let answers = pair.with_destination_port(*l4_port);
+                    self.find_closed(answers).is_some() || self.find_closed(answers.widen()).is_some()
+                });
+                Some(Endpoint::new(address, closed?))
+            })
         })
     }
 

@@ -324,6 +324,19 @@ impl<K: Key> LocalPorts<K> {
         None
     }
 
+    /// The ports that [`oldest`](Self::oldest) and [`skip`](Self::skip) would give one after the other; nothing changes.
+    pub fn oldest_ones(&self, pair: K) -> impl Iterator<Item = u16> + '_ {
+        self.find(pair).into_iter().flat_map(|at| {
+            let search = &self.searches[at as usize];
+            let (space, worker) = (self.space(search), self.seat.worker);
+            let len = space.len(worker, search.region);
+            let places = (0..len).map(move |step| (usize::from(search.cursor) + step) % len);
+            places
+                .map(move |place| space.l4_port(worker, search.region, place))
+                .filter(|l4_port| *l4_port >= FIRST_PORT)
+        })
+    }
+
     /// Passes over the port at the cursor, because its session cannot be ended.
     pub fn skip(&mut self, pair: K) {
         let Some(at) = self.find(pair) else { return };

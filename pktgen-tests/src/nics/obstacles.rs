@@ -53,7 +53,7 @@ pub fn walk(image: &Image) -> Result<usize, String> {
     let home = guest.home();
     guest.write(&format!("{home}/sluice.toml"), &Setup::new(1).text([PCI[0], PCI[1]], home))?;
     let started = guest.run(&format!(
-        "cd {home}; (sluiced --config sluice.toml --state state >log 2>&1 </dev/null & echo $! > pid); n=0; until sluice --socket {home}/s.sock status >/dev/null 2>&1 || [ $n = 150 ]; do n=$((n+1)); sleep 0.2; done; kill -TERM $(cat pid); [ $n -lt 150 ] || (cat log; false)"
+        "cd {home}; (sluiced --config sluice.toml --state state >log 2>&1 </dev/null & echo $! > pid); n=0; until sluice --socket {home}/s.sock status >/dev/null 2>&1 || [ $n = 60 ]; do n=$((n+1)); sleep 0.2; done; kill -TERM $(cat pid); [ $n -lt 60 ] || (cat log; false)"
     ));
     failures += usize::from(started.is_err());
     match started {

@@ -4,7 +4,8 @@ use crate::admin::{CallError, Client};
 use crate::cli::print::printable;
 use serde_json::{Value, json};
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// Events that are kept in sight.
@@ -65,8 +66,13 @@ impl Sample {
         };
         let mut clients = (BTreeMap::new(), 0);
         if let View::Clients(of) = view {
-            let vip = of.as_ref().and_then(|name| vip_of(services.iter().find(|one| one["name"] == **name)?));
-            let sessions = items(client, "session.list", json!({ "vip": vip }), SESSIONS)?;
+            let sessions = match of {
+                None => items(client, "session.list", json!({}), SESSIONS)?,
+                Some(name) => match services.iter().find(|one| one["name"] == **name) {
+                    None => Vec::new(),
+                    Some(service) => sessions_of(client, service)?,
+                },
+            };
             clients.1 = sessions.len();
             for session in &sessions {
                 let text = session["client"].as_str().unwrap_or_default();
@@ -90,11 +96,30 @@ impl Sample {
     }
 }
 
-/// The first address that a service listens on, as a condition of `session.list`.
-fn vip_of(service: &Value) -> Option<String> {
-    let listen = service["listen"].as_str()?.split(',').next()?.trim();
-    let (address, _) = listen.rsplit_once(':')?;
-    Some(address.trim_matches(['[', ']']).to_owned())
+/// The sessions of a service: they are to what it listens on, and have one of its servers. Another service may listen
+/// on the same address.
+fn sessions_of(client: &mut Client, service: &Value) -> Result<Vec<Value>, CallError> {
+    let listens = service["listen"].as_str().unwrap_or_default().split(',').map(str::trim);
+    let servers = service["servers"].as_array().into_iter().flatten();
+    let servers: HashSet<&str> = servers.filter_map(|server| server["address"].as_str()).collect();
+    let is_of_servers = |session: &Value| {
+        let real = session["real"].as_str().unwrap_or_default();
+        // A server that takes every port has none of its own.
+        servers.contains(real) || servers.contains(bare(real))
+    };
+    let mut all = Vec::new();
+    for listen in listens {
+        // Ranges of ports are no condition of the list.
+        let vip = if listen.parse::<SocketAddr>().is_ok() { listen } else { bare(listen) };
+        all.extend(items(client, "session.list", json!({ "vip": vip }), SESSIONS - all.len())?);
+    }
+    all.retain(is_of_servers);
+    Ok(all)
+}
+
+/// The address of an endpoint.
+fn bare(endpoint: &str) -> &str {
+    endpoint.rsplit_once(':').map_or(endpoint, |(address, _)| address).trim_matches(['[', ']'])
 }
 
 /// One cell: what is shown, and what it is sorted by.

@@ -600,6 +600,12 @@ fn executable(path: &Path) -> Result<(), String> {
     }
 }
 
+/// Whether the kernel runs programs of formats that somebody registered.
+fn has_other_formats() -> bool {
+    let formats = std::fs::read_dir("/proc/sys/fs/binfmt_misc").into_iter().flatten().flatten();
+    formats.map(|entry| entry.file_name()).any(|name| name != "register" && name != "status")
+}
+
 /// Whether what a program begins with can be run: it is one itself, or names one that is there.
 fn interpreter(path: &Path) -> Result<(), String> {
     /// As much of a first line as Linux reads.
@@ -613,7 +619,7 @@ fn interpreter(path: &Path) -> Result<(), String> {
     // What root can run and not read is run all the same.
     let Ok(Ok(begin)) = begin else { return Ok(()) };
     let Some(line) = begin.strip_prefix(b"#!") else {
-        return match begin.starts_with(b"\x7fELF") {
+        return match begin.starts_with(b"\x7fELF") || has_other_formats() {
             true => Ok(()),
             false => {
                 Err("it is no program, and its first line does not name one; begin it with #!/bin/sh".into())
