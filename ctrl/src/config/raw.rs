@@ -322,7 +322,7 @@ tables! {
         /// How often it is asked; DNS by its TTL, and after this at the latest.
         interval: Option<Spanned<String>>, TIMER, default "5s";
         /// A list with more servers is refused.
-        max_servers: Option<Spanned<i64>>, Whole(1, 32_768), default 4_096;
+        max_servers: Option<Spanned<i64>>, Whole(1, 16_384), default 4_096;
         /// The file, with `[[server]]` tables.
         path: Option<Spanned<String>>, PATH, only &["file"];
         /// The name that is asked for: SRV records, or addresses with `port`.
