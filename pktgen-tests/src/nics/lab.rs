@@ -24,7 +24,7 @@ use std::time::Duration;
 
 /// How long a start or an end may take in a machine that is emulated, beside other work of the host: its clock says nothing
 /// about Sluice's.
-const EMULATED: Duration = Duration::from_secs(60);
+pub(super) const EMULATED: Duration = Duration::from_secs(60);
 
 /// What the client connects to.
 pub const VIP: &str = "192.0.2.10";

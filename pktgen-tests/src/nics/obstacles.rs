@@ -3,10 +3,10 @@
 
 use super::guest::{Board, Guest, Nic};
 use super::image::Image;
-use super::lab::Setup;
+use super::lab::{EMULATED, Setup};
 use super::machine::Machine;
 use super::steps::{NICS, refused};
-use crate::process::Folder;
+use crate::process::{Folder, wait_until};
 use std::process::Command;
 
 /// Two NICs' places, and that of one in the first one's slot. It has its IOMMU group, as conventional PCI has no ACS (PCIe's
@@ -52,9 +52,14 @@ pub fn walk(image: &Image) -> Result<usize, String> {
     guest.run("modprobe vfio_iommu_type1")?;
     let home = guest.home();
     guest.write(&format!("{home}/sluice.toml"), &Setup::new(1).text([PCI[0], PCI[1]], home))?;
-    let started = guest.run(&format!(
-        "cd {home}; (sluiced --config sluice.toml --state state >log 2>&1 </dev/null & echo $! > pid); n=0; until sluice --socket {home}/s.sock status >/dev/null 2>&1 || [ $n = 60 ]; do n=$((n+1)); sleep 0.2; done; kill -TERM $(cat pid); [ $n -lt 60 ] || (cat log; false)"
-    ));
+    guest.run(&format!(
+        "cd {home}; setsid sluiced --config sluice.toml --state state >log 2>&1 </dev/null & echo $! > {home}/pid"
+    ))?;
+    let answers = || guest.run(&format!("sluice --socket {home}/s.sock status")).is_ok();
+    let started = match wait_until(EMULATED, answers) {
+        true => guest.run(&format!("kill -TERM $(cat {home}/pid)")),
+        false => Err(guest.run(&format!("cat {home}/log")).unwrap_or_else(|error| error)),
+    };
     failures += usize::from(started.is_err());
     match started {
         Ok(_) => println!("  ok     nothing in the way: it starts"),
