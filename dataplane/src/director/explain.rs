@@ -88,6 +88,8 @@ impl Director {
     ///
     /// It speaks of whole packets with a time to live of more than one that fit every link: errors of ICMP and fragments
     /// are not asked for, and are told to be dropped.
+    #[cold]
+    #[inline(never)]
     pub fn explain(&self, from: PortId, frame: &[u8], world: &Snapshot, now: Instant) -> Explanation {
         let arrival = &Arrival::new(Origin::queue(from), world, now);
         let frame = &frame[..frame.len().min(LONGEST)];
