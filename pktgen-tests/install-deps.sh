@@ -81,6 +81,11 @@ case "${1:-lab}" in
     *) echo "usage: $0 [build|lab|bench|nics]" >&2; exit 2 ;;
 esac
 
+# Ubuntu has Chromium as a snap only: the page is not tried there.
+if [ "${1:-lab}" = lab ] && ! grep -q '^ID=ubuntu' /etc/os-release; then
+    want="$want chromium fonts-dejavu-core"
+fi
+
 missing=""
 for package in $want; do
     state=$(dpkg-query -W -f='${db:Status-Abbrev}' "$package" 2>/dev/null || true)

@@ -22,6 +22,7 @@ use ctrl::journal;
 use ctrl::kernel::KernelPath;
 use ctrl::state::{self, Settings};
 use ctrl::steering::Ladder;
+use ctrl::web::Ask;
 use dataplane::director::{Director, Limits, Sequences};
 use dataplane::dpdk::{self, Clock, Device, DeviceSettings, Eal, EalSettings, Memory, Pool};
 use dataplane::flow::FlowHasher;
@@ -383,6 +384,8 @@ fn serve(
     let heard = sender.clone();
     let discovery = Discovery::start(move |news| heard.send(Request::Discovered(news)).unwrap_or_default());
     let discovery = discovery.map_err(&mut note).ok();
+    let asks = sender.clone();
+    let ask = Ask::by(move |call| asks.send(Request::Call(call)).is_ok());
     let told = sender.clone();
     let reader = Files::start(&loaded, files.config.clone(), move |done| {
         told.send(done.into()).unwrap_or_default();
@@ -412,6 +415,7 @@ fn serve(
         kernel,
         engine,
         access: Some(admin.access()),
+        ask: Some(ask),
         discovery,
         ladder,
         stats,

@@ -69,6 +69,11 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// A part of the daemon that looks as any user may.
+    pub fn looking(name: &str) -> Self {
+        Self { user: name.to_owned(), name: name.to_owned(), may_change: false, is_owner: false }
+    }
+
     /// A part of the daemon that changes something as an operator would.
     pub fn inside(name: &str) -> Self {
         Self { user: name.to_owned(), name: name.to_owned(), may_change: true, is_owner: true }

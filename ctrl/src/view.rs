@@ -14,6 +14,7 @@ pub use explain::{ExplainView, FLAGS, LeavesView, Question};
 pub(crate) use explain::{answer_to, owner};
 
 use crate::config::Weight;
+use crate::last_second::Quantiles;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -336,6 +337,10 @@ pub struct WorkerView {
     pub core: usize,
     /// The share of its time in which it had packets, over the last second.
     pub busy_ratio: f64,
+    /// How long turns with packets took in the last second, in microseconds.
+    pub turn_us: Quantiles,
+    /// How many packets devices gave at a time in the last second.
+    pub burst: Quantiles,
     /// The snapshot it follows.
     pub generation: u64,
     /// Live sessions.

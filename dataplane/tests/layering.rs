@@ -18,13 +18,27 @@ const LAYERS: &[&[&str]] = &[
 
 /// The control side's modules, likewise. Modules of one line know nothing of each other, but for those of the ground.
 const CONTROL_LAYERS: &[&[&str]] = &[
-    &["devices", "dns", "files", "http", "journal", "pci", "registry", "remedies", "state", "tls", "users"],
+    &[
+        "devices",
+        "dns",
+        "files",
+        "http",
+        "journal",
+        "last_second",
+        "pci",
+        "registry",
+        "remedies",
+        "state",
+        "tls",
+        "users",
+    ],
     &["config"],
-    &["topology", "steering", "desired", "discovery", "admin", "links"],
+    &["exposure", "topology", "steering", "desired", "discovery", "admin", "links"],
     &["kernel", "cli"],
     &["health"],
     &["servers"],
     &["compile", "metrics", "names", "view"],
+    &["web"],
     &["control"],
 ];
 

@@ -18,6 +18,7 @@ use dataplane::worker::{
 };
 use pktgen_tests::frames::{Route, endpoints, tcp, tcp_frame, udp_frame};
 use std::sync::Arc;
+use std::time::Duration;
 use support::{A, B, CLIENT, LOCAL, Plan, SERVER, answer_to, inbound};
 
 struct Bench {
@@ -86,6 +87,24 @@ impl Bench {
 
 fn syn(client_port: u16) -> Vec<u8> {
     tcp_frame(&inbound(client_port), tcp::SYN, &[])
+}
+
+#[test]
+fn bursts_and_the_fullest_pair_are_looked_at() {
+    let mut bench = Bench::new(&Plan::default());
+    (0..100).for_each(|client_port| bench.receive(0, syn(4000 + client_port)));
+    (0..5).for_each(|_| bench.turn());
+    let bursts = bench.stats.bursts.read();
+    // A full one, and one of the rest.
+    assert_eq!((bursts.count(), bursts.sum, bursts.at_most(63)), (2, 100, 1));
+    for _ in 0..3 {
+        bench.now = bench.now + Duration::from_millis(1);
+        bench.turn();
+    }
+    let (used, ports) = (bench.stats.fullest_pair_used.value(), bench.stats.fullest_pair_ports.value());
+    // All clients go to one server by one local address.
+    assert_eq!(used, 100);
+    assert!((60_000..=64_512).contains(&ports), "{ports}");
 }
 
 #[test]

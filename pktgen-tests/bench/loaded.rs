@@ -1,4 +1,5 @@
-//! What a packet costs the running daemon with one service, and with ten thousand whose servers are all checked.
+//! What a packet costs the running daemon with one service, with ten thousand whose servers are all checked, and while
+//! metrics are scraped each second and a page is open.
 //!
 //! The daemon as it is installed, on pcap, with a second port behind which a server has the addresses of all servers and
 //! answers the checks. By turns, each start anew, so that a busy minute meets both.
@@ -9,7 +10,7 @@ use crate::run::PCAP_STATION;
 use crate::world::{PEER_MAC, SERVICE_PORT, VIP, Way};
 use ctrl::admin::Client;
 use pktgen_tests::lab::{Lab, Plan};
-use pktgen_tests::process::wait_until;
+use pktgen_tests::process::{Daemon, wait_until};
 use pktgen_tests::wire::Arp;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -72,17 +73,41 @@ fn lost(stats: &Value) -> u64 {
     drops.filter(|(reason, _)| *reason != "control_queue_full").filter_map(|(_, count)| count.as_u64()).sum()
 }
 
+/// Where metrics and the page are.
+const SITES: &str = "[metrics]\nlisten = [\"127.0.0.1:9797\"]\n[web]\nlisten = [\"127.0.0.1:9798\"]\n";
+
+/// A scraper that asks each second, and a browser's stream.
+fn watch(lab: &Lab) -> Result<[Daemon; 2], String> {
+    let start = |name: &str, script: &str| {
+        let mut shell = lab.director().command("sh");
+        Daemon::start(shell.args(["-c", script]), &lab.folder().join(name))
+    };
+    Ok([
+        start(
+            "scraper",
+            "while :; do curl -s -o /dev/null --compressed http://127.0.0.1:9797/metrics; sleep 1; done",
+        )?,
+        start(
+            "browser",
+            "exec curl -s -N -o /dev/null 'http://127.0.0.1:9798/live?count=100&service=measured'",
+        )?,
+    ])
+}
+
 /// One start, with a reload that must lose nothing: nanoseconds of the worker's CPU time per packet, and the checks that ran.
 fn run(
     lab: &mut Lab,
     packets: &Path,
     core: usize,
     services: usize,
+    is_watched: bool,
     seconds: f64,
 ) -> Result<(f64, u64), String> {
     let says = |error: &dyn std::fmt::Display| format!("loaded: {error}");
-    let text = config(lab, packets, core, services, 1);
+    let sites = if is_watched { SITES } else { "" };
+    let text = sites.to_owned() + &config(lab, packets, core, services, 1);
     lab.start_sluiced(&text)?;
+    let _watchers = if is_watched { Some(watch(lab)?) } else { None };
     let pid = lab.sluiced()?.pid();
     let mut client = Client::connect(&lab.socket()).map_err(|error| says(&error))?;
     let mut call = |method: &str| client.call(method, Value::Null).map_err(|error| says(&error));
@@ -114,7 +139,7 @@ fn run(
     let ns = (after.1 - before.1) as f64 / (after.0 - before.0) as f64;
     let before = call("stats")?;
     // One service in a hundred changes, at full speed.
-    lab.write_config(&config(lab, packets, core, services, 2))?;
+    lab.write_config(&(sites.to_owned() + &config(lab, packets, core, services, 2)))?;
     call("config.reload")?;
     let after = call("stats")?;
     let worker = |stats: &Value, key: &str| stats["workers"][0][key].as_u64().unwrap_or(0);
@@ -137,18 +162,24 @@ pub(crate) fn measure(core: usize, rounds: usize, seconds: f64) -> Result<Value,
     write_packets(&packets).map_err(|error| format!("{}: {error}", packets.display()))?;
     let mut bare = Vec::new();
     let mut loaded = Vec::new();
+    let mut watched = Vec::new();
     let mut checks = 0;
     for _ in 0..rounds {
-        bare.push(run(&mut lab, &packets, core, 0, seconds)?.0);
-        let (ns, asked) = run(&mut lab, &packets, core, SERVICES, seconds)?;
+        bare.push(run(&mut lab, &packets, core, 0, false, seconds)?.0);
+        let (ns, asked) = run(&mut lab, &packets, core, SERVICES, false, seconds)?;
         loaded.push(ns);
+        watched.push(run(&mut lab, &packets, core, 0, true, seconds)?.0);
         checks = asked;
     }
     // Round by round: a neighbour on the machine that stays for some seconds meets both.
-    let ratios: Vec<_> = bare.iter().zip(&loaded).map(|(bare, loaded)| loaded / bare).collect();
+    let ratio = |other: &[f64]| {
+        let ratios: Vec<_> = bare.iter().zip(other).map(|(bare, other)| other / bare).collect();
+        median(&ratios)
+    };
     Ok(json!({
         "services": SERVICES, "servers": SERVICES * SERVERS_EACH, "checks": checks,
-        "bare_ns": median(&bare), "loaded_ns": median(&loaded), "ratio": median(&ratios),
+        "bare_ns": median(&bare), "loaded_ns": median(&loaded), "ratio": ratio(&loaded),
+        "watched_ns": median(&watched), "watched_ratio": ratio(&watched),
         "bare_spread_pct": spread_pct(&bare), "loaded_spread_pct": spread_pct(&loaded),
     }))
 }

@@ -6,6 +6,7 @@
 //! [`lab`] puts a client, the appliance and real servers together, [`demo`] shows it, [`tour`] lets a newcomer try it,
 //! [`wire`] speaks raw frames on an interface, [`nics`] runs all of it on PCI NICs that QEMU emulates.
 
+pub mod browser;
 pub mod conformance;
 pub mod demo;
 pub mod frames;

@@ -73,6 +73,12 @@ fn percent(value: &Value) -> String {
     value.as_f64().map_or_else(|| word(value), |share| format!("{:.0}%", share * 100.0))
 }
 
+/// Half of the values, 99 % and all of them at most so large.
+fn quantiles(value: &Value) -> String {
+    let of = |name: &str| value[name].as_f64().map(|number| format!("{number:.0}"));
+    ["p50", "p99", "max"].map(|name| of(name).unwrap_or_else(|| "-".to_owned())).join("/")
+}
+
 /// Milliseconds as people say them.
 fn time(value: &Value) -> String {
     match value.as_u64() {
@@ -495,6 +501,8 @@ pub(super) fn workers(out: Out<'_>, page: (&[Value], bool)) -> io::Result<()> {
             column("WORKER", "id", Right, word),
             column("CORE", "core", Right, word),
             column("BUSY", "busy_ratio", Right, percent),
+            wide("TURN-US", "turn_us", Right, quantiles),
+            wide("BURST", "burst", Right, quantiles),
             wide("GENERATION", "generation", Right, word),
             column("SESSIONS", "sessions", Right, count),
             wide("CAPACITY", "session_capacity", Right, count),

@@ -65,6 +65,8 @@ pub struct Config {
     pub log: LogSpec,
     /// Metrics, if they are served.
     pub metrics: Option<MetricsSpec>,
+    /// The page for browsers.
+    pub web: Option<Exposed>,
     /// How long sessions may be silent.
     pub timeouts: Timeouts,
 }

@@ -44,6 +44,8 @@ tables! {
         names: Option<Names>, Any;
         /// Metrics for Prometheus; without it there are none.
         metrics: Option<Metrics>, Any;
+        /// The page for browsers; without it there is none.
+        web: Option<Web>, Any;
         /// How the log is written.
         #[serde(default)]
         log: Log, Any;
@@ -70,6 +72,19 @@ tables! {
         #[serde(default)]
         basic_auth_users: BTreeMap<String, Spanned<String>>, Any;
         /// Whether everybody may ask at a wildcard address.
+        insecure: Option<bool>, Any, default false;
+    }
+
+    /// A page that shows what happens now, over HTTP; nobody changes anything by it.
+    Web {
+        /// Where it is; a wildcard address needs users, clients' certificates or `insecure = true`.
+        listen: Vec<Spanned<String>>, Form("ADDRESS:PORT or unix:PATH");
+        /// TLS, with the keys of Prometheus's exporter-toolkit.
+        tls_server_config: Option<Spanned<ServerTls>>, Any;
+        /// The users that may look, each with the bcrypt hash of a password (`htpasswd -nB`); without it everybody may.
+        #[serde(default)]
+        basic_auth_users: BTreeMap<String, Spanned<String>>, Any;
+        /// Whether everybody may look at a wildcard address.
         insecure: Option<bool>, Any, default false;
     }
 

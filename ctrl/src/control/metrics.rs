@@ -1,10 +1,12 @@
-//! Keeps the roll that metrics are read by: a few services at a time, so that no turn is long.
+//! Keeps the roll that metrics and the page are read by: a few services at a time, so that no turn is long.
 
 use super::Control;
-use crate::config::{Config, ListenAt, MetricsSpec};
+use crate::config::{Config, ListenAt};
 use crate::devices::{DeviceCounters, Devices};
+use crate::last_second::LastSecond;
 use crate::metrics::{Exporter, General, LocalRow, PortRow, Roll, ServerRow, ServiceRow, WorkerRow};
 use crate::view::{mac_text, server_text};
+use crate::web::{Ask, Page};
 use dataplane::clock::Instant;
 use dataplane::ids::PortId;
 use std::collections::{BTreeSet, HashMap};
@@ -22,10 +24,13 @@ const ROUND: Duration = Duration::from_secs(10);
 /// With more services, what each local address could carry takes too long to work out.
 const SERVICES_OF_LOCALS: usize = 1_000;
 
-/// Metrics, and where they are served.
+/// Metrics and the page, and where they are served.
 #[derive(Default)]
 pub(super) struct Metering {
     exporter: Option<Exporter>,
+    page: Option<Page>,
+    /// How the page asks control.
+    ask: Option<Ask>,
     /// Where they cannot be served, and why.
     pub(super) problems: Vec<String>,
     rows: Vec<Option<Arc<ServiceRow>>>,
@@ -49,14 +54,48 @@ pub(super) struct Metering {
 }
 
 impl Metering {
+    pub(super) fn new(ask: Option<Ask>) -> Self {
+        Self { ask, ..Self::default() }
+    }
+
+    /// Whether anybody reads the roll.
+    fn is_read(&self) -> bool {
+        self.exporter.is_some() || self.page.is_some()
+    }
+
+    /// Serves metrics and the page where the configuration says so. Returns what is wrong with places that cannot be used.
+    fn serve(&mut self, config: &Config, is_new: bool) -> Vec<String> {
+        let mut problems = Vec::new();
+        match &config.metrics {
+            // Its thread and its listeners end with it.
+            None => self.exporter = None,
+            Some(spec) => {
+                if self.exporter.is_none() {
+                    self.exporter = Exporter::start().map_err(|error| problems.push(error)).ok();
+                }
+                problems.extend(self.exporter.iter_mut().flat_map(|exporter| exporter.follow(spec, is_new)));
+            }
+        }
+        match &config.web {
+            None => self.page = None,
+            Some(exposed) => {
+                if let (None, Some(ask)) = (&self.page, &self.ask) {
+                    self.page = Page::start(ask.clone()).map_err(|error| problems.push(error)).ok();
+                }
+                problems.extend(self.page.iter_mut().flat_map(|page| page.follow(exposed, is_new)));
+            }
+        }
+        problems
+    }
+
     /// Whether slots that are given back may be used again: scrapes know of all that changed.
     pub(super) fn is_current(&self) -> bool {
-        self.exporter.is_none() || self.stale.is_empty() && !self.is_behind
+        !self.is_read() || self.stale.is_empty() && !self.is_behind
     }
 
     /// What is known of these services changed.
     pub(super) fn note(&mut self, services: &[usize]) {
-        if self.exporter.is_some() {
+        if self.is_read() {
             self.stale.extend(services);
             self.is_behind = true;
         }
@@ -76,32 +115,20 @@ impl Metering {
 }
 
 impl<D: Devices> Control<D> {
-    /// Serves metrics where the configuration says so, and forgets the rows of the one before.
+    /// Serves metrics and the page where the configuration says so.
     pub(super) fn follow_metrics(&mut self, is_new: bool) {
-        let Some(spec) = &self.wanted.config.metrics else {
-            // Its thread and its listeners end with it.
-            (self.metering.exporter, self.metering.problems) = (None, Vec::new());
-            return;
-        };
-        if self.metering.exporter.is_none() {
-            match Exporter::start() {
-                Ok(exporter) => self.metering.exporter = Some(exporter),
-                Err(error) => self.metering.problems = vec![error],
-            }
-        }
-        if let Some(exporter) = &mut self.metering.exporter {
-            let problems = exporter.follow(spec, is_new);
-            let news = problems.iter().filter(|problem| !self.metering.problems.contains(problem));
-            news.for_each(|line| log::warn!(target: "metrics", "{line}"));
-            self.metering.problems = problems;
-        }
+        let problems = self.metering.serve(&self.wanted.config, is_new);
+        let news = problems.iter().filter(|problem| !self.metering.problems.contains(problem));
+        news.for_each(|line| log::warn!(target: "metrics", "{line}"));
+        self.metering.problems = problems;
     }
 
     /// Once a second: tries again what could not be served, and makes anew a socket's file that somebody removed.
     pub(super) fn look_after_metrics(&mut self) {
-        let has_file =
-            |spec: &MetricsSpec| spec.exposed.listen.iter().any(|place| matches!(place, ListenAt::Unix(_)));
-        let has_file = self.wanted.config.metrics.as_ref().is_some_and(has_file);
+        let Config { metrics, web, .. } = &self.wanted.config;
+        let mut places =
+            metrics.iter().map(|spec| &spec.exposed).chain(web).flat_map(|exposed| &exposed.listen);
+        let has_file = places.any(|place| matches!(place, ListenAt::Unix(_)));
         if !self.metering.problems.is_empty() || has_file {
             self.follow_metrics(false);
         }
@@ -110,7 +137,7 @@ impl<D: Devices> Control<D> {
     /// The configuration is another: every row is made anew.
     pub(super) fn renew_metrics(&mut self) {
         self.follow_metrics(false);
-        if self.metering.exporter.is_none() {
+        if !self.metering.is_read() {
             self.metering.rows.clear();
             self.metering.stale.clear();
             self.metering.turn.clear();
@@ -129,7 +156,7 @@ impl<D: Devices> Control<D> {
 
     /// Makes a few stale rows, and publishes the roll when there are none left.
     pub(super) fn meter(&mut self, now: Instant) {
-        if self.metering.exporter.is_none() {
+        if !self.metering.is_read() {
             return;
         }
         let mut servers = 0;
@@ -162,9 +189,12 @@ impl<D: Devices> Control<D> {
             }
         }
         self.metering.is_behind = false;
-        let roll = self.roll();
+        let roll = Arc::new(self.roll());
         if let Some(exporter) = &self.metering.exporter {
-            exporter.publish(roll);
+            exporter.publish(Arc::clone(&roll));
+        }
+        if let Some(page) = &self.metering.page {
+            page.publish(roll);
         }
     }
 
@@ -193,6 +223,7 @@ impl<D: Devices> Control<D> {
             .collect();
         servers.sort_by_key(|(place, _)| place.unwrap_or(usize::MAX));
         let limit = spec.options.session_limit;
+        let (state, reason) = observer.condition(at);
         Some(Arc::new(ServiceRow {
             name: spec.name.clone(),
             id,
@@ -203,7 +234,8 @@ impl<D: Devices> Control<D> {
                 spec.forward.name().into(),
                 spec.scheduler.name().into(),
             ],
-            state: observer.condition(at).0.name(),
+            state: state.name(),
+            reason,
             limit: (limit > 0).then_some(limit),
             gone,
             servers: servers.into_iter().map(|(_, row)| row).collect(),
@@ -238,7 +270,10 @@ impl<D: Devices> Control<D> {
             .get_or_insert_with(|| SystemTime::now() - Duration::from_nanos(self.now.nanos()));
         let workers = self.workers.stats.iter().enumerate().map(|(at, _)| WorkerRow {
             core: self.wanted.config.dataplane.workers[at],
-            busy: self.workers.busy[at],
+            recent: {
+                let LastSecond { busy, turn_us, burst, .. } = self.workers.recent[at];
+                (busy, turn_us, burst)
+            },
             capacity: [self.wanted.config.dataplane.session_capacity as u64, self.wanted.capacity_ipv6],
             is_still: self.workers.turns[at].1,
         });

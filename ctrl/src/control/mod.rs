@@ -36,9 +36,11 @@ use crate::devices::{DeviceFacts, Devices};
 use crate::discovery::Discovery;
 use crate::health::Engine;
 use crate::kernel::KernelPath;
+use crate::last_second::LastSecond;
 use crate::registry::Registry;
 use crate::steering::Ladder;
 use crate::view::Observer;
+use crate::web::Ask;
 use dataplane::clock::Instant;
 use dataplane::snapshot::{Publisher, Snapshot};
 use dataplane::stats::WorkerStats;
@@ -110,6 +112,8 @@ pub struct Parts<D> {
     pub engine: Option<Engine>,
     /// Who may use the admin socket.
     pub access: Option<AccessHandle>,
+    /// How the page asks control; without it there is no page.
+    pub ask: Option<Ask>,
     /// Who asks sources for servers.
     pub discovery: Option<Discovery>,
     /// How replies find their workers.
@@ -157,8 +161,7 @@ impl<D: Devices> Control<D> {
                 ladder: parts.ladder,
                 collect_after: None,
                 removed_locals: Vec::new(),
-                busy: vec![0.0; count],
-                busy_samples: vec![(0, 0); count],
+                recent: vec![LastSecond::default(); count],
                 turns: vec![(u64::MAX, false); count],
                 watchdog: parts.watchdog,
                 next_poll: now,
@@ -167,7 +170,7 @@ impl<D: Devices> Control<D> {
             servers: Servers::new(parts.engine, now),
             sourcing: Sourcing { discovery: parts.discovery, sources: HashMap::new() },
             naming: Naming::default(),
-            metering: Metering::default(),
+            metering: Metering::new(parts.ask),
             kernel: parts.kernel,
             desk: Desk {
                 requests: parts.requests,
@@ -261,7 +264,7 @@ impl<D: Devices> Control<D> {
             neighbors: &self.links.neighbors,
             world: &self.workers.world,
             publisher: &self.workers.publisher,
-            busy: &self.workers.busy,
+            recent: &self.workers.recent,
             routers: self.links.routers.hops(),
             links: self.links.ports.iter().map(|state| state.link).collect(),
             kernel: self.kernel.as_ref(),

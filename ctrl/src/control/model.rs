@@ -448,6 +448,7 @@ impl Run {
             kernel: None,
             engine: None,
             access: None,
+            ask: None,
             discovery: None,
             ladder: Ladder::new(Arc::new(Steering::alone(1)), vec![choice]),
             stats: vec![Arc::new(WorkerStats::with_slots(1, 1_024, 256, 64))],

@@ -2,6 +2,7 @@
 
 use super::Control;
 use crate::devices::{DeviceFacts, Devices};
+use crate::last_second::LastSecond;
 use crate::registry::Registry;
 use crate::steering::Ladder;
 use dataplane::clock::Instant;
@@ -30,9 +31,8 @@ pub(super) struct Workers<D> {
     pub(super) collect_after: Option<Generation>,
     /// Local addresses that no service has any more, and sessions still use.
     pub(super) removed_locals: Vec<IpAddr>,
-    /// By worker: its busy share over the last second.
-    pub(super) busy: Vec<f64>,
-    pub(super) busy_samples: Vec<(u64, u64)>,
+    /// By worker: what it did in the last second.
+    pub(super) recent: Vec<LastSecond>,
     /// By worker: its turns when they were last looked at, and whether it stands still.
     pub(super) turns: Vec<(u64, bool)>,
     pub(super) watchdog: Option<Box<dyn FnMut() + Send>>,
@@ -42,13 +42,11 @@ pub(super) struct Workers<D> {
 impl<D: Devices> Control<D> {
     /// Once a second: busy shares, slots of removed servers.
     pub(super) fn poll(&mut self) {
-        for (at, stats) in self.workers.stats.iter().enumerate() {
-            let sample = (stats.busy_ns.value(), stats.total_ns.value());
-            let (busy, total) =
-                (sample.0 - self.workers.busy_samples[at].0, sample.1 - self.workers.busy_samples[at].1);
-            self.workers.busy[at] = if total == 0 { 0.0 } else { busy as f64 / total as f64 };
-            self.workers.busy_samples[at] = sample;
-        }
+        self.workers
+            .recent
+            .iter_mut()
+            .zip(&self.workers.stats)
+            .for_each(|(recent, stats)| recent.look(stats));
         self.look_at_turns();
         for (port, reason) in self.workers.ladder.watch(&self.workers.stats) {
             let name = &self.wanted.config.ports[usize::from(port.0)].name;

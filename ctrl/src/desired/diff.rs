@@ -17,6 +17,7 @@ pub fn lines(old: &Config, new: &Config) -> Vec<String> {
         location: _,
         names: _,
         metrics: _,
+        web: _,
         log: _,
         timeouts: _,
     } = new;
@@ -28,6 +29,7 @@ pub fn lines(old: &Config, new: &Config) -> Vec<String> {
         ("[names]", old.names != new.names),
         ("[log]", old.log != new.log),
         ("[metrics]", old.metrics != new.metrics),
+        ("[web]", old.web != new.web),
         ("[timeouts]", old.timeouts != new.timeouts),
         ("[[port]]", old.ports != new.ports),
         ("[[route]]", old.routes != new.routes),

@@ -57,14 +57,32 @@ pub(crate) struct Rules {
 
 /// The pieces of an answer.
 pub(crate) trait Pieces {
-    /// The next one; `None` behind the last.
-    fn piece(&mut self) -> Option<Bytes>;
+    /// The next one, or later; `None` behind the last.
+    fn piece(&mut self, waiting: &mut Context<'_>) -> Poll<Option<Bytes>>;
+
+    /// Whether the answer goes on for as long as the client reads it. Any other must leave in time.
+    fn is_endless(&self) -> bool {
+        false
+    }
 }
 
 impl Pieces for Option<Bytes> {
-    fn piece(&mut self) -> Option<Bytes> {
-        self.take()
+    fn piece(&mut self, _: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        Poll::Ready(self.take())
     }
+}
+
+/// The path of answers that cost more than others, and how many of them there are at a time.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Crowd {
+    /// The path.
+    pub(crate) path: &'static str,
+    /// Of all clients; one that is slow makes room for another.
+    pub(crate) most: usize,
+    /// Of one client.
+    pub(crate) per_client: usize,
+    /// What the others are told.
+    pub(crate) refusal: &'static str,
 }
 
 /// An answer.
@@ -112,7 +130,7 @@ impl Site {
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub(crate) fn start(name: &'static str, answering: Answering) -> Result<Self, String> {
+    pub(crate) fn start(name: &'static str, crowd: Crowd, answering: Answering) -> Result<Self, String> {
         let says = |error: std::io::Error| format!("{name}: {error}");
         let (orders, received) = mpsc::unbounded_channel();
         let rules: Arc<Mutex<Rules>> = Arc::default();
@@ -128,6 +146,7 @@ impl Site {
                 let porter = Rc::new(Porter {
                     rules: shared,
                     answering,
+                    crowd,
                     known: RefCell::default(),
                     gates: RefCell::default(),
                     large: RefCell::default(),
@@ -283,6 +302,7 @@ async fn serve(mut orders: mpsc::UnboundedReceiver<Order>, porter: Rc<Porter>) {
 struct Porter {
     rules: Arc<Mutex<Rules>>,
     answering: Answering,
+    crowd: Crowd,
     /// By user, the header that was right, and the hash that it was held against.
     known: RefCell<HashMap<String, (HeaderValue, String)>>,
     /// One password at a time of each client, so that nobody's tries wait for another's.
@@ -299,9 +319,6 @@ struct Large {
     leaves: Rc<Cell<bool>>,
 }
 
-/// Large answers at a time, and those of one client: each holds the counters of every server that it was asked for.
-const LARGE_MAX: usize = 4;
-const LARGE_PER_CLIENT: usize = 2;
 /// How long a large answer may take before it makes room for another.
 const LARGE_MIN: Duration = Duration::from_secs(5);
 
@@ -311,10 +328,10 @@ impl Porter {
         let mut large = self.large.borrow_mut();
         // Nobody else holds the flag of an answer that is over.
         large.retain(|one| Rc::strong_count(&one.leaves) > 1 && !one.leaves.get());
-        if large.iter().filter(|one| one.client == client).count() >= LARGE_PER_CLIENT {
+        if large.iter().filter(|one| one.client == client).count() >= self.crowd.per_client {
             return None;
         }
-        if large.len() >= LARGE_MAX {
+        if large.len() >= self.crowd.most {
             let slowest = large.iter().enumerate().min_by_key(|(_, one)| one.since)?.0;
             if large[slowest].since.elapsed() < LARGE_MIN {
                 return None;
@@ -425,15 +442,12 @@ impl Porter {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return (plain(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered\n"), free);
         }
-        if request.uri().path() != LARGE_PATH {
+        if request.uri().path() != self.crowd.path {
             return ((self.answering)(request), free);
         }
         match self.place(client) {
             Some(place) => ((self.answering)(request), place),
-            None => {
-                let text = "too many scrapes at a time; try again\n";
-                (plain(StatusCode::SERVICE_UNAVAILABLE, text), free)
-            }
+            None => (plain(StatusCode::SERVICE_UNAVAILABLE, self.crowd.refusal), free),
         }
     }
 
@@ -474,8 +488,6 @@ impl Porter {
     }
 }
 
-/// The path of large answers.
-const LARGE_PATH: &str = "/metrics";
 /// A hash that no password has.
 const NOBODY: &str = "$2y$10$abcdefghijklmnopqrstuuIQ1HZJr6vBzVqNbOQVxA0Q6R7wR4xQe";
 
@@ -504,10 +516,14 @@ impl Body for Leaving {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        waiting: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        // Nobody asks for a piece while the client does not take the one before.
         self.spoke.set(Instant::now());
-        Poll::Ready(self.pieces.piece().map(|bytes| Ok(Frame::data(bytes))))
+        if self.pieces.is_endless() {
+            self.busy.set(Some(Instant::now()));
+        }
+        self.pieces.piece(waiting).map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
     }
 }
 
@@ -527,6 +543,7 @@ mod tests {
         Porter {
             rules: Arc::default(),
             answering: Arc::new(|_| plain(StatusCode::OK, "")),
+            crowd: Crowd { path: "/", most: 4, per_client: 2, refusal: "" },
             known: RefCell::default(),
             gates: RefCell::default(),
             large: RefCell::default(),

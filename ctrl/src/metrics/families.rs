@@ -3,12 +3,15 @@
 use super::text::{Format, Head, Type, Value};
 use super::{LocalRow, PortRow, Roll, ServerRow, ServiceRow, WorkerRow};
 use crate::config::SeriesOfServers as Servers;
+use crate::last_second::Quantiles;
 use crate::registry::ServiceCount;
 use dataplane::drop::DropReason;
+use dataplane::session::Fragments;
 use dataplane::stats::{
-    BOUNDS_MS, ConnectTimesTotals, Count, Kind, PortCounters, PortTotals, ServerCounters, ServerTotals, Unit,
-    WorkerCounters, WorkerTotals,
+    BOUNDS_MS, ConnectTimesTotals, Count, Kind, PortCounters, PortTotals, ServerCounters, ServerTotals,
+    Spread, Unit, WorkerCounters, WorkerStats, WorkerTotals,
 };
+use dataplane::worker::RING_SIZE;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -19,6 +22,20 @@ pub const SERVICE_STATES: [&str; 6] = ["ready", "protected", "full", "draining",
 /// Those of servers.
 pub const SERVER_STATES: [&str; 7] =
     ["up", "checking", "down", "draining", "unreachable", "inhibited", "sorry"];
+
+/// Upper bounds of the buckets of turns, in nanoseconds: the largest values of buckets of [`Spread`].
+const TURN_BOUNDS: [u64; 12] = {
+    let mut bounds = [0; 12];
+    let mut at = 0;
+    while at < bounds.len() {
+        // From a microsecond on, each twice as long as the one before.
+        bounds[at] = (1 << (10 + at)) - 1;
+        at += 1;
+    }
+    bounds
+};
+/// Those of bursts, in packets.
+const BURST_BOUNDS: [u64; 7] = [1, 2, 3, 7, 15, 31, 63];
 
 /// The tables of sessions.
 const FAMILIES: [&str; 2] = ["ipv4", "ipv6"];
@@ -341,7 +358,7 @@ impl Scrape {
             (
                 "sluice_worker_busy_ratio",
                 "The share of its time in which a worker had packets, over the last second.",
-                |row| row.busy.into(),
+                |row| row.recent.0.into(),
             ),
             ("sluice_worker_stalled", "Whether a worker made no turn for a second.", |row| {
                 row.is_still.into()
@@ -351,6 +368,45 @@ impl Scrape {
             self.add(name, Type::Gauge, help, rows, move |scrape, head, at, out| {
                 head.sample(out, &[("worker", &at.to_string())], value(&scrape.roll.workers[at]));
             });
+        }
+        self.recent(
+            "sluice_worker_recent_turn_seconds",
+            "How long turns with packets took in the last second: half, 99 % and all of them at most so long.",
+            1e-6,
+            |row| row.recent.1,
+        );
+        self.recent(
+            "sluice_worker_recent_burst_packets",
+            "How many packets devices gave at a time in the last second: half, 99 % and all of them at most so many.",
+            1.0,
+            |row| row.recent.2,
+        );
+        self.spread(
+            "sluice_worker_turn_seconds",
+            "How long a worker's turns with packets took.",
+            (&TURN_BOUNDS, 1e-9),
+            |stats| &stats.turn_times,
+        );
+        self.spread(
+            "sluice_worker_burst_packets",
+            "How many packets a device gave a worker at a time.",
+            (&BURST_BOUNDS, 1.0),
+            |stats| &stats.bursts,
+        );
+        let capacities: [(&str, &str, usize); 2] = [
+            (
+                "sluice_worker_fragmented_datagrams_capacity",
+                "Datagrams in pieces that a worker keeps at a time.",
+                Fragments::CAPACITY,
+            ),
+            (
+                "sluice_worker_ring_capacity",
+                "Packets that a ring holds by which a worker hands over to another.",
+                RING_SIZE,
+            ),
+        ];
+        for (name, help, capacity) in capacities {
+            self.one(name, Type::Gauge, help, move |_| capacity as u64);
         }
         // Each family has a table of its own.
         let help = "Sessions that fit into a worker's table of a family.";
@@ -377,6 +433,37 @@ impl Scrape {
                 },
             );
         }
+    }
+
+    /// A family of what half, 99 % and all of the values of each worker's last second were at most.
+    fn recent(&mut self, name: &str, help: &str, unit: f64, get: fn(&WorkerRow) -> Quantiles) {
+        let rows = self.workers.len() * Quantiles::NAMES.len();
+        self.add(name, Type::Gauge, help, rows, move |scrape, head, at, out| {
+            let (worker, nth) = (at / Quantiles::NAMES.len(), at % Quantiles::NAMES.len());
+            let value = get(&scrape.roll.workers[worker]).values()[nth] * unit;
+            let labels = [("worker", &*worker.to_string()), ("share", Quantiles::NAMES[nth])];
+            head.sample(out, &labels, value);
+        });
+    }
+
+    /// A histogram of each worker, with these upper bounds and their unit.
+    fn spread(
+        &mut self,
+        name: &str,
+        help: &str,
+        (bounds, unit): (&'static [u64], f64),
+        get: fn(&WorkerStats) -> &Spread,
+    ) {
+        self.add(name, Type::Histogram, help, self.workers.len(), move |scrape, head, at, out| {
+            let (read, worker) = (get(&scrape.roll.stats[at]).read(), at.to_string());
+            for bound in bounds {
+                let le = format!("{:?}", *bound as f64 * unit);
+                head.line(out, "_bucket", &[("worker", &worker), ("le", &le)], read.at_most(*bound));
+            }
+            head.line(out, "_bucket", &[("worker", &worker), ("le", "+Inf")], read.count());
+            head.line(out, "_sum", &[("worker", &worker)], read.sum as f64 * unit);
+            head.line(out, "_count", &[("worker", &worker)], read.count());
+        });
     }
 
     fn plan_ports(&mut self) {
@@ -590,7 +677,13 @@ const fn scale(unit: Unit) -> Option<f64> {
     match unit {
         Unit::Nanoseconds => Some(1e-9),
         Unit::Milliseconds => Some(1e-3),
-        Unit::Packets | Unit::Bytes | Unit::Sessions | Unit::Connections | Unit::Turns => None,
+        Unit::Packets
+        | Unit::Bytes
+        | Unit::Sessions
+        | Unit::Connections
+        | Unit::Turns
+        | Unit::LocalPorts
+        | Unit::Datagrams => None,
     }
 }
 

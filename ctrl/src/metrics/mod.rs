@@ -12,6 +12,7 @@ pub use families::{Query, SERVER_STATES, SERVICE_STATES, Scope, Scrape};
 pub use serve::Exporter;
 pub use text::Format;
 
+use crate::last_second::Quantiles;
 use crate::registry::ServiceCount;
 use dataplane::ids::{LocalId, PortId, ServerId, ServiceId};
 use dataplane::stats::{ServerTotals, WorkerStats};
@@ -63,8 +64,9 @@ pub struct General {
 pub struct WorkerRow {
     /// Its CPU core.
     pub core: usize,
-    /// The share of its time in which it had packets, over the last second.
-    pub busy: f64,
+    /// Of the last second the share of its time in which it had packets, how long turns took in microseconds, and how
+    /// many packets bursts had.
+    pub recent: (f64, Quantiles, Quantiles),
     /// Sessions that fit between IPv4 addresses, and with an IPv6 address.
     pub capacity: [u64; 2],
     /// Whether it made no turn for a second.
@@ -118,6 +120,8 @@ pub struct ServiceRow {
     pub labels: [String; 4],
     /// Its state in one word.
     pub state: &'static str,
+    /// Why it is not ready.
+    pub reason: Option<String>,
     /// Its limit of sessions, if it has one.
     pub limit: Option<u64>,
     /// What servers that are gone had counted.

@@ -1,9 +1,9 @@
 //! Metrics over HTTP.
 
 use super::{Format, Query, Roll, Scrape};
-use crate::config::{Exposed, ListenAt, MetricsSpec, SeriesOfServers};
-use crate::http::site::{Address, Answer, Answering, Pieces, Rules, Site, plain};
-use crate::tls;
+use crate::config::{MetricsSpec, SeriesOfServers};
+use crate::exposure::Exposure;
+use crate::http::site::{Answer, Answering, Crowd, Pieces, plain};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use hyper::body::{Bytes, Incoming};
@@ -11,7 +11,12 @@ use hyper::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, Hea
 use hyper::{Method, Request, Response, StatusCode};
 use std::io::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::SystemTime;
+
+/// Scrapes at a time, and those of one client: each holds the counters of every server that it asked for.
+const CROWD: Crowd =
+    Crowd { path: "/metrics", most: 4, per_client: 2, refusal: "too many scrapes at a time; try again\n" };
 
 /// What the thread that answers reads.
 #[derive(Default)]
@@ -28,9 +33,7 @@ impl Shared {
 
 /// Answers scrapes, on a thread of its own. It ends when this is dropped.
 pub struct Exporter {
-    site: Site,
-    /// What is followed.
-    last: Option<Exposed>,
+    exposure: Exposure,
     shared: Arc<Shared>,
 }
 
@@ -43,7 +46,7 @@ impl Exporter {
         let shared = Arc::<Shared>::default();
         let answers = Arc::clone(&shared);
         let answering: Answering = Arc::new(move |request| answer(request, &answers));
-        Ok(Self { site: Site::start("metrics", answering)?, last: None, shared })
+        Ok(Self { exposure: Exposure::start("metrics", CROWD, answering)?, shared })
     }
 
     /// Answers at the addresses of `spec` and no others. Returns what is wrong with those that cannot be used.
@@ -51,34 +54,12 @@ impl Exporter {
     pub fn follow(&mut self, spec: &MetricsSpec, is_new: bool) -> Vec<String> {
         let MetricsSpec { exposed, servers } = spec;
         *self.shared.servers.lock().unwrap_or_else(PoisonError::into_inner) = *servers;
-        let addresses: Vec<_> = exposed
-            .listen
-            .iter()
-            .map(|place| match place {
-                ListenAt::Tcp(address) => Address::Tcp(*address),
-                ListenAt::Unix(path) => Address::Unix(path.clone()),
-            })
-            .collect();
-        // What is as it was sends nobody away; a certificate may be another under its old name.
-        if self.last.as_ref() == Some(exposed) && (exposed.tls.is_none() || !is_new) {
-            return self.site.serve(&addresses);
-        }
-        self.last = None;
-        let tls = match exposed.tls.as_ref().map(tls::acceptor).transpose() {
-            Ok(tls) => tls,
-            // Without its certificate nothing is served, rather than everything in the clear.
-            Err(error) => {
-                self.site.follow(&[], Rules::default());
-                return vec![format!("metrics: {error}; nothing is served until it can be read")];
-            }
-        };
-        self.last = Some(exposed.clone());
-        self.site.follow(&addresses, Rules { tls, users: Arc::new(exposed.users.iter().cloned().collect()) })
+        self.exposure.follow(exposed, is_new)
     }
 
     /// Scrapes find this from now on.
-    pub fn publish(&self, roll: Roll) {
-        *self.shared.now.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(roll));
+    pub fn publish(&self, roll: Arc<Roll>) {
+        *self.shared.now.lock().unwrap_or_else(PoisonError::into_inner) = Some(roll);
     }
 }
 
@@ -124,7 +105,7 @@ fn scrape(request: &Request<Incoming>, shared: &Arc<Shared>) -> Answer {
     });
     let is_head = *request.method() == Method::HEAD;
     let pieces: Box<dyn Pieces> = match (is_head, zips) {
-        (true, _) => Box::new(None),
+        (true, _) => Box::new(None::<Bytes>),
         (false, true) => {
             Box::new(Zipped { scrape, zip: Some(GzEncoder::new(Vec::new(), Compression::fast())) })
         }
@@ -145,8 +126,8 @@ struct Plain {
 }
 
 impl Pieces for Plain {
-    fn piece(&mut self) -> Option<Bytes> {
-        self.scrape.piece().map(Bytes::from)
+    fn piece(&mut self, _: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        Poll::Ready(self.scrape.piece().map(Bytes::from))
     }
 }
 
@@ -156,7 +137,13 @@ struct Zipped {
 }
 
 impl Pieces for Zipped {
-    fn piece(&mut self) -> Option<Bytes> {
+    fn piece(&mut self, _: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        Poll::Ready(self.zipped())
+    }
+}
+
+impl Zipped {
+    fn zipped(&mut self) -> Option<Bytes> {
         loop {
             let zip = self.zip.as_mut()?;
             let Some(piece) = self.scrape.piece() else {

@@ -14,7 +14,7 @@
 //! where their clients are, [`cut`] makes two of one that became too long. [`admit`] says who may have a session,
 //! [`life`] begins and ends it, [`expire`] finds old ones, [`reset`] tells their ends. [`answer`] writes what the appliance itself has to say, [`relay`] passes
 //! on what others say about its packets, [`owner`] gives packets to other workers, [`kernel`] to the host's kernel;
-//! [`budget`] says how much of that may be in a second. [`explain`] says what all of them would do, and does nothing.
+//! [`budget`] says how much of that may be in a second. [`fill`] looks how full things are; [`explain`] says what all of them would do, and does nothing.
 
 mod admit;
 mod answer;
@@ -22,6 +22,7 @@ mod budget;
 mod cut;
 mod expire;
 mod explain;
+mod fill;
 mod forward;
 mod fragments;
 mod hopeless;
@@ -122,6 +123,7 @@ pub struct Director {
     wide: Side<FlowKey6>,
     cursors: Table<ServiceCursor>,
     fragments: Fragments,
+    fill: fill::Fill,
     templates: Templates,
     /// Bit per server: whether it is above its upper threshold, or has not yet come below the lower.
     full: Table<u64>,
@@ -290,6 +292,7 @@ impl Director {
             wide: Side::new(limits.sessions6, limits.local_port_pairs, hasher, &seat),
             cursors: hugepages::table(MAX_SERVICES, || ServiceCursor::of(&seat)),
             fragments: Fragments::default(),
+            fill: fill::Fill::default(),
             templates: Templates::default(),
             full: hugepages::table(MAX_SERVERS / 64, || 0),
             towards: hugepages::table(MAX_SERVERS, || Towards::UNKNOWN),

@@ -101,6 +101,19 @@ impl Default for Fragments {
 }
 
 impl Fragments {
+    /// Datagrams that are kept at a time.
+    pub const CAPACITY: usize = DATAGRAMS;
+
+    /// How many datagrams are kept.
+    pub fn len(&self) -> usize {
+        self.by_key.len()
+    }
+
+    /// Whether none is kept.
+    pub fn is_empty(&self) -> bool {
+        self.by_key.is_empty()
+    }
+
     /// Takes note of a piece.
     ///
     /// # Errors

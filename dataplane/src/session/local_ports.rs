@@ -251,6 +251,14 @@ impl<K: Key> LocalPorts<K> {
         places.find(|l4_port| *l4_port >= FIRST_PORT)
     }
 
+    /// Of the pair of number `at` in use and in all; `None` behind the last.
+    pub fn usage(&self, at: usize) -> Option<(u32, u32)> {
+        let search = self.searches.get(at)?;
+        let len = self.space(search).len(self.seat.worker, search.region) as u32;
+        let barred = u32::from(search.barred);
+        Some((search.count.saturating_sub(barred), len.saturating_sub(barred)))
+    }
+
     /// The bitmap that the next new pair would get from an idle one, if it would.
     fn next_reclaimed(&self) -> Option<u32> {
         if !self.takes_idle() {

@@ -14,6 +14,12 @@ impl Counter {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
     }
 
+    /// Sets it. Only the owning worker may call this.
+    #[inline]
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
     /// Takes one away. Only the owning worker may call this.
     #[inline]
     pub fn decrement(&self) {
@@ -47,6 +53,8 @@ pub enum Unit {
     Turns,
     Nanoseconds,
     Milliseconds,
+    LocalPorts,
+    Datagrams,
 }
 
 /// An entry of a list of counters; `T` has the values.

@@ -2,9 +2,11 @@
 //! read by anyone at any time.
 
 mod counter;
+mod spread;
 mod times;
 
 pub use counter::{Count, Counter, Kind, Unit};
+pub use spread::{Spread, SpreadTotals};
 pub use times::{BOUNDS_MS, ConnectTimes, ConnectTimesTotals};
 
 use crate::drop::DropReason;
@@ -193,6 +195,14 @@ counters! {
         to_kernel: Counter of Packets,
         /// Packets of the host's kernel that were sent.
         from_kernel: Counter of Packets,
+        /// Local ports in use of the pair of local address and server that has the largest share in use.
+        fullest_pair_used: Gauge of LocalPorts,
+        /// Local ports that this pair has on this worker.
+        fullest_pair_ports: Gauge of LocalPorts,
+        /// Datagrams of which pieces came and not yet all, or that came whole a moment ago.
+        fragmented_datagrams: Gauge of Datagrams,
+        /// Packets that wait in the fullest ring by which another worker hands over to this one.
+        fullest_ring: Gauge of Packets,
     }
 }
 
@@ -208,6 +218,10 @@ pub struct WorkerStats {
     services: Table<ServiceCounters>,
     times: Table<ConnectTimes>,
     locals: Table<Counter>,
+    /// How long turns that found packets took, in nanoseconds.
+    pub turn_times: Spread,
+    /// How many packets bursts of devices had.
+    pub bursts: Spread,
 }
 
 impl WorkerStats {
@@ -228,6 +242,8 @@ impl WorkerStats {
             services: hugepages::table(services, ServiceCounters::default),
             times: hugepages::table(services, ConnectTimes::default),
             locals: hugepages::table(locals, Counter::default),
+            turn_times: Spread::default(),
+            bursts: Spread::default(),
         }
     }
 

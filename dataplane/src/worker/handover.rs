@@ -59,6 +59,11 @@ impl<B> Peers<B> {
         self.incoming.first().map_or(0, Vec::len)
     }
 
+    /// How many packets wait in the fullest ring that leads here.
+    pub fn fullest(&self) -> usize {
+        self.incoming.iter().flatten().map(Consumer::slots).max().unwrap_or(0)
+    }
+
     /// Takes what one other worker handed over of a port.
     #[inline]
     pub fn receive(&mut self, port: PortId, lane: usize, burst: &mut Burst<B>) {

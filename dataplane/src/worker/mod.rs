@@ -132,6 +132,9 @@ impl<P: Port> Worker<P> {
             }
         }
         self.director.expire(&self.world, now);
+        if self.director.look_at_fill(now) {
+            self.stats.fullest_ring.set(self.peers.fullest() as u64);
+        }
         while let Some(settled) = self.director.next_settled() {
             self.settle(settled, now);
         }
@@ -167,6 +170,7 @@ impl<P: Port> Worker<P> {
         self.stats.total_ns.add(spent);
         if received > 0 {
             self.stats.busy_ns.add(spent);
+            self.stats.turn_times.note(spent);
         }
         end
     }
@@ -192,6 +196,7 @@ impl<P: Port> Worker<P> {
             return thrown_away;
         }
         let received = self.spare.len();
+        self.stats.bursts.note(received as u64);
         if self.tags.share(id) {
             let burst = std::mem::take(&mut *self.spare);
             self.serve_link(id, burst, now);

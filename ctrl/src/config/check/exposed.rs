@@ -33,6 +33,12 @@ impl Checker<'_> {
         Some(MetricsSpec { exposed, servers: servers? })
     }
 
+    pub(super) fn web(&mut self, raw: Option<&raw::Web>) -> Option<Exposed> {
+        let raw = raw?;
+        let tls = raw.tls_server_config.as_ref();
+        Some(self.exposed("web", &raw.listen, tls, &raw.basic_auth_users, raw.insecure.unwrap_or(false)))
+    }
+
     /// Listeners, of which those on every address are not for everybody.
     fn exposed(
         &mut self,
@@ -70,8 +76,9 @@ impl Checker<'_> {
             };
             let Some(place) = place else {
                 let message = format!(
-                    "`{}` is not ADDRESS:PORT or unix:PATH; write it as 127.0.0.1:9797 or unix:/run/sluice/{table}.sock",
-                    text.get_ref()
+                    "`{}` is not ADDRESS:PORT or unix:PATH; write it as 127.0.0.1:{} or unix:/run/sluice/{table}.sock",
+                    text.get_ref(),
+                    if table == "web" { 9798 } else { 9797 },
                 );
                 self.error(text.span(), &key, message);
                 continue;

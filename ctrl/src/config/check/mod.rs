@@ -181,12 +181,25 @@ impl<'a> Checker<'a> {
         let location = self.location(file);
         let names = self.names(file.names.as_ref());
         let metrics = self.metrics(file.metrics.as_ref());
+        let web = self.web(file.web.as_ref());
         let log = self.log(&file.log);
         self.odd_file(file, &machine, &services, &location, names.as_ref());
         let warnings = self.finish()?;
         let Machine { dataplane, admin, ports, routes, timeouts } = machine;
         Ok((
-            Config { dataplane, admin, ports, routes, services, location, names, metrics, log, timeouts },
+            Config {
+                dataplane,
+                admin,
+                ports,
+                routes,
+                services,
+                location,
+                names,
+                metrics,
+                web,
+                log,
+                timeouts,
+            },
             warnings,
         ))
     }

@@ -145,11 +145,16 @@ impl Checker<'_> {
             let dns = names.listen.iter().enumerate().map(|(at, text)| (format!("names.listen[{at}]"), text));
             dns.chain(names.http.iter().enumerate().map(|(at, text)| (format!("names.http[{at}]"), text)))
         });
-        let of_metrics = file.metrics.iter().flat_map(|metrics| {
-            metrics.listen.iter().enumerate().map(|(at, text)| (format!("metrics.listen[{at}]"), text))
+        let listens = [
+            ("metrics", file.metrics.as_ref().map(|metrics| &metrics.listen)),
+            ("web", file.web.as_ref().map(|web| &web.listen)),
+        ];
+        let of_sites = listens.into_iter().flat_map(|(table, listen)| {
+            let all = listen.into_iter().flatten().enumerate();
+            all.map(move |(at, text)| (format!("{table}.listen[{at}]"), text))
         });
         let mut places: HashMap<std::net::SocketAddr, String> = HashMap::new();
-        for (key, text) in of_names.chain(of_metrics) {
+        for (key, text) in of_names.chain(of_sites) {
             let Ok(socket) = text.get_ref().parse::<std::net::SocketAddr>() else { continue };
             let address = socket.ip();
             let is_local = address.is_loopback() || address.is_unspecified();
