@@ -155,7 +155,15 @@ impl Wire {
 
     /// The IPv4 frames that come until none has come for `quiet`.
     pub fn receive_ipv4(&self, quiet: Duration) -> Vec<Vec<u8>> {
-        std::iter::from_fn(|| self.receive(quiet)).filter(|frame| be16(frame, 12) == 0x0800).collect()
+        let (mut frames, mut until) = (Vec::new(), Instant::now() + quiet);
+        // What is not IPv4 does not break the quiet: hosts ask for each other all the time.
+        while let Some(frame) = self.receive(until.saturating_duration_since(Instant::now())) {
+            if be16(&frame, 12) == 0x0800 {
+                frames.push(frame);
+                until = Instant::now() + quiet;
+            }
+        }
+        frames
     }
 
     /// The next ARP frame that `wanted` accepts.

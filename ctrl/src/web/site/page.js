@@ -407,12 +407,21 @@ function search(text) {
   draw();
 }
 
+// Goes where a key or a click leads, at once: the browser tells of the new address only later.
+function lead(hash) {
+  location.hash = hash;
+  go();
+}
+
+let gone = null;
 function go() {
+  if (gone === location.hash) return;
+  gone = location.hash;
   const [tab, name] = location.hash.replace(/^#/, "").split("/");
   const known = ["services", "service", "machine", "drops", "events"];
   const old = view.tab;
   view.tab = known.includes(tab) ? tab : "services";
-  view.service = view.tab === "service" ? decodeURIComponent(name || "") : null;
+  try { view.service = view.tab === "service" ? decodeURIComponent(name || "") : null; } catch { view.service = name; }
   if (old !== view.tab) {
     view.filter = $("search").value = "";
     chosen = 0;
@@ -457,9 +466,9 @@ function press(event) {
     j: () => { chosen += 1; scroll(); }, ArrowDown: () => { chosen += 1; scroll(); },
     k: () => { chosen -= 1; scroll(); }, ArrowUp: () => { chosen -= 1; scroll(); },
     n: () => page(1), p: () => page(-1), " ": () => { held = !held; link(); },
-    Enter: () => { const line = mark(); if (line && line.dataset.goes) location.hash = line.dataset.goes; },
-    Escape: () => { if (view.tab === "service") location.hash = "#services"; else if (view.filter) search(""); },
-  }[event.key] || (tabs[event.key] && (() => { location.hash = "#" + tabs[event.key]; }));
+    Enter: () => { const line = mark(); if (line && line.dataset.goes) lead(line.dataset.goes); },
+    Escape: () => { if (view.tab === "service") lead("#services"); else if (view.filter) search(""); },
+  }[event.key] || (tabs[event.key] && (() => lead("#" + tabs[event.key])));
   if (!doing || $("help").open || event.target.tagName === "BUTTON" && [" ", "Enter"].includes(event.key)) return;
   event.preventDefault();
   doing();
@@ -481,7 +490,7 @@ $("on").addEventListener("click", () => page(1));
 for (const id of ["service-table"]) {
   $(id).tBodies[0].addEventListener("click", (event) => {
     const line = event.target.closest("tr");
-    if (line && line.dataset.goes) location.hash = line.dataset.goes;
+    if (line && line.dataset.goes) lead(line.dataset.goes);
   });
 }
 setInterval(link, 1000);
