@@ -8,7 +8,7 @@ use dataplane::drop::DropReason;
 use dataplane::flow::{Endpoint, Protocol};
 use dataplane::ids::{NeighborId, ServerId};
 use dataplane::scheduler::Scheduler;
-use dataplane::session::{PORTS_PER_PAIR, State, Timeouts};
+use dataplane::session::{ForwardMode, PORTS_PER_PAIR, State, Timeouts};
 use dataplane::snapshot::{Listen, Neighbors, NextHop, Services};
 use pktgen_tests::conformance::SERVER_MAC;
 use pktgen_tests::frames::{
@@ -243,11 +243,18 @@ fn client(number: usize) -> Route {
     Route { source: (address.into(), 1024 + (number % 60_000) as u16), ..inbound(0) }
 }
 
+/// A connection of a client that answers what the server says. Returns its SYN as the server sees it.
+fn connect(lab: &mut Lab, client: &Route) -> Vec<u8> {
+    let seen = lab.send(A, &tcp_frame(client, tcp::SYN, &[])).frame().to_vec();
+    lab.send(A, &tcp_frame(client, tcp::ACK, &[])).frame();
+    seen
+}
+
 #[test]
 fn exhausted_local_ports_refuse_cleanly_and_another_server_is_not_touched() {
     let mut lab = Lab::new(&Plan { sessions: 140_000, ..Plan::default() });
     for number in 0..PORTS_PER_PAIR {
-        lab.send(A, &tcp_frame(&client(number), tcp::SYN, &[])).frame();
+        connect(&mut lab, &client(number));
     }
 
     let refused = lab.send(A, &tcp_frame(&client(PORTS_PER_PAIR), tcp::SYN, &[]));
@@ -266,7 +273,7 @@ fn when_ports_run_out_the_oldest_closed_session_makes_room() {
     let mut lab = Lab::new(&Plan { sessions: 70_000, ..Plan::default() });
     let mut first = Vec::new();
     for number in 0..PORTS_PER_PAIR {
-        let seen = lab.send(A, &tcp_frame(&client(number), tcp::SYN, &[])).frame().to_vec();
+        let seen = connect(&mut lab, &client(number));
         if number == 0 {
             first = seen;
         }
@@ -283,6 +290,113 @@ fn when_ports_run_out_the_oldest_closed_session_makes_room() {
     assert_eq!((said.address, said.l4_port), endpoints(&seen).unwrap().0, "as it was said");
     assert_eq!(lab.sessions(), PORTS_PER_PAIR);
     assert_eq!(lab.stats.sessions_recycled.value(), 1);
+}
+
+#[test]
+fn half_open_connections_have_a_quarter_of_the_table_and_the_oldest_go_first() {
+    let mut lab = Lab::new(&Plan { sessions: 1_000, ..Plan::default() });
+    for number in 0..300 {
+        connect(&mut lab, &client(number));
+    }
+    let half_open = |lab: &Lab| lab.stats.sessions_half_open.value();
+    assert_eq!(half_open(&lab), 0);
+    for number in 300..5_300 {
+        lab.now = lab.now + Duration::from_millis(1);
+        lab.send(A, &tcp_frame(&client(number), tcp::SYN, &[])).frame();
+    }
+    assert_eq!((half_open(&lab), lab.sessions()), (250, 550));
+    assert_eq!(lab.stats.sessions_displaced.value(), 4_750);
+    // Those who answered the server are all there, and so are the youngest of the others.
+    for number in (0..300).chain(5_050..5_300) {
+        lab.send(A, &tcp_frame(&client(number), tcp::ACK, b"x")).frame();
+    }
+    assert_eq!((half_open(&lab), lab.sessions()), (0, 550));
+    let lost = lab.send(A, &tcp_frame(&client(5_049), tcp::ACK, b"x"));
+    assert_eq!(lost, Fate::Dropped(DropReason::NoSession));
+}
+
+#[test]
+fn unanswered_datagrams_have_a_quarter_of_the_table_and_those_that_go_on_speaking_stay() {
+    let mut lab = Lab::new(&Plan { sessions: 1_000, ..Plan::default() });
+    for number in 0..100 {
+        let seen = lab.send(A, &udp_frame(&client(number), b"x")).frame().to_vec();
+        lab.send(B, &udp_frame(&answer_to(&seen), b"y")).frame();
+    }
+    let talker = client(100);
+    let heard = endpoints(lab.send(A, &udp_frame(&talker, b"x")).frame());
+    for number in 101..3_000 {
+        lab.now = lab.now + Duration::from_millis(1);
+        lab.send(A, &udp_frame(&client(number), b"x")).frame();
+        assert_eq!(endpoints(lab.send(A, &udp_frame(&talker, b"x")).frame()), heard, "at {number}");
+    }
+    assert_eq!((lab.stats.sessions_unanswered.value(), lab.sessions()), (250, 350));
+    // Where the server's answers do not pass, nobody can know.
+    let mode = ForwardMode::DirectRoute;
+    let mut lab = Lab::new(&Plan { sessions: 1_000, mode, ..Plan::default() });
+    for number in 0..1_000 {
+        lab.send(A, &udp_frame(&client(number), b"x")).frame();
+    }
+    assert_eq!((lab.stats.sessions_unanswered.value(), lab.sessions()), (0, 1_000));
+    assert_eq!(lab.send(A, &udp_frame(&client(1_000), b"x")), Fate::Dropped(DropReason::SessionTableFull));
+}
+
+#[test]
+fn a_full_table_gives_up_a_half_open_connection_for_a_new_client() {
+    let mut lab = Lab::new(&Plan { sessions: 100, ..Plan::default() });
+    (0..80).for_each(|number| drop(connect(&mut lab, &client(number))));
+    for number in 80..100 {
+        lab.send(A, &tcp_frame(&client(number), tcp::SYN, &[])).frame();
+    }
+    for number in 100..120 {
+        let seen = connect(&mut lab, &client(number));
+        lab.send(B, &tcp_frame(&answer_to(&seen), tcp::ACK, b"y")).frame();
+    }
+    let next = tcp_frame(&client(120), tcp::SYN, &[]);
+    let said = lab.director.explain(A, &next, &lab.world, lab.now);
+    assert_eq!(said.verdict, Verdict::Drop(DropReason::SessionTableFull));
+    assert_eq!(lab.send(A, &next), Fate::Dropped(DropReason::SessionTableFull), "nobody can go");
+    assert_eq!((lab.sessions(), lab.stats.sessions_displaced.value()), (100, 20));
+}
+
+#[test]
+fn a_pair_whose_ports_nobody_answered_on_gives_the_oldest_to_a_new_client() {
+    let mut lab = Lab::new(&Plan { sessions: 300_000, ..Plan::default() });
+    let answered = lab.send(A, &udp_frame(&client(0), b"x")).frame().to_vec();
+    lab.send(B, &udp_frame(&answer_to(&answered), b"y")).frame();
+    let mut oldest = Vec::new();
+    for number in 1..PORTS_PER_PAIR {
+        let seen = lab.send(A, &udp_frame(&client(number), b"x")).frame().to_vec();
+        if number == 1 {
+            oldest = seen;
+        }
+    }
+    let next = udp_frame(&client(PORTS_PER_PAIR), b"x");
+    let said = lab.director.explain(A, &next, &lab.world, lab.now).leaving.unwrap().source;
+    let seen = lab.send(A, &next).frame().to_vec();
+    assert_eq!(endpoints(&seen).unwrap().0, endpoints(&oldest).unwrap().0, "that of the oldest");
+    assert_eq!((said.address, said.l4_port), endpoints(&seen).unwrap().0, "as it was said");
+    assert_eq!(lab.stats.sessions_displaced.value(), 1);
+    let again = lab.send(A, &udp_frame(&client(0), b"x")).frame().to_vec();
+    assert_eq!(endpoints(&again), endpoints(&answered), "one that was answered stays");
+}
+
+#[test]
+fn half_open_connections_are_kept_for_a_shorter_time_as_the_table_fills() {
+    for (established, seconds) in [(300, 60), (600, 30), (800, 15), (940, 10)] {
+        let mut lab = Lab::new(&Plan { sessions: 1_000, ..Plan::default() });
+        (0..established).for_each(|number| drop(connect(&mut lab, &client(number))));
+        for number in established..established + 20 {
+            lab.send(A, &tcp_frame(&client(number), tcp::SYN, &[])).frame();
+        }
+        let begin = lab.now;
+        // The sweep takes a second for the whole table.
+        for (millis, left) in [(seconds * 1_000 - 1, 20), (seconds * 1_000 + 1_100, 0)] {
+            lab.now = begin + Duration::from_millis(millis);
+            (0..4).for_each(|_| lab.director.expire(&lab.world, lab.now));
+            let half_open = lab.stats.sessions_half_open.value();
+            assert_eq!((half_open, lab.sessions()), (left, established + left as usize), "{seconds} s");
+        }
+    }
 }
 
 #[test]
@@ -710,7 +824,7 @@ fn a_local_port_that_is_used_again_gets_later_sequence_numbers_and_no_timestamp(
 
 #[test]
 fn many_sessions_that_end_at_once_are_spread_over_turns() {
-    let mut lab = Lab::new(&Plan::default());
+    let mut lab = Lab::new(&Plan { sessions: 4_000, ..Plan::default() });
     for client_port in 0..900 {
         lab.send(A, &udp_frame(&inbound(10_000 + client_port), b"x"));
     }

@@ -309,7 +309,8 @@ fn plan(locals: usize) -> Plan {
         weights: vec![1; 10],
         locals: (0..locals).map(|at| nth(LOCAL, at)).collect(),
         sessions: FLOWS,
-        sessions6: SOME_FLOWS,
+        // A quarter of a table is for flows that nobody answered yet.
+        sessions6: 4 * SOME_FLOWS,
         ..Plan::default()
     }
 }

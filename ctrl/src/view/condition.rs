@@ -6,8 +6,10 @@ use crate::config::ServiceSpec;
 use crate::config::Weight;
 use crate::health::Health;
 use crate::topology::port_of;
+use dataplane::director::UNPROVEN_SHARE;
 use dataplane::drop::DropReason;
 use dataplane::ids::ServerId;
+use dataplane::stats::Counter;
 use std::collections::BTreeSet;
 
 /// A service's state.
@@ -179,9 +181,30 @@ impl Observer<'_> {
         workers
             .flat_map(|(worker, stats)| {
                 let (all, wide) = (stats.sessions_live.value(), stats.sessions_live_ipv6.value());
+                let [half_open, half_open_ipv6, unanswered, unanswered_ipv6] = [
+                    &stats.sessions_half_open,
+                    &stats.sessions_half_open_ipv6,
+                    &stats.sessions_unanswered,
+                    &stats.sessions_unanswered_ipv6,
+                ]
+                .map(Counter::value);
                 [
-                    TableUse { worker, is_ipv6: false, used: all.saturating_sub(wide), capacity },
-                    TableUse { worker, is_ipv6: true, used: wide, capacity: capacity_ipv6 },
+                    TableUse {
+                        worker,
+                        is_ipv6: false,
+                        used: all.saturating_sub(wide),
+                        capacity,
+                        half_open,
+                        unanswered,
+                    },
+                    TableUse {
+                        worker,
+                        is_ipv6: true,
+                        used: wide,
+                        capacity: capacity_ipv6,
+                        half_open: half_open_ipv6,
+                        unanswered: unanswered_ipv6,
+                    },
                 ]
             })
             .collect()
@@ -209,6 +232,12 @@ impl Observer<'_> {
             let remedy = format!("raise dataplane.{key}, which takes a restart, or shorten [timeouts]");
             let what = format!("{family} sessions of worker {}", table.worker);
             note(what, table.used, table.capacity, &remedy);
+            let share = table.capacity / UNPROVEN_SHARE as u64;
+            let remedy = "a flood, or servers that do not answer: beyond a quarter of the table the oldest make room for new ones";
+            let what = format!("half-open {family} connections of worker {}", table.worker);
+            note(what, table.half_open, share, remedy);
+            let what = format!("unanswered {family} datagrams of worker {}", table.worker);
+            note(what, table.unanswered, share, remedy);
         }
         let (in_use, buffers) = self.devices.buffers();
         let remedy = "packets wait somewhere: look at `sluice worker list` for one that is behind";
@@ -239,6 +268,10 @@ pub struct TableUse {
     pub used: u64,
     /// Sessions that fit.
     pub capacity: u64,
+    /// Connections that are half open.
+    pub half_open: u64,
+    /// Datagrams' sessions that no server has answered yet.
+    pub unanswered: u64,
 }
 
 /// Why new sessions are refused now, where the state of things does not say so.

@@ -441,7 +441,7 @@ impl Director {
             }
             ForwardMode::DirectRoute => {
                 new.outbound = answers(inbound.source().address);
-                self.open_one_way(&new, arrival.stamp)
+                self.open_one_way(&new, arrival)
             }
             ForwardMode::Tunnel => {
                 let flow = S::side(self).sessions.hash(inbound);
@@ -450,7 +450,7 @@ impl Director {
                 let source = source.ok_or(DropReason::NoRoute)?;
                 let outer = Endpoint::new(source, tunnel.encapsulation.number());
                 new.outbound = S::new(protocol, real, outer);
-                self.open_one_way(&new, arrival.stamp)
+                self.open_one_way(&new, arrival)
             }
             ForwardMode::Snat => {
                 new.outbound = answers(inbound.source().address);
@@ -458,6 +458,7 @@ impl Director {
             }
         };
         let admitted = made.inspect_err(|reason| self.stats.service(service.id).refuse(*reason))?;
+        self.note_unproven::<S>(admitted.index, arrival.stamp, arrival.world);
         self.stats.sessions_created.add(1);
         self.stats.sessions_live.add(1);
         if S::FAMILY == Family::V6 {
@@ -472,17 +473,20 @@ impl Director {
         Ok(admitted)
     }
 
-    /// Puts a session into its table.
+    /// Puts a session into its table. In a full one an unproven session makes room.
     pub(super) fn insert<S: HasSide>(
         &mut self,
         new: &NewSession<S>,
-        now: Stamp,
+        arrival: &Arrival<'_>,
     ) -> Result<SessionIndex, DropReason> {
         let state = match new.inbound.protocol() {
             Protocol::Tcp | Protocol::Sctp => State::None,
             Protocol::Udp | Protocol::Icmp => State::UdpOneWay,
         };
-        let made = S::side_mut(self).sessions.insert(new, state, now);
+        let mut made = S::side_mut(self).sessions.insert(new, state, arrival.stamp);
+        if made == Err(InsertError::Full) && self.make_room::<S>(arrival.world) {
+            made = S::side_mut(self).sessions.insert(new, state, arrival.stamp);
+        }
         if new.changes_family() && made.is_ok() {
             S::side_mut(self).across += 1;
         }
@@ -493,8 +497,12 @@ impl Director {
     }
 
     /// Makes a session whose server answers the client itself.
-    fn open_one_way<S: HasSide>(&mut self, new: &NewSession<S>, now: Stamp) -> Result<Admitted, DropReason> {
-        let index = self.insert(new, now)?;
+    fn open_one_way<S: HasSide>(
+        &mut self,
+        new: &NewSession<S>,
+        arrival: &Arrival<'_>,
+    ) -> Result<Admitted, DropReason> {
+        let index = self.insert(new, arrival)?;
         Ok(Admitted { index, across: new.changes_family(), ports_before: 0, port_again: false })
     }
 
@@ -511,7 +519,7 @@ impl Director {
         let Local { id, answers, taken } = local.ok_or(DropReason::LocalPortsExhausted)?;
         new.outbound = S::of_wide(answers.widen()).ok_or(DropReason::LocalPortsExhausted)?;
         new.local_id = id;
-        let index = match self.insert(new, arrival.stamp) {
+        let index = match self.insert(new, arrival) {
             Ok(index) => index,
             Err(_) => {
                 self.release_port(answers.with_destination_port(0), taken.l4_port);

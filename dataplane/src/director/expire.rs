@@ -7,6 +7,7 @@
 
 use super::Director;
 use super::side::{HasSide, Side};
+use super::unproven::Pressure;
 use crate::clock::Instant;
 use crate::flow::{Direction, FlowKey, FlowKey6};
 use crate::frame::BURST_SIZE;
@@ -94,6 +95,7 @@ impl Director {
         let Side { sessions, local_ports, sweep, .. } = K::side_mut(self);
         let capacity = sessions.capacity();
         let stamp = now.stamp();
+        let pressure = Pressure::of(sessions.len(), capacity);
         // Collected first, so that the lines that ending them needs come together: half the time.
         let mut over: ArrayVec<(SessionIndex, Option<PairIndex>), ENDED_PER_TURN> = ArrayVec::new();
         let mut looked_at = 0;
@@ -108,7 +110,11 @@ impl Director {
                 None
             };
             let timeouts = own.unwrap_or(&world.timeouts);
-            if stamp.millis_since(session.last_seen) >= timeouts.of(session.state()) {
+            let mut patience = timeouts.of(session.state());
+            if pressure != Pressure::None && session.unproven().is_some() {
+                patience = pressure.shorten(patience);
+            }
+            if stamp.millis_since(session.last_seen) >= patience {
                 sessions.prefetch_keys(session);
                 local_ports.prefetch_bucket(session.pair());
                 over.push((index, None));

@@ -309,13 +309,16 @@ impl Director {
         let (protocol, real) = (inbound.protocol(), real_of(service, server, inbound.destination()));
         let exhausted = DropReason::LocalPortsExhausted;
         let (client, vip) = (inbound.source(), inbound.destination());
+        let mut makes_room = None;
         let (source, destination) = match service.mode {
             ForwardMode::FullNat => {
                 let local = match (S::FAMILY, real.address) {
                     (Family::V6, IpAddr::V4(_)) => self.foresee_local::<FlowKey>(service, protocol, real),
                     _ => self.foresee_local::<S>(service, protocol, real),
                 };
-                (local.ok_or(exhausted)?, real)
+                let (local, yields) = local.ok_or(exhausted)?;
+                makes_room = yields;
+                (local, real)
             }
             ForwardMode::Nat => (self.foresee_by_client(inbound, real, ends, world)?, real),
             ForwardMode::Snat => {
@@ -331,7 +334,8 @@ impl Director {
             |record: &SessionRecord| record.client.address.is_ipv6() || record.real.address.is_ipv6();
         let ends_here = said.begins_anew
             && said.session.is_some_and(|(record, _)| is_wide(&record) == (S::FAMILY == Family::V6));
-        if sessions.len() == sessions.capacity() && !ends_here {
+        let has_room = ends_here || makes_room == Some(S::FAMILY) || self.could_make_room::<S>();
+        if sessions.len() == sessions.capacity() && !has_room {
             return Err(DropReason::SessionTableFull);
         }
         let outer = self.foresee_tunnel(service, server, inbound, false, world)?;

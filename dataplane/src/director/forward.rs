@@ -1,7 +1,7 @@
 //! Packets of sessions: the state they lead to, what they become, where they go.
 
 use super::side::HasSide;
-use super::{Arrival, Director, Group, Verdict, Verdicts};
+use super::{Arrival, Director, Group, Verdict, Verdicts, unproven};
 use crate::clock::Stamp;
 use crate::drop::DropReason;
 use crate::flow::{Direction, Key, Protocol};
@@ -91,8 +91,7 @@ impl Director {
                 return self.exceeds_mtu(frame, packet, mtu, arrival, verdicts);
             }
         }
-        let counters = stats.server(session.server);
-        account(session, packet, direction, arrival.stamp, counters);
+        account(session, packet, direction, arrival.stamp, stats);
         let bytes = frame.bytes_mut();
         match next {
             Next::Known(egress) => {
@@ -172,15 +171,16 @@ pub(super) fn account<S: Key, K: Key>(
     packet: &Packet<K>,
     direction: Direction,
     stamp: Stamp,
-    counters: &ServerCounters,
+    stats: &WorkerStats,
 ) {
+    let counters = stats.server(session.server);
     let state = session.state().after(packet.flags, Seen::of(direction, session.mode.sees_answers()));
     session.last_seen = stamp;
     if state != session.state() {
         if session.state() == State::SynRecv && direction == Direction::Outbound && packet.flags.rst() {
             counters.failures.add(1);
         }
-        change_state(session, state, counters);
+        change_state(session, state, stats);
     }
     count_traffic(packet.total_len, direction, counters);
 }
@@ -246,15 +246,26 @@ fn rewrite_aside<K: Wire>(
     rewrite(frame, packet, protocol, session, direction);
 }
 
-/// Moves a session to another state, and to the other gauge if that counts differently.
+/// Moves a session to another state, and to other gauges if that counts differently.
 #[inline(never)]
-fn change_state<K: Key>(session: &mut Session<K>, state: State, counters: &ServerCounters) {
+fn change_state<K: Key>(session: &mut Session<K>, state: State, stats: &WorkerStats) {
+    let counters = stats.server(session.server);
     fn gauge(state: State, counters: &ServerCounters) -> &Counter {
         if state.is_active() { &counters.sessions_active } else { &counters.sessions_inactive }
     }
     gauge(session.state(), counters).decrement();
     gauge(state, counters).add(1);
+    let before = session.unproven();
     session.set_state(state);
+    let after = session.unproven();
+    if before != after {
+        if let Some(kind) = before {
+            unproven::gauge(stats, kind, K::FAMILY).decrement();
+        }
+        if let Some(kind) = after {
+            unproven::gauge(stats, kind, K::FAMILY).add(1);
+        }
+    }
 }
 
 /// Where a packet goes, and whether its Ethernet header is known.

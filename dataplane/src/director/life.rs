@@ -2,7 +2,7 @@
 
 use super::admit::{Admitted, NotAdmitted};
 use super::side::HasSide;
-use super::{Arrival, Director, Staged, Verdicts};
+use super::{Arrival, Director, Staged, Verdicts, unproven};
 use crate::clock::Instant;
 use crate::drop::DropReason;
 use crate::flow::{Direction, Endpoint, Family, FlowKey6, Protocol};
@@ -122,6 +122,9 @@ impl Director {
         }
         if K::FAMILY == Family::V6 && session.changes_family() {
             K::side_mut(self).across -= 1;
+        }
+        if let Some(kind) = session.unproven() {
+            unproven::gauge(&self.stats, kind, K::FAMILY).decrement();
         }
         self.stats.sessions_live.decrement();
         if K::FAMILY == Family::V6 {

@@ -25,7 +25,7 @@ impl<L: Key> Local<L> {
     }
 }
 
-/// Ports looked at, oldest first, for a closed session that can make room.
+/// Ports looked at, oldest first, for a session that can make room: one that is closed or unproven.
 const RECYCLE_TRIES: usize = 16;
 /// Ports tried where nobody keeps account of them; with nine of ten in use one is found but for once
 /// in a thousand.
@@ -35,7 +35,7 @@ const PORT_STEP: usize = 5_869;
 
 impl Director {
     /// A local endpoint towards `real` that no session uses, from the service's local
-    /// addresses in turn. When none is left, the oldest closed session makes room.
+    /// addresses in turn. When none is left, the oldest session that is closed or unproven makes room.
     pub(super) fn take_local<L: HasSide>(
         &mut self,
         service: &Service,
@@ -65,12 +65,12 @@ impl Director {
         None
     }
 
-    /// Ends one closed session of `pair`, trying those whose ports were given out longest ago.
+    /// Ends one closed or unproven session of `pair`, trying those whose ports were given out longest ago.
     fn recycle<L: HasSide>(&mut self, pair: L, world: &Snapshot) -> bool {
         for _ in 0..RECYCLE_TRIES {
             let Some(l4_port) = L::side_mut(self).local_ports.oldest(pair) else { return false };
             let answers = pair.with_destination_port(l4_port);
-            if self.end_closed(answers, world) || self.end_closed(answers.widen(), world) {
+            if self.end_yielding(answers, world) || self.end_yielding(answers.widen(), world) {
                 return true;
             }
             L::side_mut(self).local_ports.skip(pair);
@@ -78,20 +78,23 @@ impl Director {
         false
     }
 
-    /// Ends the session whose answers have this key, if it is closed.
-    fn end_closed<K: HasSide>(&mut self, answers: K, world: &Snapshot) -> bool {
-        let Some(index) = self.find_closed(answers) else { return false };
-        self.stats.sessions_recycled.add(1);
+    /// Ends the session whose answers have this key, if it is closed or unproven.
+    fn end_yielding<K: HasSide>(&mut self, answers: K, world: &Snapshot) -> bool {
+        let Some(index) = self.find_yielding(answers) else { return false };
+        let is_closed = K::side(self).sessions.get(index).state().is_closed();
+        let count = if is_closed { &self.stats.sessions_recycled } else { &self.stats.sessions_displaced };
+        count.add(1);
         self.end::<K>(index, world);
         true
     }
 
-    /// The session whose answers have this key, if it is closed.
-    fn find_closed<K: HasSide>(&self, answers: K) -> Option<SessionIndex> {
+    /// The session whose answers have this key, if it is closed or unproven.
+    fn find_yielding<K: HasSide>(&self, answers: K) -> Option<SessionIndex> {
         let sessions = &K::side(self).sessions;
         match sessions.find(answers, sessions.hash(answers)) {
             Some((index, Direction::Outbound)) => {
-                Some(index).filter(|at| sessions.get(*at).state().is_closed())
+                let session = sessions.get(index);
+                (session.state().is_closed() || session.unproven().is_some()).then_some(index)
             }
             Some(_) | None => None,
         }
@@ -149,13 +152,14 @@ impl Director {
         (count, ((hash >> 32) as usize).checked_rem(count).unwrap_or(0))
     }
 
-    /// The local endpoint that [`take_local`](Self::take_local) would give.
+    /// The local endpoint that [`take_local`](Self::take_local) would give, and the family in whose table a session would
+    /// make room for it.
     pub(super) fn foresee_local<L: HasSide>(
         &self,
         service: &Service,
         protocol: Protocol,
         real: Endpoint,
-    ) -> Option<Endpoint> {
+    ) -> Option<(Endpoint, Option<Family>)> {
         let count = service.locals.len();
         let first = self.cursors[service.id.0 as usize].clone().turn(count);
         let locals = (0..count).map(|step| service.locals[(first + step) % count]);
@@ -163,16 +167,19 @@ impl Director {
         let pair = |address| L::new(protocol, real, Endpoint::new(address, 0));
         let ports = &L::side(self).local_ports;
         let free = locals.clone().find_map(|LocalAddress { address, port, .. }| {
-            Some(Endpoint::new(address, ports.peek(pair(address), port)?))
+            Some((Endpoint::new(address, ports.peek(pair(address), port)?), None))
         });
         free.or_else(|| {
             locals.clone().find_map(|LocalAddress { address, .. }| {
                 let pair = pair(address);
-                let closed = ports.oldest_ones(pair).take(RECYCLE_TRIES).find(|l4_port| {
-                    let answers = pair.with_destination_port(*l4_port);
-                    self.find_closed(answers).is_some() || self.find_closed(answers.widen()).is_some()
-                });
-                Some(Endpoint::new(address, closed?))
+                ports.oldest_ones(pair).take(RECYCLE_TRIES).find_map(|l4_port| {
+                    let answers = pair.with_destination_port(l4_port);
+                    let family = match self.find_yielding(answers) {
+                        Some(_) => L::FAMILY,
+                        None => self.find_yielding(answers.widen()).map(|_| Family::V6)?,
+                    };
+                    Some((Endpoint::new(address, l4_port), Some(family)))
+                })
             })
         })
     }
@@ -243,7 +250,7 @@ impl Director {
                 continue;
             };
             new.outbound = answers.with_destination_port(l4_port);
-            match self.insert(new, arrival.stamp) {
+            match self.insert(new, arrival) {
                 Err(DropReason::LocalPortsExhausted) => {}
                 Err(reason) => return Err(reason),
                 Ok(index) => {

@@ -12,7 +12,7 @@
 //! [`forward`] sends packets of sessions on their way, [`otherwise`] those that need more than new addresses,
 //! [`hopeless`] drops what nobody has asked for, [`fragments`] joins what came in pieces; [`tell`] says to servers
 //! where their clients are, [`cut`] makes two of one that became too long. [`admit`] says who may have a session,
-//! [`life`] begins and ends it, [`expire`] finds old ones, [`reset`] tells their ends. [`answer`] writes what the appliance itself has to say, [`relay`] passes
+//! [`life`] begins and ends it, [`expire`] finds old ones, [`unproven`] those that may be false, [`reset`] tells their ends. [`answer`] writes what the appliance itself has to say, [`relay`] passes
 //! on what others say about its packets, [`owner`] gives packets to other workers, [`kernel`] to the host's kernel;
 //! [`budget`] says how much of that may be in a second. [`fill`] looks how full things are; [`explain`] says what all of them would do, and does nothing.
 
@@ -36,10 +36,12 @@ mod reset;
 mod sequences;
 mod side;
 mod tell;
+mod unproven;
 mod verdicts;
 
 pub use explain::{Chosen, Explanation, Leaving};
 pub use sequences::Sequences;
+pub use unproven::UNPROVEN_SHARE;
 
 use crate::clock::{Instant, Stamp};
 use crate::drop::DropReason;

@@ -14,7 +14,7 @@ mod templates;
 pub use fragments::{DatagramId, DatagramKey, Fragments, HELD_MAX, Settled, Step};
 pub use local_ports::{LocalPorts, PORTS_PER_PAIR, Pair, PairIndex, Taken};
 pub use record::SessionRecord;
-pub use state::{Seen, State, Timeouts};
+pub use state::{Seen, State, Timeouts, Unproven};
 pub use table::{Candidate, InsertError, Lines, SessionIndex, SessionTable};
 pub use templates::{Persistence, Templates};
 

@@ -188,6 +188,16 @@ impl State {
         matches!(self, Self::TimeWait | Self::Close | Self::LastAck)
     }
 
+    /// In which way a session in this state is unproven, where the server's answers pass here or do not.
+    #[inline]
+    pub const fn unproven(self, sees_answers: bool) -> Option<Unproven> {
+        match self {
+            Self::None | Self::SynSent | Self::SynRecv | Self::SynAck => Some(Unproven::HalfOpen),
+            Self::UdpOneWay if sees_answers => Some(Unproven::Unanswered),
+            _ => None,
+        }
+    }
+
     /// The state's name in lists.
     pub const fn name(self) -> &'static str {
         match self {
@@ -207,6 +217,20 @@ impl State {
             Self::UdpTwoWay => "UDP",
         }
     }
+}
+
+/// Why nobody knows yet whether a client is who it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unproven {
+    /// It has not answered what the server said to its SYN.
+    HalfOpen,
+    /// The server has said nothing to its datagrams.
+    Unanswered,
+}
+
+impl Unproven {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::HalfOpen, Self::Unanswered];
 }
 
 /// How long a session may be silent in each state, in milliseconds.

@@ -169,6 +169,16 @@ counters! {
         sessions_expired: Counter of Sessions,
         /// Closed sessions ended early because their local port or slot was needed.
         sessions_recycled: Counter of Sessions,
+        /// Half-open connections and unanswered datagrams' sessions that were ended early to make room.
+        sessions_displaced: Counter of Sessions,
+        /// Connections between IPv4 addresses that are half open now.
+        sessions_half_open: Gauge of Sessions,
+        /// Connections with an IPv6 address that are half open now.
+        sessions_half_open_ipv6: Gauge of Sessions,
+        /// Datagrams' sessions between IPv4 addresses to which the server has not answered yet.
+        sessions_unanswered: Gauge of Sessions,
+        /// Datagrams' sessions with an IPv6 address to which the server has not answered yet.
+        sessions_unanswered_ipv6: Gauge of Sessions,
         /// Sessions now in the tables of both families.
         sessions_live: Gauge of Sessions,
         /// Sessions now in the table of those with an IPv6 address.

@@ -6,7 +6,7 @@
 
 use clap::Parser;
 use pktgen_tests::netns;
-use pktgen_tests::nics::guest::{Board, Guest, Nic, PCI};
+use pktgen_tests::nics::guest::{Board, Guest, Nic, PCI, STANDS_STILL, once_more};
 use pktgen_tests::nics::image::Image;
 use pktgen_tests::nics::lab::NicLab;
 use pktgen_tests::nics::load::ON_HOST;
@@ -74,7 +74,7 @@ fn emulated(wanted: &[String]) -> Result<usize, String> {
         failures += obstacles::walk(&image)?;
     }
     if is_asked(ITSELF) {
-        failures += itself()?;
+        failures += once_more(itself)?;
     }
     Ok(failures)
 }
@@ -102,12 +102,23 @@ fn itself() -> Result<usize, String> {
     let words = format!("--pci {} --peers {peers} --without link", PCI.join(","));
     guest.run(&format!("cd /root; (sluice-nics {words}; echo ended $?) > said 2>&1 &"))?;
     let (mut said, mut shown) = (String::new(), 0);
+    let mut still = None;
     wait_until(PATIENCE, || {
-        said = guest.run("cat /root/said").unwrap_or_default();
+        match guest.run("cat /root/said") {
+            Ok(text) => said = text,
+            Err(error) if error.contains(STANDS_STILL) => {
+                still = Some(error);
+                return true;
+            }
+            Err(_) => return false,
+        }
         said.lines().skip(shown).for_each(|line| println!("  {line}"));
         shown = said.lines().count();
         said.contains("ended ")
     });
+    if let Some(error) = still {
+        return Err(error);
+    }
     let drivers = guest
         .run("for d in 04 08; do basename $(readlink /sys/bus/pci/devices/0000:00:$d.0/driver); done")?;
     if drivers.split_whitespace().any(|driver| driver != "e1000e") {

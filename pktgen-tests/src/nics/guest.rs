@@ -16,6 +16,21 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// What is said of a machine that does not answer.
 pub const STANDS_STILL: &str = "the guest does not answer";
 
+/// Does something with guests, and once more with new ones if a guest stood still: that happens to emulated machines, and says
+/// nothing of sluiced.
+///
+/// # Errors
+/// With what went wrong in the end.
+pub fn once_more<T>(work: impl Fn() -> Result<T, String>) -> Result<T, String> {
+    match work() {
+        Err(error) if error.contains(STANDS_STILL) => {
+            println!("  {error}; once more, with new guests");
+            work()
+        }
+        done => done,
+    }
+}
+
 /// A kind of NIC.
 #[derive(Clone, Copy, Debug)]
 pub struct Nic<'a> {

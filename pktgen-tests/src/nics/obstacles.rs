@@ -1,7 +1,7 @@
 //! What a machine itself has in the way of NICs, which only another machine shows: no IOMMU, a group that is shared, a
 //! kernel without the module for it.
 
-use super::guest::{Board, Guest, Nic, STANDS_STILL};
+use super::guest::{Board, Guest, Nic, once_more};
 use super::image::Image;
 use super::lab::{EMULATED, Setup};
 use super::machine::Machine;
@@ -22,14 +22,7 @@ const PCI: [&str; 3] = ["0000:00:04.0", "0000:00:08.0", "0000:00:04.1"];
 /// When a guest does not come up, or its NICs cannot be bound.
 pub fn walk(image: &Image) -> Result<usize, String> {
     println!("what a machine has in the way, on guests with three e1000");
-    match meet(image) {
-        // It happens to emulated machines, and says nothing of sluiced.
-        Err(error) if error.contains(STANDS_STILL) => {
-            println!("  {error}; once more, on new guests");
-            meet(image)
-        }
-        met => met,
-    }
+    once_more(|| meet(image))
 }
 
 fn meet(image: &Image) -> Result<usize, String> {
