@@ -31,8 +31,12 @@ pub(crate) fn worker<P: Port>(
     let stats = Arc::new(WorkerStats::new(ports.len()));
     let world = publisher.publish(world);
     let id = seat.worker;
-    let mut director =
-        Director::new(Limits::for_sessions(capacity, 1_024), hasher(), seat, Arc::clone(&stats));
+    let mut director = Director::new(
+        Limits::for_sessions(capacity, capacity.min(8_192)),
+        hasher(),
+        seat,
+        Arc::clone(&stats),
+    );
     prepare(&mut director, &world);
     let worker = Worker::new(worker::Parts {
         id,

@@ -32,6 +32,9 @@ fn count(arm: &str, packets: u64) -> Result<i64, String> {
         .output()
         .map_err(|error| format!("valgrind: {error}; install it (Debian's package valgrind)"))?;
     let text = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        return Err(format!("traffic {arm}: {text}"));
+    }
     let line = text.lines().find(|line| line.contains("Collected :"));
     line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
         .ok_or_else(|| format!("valgrind tells no count: {text}"))

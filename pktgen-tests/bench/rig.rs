@@ -42,6 +42,8 @@ pub(crate) struct Rig {
     /// The time as the workers see it.
     pub(crate) now: Instant,
     assemblies: Vec<Assembly>,
+    /// Whether servers' answers pass.
+    sees_answers: bool,
 }
 
 impl Rig {
@@ -70,7 +72,8 @@ impl Rig {
                 assembly::worker(ports, world.clone(), capacity, seat, peers, |_, _| ())
             })
             .unzip();
-        Self { crew, workers, bench, now: Instant::from_millis(1_000), assemblies }
+        let sees_answers = !matches!(size.way.mode, "dr" | "tunnel");
+        Self { crew, workers, bench, now: Instant::from_millis(1_000), assemblies, sees_answers }
     }
 
     /// One turn of each worker.
@@ -125,11 +128,21 @@ impl Rig {
         assert_eq!(sent, (to - from) as u64, "of {} packets so many came out", to - from);
     }
 
-    /// Makes the sessions of the first `count` flows.
+    /// Makes the sessions of the first `count` flows, a few at a time: only a quarter of a table is for those that nobody has
+    /// proven, so clients go on, and servers answer where their answers pass.
     pub(crate) fn fill(&mut self, kind: Kind, count: usize) {
-        self.bench.borrow_mut().learn = true;
-        self.send(0, 0, count, kind);
-        self.bench.borrow_mut().learn = false;
+        let some = count.div_ceil(8);
+        for from in (0..count).step_by(some) {
+            let to = (from + some).min(count);
+            self.bench.borrow_mut().learn = true;
+            self.send(0, from, to, kind);
+            self.bench.borrow_mut().learn = false;
+            match kind {
+                Kind::Tcp(_) => self.send(0, from, to, Kind::Tcp(ACK)),
+                Kind::Udp if self.sees_answers => self.send(1, from, to, kind),
+                Kind::Udp => {}
+            }
+        }
         assert_eq!(self.sum(|stats| &stats.sessions_live), count as u64, "every flow has its session");
     }
 

@@ -131,6 +131,9 @@ fn a_drained_server_leaves_at_its_deadline_and_a_switch_overrules_for_a_while() 
     assert_eq!(shown["switch"]["to"], "10.0.0.12:80");
     assert!(wait_until(Duration::from_secs(5), || lab.json(&["service", "show", "web"]).unwrap()["switch"]
         .is_null()));
+    // Both edges can be read afterwards.
+    let events = || lab.sluice(&["events", "--service", "web"]).unwrap();
+    assert!(wait_until(Duration::from_secs(5), || events().contains("the switch is over")), "{}", events());
     assert_eq!(answers(&lab), ["rs1", "rs2"]);
     let servers = || lab.json(&["service", "show", "web"]).unwrap()["servers"].as_array().unwrap().len();
     sluice(&lab, "server drain web 10.0.0.12:80 --for 1s").unwrap();

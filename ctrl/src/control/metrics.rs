@@ -33,6 +33,8 @@ pub(super) struct Metering {
     ask: Option<Ask>,
     /// Where they cannot be served, and why.
     pub(super) problems: Vec<String>,
+    /// Those of the problems that the log has.
+    told: BTreeSet<String>,
     rows: Vec<Option<Arc<ServiceRow>>>,
     published: Arc<[Arc<ServiceRow>]>,
     locals: Arc<[LocalRow]>,
@@ -118,9 +120,21 @@ impl<D: Devices> Control<D> {
     /// Serves metrics and the page where the configuration says so.
     pub(super) fn follow_metrics(&mut self, is_new: bool) {
         let problems = self.metering.serve(&self.wanted.config, is_new);
-        let news = problems.iter().filter(|problem| !self.metering.problems.contains(problem));
-        news.for_each(|line| log::warn!(target: "metrics", "{line}"));
-        self.metering.problems = problems;
+        let Metering { problems: last, told, .. } = &mut self.metering;
+        // A listener that moves may meet the one that it was, which is gone a moment later: what is still there is told.
+        for line in problems.iter().filter(|problem| last.contains(problem)) {
+            if told.insert(line.clone()) {
+                log::warn!(target: "metrics", "{line}");
+            }
+        }
+        told.retain(|line| {
+            let is_there = problems.contains(line);
+            if !is_there {
+                log::info!(target: "metrics", "no longer: {line}");
+            }
+            is_there
+        });
+        *last = problems;
     }
 
     /// Once a second: tries again what could not be served, and makes anew a socket's file that somebody removed.

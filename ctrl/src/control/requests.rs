@@ -172,6 +172,7 @@ impl<D: Devices> Control<D> {
                 "the files were not followed when they were last read, and what ran before goes on: {problem}"
             )
         }));
+        warnings.extend(self.wanted.unconfirmed.as_ref().map(|waiting| waiting.refusal(self.now)));
         warnings.extend(
             self.identity.missing.iter().chain(&self.naming.problems).chain(&self.metering.problems).cloned(),
         );

@@ -425,7 +425,7 @@ impl Scrape {
             self.add(
                 name_of("worker", count),
                 kind(count),
-                count.explanation,
+                meaning(count),
                 rows,
                 move |scrape, head, at, out| {
                     let value = scaled((count.get)(&scrape.workers[at]), scale);
@@ -510,7 +510,7 @@ impl Scrape {
             self.add(
                 name_of("port", count),
                 kind(count),
-                count.explanation,
+                meaning(count),
                 rows,
                 move |scrape, head, at, out| {
                     let value = (count.get)(&scrape.ports[at]);
@@ -571,10 +571,8 @@ impl Scrape {
             head.sample(out, &[("service", &row.name), ("state", state)], count as u64);
         });
         for count in ServerCounters::ALL {
-            let help = format!(
-                "{} Over all servers of the service, those that are gone included.",
-                count.explanation
-            );
+            let help =
+                format!("{} Over all servers of the service, those that are gone included.", meaning(count));
             self.add(name_of("service", count), kind(count), help, rows, move |scrape, head, at, out| {
                 let Service { row, totals, .. } = &scrape.services[at];
                 head.sample(out, &[("service", &row.name)], (count.get)(totals));
@@ -642,7 +640,7 @@ impl Scrape {
             self.add(
                 name_of("server", count),
                 kind(count),
-                count.explanation,
+                meaning(count),
                 rows,
                 move |scrape, head, at, out| {
                     let (service, server, totals) = scrape.server(at);
@@ -685,6 +683,11 @@ const fn scale(unit: Unit) -> Option<f64> {
         | Unit::LocalPorts
         | Unit::Datagrams => None,
     }
+}
+
+/// What a counter means, in base units.
+fn meaning<T>(count: &Count<T>) -> String {
+    count.explanation.replace("nanoseconds", "seconds").replace("milliseconds", "seconds")
 }
 
 fn scaled(number: u64, scale: Option<f64>) -> Value {

@@ -416,9 +416,7 @@ impl Standings {
     /// Works out a service's weights. Returns what to say, when something became different that matters.
     pub fn weigh(&mut self, at: usize, now: Instant) -> Vec<Edge> {
         let service = &mut self.services[at];
-        if service.switch.as_ref().is_some_and(|(_, until)| *until <= now) {
-            service.switch = None;
-        }
+        let is_over = service.switch.take_if(|(_, until)| *until <= now).is_some();
         let service = &self.services[at];
         let Some(spec) = &service.spec else { return Vec::new() };
         let all = spec.servers.iter().zip(&service.servers);
@@ -439,6 +437,11 @@ impl Standings {
                 Picture { weights: vec![0; candidates.len()], tiers: picture.tiers, ..Picture::default() };
         }
         let mut says = Vec::new();
+        if is_over {
+            let name = &spec.name;
+            let line = format!("service {name}: the switch is over; checks and tiers decide again");
+            says.push(Edge::better(line).of("service", name).from_to("switched", "ready"));
+        }
         let is_first = before.weights.is_empty();
         let down = || candidates.iter().filter(|one| one.health != Health::Up && !one.is_sorry).count();
         // At the start nothing is known, which is no news.

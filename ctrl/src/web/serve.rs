@@ -78,6 +78,9 @@ fn of_kind(kind: &'static str, pieces: Box<dyn Pieces>) -> Answer {
 fn refusal(headers: &HeaderMap, path: &str, takes_names: bool) -> Option<&'static str> {
     let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     let host = text(HOST);
+    if headers.get_all(HOST).iter().count() > 1 {
+        return Some("a request has one Host (RFC 9112 3.2)\n");
+    }
     if !takes_names && host.is_some_and(|host| !is_own(host)) {
         return Some(
             "ask by the address, or by localhost: any name could be another site's; with basic_auth_users or TLS names are taken\n",

@@ -100,16 +100,10 @@ impl Director {
         let Some(kind) = sessions.get(index).unproven() else { return };
         let budget = unproven.budget as u64;
         let line = &mut unproven.lines[kind as usize];
-        // At least half of a full line was left behind, mostly in front. Who is still unproven gets a later place; one that
-        // finds none ends by its timeout.
-        let mut looks = 0;
-        while line.len() >= 2 * unproven.budget
-            && let Some(first) = line.pop_front()
-        {
-            looks += 1;
-            if looks <= 4 && is_still(sessions, first.0, kind) {
-                line.push_back(first);
-            }
+        // At least half of a full line was left behind, mostly in front, and a look whether the first was would cost a cache
+        // miss for each new session. One that was not ends by its timeout.
+        if line.len() >= 2 * unproven.budget {
+            line.pop_front();
         }
         line.push_back((index, now));
         let live = gauge(&self.stats, kind, K::FAMILY);

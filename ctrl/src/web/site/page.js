@@ -34,6 +34,9 @@ function span(seconds) {
 const KIND = { ready: "good", up: "good", protected: "warn", full: "bad", draining: "warn", down: "bad", unready: "bad",
   checking: "warn", unreachable: "bad", inhibited: "warn", sorry: "warn", error: "bad", warn: "warn" };
 
+// A number of sessions of both tables: of IPv4, and with an IPv6 address.
+const families = (one, key) => whole(one[key] - one[key + "_ipv6"]) + " + " + whole(one[key + "_ipv6"]) + " IPv6";
+
 // A rate from two counters; none until there are two pictures.
 function rate(new_, old) {
   if (!before || old === undefined || new_ === undefined) return null;
@@ -139,9 +142,10 @@ function tiles() {
     const last = values.length ? values[values.length - 1] : null;
     let most = 0;
     for (const value of values) if (value > most) most = value;
-    const room = now.status ? " of " + whole(now.status.session_capacity) : "";
-    set(tile.querySelector("b"), last === null ? "" : text(last) + (name === "live" ? room : ""));
-    set(tile.querySelector(".most"), "hour's most " + short(most), "most");
+    set(tile.querySelector("b"), last === null ? "" : text(last));
+    // Each family has a table of its own.
+    const room = name === "live" && now.status ? "of " + families(now.status, "session_capacity") : "hour's most " + short(most);
+    set(tile.querySelector(".most"), room, "most");
     chart(tile.querySelector("canvas"), seen.points.at, values, most);
   }
 }
@@ -266,7 +270,7 @@ function machine() {
     fill($("worker-table"), titles, now.workers.items.map((worker) => {
       const past = old.get(worker.id) || {};
       return { key: String(worker.id), cells: [plain(worker.id), plain(worker.core), { text: Math.round(worker.busy_ratio * 100) + " %", bar: worker.busy_ratio },
-        plain(short(rate(worker.rx_packets, past.rx_packets))), plain(whole(worker.sessions) + " of " + whole(worker.session_capacity)),
+        plain(short(rate(worker.rx_packets, past.rx_packets))), plain(families(worker, "sessions") + " of " + families(worker, "session_capacity")),
         plain(short(rate(worker.dropped, past.dropped))), plain(short(rate(worker.handed_over, past.handed_over)))] };
     }));
   }
@@ -354,7 +358,7 @@ function hear(message) {
 function link() {
   const late = Date.now() - heard > 4000;
   if (held) set($("link"), "held", "warn");
-  else if (!stream || late) set($("link"), heard ? "no answer since " + new Date(heard).toLocaleTimeString() : "not connected", "bad");
+  else if (!stream || late) set($("link"), heard ? "no answer since " + new Date(heard).toISOString().slice(11, 19) + "Z" : "not connected", "bad");
   else set($("link"), "live", "good");
 }
 
