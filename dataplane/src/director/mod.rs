@@ -107,12 +107,12 @@ impl Limits {
         Self { sessions, sessions6, local_port_pairs: (sessions / 64).clamp(65_536, 131_072) }
     }
 
-    /// Bytes that a director with these limits touches at its start; the arena of local ports
-    /// is touched only as it is used.
+    /// Bytes that a director with these limits touches at its start, and places of unproven sessions, which it touches soon;
+    /// the arena of local ports is touched only as it is used.
     pub fn bytes(&self) -> u64 {
-        // The session's line, its place in the free list, and two keys in the index.
-        const PER_SESSION: u64 = 64 + 4 + 20;
-        const PER_SESSION6: u64 = 128 + 4 + 20;
+        // The session's line, its place in the free list, two keys in the index, and half a place in each of two lines.
+        const PER_SESSION: u64 = 64 + 4 + 20 + 8;
+        const PER_SESSION6: u64 = 128 + 4 + 20 + 8;
         self.sessions as u64 * PER_SESSION + self.sessions6 as u64 * PER_SESSION6
     }
 }
