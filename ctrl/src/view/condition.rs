@@ -233,7 +233,7 @@ impl Observer<'_> {
             let what = format!("{family} sessions of worker {}", table.worker);
             note(what, table.used, table.capacity, &remedy);
             let share = table.capacity / UNPROVEN_SHARE as u64;
-            let remedy = "a flood, or servers that do not answer: beyond a quarter of the table the oldest make room for new ones";
+            let remedy = "a flood, or servers that do not answer: the oldest make room";
             let what = format!("half-open {family} connections of worker {}", table.worker);
             note(what, table.half_open, share, remedy);
             let what = format!("unanswered {family} datagrams of worker {}", table.worker);

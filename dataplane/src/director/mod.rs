@@ -110,7 +110,7 @@ impl Limits {
     /// Bytes that a director with these limits touches at its start, and places of unproven sessions, which it touches soon;
     /// the arena of local ports is touched only as it is used.
     pub fn bytes(&self) -> u64 {
-        // The session's line, its place in the free list, two keys in the index, and half a place in each of two lines.
+        // The session's line, its place in the free list, two keys in the index, and half a place in each of two queues.
         const PER_SESSION: u64 = 64 + 4 + 20 + 8;
         const PER_SESSION6: u64 = 128 + 4 + 20 + 8;
         self.sessions as u64 * PER_SESSION + self.sessions6 as u64 * PER_SESSION6

@@ -1,7 +1,7 @@
 //! What a director has for each family.
 
 use super::expire::Sweep;
-use super::unproven::Lines;
+use super::unproven::Queues;
 use super::{Director, Group};
 use crate::flow::{FlowHasher, FlowKey, FlowKey6};
 use crate::frame::{BURST_SIZE, GROUP};
@@ -18,7 +18,7 @@ pub(super) struct Side<K> {
     /// The packets of the burst at hand; what an older burst left here means nothing.
     pub(super) staged: Box<[Group<K>]>,
     pub(super) sweep: Sweep,
-    pub(super) unproven: Lines,
+    pub(super) unproven: Queues,
     /// How many of the sessions join both families.
     pub(super) across: usize,
 }
@@ -30,7 +30,7 @@ impl<K: Wire> Side<K> {
             local_ports: LocalPorts::with_capacity(pairs, hasher, seat.clone()),
             staged: vec![Group::NOTHING; BURST_SIZE / GROUP].into_boxed_slice(),
             sweep: Sweep::default(),
-            unproven: Lines::new(sessions),
+            unproven: Queues::new(sessions),
             across: 0,
         }
     }

@@ -10,14 +10,14 @@ use super::Director;
 use super::side::{HasSide, Side};
 use crate::clock::Stamp;
 use crate::flow::{Family, Key};
-use crate::session::{Session, SessionIndex, SessionTable, State, Unproven};
+use crate::session::{Session, SessionIndex, SessionTable, Unproven};
 use crate::snapshot::Snapshot;
 use crate::stats::{Counter, WorkerStats};
 use std::collections::VecDeque;
 
 /// Of a table one session in so many may be half open, and as many unanswered.
 pub const UNPROVEN_SHARE: usize = 4;
-/// Places of a line that are looked at for one that can go.
+/// Places of a queue that are looked at for one that can go.
 const LOOKS: usize = 64;
 /// The least time that unproven sessions are kept as a table fills, in milliseconds.
 const LEAST_MS: u32 = 10_000;
@@ -61,17 +61,17 @@ impl Pressure {
 /// The unproven sessions of one table, by kind, in the order in which they came. Ends and proofs leave their places
 /// behind, which are passed over when it is their turn.
 #[derive(Debug)]
-pub(super) struct Lines {
+pub(super) struct Queues {
     budget: usize,
-    lines: [VecDeque<(SessionIndex, Stamp)>; Unproven::ALL.len()],
+    queues: [VecDeque<(SessionIndex, Stamp)>; Unproven::ALL.len()],
 }
 
-impl Lines {
+impl Queues {
     /// For a table of `capacity` sessions.
     pub(super) fn new(capacity: usize) -> Self {
         let budget = (capacity / UNPROVEN_SHARE).max(1);
         // Room for as many again that were left behind.
-        Self { budget, lines: Unproven::ALL.map(|_| VecDeque::with_capacity(2 * budget)) }
+        Self { budget, queues: Unproven::ALL.map(|_| VecDeque::with_capacity(2 * budget)) }
     }
 }
 
@@ -88,8 +88,7 @@ pub(super) fn gauge(stats: &WorkerStats, kind: Unproven, family: Family) -> &Cou
 
 /// Whether the session at `index` is unproven in this way.
 fn is_still<K: Key>(sessions: &SessionTable<K>, index: SessionIndex, kind: Unproven) -> bool {
-    let session = sessions.get(index);
-    session.state() != State::Free && session.unproven() == Some(kind)
+    sessions.get(index).unproven() == Some(kind)
 }
 
 impl Director {
@@ -99,13 +98,13 @@ impl Director {
         let Side { sessions, unproven, .. } = K::side_mut(self);
         let Some(kind) = sessions.get(index).unproven() else { return };
         let budget = unproven.budget as u64;
-        let line = &mut unproven.lines[kind as usize];
-        // At least half of a full line was left behind, mostly in front, and a look whether the first was would cost a cache
+        let queue = &mut unproven.queues[kind as usize];
+        // At least half of a full queue was left behind, mostly in front, and a look whether the first was would cost a cache
         // miss for each new session. One that was not ends by its timeout.
-        if line.len() >= 2 * unproven.budget {
-            line.pop_front();
+        if queue.len() >= 2 * unproven.budget {
+            queue.pop_front();
         }
-        line.push_back((index, now));
+        queue.push_back((index, now));
         let live = gauge(&self.stats, kind, K::FAMILY);
         live.add(1);
         let over = live.value().saturating_sub(budget);
@@ -125,8 +124,8 @@ impl Director {
     pub(super) fn could_make_room<K: HasSide>(&self) -> bool {
         let Side { sessions, unproven, .. } = K::side(self);
         Unproven::ALL.into_iter().any(|kind| {
-            let mut line = unproven.lines[kind as usize].iter().take(LOOKS);
-            line.any(|(index, _)| is_still(sessions, *index, kind))
+            let mut queue = unproven.queues[kind as usize].iter().take(LOOKS);
+            queue.any(|(index, _)| is_still(sessions, *index, kind))
         })
     }
 
@@ -136,12 +135,16 @@ impl Director {
     #[inline(never)]
     fn let_go<K: HasSide>(&mut self, kind: Unproven, but: Option<SessionIndex>, world: &Snapshot) -> bool {
         let Side { sessions, unproven, .. } = K::side_mut(self);
-        let line = &mut unproven.lines[kind as usize];
+        let queue = &mut unproven.queues[kind as usize];
         let mut spoke = None;
         let mut silent = None;
-        for _ in 0..LOOKS.min(line.len()) {
-            let Some((index, came)) = line.pop_front() else { break };
-            if !is_still(sessions, index, kind) || Some(index) == but {
+        for _ in 0..LOOKS.min(queue.len()) {
+            let Some((index, came)) = queue.pop_front() else { break };
+            if !is_still(sessions, index, kind) {
+                continue;
+            }
+            if Some(index) == but {
+                queue.push_back((index, came));
                 continue;
             }
             let last_seen = sessions.get(index).last_seen;
@@ -151,13 +154,13 @@ impl Director {
             }
             match spoke {
                 None => spoke = Some(index),
-                Some(_) => line.push_back((index, last_seen)),
+                Some(_) => queue.push_back((index, last_seen)),
             }
         }
         let leaving = match (silent, spoke) {
             (Some(silent), Some(spoke)) => {
                 let last_seen = sessions.get(spoke).last_seen;
-                line.push_back((spoke, last_seen));
+                queue.push_back((spoke, last_seen));
                 silent
             }
             (Some(one), None) | (None, Some(one)) => one,
