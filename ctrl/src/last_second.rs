@@ -30,7 +30,7 @@ impl Quantiles {
 }
 
 /// What a worker did in the last second.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct LastSecond {
     /// The share of its time in which it had packets.
     pub busy: f64,
@@ -38,6 +38,13 @@ pub struct LastSecond {
     pub turn_us: Quantiles,
     /// How many packets devices gave at a time.
     pub burst: Quantiles,
+}
+
+/// A worker that is looked at once a second.
+#[derive(Clone, Debug, Default)]
+pub struct Watched {
+    /// What was seen.
+    pub seen: LastSecond,
     last: Sample,
 }
 
@@ -49,7 +56,7 @@ struct Sample {
     bursts: SpreadTotals,
 }
 
-impl LastSecond {
+impl Watched {
     /// Looks at the counters again.
     pub fn look(&mut self, stats: &WorkerStats) {
         let now = Sample {
@@ -60,9 +67,11 @@ impl LastSecond {
         };
         let total = now.total_ns - self.last.total_ns;
         let busy = now.busy_ns - self.last.busy_ns;
-        self.busy = if total == 0 { 0.0 } else { busy as f64 / total as f64 };
-        self.turn_us = Quantiles::of(&now.turns.since(&self.last.turns), 1e3);
-        self.burst = Quantiles::of(&now.bursts.since(&self.last.bursts), 1.0);
+        self.seen = LastSecond {
+            busy: if total == 0 { 0.0 } else { busy as f64 / total as f64 },
+            turn_us: Quantiles::of(&now.turns.since(&self.last.turns), 1e3),
+            burst: Quantiles::of(&now.bursts.since(&self.last.bursts), 1.0),
+        };
         self.last = now;
     }
 }
@@ -74,18 +83,20 @@ mod tests {
     #[test]
     fn the_last_second_counts_and_not_those_before() {
         let stats = WorkerStats::with_slots(1, 1, 1, 1);
-        let mut recent = LastSecond::default();
+        let mut recent = Watched::default();
         stats.turn_times.note(1_000_000);
         stats.total_ns.add(2_000_000);
         stats.busy_ns.add(1_000_000);
         recent.look(&stats);
-        assert!((recent.busy, recent.burst.max) == (0.5, 0.0) && recent.turn_us.max >= 1_000.0);
+        assert!(
+            (recent.seen.busy, recent.seen.burst.max) == (0.5, 0.0) && recent.seen.turn_us.max >= 1_000.0
+        );
         (0..99).for_each(|_| stats.turn_times.note(1_000));
         stats.turn_times.note(9_000);
         stats.bursts.note(32);
         recent.look(&stats);
-        let Quantiles { p50, p99, max } = recent.turn_us;
+        let Quantiles { p50, p99, max } = recent.seen.turn_us;
         assert!((1.0..1.3).contains(&p50) && (1.0..1.3).contains(&p99) && (9.0..12.0).contains(&max));
-        assert!((32.0..40.0).contains(&recent.burst.p50));
+        assert!((32.0..40.0).contains(&recent.seen.burst.p50));
     }
 }

@@ -53,15 +53,21 @@ fn await_cell(page: &Browser, [table, key, column]: [&str; 3], wanted: &str) {
     );
 }
 
+/// The page in a browser on the appliance.
+fn open(lab: &Lab) -> Browser {
+    let page = Browser::start(lab.director(), (1280, 900)).unwrap();
+    page.go(PAGE).unwrap();
+    await_cell(&page, ["service-table", "web", "state"], "ready");
+    page
+}
+
 #[test]
 fn the_page_shows_what_the_command_says_and_a_server_that_dies_within_two_seconds() {
     if Browser::is_not_to_be_had() {
         return eprintln!("not tried: Ubuntu has Chromium as a snap only");
     }
     let mut lab = lab("");
-    let page = Browser::start(lab.director(), (1280, 900)).unwrap();
-    page.go(PAGE).unwrap();
-    await_cell(&page, ["service-table", "web", "state"], "ready");
+    let page = open(&lab);
     lab.http(200, 4).unwrap();
     let mut load = lab.client().command("bash");
     let address = lab.json(&["service", "show", "web"]).unwrap()["listen"].as_str().unwrap().to_owned();
@@ -168,9 +174,7 @@ fn a_daemon_that_comes_back_is_shown_again_and_ten_thousand_services_do_not_free
         return eprintln!("not tried: Ubuntu has Chromium as a snap only");
     }
     let mut lab = lab("");
-    let page = Browser::start(lab.director(), (1280, 900)).unwrap();
-    page.go(PAGE).unwrap();
-    await_cell(&page, ["service-table", "web", "state"], "ready");
+    let page = open(&lab);
     let mut config = lab.config_head() + "\n[web]\nlisten = [\"127.0.0.1:9798\"]\n";
     for at in 0..10_000 {
         let mut service = lab.service(&format!("s{at}"), "udp", 10_000 + (at % 50_000) as u16, "rr", &[0]);

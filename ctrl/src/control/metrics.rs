@@ -3,7 +3,6 @@
 use super::Control;
 use crate::config::{Config, ListenAt};
 use crate::devices::{DeviceCounters, Devices};
-use crate::last_second::LastSecond;
 use crate::metrics::{Exporter, General, LocalRow, PortRow, Roll, ServerRow, ServiceRow, WorkerRow};
 use crate::view::{mac_text, server_text};
 use crate::web::{Ask, Page};
@@ -284,10 +283,7 @@ impl<D: Devices> Control<D> {
             .get_or_insert_with(|| SystemTime::now() - Duration::from_nanos(self.now.nanos()));
         let workers = self.workers.stats.iter().enumerate().map(|(at, _)| WorkerRow {
             core: self.wanted.config.dataplane.workers[at],
-            recent: {
-                let LastSecond { busy, turn_us, burst, .. } = self.workers.recent[at];
-                (busy, turn_us, burst)
-            },
+            recent: self.workers.recent[at].seen,
             capacity: [self.wanted.config.dataplane.session_capacity as u64, self.wanted.capacity_ipv6],
             is_still: self.workers.turns[at].1,
         });

@@ -36,7 +36,7 @@ use crate::devices::{DeviceFacts, Devices};
 use crate::discovery::Discovery;
 use crate::health::Engine;
 use crate::kernel::KernelPath;
-use crate::last_second::LastSecond;
+use crate::last_second::Watched;
 use crate::registry::Registry;
 use crate::steering::Ladder;
 use crate::view::Observer;
@@ -161,7 +161,7 @@ impl<D: Devices> Control<D> {
                 ladder: parts.ladder,
                 collect_after: None,
                 removed_locals: Vec::new(),
-                recent: vec![LastSecond::default(); count],
+                recent: vec![Watched::default(); count],
                 turns: vec![(u64::MAX, false); count],
                 watchdog: parts.watchdog,
                 next_poll: now,

@@ -2,7 +2,7 @@
 
 use super::Control;
 use crate::devices::{DeviceFacts, Devices};
-use crate::last_second::LastSecond;
+use crate::last_second::Watched;
 use crate::registry::Registry;
 use crate::steering::Ladder;
 use dataplane::clock::Instant;
@@ -32,7 +32,7 @@ pub(super) struct Workers<D> {
     /// Local addresses that no service has any more, and sessions still use.
     pub(super) removed_locals: Vec<IpAddr>,
     /// By worker: what it did in the last second.
-    pub(super) recent: Vec<LastSecond>,
+    pub(super) recent: Vec<Watched>,
     /// By worker: its turns when they were last looked at, and whether it stands still.
     pub(super) turns: Vec<(u64, bool)>,
     pub(super) watchdog: Option<Box<dyn FnMut() + Send>>,

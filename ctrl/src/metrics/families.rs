@@ -358,7 +358,7 @@ impl Scrape {
             (
                 "sluice_worker_busy_ratio",
                 "The share of its time in which a worker had packets, over the last second.",
-                |row| row.recent.0.into(),
+                |row| row.recent.busy.into(),
             ),
             ("sluice_worker_stalled", "Whether a worker made no turn for a second.", |row| {
                 row.is_still.into()
@@ -373,13 +373,13 @@ impl Scrape {
             "sluice_worker_recent_turn_seconds",
             "How long turns with packets took in the last second: half, 99 % and all of them at most so long.",
             1e-6,
-            |row| row.recent.1,
+            |row| row.recent.turn_us,
         );
         self.recent(
             "sluice_worker_recent_burst_packets",
             "How many packets devices gave at a time in the last second: half, 99 % and all of them at most so many.",
             1.0,
-            |row| row.recent.2,
+            |row| row.recent.burst,
         );
         self.spread(
             "sluice_worker_turn_seconds",

@@ -12,7 +12,7 @@ pub use families::{Query, SERVER_STATES, SERVICE_STATES, Scope, Scrape};
 pub use serve::Exporter;
 pub use text::Format;
 
-use crate::last_second::Quantiles;
+use crate::last_second::LastSecond;
 use crate::registry::ServiceCount;
 use dataplane::ids::{LocalId, PortId, ServerId, ServiceId};
 use dataplane::stats::{ServerTotals, WorkerStats};
@@ -64,9 +64,8 @@ pub struct General {
 pub struct WorkerRow {
     /// Its CPU core.
     pub core: usize,
-    /// Of the last second the share of its time in which it had packets, how long turns took in microseconds, and how
-    /// many packets bursts had.
-    pub recent: (f64, Quantiles, Quantiles),
+    /// What it did in the last second.
+    pub recent: LastSecond,
     /// Sessions that fit between IPv4 addresses, and with an IPv6 address.
     pub capacity: [u64; 2],
     /// Whether it made no turn for a second.

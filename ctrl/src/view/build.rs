@@ -10,7 +10,7 @@ use crate::desired::history::Drain;
 use crate::devices::{DeviceCounters, DeviceFacts, Devices};
 use crate::health::{Health, Last, Recent};
 use crate::kernel::KernelPath;
-use crate::last_second::LastSecond;
+use crate::last_second::Watched;
 use crate::links::neighbors::NeighborTable;
 use crate::registry::{Registry, ServiceCount};
 use crate::servers::balance::{Switch, TIER_NAMES};
@@ -51,7 +51,7 @@ pub struct Observer<'a> {
     /// Which generation each worker has reached.
     pub publisher: &'a Publisher,
     /// What each worker did in the last second.
-    pub recent: &'a [LastSecond],
+    pub recent: &'a [Watched],
     /// IPv6 routers that advertise themselves.
     pub routers: Vec<NextHop>,
     /// Each port's link, as last polled.
@@ -430,9 +430,9 @@ impl Observer<'_> {
                 WorkerView {
                     id: at as u16,
                     core: self.config.dataplane.workers[at],
-                    busy_ratio: self.recent[at].busy,
-                    turn_us: self.recent[at].turn_us,
-                    burst: self.recent[at].burst,
+                    busy_ratio: self.recent[at].seen.busy,
+                    turn_us: self.recent[at].seen.turn_us,
+                    burst: self.recent[at].seen.burst,
                     generation: self.publisher.applied_by(at).0,
                     sessions: stats.sessions_live.value(),
                     session_capacity: self.config.dataplane.session_capacity as u64 + self.capacity_ipv6,

@@ -52,13 +52,15 @@ impl Sort {
 
     /// Which of two services comes first: the worse, and the larger.
     fn compare(self, one: &Line, other: &Line) -> Ordering {
-        let (one, other) = (&one.shown, &other.shown);
-        let state = |state| SERVICE_STATES.iter().position(|known| *known == state);
+        let state = |line: &Line| SERVICE_STATES.iter().position(|known| *known == line.row.state);
+        let (name, other_name) = (&one.row.name, &other.row.name);
+        let states = state(other).cmp(&state(one));
+        let (one, other) = (&one.numbers, &other.numbers);
         let share = |up: usize, all: usize| up as f64 / all.max(1) as f64;
         match self {
             Self::File => Ordering::Equal,
-            Self::Name => one.name.cmp(&other.name),
-            Self::State => state(other.state).cmp(&state(one.state)),
+            Self::Name => name.cmp(other_name),
+            Self::State => states,
             Self::Up => share(one.up, one.servers).total_cmp(&share(other.up, other.servers)),
             Self::Sessions => other.sessions.cmp(&one.sessions),
             Self::New => other.new.total_cmp(&one.new),
@@ -221,7 +223,7 @@ impl Stream {
         drop(history);
         let (window, count) = self.view.window(picture);
         let states = SERVICE_STATES.map(|state| {
-            let those = picture.services.iter().filter(|line| line.shown.state == state);
+            let those = picture.services.iter().filter(|line| line.row.state == state);
             (state, those.count())
         });
         now.insert(
@@ -231,7 +233,7 @@ impl Stream {
                 "found": count,
                 "from": self.view.from,
                 "states": states,
-                "items": window.iter().map(|line| &line.shown).collect::<Vec<_>>(),
+                "items": window.iter().map(|line| line.shown()).collect::<Vec<_>>(),
             }),
         );
         now.insert("events".into(), self.events());

@@ -41,34 +41,20 @@ pub(super) struct Picture {
     pub(super) details: BTreeMap<String, Option<Box<RawValue>>>,
 }
 
-/// A service's line.
+/// A service's line: its names and states, and numbers beside them.
 #[derive(Clone, Debug)]
 pub(super) struct Line {
     /// Its names and states.
     pub(super) row: Arc<ServiceRow>,
     /// What its servers counted.
     totals: ServerTotals,
-    /// What the page shows of it.
-    pub(super) shown: Shown,
+    /// What the page sorts it by.
+    pub(super) numbers: Numbers,
 }
 
-/// What the page shows of a service.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Shown {
-    /// The name.
-    pub(super) name: String,
-    /// VIPs and ports.
-    pub(super) listen: String,
-    /// Its protocols.
-    pub(super) protocol: String,
-    /// How packets reach its servers.
-    pub(super) forward: String,
-    /// LVS's name of the scheduler.
-    pub(super) scheduler: String,
-    /// Its state.
-    pub(super) state: &'static str,
-    /// Why it is not ready.
-    pub(super) reason: Option<String>,
+/// A service in numbers.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Numbers {
     /// Servers that are up.
     pub(super) up: usize,
     /// Servers that are configured.
@@ -98,15 +84,7 @@ impl Line {
             let more = value(&totals).saturating_sub(value(&old));
             (more as f64 / seconds * 10.0).round() / 10.0
         };
-        let [listen, protocol, forward, scheduler] = row.labels.clone();
-        let shown = Shown {
-            name: row.name.clone(),
-            listen,
-            protocol,
-            forward,
-            scheduler,
-            state: row.state,
-            reason: row.reason.clone(),
+        let numbers = Numbers {
             up: row.servers.iter().filter(|server| server.state == Some("up")).count(),
             servers: row.servers.iter().filter(|server| server.state.is_some()).count(),
             sessions: totals.sessions_active + totals.sessions_inactive,
@@ -115,7 +93,27 @@ impl Line {
             bits_in: rate(|totals| 8 * totals.bytes_in),
             bits_out: rate(|totals| 8 * totals.bytes_out),
         };
-        Self { row: Arc::clone(row), totals, shown }
+        Self { row: Arc::clone(row), totals, numbers }
+    }
+
+    /// What the page shows of it.
+    pub(super) fn shown(&self) -> impl Serialize + '_ {
+        #[derive(Serialize)]
+        struct Shown<'a> {
+            name: &'a str,
+            listen: &'a str,
+            protocol: &'a str,
+            forward: &'a str,
+            scheduler: &'a str,
+            state: &'a str,
+            reason: Option<&'a str>,
+            #[serde(flatten)]
+            numbers: Numbers,
+        }
+        let ServiceRow { name, labels: [listen, protocol, forward, scheduler], state, reason, .. } =
+            &*self.row;
+        let (reason, numbers) = (reason.as_deref(), self.numbers);
+        Shown { name, listen, protocol, forward, scheduler, state, reason, numbers }
     }
 }
 
