@@ -1,6 +1,7 @@
 //! Who is at the other end of the socket, and what they may do.
 
 use crate::files;
+use crate::journal;
 use nix::unistd::{Gid, Group, Uid, User};
 use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
@@ -81,7 +82,7 @@ impl Peer {
 
     /// The kind of the log's lines about this user, so that one who calls without end uses up no other's lines.
     pub fn log_kind(&self) -> String {
-        format!("calls of {}", self.user)
+        format!("{}{}", journal::CALLS, self.user)
     }
 }
 

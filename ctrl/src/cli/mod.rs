@@ -163,8 +163,13 @@ fn ask(arguments: &Arguments) -> Result<u8, CallError> {
         show(&answer, json, print::status)?;
         return Ok(if exit_code { severity(&answer) } else { 0 });
     }
+    if let Noun::Route(RouteVerb::Get { address }) = &arguments.noun {
+        let way = client.call("route.get", json!({ "address": address }))?;
+        show(&way, json, print::way)?;
+        return Ok(u8::from(way["via"].is_null()));
+    }
     let done = match &arguments.noun {
-        Noun::Status { .. } | Noun::Doctor | Noun::Top { .. } => Ok(()),
+        Noun::Status { .. } | Noun::Doctor | Noun::Top { .. } | Noun::Route(RouteVerb::Get { .. }) => Ok(()),
         Noun::Service(verb) => service(&mut client, verb, json),
         Noun::Server(verb) => server(&mut client, verb, json),
         Noun::Session(SessionVerb::List(conditions)) => {
@@ -181,9 +186,6 @@ fn ask(arguments: &Arguments) -> Result<u8, CallError> {
         Noun::Port(ListVerb::List) => list(&mut client, "port.list", json, print::ports),
         Noun::Neighbor(ListVerb::List) => list(&mut client, "neighbor.list", json, print::neighbors),
         Noun::Route(RouteVerb::List) => list(&mut client, "route.list", json, print::routes),
-        Noun::Route(RouteVerb::Get { address }) => {
-            one(&mut client, "route.get", json!({ "address": address }), json, print::way)
-        }
         Noun::Explain(Imagined { protocol, source, destination, port, flags, reply }) => {
             let params = json!({
                 "protocol": protocol, "source": source, "destination": destination, "port": port, "flags": flags, "reply": reply,

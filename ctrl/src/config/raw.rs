@@ -209,7 +209,7 @@ tables! {
         /// The VIPs with their ports: `192.0.2.10:80`, `[2001:db8::10]:80`, a range `:8000-8099`, all ports `:*`, or a network.
         /// For `snat` the destinations of hidden hosts; everything without it. Every other mode needs it.
         listen: Option<Spanned<OneOrMany>>, Form("ADDRESS:PORT");
-        /// The networks of the clients that may use it (for `snat` the hidden hosts); everybody without it.
+        /// For `snat` the networks of the hidden hosts; no other mode has it.
         #[serde(default)]
         sources: Vec<Spanned<String>>, NETWORK;
         /// The transport protocols; `icmp` with `snat` only.

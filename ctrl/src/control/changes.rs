@@ -51,7 +51,7 @@ impl<D: Devices> Control<D> {
             ))),
         };
         let (method, who) = (method.name(), &peer.name);
-        let service = params["service"].as_str().or(params["name"].as_str()).unwrap_or("-");
+        let service = params["service"].as_str().or(params["name"].as_str()).unwrap_or_default();
         self.wanted.history.ended_by(&format!("{method} by {who}"));
         match &done {
             Ok(_) => log::info!(target: &peer.log_kind(), service, who; "{method} by {who}: done: {params}"),

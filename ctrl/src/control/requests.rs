@@ -4,7 +4,7 @@ use super::changes::Outcome;
 use super::explain::Open;
 use super::{Control, Done};
 use crate::admin::{AccessHandle, Call, Method, Refusal, Reply};
-use crate::config::{self, ServiceSpec};
+use crate::config::{self, Config, ServiceSpec};
 use crate::devices::Devices;
 use crate::discovery::News;
 use crate::health::Finding;
@@ -400,7 +400,7 @@ impl<D: Devices> Action<D> {
             }),
             Method::ConfigHistory => Look(|control, _| written(&control.wanted.history.list())),
             Method::ConfigConfirm => Change(Control::confirm),
-            Method::EventList => Look(|_, params| events(params)),
+            Method::EventList => Look(|control, params| events(&control.wanted.config, params)),
             Method::Stats => Look(|control, _| written(&control.observer().stats())),
             Method::StatsDrops => Look(|control, _| written(&control.observer().drops())),
             Method::ConfigReload => Later(|control, params, peer, reply, _| match reload_for(&params) {
@@ -526,7 +526,7 @@ fn reload_for(params: &Value) -> Result<Option<Duration>, Refusal> {
 }
 
 /// `event.list`: a page, and the number behind which the next one begins.
-fn events(params: &Value) -> Reply {
+fn events(config: &Config, params: &Value) -> Reply {
     let number = |key: &str| match &params[key] {
         Value::Null => Ok(None),
         value => {
@@ -541,8 +541,26 @@ fn events(params: &Value) -> Reply {
         service: text("service"),
         kind: text("kind"),
     };
+    let is_kind = |kind: &str| journal::KINDS.contains(&kind) || kind.starts_with(journal::CALLS);
+    if let Some(kind) = asked.kind.as_ref().filter(|kind| !is_kind(kind)) {
+        let kinds = journal::KINDS.join(", ");
+        return Err(Refusal::parameters(format!(
+            "`{kind}` is no kind of event; use one of {kinds}, or `{}USER`",
+            journal::CALLS
+        )));
+    }
     let limit = number("limit")?.map_or(PAGE_MAX, |limit| (limit as usize).clamp(1, PAGE_MAX));
     let (items, last) = journal::events(&asked, limit);
+    if let Some(name) =
+        asked.service.as_ref().filter(|name| items.is_empty() && config.place_of(name).is_none())
+    {
+        let ever = journal::Asked { service: Some(name.clone()), ..journal::Asked::default() };
+        if journal::events(&ever, 1).0.is_empty() {
+            return Err(Refusal::parameters(format!(
+                "there is no service `{name}`, and no event of one; `sluice service list` names all"
+            )));
+        }
+    }
     // A full page may have more behind it; after any other, all that there are were looked at.
     let next = items.last().filter(|_| items.len() == limit).map_or(last, |event| event.number);
     let items: Vec<_> = items.iter().map(Arc::as_ref).collect();

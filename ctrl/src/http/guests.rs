@@ -8,11 +8,29 @@ use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 
-/// Connections at a time, of each kind, and of one client; for another the one that has said nothing for longest goes.
+/// Connections at a time, and of one client; for another the one that has said nothing for longest goes.
 const CONNECTIONS_MAX: usize = 256;
 const PER_CLIENT_MAX: usize = 8;
 /// How long nobody is let in after that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The client that an address stands for: in IPv6 all of a /64 are one host's (RFC 6177).
+pub(crate) fn client_of(address: IpAddr) -> IpAddr {
+    network_of(address, 32, 64)
+}
+
+/// The network whose clients guess passwords as one: a guesser who has one address of it may have all.
+pub(crate) fn neighborhood_of(address: IpAddr) -> IpAddr {
+    network_of(address, 24, 48)
+}
+
+/// The first address of an address's network, with so many bits in each family.
+fn network_of(address: IpAddr, bits: u32, bits_ipv6: u32) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4((address.to_bits() & u32::MAX << (32 - bits)).into()),
+        IpAddr::V6(address) => IpAddr::V6((address.to_bits() & u128::MAX << (128 - bits_ipv6)).into()),
+    }
+}
 
 /// The next connection; after an error, such as too many open files, not at once.
 pub(crate) async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
@@ -55,6 +73,7 @@ impl Guests {
         from: IpAddr,
         serve: impl FnOnce(Rc<Cell<Instant>>) -> F,
     ) {
+        let from = client_of(from);
         let mut guests = self.0.borrow_mut();
         let quietest = |list: &BTreeMap<u64, Guest>, is_one: &dyn Fn(&Guest) -> bool| {
             let those = list.iter().filter(|(_, guest)| is_one(guest));
@@ -78,5 +97,28 @@ impl Guests {
             list.borrow_mut().list.remove(&id);
         });
         guests.list.insert(id, Guest { from, spoke, task: task.abort_handle() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_a_prefix_is_one_client_and_one_guesser() {
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        for (one, other, is_client, is_neighbor) in [
+            ("192.0.2.1", "192.0.2.1", true, true),
+            ("192.0.2.1", "192.0.2.200", false, true),
+            ("192.0.2.1", "192.0.3.1", false, false),
+            ("192.0.2.1", "::ffff:192.0.2.1", true, true),
+            ("2001:db8::1", "2001:db8::ffff:0:0:2", true, true),
+            ("2001:db8::1", "2001:db8:0:1::1", false, true),
+            ("2001:db8::1", "2001:db8:1::1", false, false),
+        ] {
+            let (one, other) = (address(one), address(other));
+            assert_eq!(client_of(one) == client_of(other), is_client, "{one} {other}");
+            assert_eq!(neighborhood_of(one) == neighborhood_of(other), is_neighbor, "{one} {other}");
+        }
     }
 }

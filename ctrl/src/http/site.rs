@@ -1,10 +1,10 @@
 //! A thread that serves pages to many: listeners that come and go, TLS, users, and clients that cost only themselves.
 //!
 //! A client that is slow, silent or wrong holds a connection of its own for a bounded time, and nothing else. Passwords
-//! are compared one at a time of each client, and slowly after a wrong one, so that nobody can guess or burn a core. A large
-//! answer that is slow makes room for another.
+//! are compared one at a time of each network, and slowly after a wrong one, so that nobody can guess or burn a core. A
+//! large answer that is slow makes room for another.
 
-use super::guests::{Guests, accept};
+use super::guests::{Guests, accept, client_of, neighborhood_of};
 use crate::files;
 use hyper::body::{Body, Bytes, Frame, Incoming};
 use hyper::header::{AUTHORIZATION, HeaderValue, WWW_AUTHENTICATE};
@@ -148,7 +148,8 @@ impl Site {
                     answering,
                     crowd,
                     known: RefCell::default(),
-                    gates: RefCell::default(),
+                    clients: Gates::default(),
+                    networks: Gates::default(),
                     large: RefCell::default(),
                 });
                 tokio::task::LocalSet::new().block_on(&runtime, serve(received, porter));
@@ -298,6 +299,18 @@ async fn serve(mut orders: mpsc::UnboundedReceiver<Order>, porter: Rc<Porter>) {
     }
 }
 
+/// Gates by address, which let one through at a time.
+#[derive(Default)]
+struct Gates(RefCell<HashMap<IpAddr, Rc<tokio::sync::Mutex<()>>>>);
+
+impl Gates {
+    fn of(&self, address: IpAddr) -> Rc<tokio::sync::Mutex<()>> {
+        let mut gates = self.0.borrow_mut();
+        gates.retain(|_, gate| Rc::strong_count(gate) > 1);
+        Rc::clone(gates.entry(address).or_default())
+    }
+}
+
 /// Lets clients in, and has them answered.
 struct Porter {
     rules: Arc<Mutex<Rules>>,
@@ -305,8 +318,9 @@ struct Porter {
     crowd: Crowd,
     /// By user, the header that was right, and the hash that it was held against.
     known: RefCell<HashMap<String, (HeaderValue, String)>>,
-    /// One password at a time of each client, so that nobody's tries wait for another's.
-    gates: RefCell<HashMap<IpAddr, Rc<tokio::sync::Mutex<()>>>>,
+    /// One password at a time of each client, and of each network, so that nobody's tries wait for those of another network.
+    clients: Gates,
+    networks: Gates,
     /// Large answers under way.
     large: RefCell<Vec<Large>>,
 }
@@ -325,6 +339,7 @@ const LARGE_MIN: Duration = Duration::from_secs(5);
 impl Porter {
     /// A place for a large answer; one that is slow gives its own up. `None` when there is none.
     fn place(&self, client: IpAddr) -> Option<Rc<Cell<bool>>> {
+        let client = client_of(client);
         let mut large = self.large.borrow_mut();
         // Nobody else holds the flag of an answer that is over.
         large.retain(|one| Rc::strong_count(&one.leaves) > 1 && !one.leaves.get());
@@ -466,16 +481,15 @@ impl Porter {
         {
             return true;
         }
-        let gate = {
-            let mut gates = self.gates.borrow_mut();
-            gates.retain(|_, gate| Rc::strong_count(gate) > 1);
-            Rc::clone(gates.entry(client).or_default())
-        };
-        let _turn = gate.lock().await;
+        let (of_client, of_network) =
+            (self.clients.of(client_of(client)), self.networks.of(neighborhood_of(client)));
+        let _turn = of_client.lock().await;
+        let turn = of_network.lock().await;
         // One who is unknown takes as long as one who is known.
         let (asked, is_user) = (hash.clone().unwrap_or_else(|| NOBODY.to_owned()), hash.is_some());
         let compared = tokio::task::spawn_blocking(move || bcrypt::verify(password, &asked).unwrap_or(false));
         let is_right = compared.await.unwrap_or(false) && is_user;
+        drop(turn);
         match (is_right, hash) {
             (true, Some(hash)) => {
                 let mut known = self.known.borrow_mut();
@@ -545,7 +559,8 @@ mod tests {
             answering: Arc::new(|_| plain(StatusCode::OK, "")),
             crowd: Crowd { path: "/", most: 4, per_client: 2, refusal: "" },
             known: RefCell::default(),
-            gates: RefCell::default(),
+            clients: Gates::default(),
+            networks: Gates::default(),
             large: RefCell::default(),
         }
     }

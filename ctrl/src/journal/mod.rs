@@ -39,11 +39,31 @@ const BURST: u32 = 200;
 /// Lines of a kind in a second after that.
 const RATE: u32 = 20;
 /// Kinds that have a budget of their own; the others share one.
-const KINDS: usize = 256;
+const BUDGETS: usize = 256;
 /// How often the number of lines over budget is told.
 const FOLD_PAUSE: Duration = Duration::from_secs(1);
 /// How long the end of the process waits for lines to be written.
 const FLUSH: Duration = Duration::from_millis(500);
+
+/// The kinds of lines. Those of calls that change something are `calls of USER` besides.
+pub const KINDS: [&str; 13] = [
+    "admin",
+    "capacity",
+    "config",
+    "discovery",
+    "health",
+    "kernel",
+    "links",
+    "metrics",
+    "names",
+    "servers",
+    "services",
+    "start",
+    "workers",
+];
+
+/// How the kind of a user's calls begins.
+pub const CALLS: &str = "calls of ";
 
 static JOURNAL: OnceLock<Journal> = OnceLock::new();
 
@@ -120,7 +140,11 @@ impl<'kvs> log::kv::VisitSource<'kvs> for Fields {
         key: log::kv::Key<'kvs>,
         value: log::kv::Value<'kvs>,
     ) -> Result<(), log::kv::Error> {
-        self.0.push((key.to_string(), format::printable(format_args!("{value}"), FIELD_MAX)));
+        let text = format::printable(format_args!("{value}"), FIELD_MAX);
+        // A change of no service has a field of none.
+        if !text.is_empty() {
+            self.0.push((key.to_string(), text));
+        }
         Ok(())
     }
 }
@@ -271,7 +295,7 @@ struct Budget {
 impl Budgets {
     fn admit(&mut self, kind: &str, now: Instant) -> bool {
         const OTHERS: &str = "others";
-        let kind = if self.kinds.contains_key(kind) || self.kinds.len() < KINDS { kind } else { OTHERS };
+        let kind = if self.kinds.contains_key(kind) || self.kinds.len() < BUDGETS { kind } else { OTHERS };
         const LINE: u64 = 1_000_000_000;
         let whole = u64::from(BURST) * LINE;
         let fresh = || Budget { left: whole, since: now, folded: 0 };
@@ -324,6 +348,31 @@ mod tests {
         let (sender, lines) = channel();
         let (go, gate) = channel();
         (Journal::start(Slow(sender, gate), false).unwrap(), lines, go)
+    }
+
+    /// The words behind `mark` in this crate's files.
+    fn named(folder: &Path, mark: &str, found: &mut std::collections::BTreeSet<String>) {
+        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            if entry.file_type().unwrap().is_dir() {
+                named(&entry.path(), mark, found);
+            } else {
+                let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+                let words = text.split(mark).skip(1).filter_map(|rest| rest.split('"').next());
+                found.extend(words.filter(|word| word.chars().all(char::is_lowercase)).map(str::to_owned));
+            }
+        }
+    }
+
+    #[test]
+    fn every_kind_is_in_the_list() {
+        let mut found = std::collections::BTreeSet::new();
+        for folder in ["src", "daemon"] {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+            for mark in ["target: \"", ".tell(\""] {
+                named(&folder, mark, &mut found);
+            }
+        }
+        assert_eq!(found.iter().map(String::as_str).collect::<Vec<_>>(), KINDS);
     }
 
     #[test]
@@ -382,6 +431,6 @@ mod tests {
         for n in 0..10_000 {
             budgets.admit(&format!("user {n}"), now);
         }
-        assert!(budgets.kinds.len() <= KINDS + 1);
+        assert!(budgets.kinds.len() <= BUDGETS + 1);
     }
 }

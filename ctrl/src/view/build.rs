@@ -1,5 +1,6 @@
 //! Making views from the control thread's state.
 
+use super::condition::{LINK, STATION};
 use super::{
     AnswerView, CheckView, Counted, HealthView, LocalShareView, LocalView, NeighborView, PortView, RouteView,
     ServerView, ServiceView, SessionCount, SessionView, StatsView, SwitchView, WayView, WorkerView,
@@ -225,22 +226,18 @@ impl Observer<'_> {
             .collect()
     }
 
-    /// Why a server cannot be reached now.
-    pub(super) fn unreachable(&self, server: &ServerSpec) -> Option<String> {
+    /// Why a server cannot be reached now, and what to do.
+    pub(super) fn unreachable(&self, server: &ServerSpec) -> Option<(String, &'static str)> {
         let Some(hop) = self.world.routes.lookup(server.endpoint.address, 0) else {
-            return Some(format!("no route leads to {}", server.endpoint.address));
+            return Some((format!("no route leads to {}", server.endpoint.address), "add a [[route]]"));
         };
         let port = usize::from(hop.port.0);
         if matches!(self.links[port], Some((false, _))) {
-            return Some(format!("the link of port {} is down", self.config.ports[port].name));
+            return Some((format!("the link of port {} is down", self.config.ports[port].name), LINK));
         }
         self.neighbors.is_absent(hop).then(|| {
-            format!(
-                "{} does not answer {} on port {}",
-                hop.address,
-                question(hop),
-                self.config.ports[port].name
-            )
+            let (address, port) = (hop.address, &self.config.ports[port].name);
+            (format!("{address} does not answer {} on port {port}", question(hop)), STATION)
         })
     }
 
@@ -467,7 +464,10 @@ impl Observer<'_> {
             .map(|(route, hop)| {
                 let port = self.port_name(hop.port);
                 let (gateway, question) = (hop.address, question(hop));
-                format!("route to {}: gateway {gateway} does not answer {question} on port {port}", route.to)
+                format!(
+                    "route to {}: gateway {gateway} does not answer {question} on port {port}; {STATION}",
+                    route.to
+                )
             })
             .collect()
     }
@@ -493,7 +493,7 @@ impl Observer<'_> {
                 ));
             }
             if matches!(self.links[at], Some((false, _))) {
-                warnings.push(format!("port {}: the link is down", spec.name));
+                warnings.push(format!("port {}: the link is down; {LINK}", spec.name));
             }
         }
         warnings

@@ -60,7 +60,10 @@ impl Observer<'_> {
         }
         if spec.drain {
             let until = self.drain_s(&spec.name, None).map(|seconds| format!("; it leaves in {seconds} s"));
-            let reason = format!("it takes no new sessions{}", until.unwrap_or_default());
+            let reason = format!(
+                "it takes no new sessions{}; drain = false lets them in again",
+                until.unwrap_or_default()
+            );
             return because(ServiceState::Draining, reason);
         }
         let picture = self.standings.picture(at);
@@ -78,23 +81,21 @@ impl Observer<'_> {
             let is_awaited = healths.iter().any(|(health, _)| *health == Health::Checking)
                 || (0..spec.servers.len()).any(is_up);
             return match (self.standings.switch(at), is_awaited) {
-                (Some(_), _) => {
-                    because(ServiceState::Unready, "the operator's switch leaves it no server".into())
-                }
+                (Some(_), _) => because(ServiceState::Unready, SWITCHED.into()),
                 (None, true) => because(ServiceState::Unready, AWAITED.into()),
-                (None, false) => because(ServiceState::Down, "no server is healthy".into()),
+                (None, false) => because(ServiceState::Down, format!("no server is healthy; {ASK}")),
             };
         }
         if picture.protected && !(0..spec.servers.len()).any(is_up) {
             let reason = "no server is healthy; checks are not believed, and sessions go to all of them";
-            return because(ServiceState::Down, reason.into());
+            return because(ServiceState::Down, format!("{reason}; {ASK}"));
         }
         if let Some(reason) = self.full(at) {
             return because(ServiceState::Full, reason);
         }
         if picture.protected {
             let reason = "too few servers are healthy; checks are not believed, and all are used";
-            return because(ServiceState::Protected, reason.into());
+            return because(ServiceState::Protected, format!("{reason}; {ASK}"));
         }
         (ServiceState::Ready, None)
     }
@@ -104,13 +105,17 @@ impl Observer<'_> {
         let spec = &self.config.services[at];
         let weighted: Vec<_> = spec.servers.iter().filter(|server| server.weight > Weight::ZERO).collect();
         if weighted.is_empty() && !spec.drain {
-            let reason =
-                if spec.servers.is_empty() { "it has no server" } else { "every server has weight 0" };
+            let reason = match spec.servers.is_empty() {
+                true => "it has no server; add one with `sluice server add`, or in the files",
+                false => "every server has weight 0; give one its weight with `sluice server set`",
+            };
             return Some(reason.into());
         }
-        let reasons: Option<BTreeSet<_>> = weighted.iter().map(|server| self.unreachable(server)).collect();
+        let reasons: Option<Vec<_>> = weighted.iter().map(|server| self.unreachable(server)).collect();
         if let Some(reasons) = reasons.filter(|reasons| !reasons.is_empty()) {
-            return Some(reasons.into_iter().collect::<Vec<_>>().join("; "));
+            let (reasons, remedies): (BTreeSet<_>, BTreeSet<_>) = reasons.into_iter().unzip();
+            let all = reasons.iter().map(String::as_str).chain(remedies);
+            return Some(all.collect::<Vec<_>>().join("; "));
         }
         // A VIP on no port's network may come by any link.
         let homes: Option<BTreeSet<_>> = spec
@@ -123,7 +128,7 @@ impl Observer<'_> {
         let is_down = |port: usize| matches!(self.links[port], Some((false, _)));
         homes.iter().all(|port| is_down(usize::from(port.0))).then(|| {
             let names: Vec<_> = homes.iter().map(|port| self.port_name(*port)).collect();
-            format!("the link of port {} is down, by which its clients come", names.join(", "))
+            format!("the link of port {} is down, by which its clients come; {LINK}", names.join(", "))
         })
     }
 
@@ -253,6 +258,18 @@ impl Observer<'_> {
         list
     }
 }
+
+/// What to do where servers are not healthy.
+const ASK: &str = "`sluice server list` shows what their checks find";
+
+/// What to do about a link that is down.
+pub(super) const LINK: &str = "see the cable and the switch";
+
+/// What to do about a station that does not answer.
+pub(super) const STATION: &str = "see whether it is up and on that link, and `sluice neighbor list`";
+
+/// Why a service whose servers are well has none.
+const SWITCHED: &str = "the operator's switch leaves it no server; `sluice service switch NAME off` ends it";
 
 /// Why a service is not ready yet at the start.
 pub const AWAITED: &str = "the first answers of its servers to checks are awaited";

@@ -132,16 +132,17 @@ fn judge(subject: &str, said: &Value) -> Option<Finding> {
     let state = word("service_state");
     let is_served = matches!(word("verdict").as_str(), "forwarded" | "waits");
     if is_served {
-        return match state.split(':').next().unwrap_or_default() {
-            "ready" | "" => None,
-            "protected" | "full" | "draining" => {
-                Some(Finding::warning(subject, format!("it is {state}"), "see `sluice service show`"))
-            }
-            _ => Some(Finding {
-                grade: Grade::Bad,
-                ..Finding::warning(subject, format!("it is {state}"), "see `sluice service show`")
-            }),
+        let grade = match state.split(':').next().unwrap_or_default() {
+            "ready" | "" => return None,
+            "protected" | "full" | "draining" => Grade::Warning,
+            _ => Grade::Bad,
         };
+        // What to do stands in it.
+        return Some(Finding {
+            grade,
+            remedy: None,
+            ..Finding::warning(subject, format!("it is {state}"), "")
+        });
     }
     let seen = match word("reason") {
         reason if reason.is_empty() => format!("{what} is not forwarded: {}", word("verdict")),

@@ -208,8 +208,8 @@ fn totals(frame: &mut Frame<'_>, area: Rect, picture: &Picture, screen: &Screen)
         )),
         Line::raw(format!(
             "sessions {} of {}, with IPv6 {} of {}  buffers {} of {}",
-            count("sessions"),
-            count("session_capacity"),
+            scaled(number("sessions") - number("sessions_ipv6"), ""),
+            scaled(number("session_capacity") - number("session_capacity_ipv6"), ""),
             count("sessions_ipv6"),
             count("session_capacity_ipv6"),
             count("buffers_in_use"),
