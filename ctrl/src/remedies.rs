@@ -37,6 +37,9 @@ pub fn remedy(reason: DropReason) -> &'static str {
         IcmpUnsupported | IcmpQuote | IcmpNoSession => {
             "nothing: the packet is about no session of this appliance"
         }
+        IcmpOutOfWindow | IcmpMtu => {
+            "nothing: they are refused; if they go on, ask the provider where they come from"
+        }
         ProtocolUnsupported => "use tcp, udp or sctp; other protocols have no service here",
         NotForUs => "add the address to a service's listen, or see why a router sends it here",
         NoService => "add the port and protocol to a service's listen, or ask for one that is there",

@@ -114,6 +114,10 @@ reasons! {
     IcmpQuote = "icmp_quote",
     /// An ICMP error about a packet of no session, or an echo reply of none.
     IcmpNoSession = "icmp_no_session",
+    /// The ICMP error quotes a TCP segment with a sequence number that its sender has not reached: a blind attack (RFC 5927).
+    IcmpOutOfWindow = "icmp_out_of_window",
+    /// The ICMP error tells an MTU below 576 bytes (IPv6: 1,280), which no link has: a blind attack (RFC 5927).
+    IcmpMtu = "icmp_mtu",
     /// The SCTP header or its first chunk is cut off.
     SctpShort = "sctp_short",
     /// The first SCTP chunk does not fit, or is an INIT that is not alone or has a tag.

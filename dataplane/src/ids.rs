@@ -27,13 +27,13 @@ impl LocalId {
     pub const NONE: Self = Self(u16::MAX);
 }
 
-/// A neighbour's slot in the snapshot; stable within one routing epoch.
+/// A neighbour's slot in the snapshot; stable within one routing epoch. Control keeps far fewer than these can name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct NeighborId(pub u32);
+pub struct NeighborId(pub u16);
 
 impl NeighborId {
     /// The value that stands for "not resolved yet".
-    pub const NONE: Self = Self(u32::MAX);
+    pub const NONE: Self = Self(u16::MAX);
 }
 
 /// Counts the snapshots that control published, from 1.

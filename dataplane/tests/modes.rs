@@ -17,8 +17,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use support::{
-    A, B, CLIENT, CLIENT6, Fate, LOCAL, LOCAL6, Lab, Plan, SERVER, SERVER6, VIP, VIP6, answer_to, inbound,
-    inbound6,
+    A, B, CLIENT, CLIENT6, Fate, LOCAL, LOCAL6, Lab, Plan, SERVER, SERVER6, VIP, VIP6, answer_to,
+    error_about, inbound, inbound6,
 };
 
 /// One family's addresses.
@@ -535,15 +535,6 @@ fn pings_of_ipv6_addresses_are_answered() {
         assert_whole(&pong);
         assert_eq!((pong[ETHERNET + 40], &pong[ETHERNET + 48..]), (129, &b"abc"[..]));
     }
-}
-
-/// An ICMP error from a router, about `frame`.
-fn error_about(frame: &[u8], router: &Route, kind: u8, code: u8, rest: u32) -> Vec<u8> {
-    let mut message = vec![kind, code, 0, 0];
-    message.extend(rest.to_be_bytes());
-    message.extend(&frame[ETHERNET..]);
-    let protocol = if router.source.0.is_ipv4() { 1 } else { 58 };
-    ip_frame(router, protocol, 64, &message)
 }
 
 #[test]

@@ -1,10 +1,12 @@
-//! Floods from false addresses, in namespaces with real clients and servers.
+//! Floods from false addresses and blind attacks on connections, in namespaces with real clients and servers.
 
-use pktgen_tests::frames::{Route, tcp, tcp_frame};
-use pktgen_tests::lab::{Lab, Plan, VIP};
+use pktgen_tests::frames::{ETHERNET, Route, fill_checksums, tcp, tcp_frame};
+use pktgen_tests::lab::{CLIENT, Lab, Plan, VIP};
+use pktgen_tests::netns::Namespace;
 use pktgen_tests::process::{run, wait_until};
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, TcpStream};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -26,9 +28,8 @@ while at < len(data):
 ";
 
 /// SYNs from so many addresses that nobody has to a port of the VIP.
-fn syns(lab: &Lab, count: u32, l4_port: u16, station: [u8; 6]) -> std::path::PathBuf {
-    let mut frames = Vec::new();
-    for number in 0..count {
+fn syns(lab: &Lab, count: u32, l4_port: u16, station: [u8; 6]) -> PathBuf {
+    let syn = |number: u32| {
         let source = Ipv4Addr::from_bits(Ipv4Addr::new(198, 18, 0, 0).to_bits() + number % 100_000);
         let route = Route {
             source_mac: [2, 0, 0, 0, 0, 1],
@@ -36,13 +37,46 @@ fn syns(lab: &Lab, count: u32, l4_port: u16, station: [u8; 6]) -> std::path::Pat
             source: (source.into(), 1_024 + (number % 60_000) as u16),
             destination: (VIP.parse().unwrap(), l4_port),
         };
-        let frame = tcp_frame(&route, tcp::SYN, b"");
-        frames.extend((frame.len() as u16).to_be_bytes());
-        frames.extend(frame);
+        tcp_frame(&route, tcp::SYN, b"")
+    };
+    written(lab, (0..count).map(syn))
+}
+
+/// A file of frames for [`SENDER`].
+fn written(lab: &Lab, frames: impl Iterator<Item = Vec<u8>>) -> PathBuf {
+    let mut all = Vec::new();
+    for frame in frames {
+        all.extend((frame.len() as u16).to_be_bytes());
+        all.extend(frame);
     }
-    let path = lab.folder().join("syns");
-    std::fs::write(&path, frames).unwrap();
+    let path = lab.folder().join("frames");
+    std::fs::write(&path, all).unwrap();
     path
+}
+
+/// Starts to send a file of frames from a namespace.
+fn send(from: &Namespace, frames: &Path) -> Running {
+    let mut sender = from.command("/usr/bin/python3");
+    Running(sender.args(["-c", SENDER, "eth0"]).arg(frames).spawn().unwrap())
+}
+
+/// The station address of a port of the appliance.
+fn station(lab: &Lab, port: usize) -> [u8; 6] {
+    let ports = lab.json(&["port", "list"]).unwrap();
+    let mac: Vec<_> = ports[port]["mac"].as_str().unwrap().split(':').collect();
+    let octets: Vec<_> = mac.iter().map(|octet| u8::from_str_radix(octet, 16).unwrap()).collect();
+    octets.try_into().unwrap()
+}
+
+/// Connections with an answered request on each.
+fn connections(lab: &Lab, count: usize) -> Vec<TcpStream> {
+    let connect = |_| {
+        let mut stream = TcpStream::connect((VIP, 80)).unwrap();
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        ask(&mut stream).unwrap();
+        stream
+    };
+    lab.client().inside(|| (0..count).map(connect).collect())
 }
 
 /// A request on a connection that stays open.
@@ -66,23 +100,11 @@ fn a_flood_of_syns_takes_a_quarter_of_the_table_and_nobody_else_s_place() {
         + &lab.service("api", "tcp", 8080, "rr", &[0, 1]);
     lab.start_sluiced(&config).unwrap();
     lab.await_states(&["up", "up"]);
-    let mut live: Vec<_> = lab.client().inside(|| {
-        let connect = |_| {
-            let mut stream = TcpStream::connect((VIP, 80)).unwrap();
-            stream.set_read_timeout(Some(SOON)).unwrap();
-            ask(&mut stream).unwrap();
-            stream
-        };
-        (0..100).map(connect).collect()
-    });
-    let ports = lab.json(&["port", "list"]).unwrap();
-    let mac: Vec<_> = ports[0]["mac"].as_str().unwrap().split(':').collect();
-    let station: Vec<_> = mac.iter().map(|octet| u8::from_str_radix(octet, 16).unwrap()).collect();
+    let mut live = connections(&lab, 100);
     // Four times as many as the table holds.
-    let frames = syns(&lab, 4 * CAPACITY as u32, 80, station.try_into().unwrap());
+    let frames = syns(&lab, 4 * CAPACITY as u32, 80, station(&lab, 0));
 
-    let mut sender = lab.client().command("/usr/bin/python3");
-    let mut sending = Running(sender.args(["-c", SENDER, "eth0"]).arg(&frames).spawn().unwrap());
+    let mut sending = send(lab.client(), &frames);
     let mut answers = Vec::new();
     let mut rounds = 0;
     while sending.0.try_wait().unwrap().is_none() {
@@ -111,6 +133,78 @@ fn a_flood_of_syns_takes_a_quarter_of_the_table_and_nobody_else_s_place() {
     assert!(warnings.contains("half-open IPv4 connections of worker 0"), "{warnings}");
     let events = || lab.sluice(&["events", "--since", "2m"]).unwrap();
     assert!(wait_until(SOON, || events().matches("half-open IPv4 connections").count() == 1), "{}", events());
+}
+
+/// Every port but those of services, each with a segment of these flags and numbers without order.
+fn sweep(route: &Route, kinds: &'static [u8], ports: impl Fn(Route, u16) -> Route) -> Vec<Vec<u8>> {
+    let segment = |n: u16, flags: u8, place: u32| {
+        let mut frame = tcp_frame(&ports(*route, n), flags, b"");
+        let number = |salt: u32| {
+            (u32::from(n) ^ salt ^ place << 16)
+                .wrapping_mul(0x9e37_79b9)
+                .rotate_left(15)
+                .wrapping_mul(0x85eb_ca6b)
+        };
+        let l4 = ETHERNET + 20;
+        frame[l4 + 4..l4 + 8].copy_from_slice(&number(0x5bd1).to_be_bytes());
+        frame[l4 + 8..l4 + 12].copy_from_slice(&number(0x1b87).to_be_bytes());
+        fill_checksums(&mut frame);
+        frame
+    };
+    let each = |n: u16| kinds.iter().enumerate().map(move |(place, flags)| (n, *flags, place as u32));
+    (1_024..=u16::MAX).flat_map(each).map(|(n, flags, place)| segment(n, flags, place)).collect()
+}
+
+#[test]
+fn blind_sweeps_of_all_ports_end_no_connection_idle_or_busy() {
+    let mut lab = Lab::new(Plan { servers: 1, ..Plan::default() }).unwrap();
+    lab.start_nginx_on(0, &[80]).unwrap();
+    let config = lab.config_head() + &lab.service("web", "tcp", 80, "rr", &[0]);
+    lab.start_sluiced(&config).unwrap();
+    lab.await_states(&["up"]);
+    let (mut busy, mut idle) = (connections(&lab, 100), connections(&lab, 100));
+
+    let address = |text: &str| text.parse::<IpAddr>().unwrap();
+    let session = lab.json(&["session", "list", "--limit", "1"]).unwrap();
+    let local = session[0]["local"].as_str().unwrap().rsplit_once(':').unwrap().0.to_owned();
+    let from_client = Route {
+        source_mac: [2, 0, 0, 0, 0, 1],
+        destination_mac: station(&lab, 0),
+        source: (address(CLIENT), 0),
+        destination: (address(VIP), 80),
+    };
+    let from_server = Route {
+        destination_mac: station(&lab, 1),
+        source: (address(&lab.server_ip(0)), 80),
+        destination: (address(&local), 0),
+        ..from_client
+    };
+    let by_source = |route: Route, n| Route { source: (route.source.0, n), ..route };
+    let by_destination = |route: Route, n| Route { destination: (route.destination.0, n), ..route };
+    let sweeps: [(&Namespace, Vec<Vec<u8>>); 5] = [
+        (lab.client(), sweep(&from_client, &[tcp::RST], by_source)),
+        (lab.client(), sweep(&from_client, &[tcp::FIN | tcp::ACK], by_source)),
+        (lab.client(), sweep(&from_client, &[tcp::RST, tcp::SYN], by_source)),
+        (lab.server(0), sweep(&from_server, &[tcp::RST], by_destination)),
+        (lab.server(0), sweep(&from_server, &[tcp::FIN | tcp::ACK, tcp::SYN | tcp::ACK], by_destination)),
+    ];
+    for (at, (from, frames)) in sweeps.into_iter().enumerate() {
+        let mut sending = send(from, &written(&lab, frames.into_iter()));
+        while sending.0.try_wait().unwrap().is_none() {
+            let streams = busy.iter_mut().enumerate();
+            streams
+                .for_each(|(n, stream)| ask(stream).unwrap_or_else(|why| panic!("sweep {at}: {n}: {why}")));
+        }
+    }
+
+    let established = || lab.json(&["session", "list", "--state", "established"]).unwrap();
+    assert_eq!(established().as_array().unwrap().len(), 200);
+    for stream in busy.iter_mut().chain(&mut idle) {
+        ask(stream).unwrap();
+    }
+    let doubtful = lab.json(&["worker", "list"]).unwrap()[0]["segments_out_of_window"].as_u64().unwrap();
+    // Three sweeps met all, and two those of one of the two local addresses.
+    assert!(doubtful >= 3 * 200 + 2 * 80, "{doubtful}");
 }
 
 /// A program that ends with its test.

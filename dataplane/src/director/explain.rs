@@ -14,7 +14,7 @@ use crate::flow::{Direction, Endpoint, Family, FlowKey, FlowKey6, Protocol};
 use crate::ids::{NeighborId, PortId, ServerId, ServiceId, WorkerId};
 use crate::session::{ForwardMode, Seen, Session, SessionIndex, SessionRecord, SessionTable, State};
 use crate::snapshot::{NextHop, RealServer, Service, Snapshot};
-use crate::wire::{self, Outer, Packet, Payload, Unfit};
+use crate::wire::{self, Outer, Packet, Payload, Segment, Unfit};
 use std::net::IpAddr;
 
 /// Why a packet's server is the one that gets it.
@@ -58,6 +58,8 @@ pub struct Explanation {
     pub begins_anew: bool,
     /// The state of its session after it.
     pub state: Option<State>,
+    /// What it says, if it is a TCP segment.
+    segment: Option<Segment>,
     /// The server, and why it.
     pub server: Option<(ServerId, Chosen)>,
     /// What leaves.
@@ -74,6 +76,7 @@ impl Explanation {
             session: None,
             begins_anew: false,
             state: None,
+            segment: None,
             server: None,
             leaving: None,
         }
@@ -108,6 +111,9 @@ impl Director {
             Ok(packet) => {
                 staged.packet = packet;
                 staged.hash = K::side(self).sessions.hash(packet.key);
+                if let Payload::Transport(Protocol::Tcp) = packet.payload {
+                    said.segment = Some(wire::segment(frame, &packet));
+                }
                 self.explain_packet(&mut staged, arrival, &mut said)
             }
             Err(Unfit::Dropped(reason)) => Err(reason),
@@ -209,8 +215,13 @@ impl Director {
             return None;
         }
         said.server = Some((session.server, Chosen::BySession));
-        let seen = Seen::of(direction, session.mode.sees_answers());
-        said.state = Some(session.state().after(packet.flags, seen));
+        said.state = Some(match &said.segment {
+            Some(segment) => {
+                let mut after = *session;
+                after.follow(segment, direction).unwrap_or(session.state())
+            }
+            None => session.state().after(packet.flags, Seen::of(direction, session.mode.sees_answers())),
+        });
         Some(self.explain_way(sessions, index, direction, packet, world, said))
     }
 

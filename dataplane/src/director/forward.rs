@@ -40,8 +40,9 @@ impl Director {
         let (mut at, mut reported) = (from, from);
         // No port has this number.
         let mut by = u32::MAX;
-        for frame in &mut frames[from..] {
-            let Some(port) = pass.one(frame, group, at) else { break };
+        let count = frames.len().min(GROUP);
+        while at < count {
+            let Some(port) = pass.one(&mut frames[at], group, at) else { break };
             if by != u32::from(port.0) {
                 verdicts.push_transmit(PortId(by as u16), at - reported);
                 (by, reported) = (u32::from(port.0), at);
@@ -91,7 +92,7 @@ impl Director {
                 return self.exceeds_mtu(frame, packet, mtu, arrival, verdicts);
             }
         }
-        account(session, packet, direction, arrival.stamp, stats);
+        account(session, (frame.bytes(), packet, protocol), direction, arrival.stamp, stats);
         let bytes = frame.bytes_mut();
         match next {
             Next::Known(egress) => {
@@ -127,8 +128,6 @@ impl<K: HasSide> Pass<'_, K> {
     #[inline(always)]
     fn one(&mut self, frame: &mut Frame<'_>, group: &Group<K>, at: usize) -> Option<PortId> {
         let Heads { keys, total_lens, plain } = &group.heads;
-        // The remainder changes nothing; it saves the checks of indices.
-        let at = at % GROUP;
         let (session, direction) = self.lines.confirm(keys[at], group.candidates[at])?;
         if session.routing_epoch != self.epoch || !session.ignores(plain[at], direction) {
             return None;
@@ -143,9 +142,12 @@ impl<K: HasSide> Pass<'_, K> {
         }
         let egress = self.egresses.get(session.next_hop(direction))?;
         let counters = self.servers.get(session.server.0 as usize)?;
+        let to = session.other_side(direction);
         session.last_seen = self.stamp;
         count_traffic(total_lens[at], direction, counters);
         if session.needs.has(Needs::AS_IT_IS) {
+            // Of a datagram it means nothing.
+            session.note_sent(K::upper_half_of_sequence(frame)?);
             if session.needs.has(Needs::IPIP) {
                 K::enter_tunnel(frame, session.key(Direction::Outbound), &egress.header);
             } else {
@@ -154,7 +156,7 @@ impl<K: HasSide> Pass<'_, K> {
             return Some(egress.port);
         }
         let is_segment = keys[at].protocol() == Protocol::Tcp;
-        K::translate_plain(frame, is_segment, session.other_side(direction), &egress.header);
+        K::translate_plain(frame, is_segment, to, &egress.header, session.acknowledged_mut(direction));
         if is_segment && session.sequence_offset != 0 {
             let packet = group.heads.packet(at, frame);
             let (offset, bare) = (session.sequence_offset, session.needs.has(Needs::WITHOUT_TIMESTAMP));
@@ -168,13 +170,19 @@ impl<K: HasSide> Pass<'_, K> {
 #[inline(always)]
 pub(super) fn account<S: Key, K: Key>(
     session: &mut Session<S>,
-    packet: &Packet<K>,
+    (frame, packet, protocol): (&[u8], &Packet<K>, Protocol),
     direction: Direction,
     stamp: Stamp,
     stats: &WorkerStats,
 ) {
     let counters = stats.server(session.server);
-    let state = session.state().after(packet.flags, Seen::of(direction, session.mode.sees_answers()));
+    let state = match protocol {
+        Protocol::Tcp => session.follow(&wire::segment(frame, packet), direction).unwrap_or_else(|| {
+            stats.segments_out_of_window.add(1);
+            session.state()
+        }),
+        _ => session.state().after(packet.flags, Seen::of(direction, session.mode.sees_answers())),
+    };
     session.last_seen = stamp;
     if state != session.state() {
         if session.state() == State::SynRecv && direction == Direction::Outbound && packet.flags.rst() {

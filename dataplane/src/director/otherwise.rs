@@ -97,7 +97,7 @@ impl Director {
         }
         let (sessions, stats) = S::parts(self);
         let session = sessions.get_mut(index);
-        account(session, packet, direction, arrival.stamp, stats);
+        account(session, (frame.bytes(), packet, protocol), direction, arrival.stamp, stats);
         if session.needs.has(Needs::RESET) && packet.flags.ack() {
             let (_, acknowledged) = wire::numbers(frame.bytes(), packet);
             sessions.set_acknowledged(index, direction, acknowledged);
@@ -192,7 +192,8 @@ impl Director {
         if is_too_long && K::dont_fragment(frame.bytes()) {
             return self.exceeds_mtu(frame, packet, mtu, arrival, verdicts);
         }
-        account(session, packet, Direction::Inbound, arrival.stamp, stats);
+        let protocol = session.protocol();
+        account(session, (frame.bytes(), packet, protocol), Direction::Inbound, arrival.stamp, stats);
         self.enter_tunnel::<K>(frame, &next, outer, is_too_long.then_some(mtu))?;
         verdicts.push(next.send(frame.bytes_mut()));
         Ok(())

@@ -10,14 +10,34 @@ use super::side::HasSide;
 use super::tell::datagram_overhead;
 use super::{Arrival, Director, Staged, Verdicts};
 use crate::drop::DropReason;
-use crate::flow::{Direction, Family, FlowKey6, Protocol};
+use crate::flow::{Direction, Family, FlowKey6, Key, Protocol};
 use crate::frame::Frame;
 use crate::ids::WorkerId;
-use crate::session::{ForwardMode, SessionIndex};
+use crate::session::{ForwardMode, QUOTE_ROOM, Session, SessionIndex};
 use crate::snapshot::AddressRole;
 use crate::steering::Clients;
 use crate::wire::{self, Packet};
 use std::net::IpAddr;
+
+/// No link has a smaller MTU (RFC 791 asks every host for this much).
+const SMALLEST_MTU: u32 = 576;
+/// No link of IPv6 has a smaller MTU (RFC 8200 §5).
+const SMALLEST_MTU_IPV6: u32 = 1_280;
+
+/// Refuses an error about a segment that was not sent. It comes from the side of the segment's receiver.
+fn check_quote<S: Key, K: Key>(
+    frame: &[u8],
+    packet: &Packet<K>,
+    protocol: Protocol,
+    session: &Session<S>,
+    direction: Direction,
+) -> Result<(), DropReason> {
+    let about = if direction == Direction::Outbound { Direction::Inbound } else { Direction::Outbound };
+    match wire::quoted_sequence(frame, packet).filter(|_| protocol == Protocol::Tcp) {
+        Some(sequence) if !session.is_within(about, sequence, QUOTE_ROOM) => Err(DropReason::IcmpOutOfWindow),
+        _ => Ok(()),
+    }
+}
 
 impl Director {
     /// Passes an error on to the client or the server whose packet it is about.
@@ -31,6 +51,13 @@ impl Director {
         verdicts: &mut Verdicts,
     ) -> Result<(), DropReason> {
         let packet = &stage.packet;
+        let smallest = match K::FAMILY {
+            Family::V4 => SMALLEST_MTU,
+            Family::V6 => SMALLEST_MTU_IPV6,
+        };
+        if wire::told_mtu(frame.bytes(), packet).is_some_and(|mtu| mtu < smallest) {
+            return Err(DropReason::IcmpMtu);
+        }
         let sessions = &K::side(self).sessions;
         let known = sessions.confirm(packet.key, stage.candidate);
         let Some((index, direction)) = known.or_else(|| sessions.find(packet.key, stage.hash)) else {
@@ -52,6 +79,7 @@ impl Director {
         if !session.mode.sees_answers() {
             return self.pass_error_on::<K, K>(frame, packet, index, arrival, verdicts);
         }
+        check_quote(frame.bytes(), packet, protocol, session, direction)?;
         let (_, next) = next_hop_to(session.destination(direction), 0, arrival.world)?;
         if packet.total_len > arrival.world.port(next.port()).link.mtu {
             return Err(DropReason::ExceedsMtu);
@@ -91,6 +119,7 @@ impl Director {
             // The server got the client's packet in a tunnel of the other family.
             return self.pass_error_on::<FlowKey6, K>(frame, packet, index, arrival, verdicts);
         }
+        check_quote(frame.bytes(), packet, protocol, session, direction)?;
         let (_, next) = next_hop_to(session.destination(direction), 0, arrival.world)?;
         let moved = match direction {
             Direction::Outbound => session.sequence_offset,

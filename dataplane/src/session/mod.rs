@@ -5,6 +5,7 @@
 mod fragments;
 mod index;
 mod local_ports;
+mod numbers;
 mod record;
 mod state;
 mod table;
@@ -13,6 +14,7 @@ mod templates;
 
 pub use fragments::{DatagramId, DatagramKey, Fragments, HELD_MAX, Settled, Step};
 pub use local_ports::{LocalPorts, PORTS_PER_PAIR, Pair, PairIndex, Taken};
+pub use numbers::{FIN_ROOM, QUOTE_ROOM, RESET_ROOM};
 pub use record::SessionRecord;
 pub use state::{Seen, State, Timeouts, Unproven};
 pub use table::{Candidate, InsertError, Lines, SessionIndex, SessionTable};
@@ -127,6 +129,9 @@ pub struct Session<K> {
     /// Next hop of packets by [`Direction`], valid within `routing_epoch`: towards the real
     /// server, and towards the client.
     next_hops: [NeighborId; 2],
+    /// By [`Direction`]: the upper half of what the last segment acknowledged of those in the other direction, as it
+    /// stands on the wire ([`numbers`]).
+    acknowledged: [[u8; 2]; 2],
     /// When a packet last passed, in either direction.
     pub last_seen: Stamp,
     /// The snapshot's routing epoch in which the next hops were looked up.
@@ -182,6 +187,7 @@ impl<K: Key> Session<K> {
         sequence_offset: 0,
         server: ServerId(0),
         next_hops: [NeighborId::NONE; 2],
+        acknowledged: [numbers::UNKNOWN; 2],
         last_seen: Stamp::from_zero(),
         routing_epoch: 0,
         local_id: LocalId::NONE,

@@ -257,7 +257,8 @@ impl<K: Key> Lines<'_, K> {
     #[inline(always)]
     pub fn confirm(&mut self, key: K, Candidate(slot): Candidate) -> Option<(&mut Session<K>, Direction)> {
         let session = self.0.get_mut((slot >> 1) as usize)?;
-        (session.keys[(slot & 1) as usize] == key).then_some((session, direction(slot)))
+        let way = direction(slot);
+        (session.keys[way as usize] == key).then_some((session, way))
     }
 }
 

@@ -52,7 +52,7 @@ impl Neighbors {
         let by_hop = slots
             .iter()
             .enumerate()
-            .filter_map(|(at, neighbor)| Some((neighbor.as_ref()?.hop, NeighborId(at as u32))))
+            .filter_map(|(at, neighbor)| Some((neighbor.as_ref()?.hop, NeighborId(at as u16))))
             .collect();
         const UNKNOWN: Egress = Egress { header: [0; _], port: PortId(0), known: false };
         let egress = |slot: &Option<Neighbor>| {

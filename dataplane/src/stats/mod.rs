@@ -183,6 +183,8 @@ counters! {
         sessions_live: Gauge of Sessions,
         /// Sessions now in the table of those with an IPv6 address.
         sessions_live_ipv6: Gauge of Sessions,
+        /// RSTs and FINs of TCP whose sequence numbers cannot be their senders': passed on, and no session ended by them.
+        segments_out_of_window: Counter of Packets,
         /// ICMP echo requests answered.
         echo_replies: Counter of Packets,
         /// ICMP errors sent.

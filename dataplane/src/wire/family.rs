@@ -5,8 +5,8 @@ use super::heads::Heads;
 use super::packet::{LinkTraits, Packet, Payload, Plain, Station, Unfit};
 use super::rewrite::{Translation, translate_plain4, translate_plain6, translate4, translate6};
 use super::{
-    ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader, IPV6_LEN, cross, cross_error, icmp, icmp6,
-    ipv4, ipv6, lanes, set_ethernet, tunnel,
+    ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, EthernetHeader, IPV4_LEN, IPV6_LEN, cross, cross_error,
+    icmp, icmp6, ipv4, ipv6, lanes, set_ethernet, tunnel,
 };
 use crate::drop::DropReason;
 use crate::flow::{FlowKey, FlowKey6, Key, Protocol};
@@ -74,13 +74,18 @@ pub trait Wire: Key {
     ) -> Result<(), DropReason>;
 
     /// [`translate`](Self::translate) for a [plain](Self::read_plain) packet, which gets its Ethernet header too. `to`
-    /// is its new key turned round, and the checksums' differences as little-endian numbers.
+    /// is its new key turned round, and the checksums' differences as little-endian numbers. `acknowledged`
+    /// becomes the upper half of what a segment acknowledges, as it stands on the wire.
     fn translate_plain(
         frame: &mut Frame<'_>,
         is_segment: bool,
         to: (Self, u16, u16),
         ethernet: &EthernetHeader,
+        acknowledged: &mut [u8; 2],
     );
+
+    /// The upper half of a plain segment's sequence number; of a datagram other bytes.
+    fn upper_half_of_sequence(frame: &Frame<'_>) -> Option<[u8; 2]>;
 
     /// Where a piece stands in its datagram.
     fn fragment(frame: &[u8], packet: &Packet<Self>) -> Fragment;
@@ -184,8 +189,14 @@ impl Wire for FlowKey {
         is_segment: bool,
         to: (Self, u16, u16),
         ethernet: &EthernetHeader,
+        acknowledged: &mut [u8; 2],
     ) {
-        translate_plain4(frame, is_segment, to, ethernet);
+        translate_plain4(frame, is_segment, to, ethernet, acknowledged);
+    }
+
+    #[inline(always)]
+    fn upper_half_of_sequence(frame: &Frame<'_>) -> Option<[u8; 2]> {
+        upper_half(frame, ETHERNET_LEN + IPV4_LEN)
     }
 
     fn cross(
@@ -292,8 +303,14 @@ impl Wire for FlowKey6 {
         is_segment: bool,
         (key, _, l4): (Self, u16, u16),
         ethernet: &EthernetHeader,
+        acknowledged: &mut [u8; 2],
     ) {
-        translate_plain6(frame, is_segment, (key, l4), ethernet);
+        translate_plain6(frame, is_segment, (key, l4), ethernet, acknowledged);
+    }
+
+    #[inline(always)]
+    fn upper_half_of_sequence(frame: &Frame<'_>) -> Option<[u8; 2]> {
+        upper_half(frame, ETHERNET_LEN + IPV6_LEN)
     }
 
     fn cross(
@@ -378,4 +395,10 @@ impl Wire for FlowKey6 {
     ) -> Result<(), DropReason> {
         cross_error::six_to_four(frame, packet, protocol, to, moved)
     }
+}
+
+/// The upper half of the sequence number of a segment whose header begins at `l4`.
+#[inline(always)]
+fn upper_half(frame: &Frame<'_>, l4: usize) -> Option<[u8; 2]> {
+    frame.bytes().get(l4 + 4..l4 + 6)?.try_into().ok()
 }

@@ -1,6 +1,9 @@
 //! ICMP messages that the director makes out of the frame it is looking at (RFC 792).
 
-use super::{ETHERNET_LEN, IPV4_LEN, Packet, Translation, be16, be32, checksum, echo, put16, put32};
+use super::ipv6::upper;
+use super::{
+    ETHERNET_LEN, IPV4_LEN, IPV6_LEN, Packet, Translation, be16, be32, checksum, echo, put16, put32,
+};
 use crate::flow::{Family, FlowKey, Key, Protocol};
 use crate::frame::Frame;
 
@@ -92,6 +95,35 @@ pub fn lower_told_mtu<K: Key>(frame: &mut [u8], packet: &Packet<K>, by: u16) {
         }
         _ => {}
     }
+}
+
+/// The MTU that an ICMP error of either family tells, if it tells one.
+///
+/// # Panics
+/// When `packet` is no ICMP error parsed from this frame.
+pub fn told_mtu<K: Key>(frame: &[u8], packet: &Packet<K>) -> Option<u32> {
+    let icmp = &frame[usize::from(packet.l4)..];
+    match (K::FAMILY, icmp[0], icmp[1]) {
+        (Family::V4, 3, 4) => Some(be16(icmp, 6).into()),
+        (Family::V6, 2, _) => Some(be32(icmp, 4)),
+        _ => None,
+    }
+}
+
+/// The sequence number of the TCP segment that an ICMP error of either family quotes.
+///
+/// # Panics
+/// When `packet` is no ICMP error parsed from this frame.
+pub fn quoted_sequence<K: Key>(frame: &[u8], packet: &Packet<K>) -> Option<u32> {
+    let quote = &frame[usize::from(packet.l4) + ICMP_LEN..];
+    let transport = match K::FAMILY {
+        Family::V4 => &quote[usize::from(quote[0] & 0x0f) * 4..],
+        Family::V6 => {
+            let (inner, body) = quote.split_at(IPV6_LEN);
+            &body[upper(inner[6], body).ok()?.offset..]
+        }
+    };
+    (transport.len() >= 8).then(|| be32(transport, 4))
 }
 
 /// [`Wire::relay_error`](super::Wire::relay_error) for IPv4.

@@ -39,15 +39,15 @@ pub use exception::{Datagram, Unclaimed, concerns_kernel};
 pub use family::Wire;
 pub use fragment::Fragment;
 pub use heads::Heads;
-pub use icmp::lower_told_mtu;
+pub use icmp::{lower_told_mtu, quoted_sequence, told_mtu};
 pub use insert::{cut_payload, insert_payload};
 pub use made::{MadeFrame, imagined_frame, reset_frame};
 pub use packet::{LinkTraits, Packet, Payload, Plain, Station, TcpFlags, Unfit};
 pub use proxy::{Proxy, ProxyHeader, ProxyVersion};
 pub use rewrite::{Translation, differences, finish_partial_checksum};
 pub use sequence::{
-    advance_sequence, lower_segment_size, numbers, sequence_number, shift_acknowledgement, shift_sacks,
-    shift_sequence,
+    Segment, advance_sequence, lower_segment_size, numbers, segment, sequence_number, shift_acknowledgement,
+    shift_sacks, shift_sequence,
 };
 pub use tag::{add_tag, strip_tag, vlan_of};
 pub use toa::{TOA_KIND, insert_toa, strip_toa, toa_len};

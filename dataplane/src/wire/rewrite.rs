@@ -70,6 +70,7 @@ pub(super) fn translate_plain4(
     is_segment: bool,
     (key, l3, l4): (FlowKey, u16, u16),
     ethernet: &EthernetHeader,
+    acknowledged: &mut [u8; 2],
 ) {
     const L4: usize = ETHERNET_LEN + IPV4_LEN;
     match is_segment {
@@ -85,6 +86,7 @@ pub(super) fn translate_plain4(
         }
         true => {
             let Some(head) = frame.head_mut::<{ L4 + 20 }>() else { return };
+            *acknowledged = [head[L4 + 8], head[L4 + 9]];
             translate_head(head, key, l3, ethernet);
             let field = u16::from_le_bytes([head[L4 + 16], head[L4 + 17]]);
             head[L4 + 16..L4 + 18].copy_from_slice(&checksum::adjust(field, l4).to_le_bytes());
@@ -125,6 +127,7 @@ pub(super) fn translate_plain6(
     is_segment: bool,
     (key, l4): (FlowKey6, u16),
     ethernet: &EthernetHeader,
+    acknowledged: &mut [u8; 2],
 ) {
     const L4: usize = ETHERNET_LEN + IPV6_LEN;
     match is_segment {
@@ -139,6 +142,7 @@ pub(super) fn translate_plain6(
         }
         true => {
             let Some(head) = frame.head_mut::<{ L4 + 20 }>() else { return };
+            *acknowledged = [head[L4 + 8], head[L4 + 9]];
             translate_head6(head, key, ethernet);
             let field = u16::from_le_bytes([head[L4 + 16], head[L4 + 17]]);
             head[L4 + 16..L4 + 18].copy_from_slice(&checksum::adjust(field, l4).to_le_bytes());

@@ -7,7 +7,7 @@
 //! knows the order, and a SYN from a port that comes again has no timestamp: the server would
 //! compare the clocks of different clients (RFC 7323 §5.2).
 
-use super::{Packet, be16, be32, checksum, put16, put32};
+use super::{ETHERNET_LEN, Packet, TcpFlags, be16, be32, checksum, put16, put32};
 use crate::flow::Direction;
 
 const HEADER: usize = 20;
@@ -25,6 +25,31 @@ pub fn lower_segment_size<K>(frame: &mut [u8], packet: &Packet<K>, len: usize) {
             [*high, *low] = size.to_be_bytes();
         }
     });
+}
+
+/// What a TCP segment says, as far as its session depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Its flags.
+    pub flags: TcpFlags,
+    /// Its sequence number, as its sender counts.
+    pub sequence: u32,
+    /// What it acknowledges, as its sender counts.
+    pub acknowledged: u32,
+    /// Whether it has data.
+    pub has_data: bool,
+}
+
+/// What a segment says.
+///
+/// # Panics
+/// When `packet` is no TCP segment parsed from this frame.
+pub fn segment<K>(frame: &[u8], packet: &Packet<K>) -> Segment {
+    let (sequence, acknowledged) = numbers(frame, packet);
+    let l4 = usize::from(packet.l4);
+    let header = usize::from(frame[l4 + 12] >> 4) * 4;
+    let has_data = ETHERNET_LEN + usize::from(packet.total_len) > l4 + header;
+    Segment { flags: packet.flags, sequence, acknowledged, has_data }
 }
 
 /// The sequence and the acknowledgement number of a segment.

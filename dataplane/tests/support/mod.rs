@@ -415,6 +415,15 @@ pub fn answer_to(frame: &[u8]) -> Route {
     Route { source_mac: SERVER_MAC, destination_mac: DIRECTOR_B, source: destination, destination: source }
 }
 
+/// An ICMP error from a router, about `frame`.
+pub fn error_about(frame: &[u8], router: &Route, kind: u8, code: u8, rest: u32) -> Vec<u8> {
+    let mut message = vec![kind, code, 0, 0];
+    message.extend(rest.to_be_bytes());
+    message.extend(&frame[pktgen_tests::frames::ETHERNET..]);
+    let protocol = if router.source.0.is_ipv4() { 1 } else { 58 };
+    pktgen_tests::frames::ip_frame(router, protocol, 64, &message)
+}
+
 /// An address's bytes.
 pub fn octets(address: IpAddr) -> Vec<u8> {
     match address {

@@ -1,0 +1,102 @@
+//! Whether a segment can be its sender's: what a blind attacker, who sees nothing of a connection, cannot know
+//! (RFC 5961, RFC 5927).
+//!
+//! A session keeps the upper half of the number up to which each direction's receiver has acknowledged. A segment that
+//! would end the session must begin not far behind that; any other is passed on, for its receiver knows exactly, and
+//! changes nothing here. With the room of [`RESET_ROOM`] one blind segment of 11,000 ends a session.
+
+use super::{Seen, Session, State};
+use crate::flow::{Direction, Key};
+use crate::wire::Segment;
+
+/// So far ahead of what is acknowledged a reset may be, in units of 64 KiB: data may be on the way before it.
+pub const RESET_ROOM: u16 = 4;
+/// The same of a FIN, which more data may precede: of 3,600 blind ones one ends a session.
+pub const FIN_ROOM: u16 = 16;
+/// The same of the segment that an ICMP error quotes, which its receiver looks at more closely.
+pub const QUOTE_ROOM: u16 = 128;
+
+impl<K: Key> Session<K> {
+    /// Takes note of a segment in `direction`, and returns the state that it leads to; `None` where it would end the
+    /// session and cannot be its sender's.
+    pub fn follow(&mut self, segment: &Segment, direction: Direction) -> Option<State> {
+        let Segment { flags, sequence, acknowledged, has_data } = *segment;
+        let (before, sees_answers) = (self.state, self.mode.sees_answers());
+        let after = before.after(flags, Seen::of(direction, sees_answers));
+        let is_live = matches!(before, State::Established | State::FinWait | State::CloseWait);
+        if flags.rst() {
+            if is_live && !self.is_plausible(direction, sequence, RESET_ROOM) {
+                return None;
+            }
+            self.acknowledged = [UNKNOWN; 2];
+            return Some(after);
+        }
+        if is_live && flags.fin() && !self.is_plausible(direction, sequence, FIN_ROOM) {
+            return None;
+        }
+        if !sees_answers {
+            self.note_sent(upper_half(sequence));
+            return Some(after);
+        }
+        *self.acknowledged_mut(direction) = upper_half(acknowledged);
+        let goes_on = flags.ack() && !flags.syn() && !flags.fin();
+        let do_both = goes_on && self.acknowledged.iter().all(|number| *number != UNKNOWN);
+        let after = match before {
+            // What the server says to a SYN decides.
+            _ if is_live && flags.syn() && direction == Direction::Inbound => before,
+            _ if is_live && flags.syn() => {
+                if flags.ack() {
+                    State::Established
+                } else {
+                    before
+                }
+            }
+            // An end after which both go on was none. Both may still acknowledge FINs.
+            State::Close if do_both => State::Established,
+            State::TimeWait if do_both && has_data => State::Established,
+            _ => after,
+        };
+        if after != before && matches!(after, State::Close | State::TimeWait) {
+            // What comes from now on shows whether they go on.
+            self.acknowledged = [UNKNOWN; 2];
+        }
+        Some(after)
+    }
+
+    /// Where it is noted what segments in `direction` acknowledge: the upper half, as it stands on the wire.
+    #[inline(always)]
+    pub fn acknowledged_mut(&mut self, direction: Direction) -> &mut [u8; 2] {
+        &mut self.acknowledged[direction as usize]
+    }
+
+    /// Takes note of where a client's segment stands, for want of what the server acknowledges.
+    #[inline(always)]
+    pub fn note_sent(&mut self, upper: [u8; 2]) {
+        self.acknowledged[Direction::Outbound as usize] = upper;
+    }
+
+    /// Whether a segment in `direction` can begin with this number, as its sender counts.
+    pub fn is_plausible(&self, direction: Direction, sequence: u32, room: u16) -> bool {
+        let moved = match direction {
+            Direction::Inbound => self.sequence_offset,
+            Direction::Outbound => 0,
+        };
+        self.is_within(direction, sequence.wrapping_add(moved), room)
+    }
+
+    /// [`is_plausible`](Self::is_plausible) for a number as the receiver counts.
+    pub fn is_within(&self, direction: Direction, sequence: u32, room: u16) -> bool {
+        let reached = self.acknowledged[1 - direction as usize];
+        let ahead = ((sequence >> 16) as u16).wrapping_sub(u16::from_be_bytes(reached));
+        // One that repeats what is acknowledged stands a little before it.
+        reached == UNKNOWN || ahead.wrapping_add(1) <= room + 1
+    }
+}
+
+/// Nothing is acknowledged yet, or the first 64 KiB of the numbers' space.
+pub(super) const UNKNOWN: [u8; 2] = [0; 2];
+
+/// The upper half of a number, as it stands on the wire.
+fn upper_half(number: u32) -> [u8; 2] {
+    ((number >> 16) as u16).to_be_bytes()
+}
