@@ -147,7 +147,9 @@ impl<K: HasSide> Pass<'_, K> {
         count_traffic(total_lens[at], direction, counters);
         if session.needs.has(Needs::AS_IT_IS) {
             // Of a datagram it means nothing.
-            session.note_sent(K::upper_half_of_sequence(frame)?);
+            if let Some(upper) = K::upper_half_of_sequence(frame) {
+                session.note_sent(upper);
+            }
             if session.needs.has(Needs::IPIP) {
                 K::enter_tunnel(frame, session.key(Direction::Outbound), &egress.header);
             } else {

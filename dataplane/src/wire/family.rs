@@ -196,7 +196,8 @@ impl Wire for FlowKey {
 
     #[inline(always)]
     fn upper_half_of_sequence(frame: &Frame<'_>) -> Option<[u8; 2]> {
-        upper_half(frame, ETHERNET_LEN + IPV4_LEN)
+        const L4: usize = ETHERNET_LEN + IPV4_LEN;
+        frame.head::<{ L4 + 8 }>().map(|head| [head[L4 + 4], head[L4 + 5]])
     }
 
     fn cross(
@@ -310,7 +311,8 @@ impl Wire for FlowKey6 {
 
     #[inline(always)]
     fn upper_half_of_sequence(frame: &Frame<'_>) -> Option<[u8; 2]> {
-        upper_half(frame, ETHERNET_LEN + IPV6_LEN)
+        const L4: usize = ETHERNET_LEN + IPV6_LEN;
+        frame.head::<{ L4 + 8 }>().map(|head| [head[L4 + 4], head[L4 + 5]])
     }
 
     fn cross(
@@ -395,10 +397,4 @@ impl Wire for FlowKey6 {
     ) -> Result<(), DropReason> {
         cross_error::six_to_four(frame, packet, protocol, to, moved)
     }
-}
-
-/// The upper half of the sequence number of a segment whose header begins at `l4`.
-#[inline(always)]
-fn upper_half(frame: &Frame<'_>, l4: usize) -> Option<[u8; 2]> {
-    frame.bytes().get(l4 + 4..l4 + 6)?.try_into().ok()
 }
