@@ -30,7 +30,7 @@ pub fn compile(
     registry: &mut Registry,
 ) -> Result<Snapshot, Exhausted> {
     let config = sources.config;
-    Ok(Snapshot {
+    let mut snapshot = Snapshot {
         generation: Generation(0),
         routing_epoch,
         ports: ports(config, devices),
@@ -43,7 +43,10 @@ pub fn compile(
         ended: Arc::default(),
         // Filled in when it is published.
         links_down: 0,
-    })
+        admits: Arc::default(),
+    };
+    snapshot.follow_servers();
+    Ok(snapshot)
 }
 
 /// The ports as workers see them.
@@ -58,6 +61,7 @@ pub fn ports(config: &Config, devices: &[DeviceFacts]) -> Arc<[PortConfig]> {
             },
             networks: spec.addresses.clone(),
             kernel: spec.kernel,
+            source_check: spec.source_check,
         })
         .collect()
 }

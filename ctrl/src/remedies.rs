@@ -27,6 +27,9 @@ pub fn remedy(reason: DropReason) -> &'static str {
             "look for the sender of packets with impossible sources; a router should filter them"
         }
         SourceOurs => "look for a loop, or for a station that pretends to be this appliance",
+        SourceElsewhere => {
+            "look for a forger, or add the [[route]] by which such packets come; source_check = \"off\" on the port admits them"
+        }
         Fragment | FragmentMalformed | FragmentTiny | FragmentOverlap | FragmentTooLong | FragmentTimeout => {
             "lower the MTU at the sender, so that datagrams are not cut"
         }

@@ -322,7 +322,7 @@ pub struct NeighborView {
     pub port: String,
     /// Station address, if known.
     pub mac: Option<String>,
-    /// `INCOMPLETE`, `REACHABLE`, `PROBE` or `FAILED`.
+    /// `INCOMPLETE`, `REACHABLE`, `PROBE`, `FAILED`, or `PERMANENT` where the configuration says it.
     pub state: String,
     /// Since when it has not confirmed its address; absent when it never did.
     pub confirmed_ms: Option<u64>,

@@ -124,6 +124,8 @@ reasons! {
     SctpChunk = "sctp_chunk",
     /// The transport protocol is neither TCP, UDP, SCTP nor ICMP, or it is SCTP in fragments.
     ProtocolUnsupported = "protocol_unsupported",
+    /// The source cannot come by this port: the routes place it elsewhere, or it is a server's and this port does not lead there.
+    SourceElsewhere = "source_elsewhere",
     /// The destination is none of the appliance's addresses.
     NotForUs = "not_for_us",
     /// A VIP is addressed on a port or protocol for which there is no service.

@@ -160,6 +160,17 @@ pub enum Direction {
     Outbound = 1,
 }
 
+impl Direction {
+    /// The other one.
+    #[inline(always)]
+    pub const fn turned(self) -> Self {
+        match self {
+            Self::Inbound => Self::Outbound,
+            Self::Outbound => Self::Inbound,
+        }
+    }
+}
+
 /// One direction's 5-tuple, as sessions are found by it.
 pub trait Key: Copy + PartialEq + Eq + Hash + fmt::Debug + Send + Sync + 'static {
     /// The family of the packets.

@@ -287,19 +287,50 @@ fn pieces_without_a_first_are_forgotten_and_counted() {
 }
 
 #[test]
-fn a_flood_of_pieces_is_bounded() {
+fn a_flood_of_pieces_without_a_first_is_bounded_and_the_oldest_leave() {
     let mut lab = Lab::new(&Plan::default());
-    let mut full = 0;
     for number in 0..5_000u16 {
         let pieces = cut(&udp_frame(&inbound(4000), &[1; 100]), number, 40);
-        if lab.send(A, &pieces[1]) == Fate::Dropped(DropReason::FragmentTableFull) {
-            full += 1;
-        }
+        assert_eq!(lab.send(A, &pieces[1]), Fate::Held);
     }
-    assert_eq!(full, 5_000 - 256);
-    lab.wait(Duration::from_secs(4));
-    assert_eq!(lab.released, vec![Fate::Dropped(DropReason::FragmentTimeout); 256]);
+    assert_eq!(lab.released, vec![Fate::Dropped(DropReason::FragmentTableFull); 5_000 - 256]);
     lab.released.clear();
-    let pieces = cut(&udp_frame(&inbound(4000), &[1; 100]), 9, 40);
-    assert_eq!(send(&mut lab, A, &pieces, &[2, 1, 0]).len(), 3, "there is room again");
+    // The last ones still wait.
+    let last = cut(&udp_frame(&inbound(4000), &[1; 100]), 4_999, 40);
+    assert_eq!(send(&mut lab, A, &last, &[0, 2]).len(), 3);
+    lab.wait(Duration::from_secs(4));
+    assert_eq!(lab.released, vec![Fate::Dropped(DropReason::FragmentTimeout); 255]);
+}
+
+/// First pieces whose others never come, from many networks and from one: datagrams of others pass all the same, though
+/// a thousand pieces of the flood come between theirs.
+#[test]
+fn a_flood_of_first_pieces_keeps_nobody_s_datagrams_away() {
+    for from_one in [false, true] {
+        let mut lab = Lab::new(&Plan { sessions: 100_000, ..Plan::default() });
+        let mut number = 0_u32;
+        let mut flood = |lab: &mut Lab| {
+            for _ in 0..1_000 {
+                number += 1;
+                let [a, b, c, _] = number.wrapping_mul(0x9e37_79b9).to_be_bytes();
+                let source = if from_one { [198, 51, 100, c] } else { [a % 90 + 11, b, c, 7] };
+                // Pieces of a session's datagrams, so that the table of sessions is no matter.
+                let route = Route { source: (source.into(), 4000), ..inbound(0) };
+                let pieces = cut(&udp_frame(&route, &[1; 100]), number as u16, 40);
+                lab.send(A, &pieces[0]);
+            }
+        };
+        for _ in 0..12 {
+            flood(&mut lab);
+        }
+        let mut sent = 0;
+        for good in 0..20_u16 {
+            let pieces = cut(&udp_frame(&inbound(6_000 + good), &[7; 3_000]), good, 1_480);
+            for piece in &pieces {
+                sent += usize::from(matches!(lab.send(A, piece), Fate::Sent(..)));
+                flood(&mut lab);
+            }
+        }
+        assert_eq!(sent, 20 * 3, "from one network: {from_one}");
+    }
 }

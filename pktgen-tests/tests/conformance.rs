@@ -101,20 +101,27 @@ fn arp_is_announced_answered_asked_and_refreshed() {
         None
     );
 
-    // A station that moves is followed at once.
-    let moved = pktgen_tests::wire::Arp {
-        operation: 1,
+    // A station is followed when the one that had its address does not answer, and not before.
+    let other = |operation| pktgen_tests::wire::Arp {
+        operation,
         sender: ([2, 0, 0, 0, 0, 0x77], client),
-        target: ([0; 6], Ipv4Addr::new(10, 0, 0, 1)),
+        target: (DIRECTOR_A, Ipv4Addr::new(10, 0, 0, 1)),
     };
-    rig.a.send(&moved.frame([0xff; 6])).unwrap();
-    let followed = || {
+    let known_at = |mac: &str| {
         let neighbors = rig.sluice(&["neighbor", "list"]).unwrap();
-        neighbors
-            .as_array()
-            .unwrap()
-            .iter()
-            .any(|neighbor| neighbor["address"] == "10.0.0.50" && neighbor["mac"] == "02:00:00:00:00:77")
+        let neighbors = neighbors.as_array().unwrap();
+        neighbors.iter().any(|neighbor| neighbor["address"] == "10.0.0.50" && neighbor["mac"] == mac)
     };
-    assert!(wait_until(patience, followed));
+    let first = rig.sluice(&["neighbor", "list"]).unwrap().to_string();
+    rig.a.send(&other(1).frame([0xff; 6])).unwrap();
+    let asked = |arp: &pktgen_tests::wire::Arp| arp.operation == 1 && arp.target.1 == client;
+    assert!(rig.a.expect_arp(patience, asked).is_some(), "{first}");
+    assert!(wait_until(patience, || !known_at("02:00:00:00:00:77")));
+    // From here on nobody reads the link for it, so it does not answer.
+    let moved = || {
+        rig.a.send(&other(2).frame(DIRECTOR_A)).unwrap();
+        known_at("02:00:00:00:00:77")
+    };
+    assert!(!moved());
+    assert!(wait_until(patience, moved));
 }

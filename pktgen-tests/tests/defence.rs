@@ -13,8 +13,8 @@ const SOON: Duration = Duration::from_secs(10);
 /// Sessions that fit.
 const CAPACITY: u64 = 20_000;
 
-/// Sends frames that stand in a file, each behind its length in two bytes, by a packet socket: 64 at a time, a millisecond
-/// apart, which a worker that shares its core keeps up with.
+/// Sends frames that stand in a file, each behind its length in two bytes, by a packet socket: so many at a time, a
+/// millisecond apart. A worker that shares its core keeps up with 64.
 const SENDER: &str = "import socket, sys, time
 out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
 out.bind((sys.argv[1], 0))
@@ -23,7 +23,7 @@ while at < len(data):
     size = data[at] << 8 | data[at + 1]
     out.send(data[at + 2:at + 2 + size])
     at, sent = at + 2 + size, sent + 1
-    if sent % 64 == 0:
+    if sent % int(sys.argv[3]) == 0:
         time.sleep(0.001)
 ";
 
@@ -56,8 +56,13 @@ fn written(lab: &Lab, frames: impl Iterator<Item = Vec<u8>>) -> PathBuf {
 
 /// Starts to send a file of frames from a namespace.
 fn send(from: &Namespace, frames: &Path) -> Running {
+    send_slowly(from, frames, 64)
+}
+
+/// The same, so many in a millisecond.
+fn send_slowly(from: &Namespace, frames: &Path, at_a_time: usize) -> Running {
     let mut sender = from.command("/usr/bin/python3");
-    Running(sender.args(["-c", SENDER, "eth0"]).arg(frames).spawn().unwrap())
+    Running(sender.args(["-c", SENDER, "eth0"]).arg(frames).arg(at_a_time.to_string()).spawn().unwrap())
 }
 
 /// The station address of a port of the appliance.
@@ -205,6 +210,92 @@ fn blind_sweeps_of_all_ports_end_no_connection_idle_or_busy() {
     let doubtful = lab.json(&["worker", "list"]).unwrap()[0]["segments_out_of_window"].as_u64().unwrap();
     // Three sweeps met all, and two those of one of the two local addresses.
     assert!(doubtful >= 3 * 200 + 2 * 80, "{doubtful}");
+}
+
+#[test]
+fn what_pretends_to_be_a_server_on_the_clients_side_enters_no_session() {
+    let mut lab = Lab::new(Plan { servers: 1, ..Plan::default() }).unwrap();
+    lab.start_nginx_on(0, &[80]).unwrap();
+    let config = lab.config_head() + &lab.service("web", "tcp", 80, "rr", &[0]);
+    lab.start_sluiced(&config).unwrap();
+    lab.await_states(&["up"]);
+    let mut live = connections(&lab, 50);
+    let sessions = lab.json(&["session", "list"]).unwrap();
+    let endpoint = |text: &serde_json::Value| {
+        let at: std::net::SocketAddr = text.as_str().unwrap().parse().unwrap();
+        (at.ip(), at.port())
+    };
+    // Even with ports and numbers that are right: to whoever was on the way.
+    let station = station(&lab, 0);
+    let forged = sessions.as_array().unwrap().iter().flat_map(|session| {
+        let route = Route {
+            source_mac: [2, 0, 0, 0, 0, 1],
+            destination_mac: station,
+            source: endpoint(&session["real"]),
+            destination: endpoint(&session["local"]),
+        };
+        [tcp::ACK, tcp::RST, tcp::FIN | tcp::ACK].map(|flags| tcp_frame(&route, flags, b"forged"))
+    });
+    let frames = written(&lab, forged.collect::<Vec<_>>().into_iter().cycle().take(15_000));
+    let mut sending = send(lab.client(), &frames);
+    while sending.0.try_wait().unwrap().is_none() {
+        live.iter_mut().for_each(|stream| ask(stream).unwrap());
+    }
+    let elsewhere = || lab.json(&["stats", "drops"]).unwrap()["source_elsewhere"].as_u64().unwrap();
+    assert!(wait_until(SOON, || elsewhere() >= 14_000), "{}", elsewhere());
+    let server = &lab.json(&["server", "list"]).unwrap()[0];
+    let passive = lab.json(&["session", "list", "--state", "established"]).unwrap();
+    assert_eq!(passive.as_array().unwrap().len(), 50, "{server}");
+}
+
+/// An ARP frame that says that a station has an address.
+fn arp(is_request: bool, sender: Ipv4Addr, to: [u8; 6], target: Ipv4Addr) -> Vec<u8> {
+    const FORGER: [u8; 6] = [2, 0, 0, 0, 0x66, 6];
+    let kind = if is_request { 1 } else { 2 };
+    let ends =
+        [&FORGER[..], &sender.octets(), if is_request { &[0; 6] } else { &to }, &target.octets()].concat();
+    [&to[..], &FORGER, &[8, 6, 0, 1, 8, 0, 6, 4, 0, kind], &ends].concat()
+}
+
+#[test]
+fn forged_arp_for_a_gateway_and_a_server_moves_neither_and_is_told() {
+    let mut lab = Lab::new(Plan { servers: 1, ..Plan::default() }).unwrap();
+    lab.start_nginx_on(0, &[80]).unwrap();
+    let far = "[[route]]\nto = \"0.0.0.0/0\"\nvia = \"192.0.2.50\"\n";
+    let config = lab.config_head() + &lab.service("web", "tcp", 80, "rr", &[0]) + far;
+    lab.start_sluiced(&config).unwrap();
+    lab.await_states(&["up"]);
+    let mut live = connections(&lab, 50);
+    let four = |text: &str| text.parse::<Ipv4Addr>().unwrap();
+    let sides = [
+        (lab.client(), 0, four(CLIENT), four("192.0.2.2")),
+        (lab.server(0), 1, four(&lab.server_ip(0)), four("10.0.0.2")),
+    ];
+    for (at, (from, port, victim, own)) in sides.into_iter().enumerate() {
+        let to = station(&lab, port);
+        let everybody = [0xff; 6];
+        let forged = [
+            arp(false, victim, to, own),
+            arp(true, victim, to, own),
+            arp(true, victim, everybody, victim),
+            arp(false, victim, everybody, victim),
+        ];
+        let frames = written(&lab, forged.into_iter().cycle().take(8_000));
+        let mut sending = send_slowly(from, &frames, 1);
+        while sending.0.try_wait().unwrap().is_none() {
+            let streams = live.iter_mut().enumerate();
+            streams.for_each(|(n, stream)| ask(stream).unwrap_or_else(|why| panic!("side {at}: {n}: {why}")));
+            let answers = lab.http(2, 2).unwrap();
+            assert!(answers.iter().all(|answer| answer.trim() == "rs1:80"), "side {at}: {answers:?}");
+        }
+    }
+    let neighbors = lab.json(&["neighbor", "list"]).unwrap().to_string();
+    assert!(!neighbors.contains("02:00:00:00:66:06"), "{neighbors}");
+    let events = lab.sluice(&["events", "--since", "2m"]).unwrap();
+    for victim in [CLIENT, &lab.server_ip(0)] {
+        let told = events.matches(&format!("neighbor {victim} on port")).count();
+        assert_eq!(told, 1, "{victim}: {events}");
+    }
 }
 
 /// A program that ends with its test.

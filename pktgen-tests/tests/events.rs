@@ -162,7 +162,7 @@ fn lists_say_what_is_asked_for_and_a_reload_that_nobody_confirms_is_undone() {
     assert!(routes.contains("ORIGIN") && routes.contains("link"), "{routes}");
     let way = lab.json(&["route", "get", &lab.server_ip(0)]).unwrap();
     assert_eq!((&way["port"], &way["neighbor"]), (&"lan".into(), &"REACHABLE".into()), "{way}");
-    let nowhere = lab.sluice(&["route", "get", "203.0.113.7"]).unwrap();
+    let nowhere = lab.sluice(&["route", "get", "203.0.113.7"]).unwrap_err();
     assert!(nowhere.contains("no route leads to 203.0.113.7"), "{nowhere}");
     let health = lab.json(&["health", "list"]).unwrap();
     assert_eq!(health.as_array().unwrap().len(), 2, "{health}");

@@ -36,9 +36,11 @@ use keys::Keyed;
 use dataplane::flow::{Endpoint, Protocols};
 use dataplane::scheduler::{Flags, Scheduler};
 use dataplane::session::{ForwardMode, Timeouts};
-use dataplane::snapshot::{Listen, Network, NextHop, ServiceOptions};
+use dataplane::snapshot::{Listen, Network, NextHop, ServiceOptions, SourceCheck};
 use dataplane::steering::ladder::Fields;
+use dataplane::wire::Mac;
 use dataplane::worker::SubInterface;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -55,6 +57,8 @@ pub struct Config {
     pub ports: Vec<PortSpec>,
     /// Static routes.
     pub routes: Vec<RouteSpec>,
+    /// Neighbours that are not asked where they are.
+    pub neighbors: BTreeMap<NextHop, Mac>,
     /// The services.
     pub services: Vec<Arc<ServiceSpec>>,
     /// Where the director is.
@@ -159,6 +163,8 @@ pub struct PortSpec {
     pub rss: Option<RssSpec>,
     /// Whether the host's kernel has an interface for it.
     pub kernel: bool,
+    /// How packets that come by it are checked for whether their sources can be there.
+    pub source_check: SourceCheck,
 }
 
 /// How a device spreads packets over its queues, as the operator says.

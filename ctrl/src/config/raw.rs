@@ -11,6 +11,7 @@ use Holds::{Any, Form, Number as Amount, Time, Whole, Words};
 use dataplane::flow::Protocol;
 use dataplane::scheduler::Scheduler;
 use dataplane::session::ForwardMode;
+use dataplane::snapshot::SourceCheck;
 use dataplane::steering::TABLE_MAX;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -32,6 +33,9 @@ tables! {
         /// Static routes.
         #[serde(default)]
         route: Vec<Spanned<Route>>, Any;
+        /// Neighbours whose station addresses are said and not asked for.
+        #[serde(default)]
+        neighbor: Vec<Spanned<Neighbor>>, Any;
         /// What clients connect to.
         #[serde(default)]
         service: Vec<Spanned<Service>>, Any;
@@ -175,6 +179,9 @@ tables! {
         accept_ra: Option<Spanned<bool>>, Any, default false;
         /// Whether the kernel has an interface of this name, for ssh, BIRD and health checks.
         kernel: Option<bool>, Any, default true;
+        /// Whether packets are dropped that come by a port that does not lead to their sender: `loose` asks it of servers, `strict`
+        /// of clients too, `off` of nobody.
+        source_check: Option<Spanned<String>>, Words(|| SourceCheck::ALL.map(SourceCheck::name).to_vec()), default "loose";
         /// The appliance's own addresses on the link.
         #[serde(default)]
         addresses: Vec<Spanned<String>>, NETWORK;
@@ -199,6 +206,16 @@ tables! {
         /// The gateways, neighbours on a port's link; flows are spread over several.
         via: Spanned<OneOrMany>, ADDRESS;
         /// The port of a link-local gateway; others are found by their network.
+        port: Option<Spanned<String>>, Form("name of a port");
+    }
+
+    /// A neighbour that is not asked where it is; what others say about it changes nothing.
+    Neighbor {
+        /// Its address.
+        address: Spanned<String>, ADDRESS;
+        /// Its station address.
+        mac: Spanned<String>, Form("MAC address");
+        /// The port of its link, where that is not found by its network.
         port: Option<Spanned<String>>, Form("name of a port");
     }
 

@@ -9,6 +9,7 @@ use crate::config::Reader;
 use crate::devices::DeviceCounters;
 use crate::health::Finding;
 use crate::health::Health;
+use crate::links::neighbors::Claim;
 use crate::servers::Standings;
 use crate::servers::balance::{Switch, TIER_NAMES};
 use crate::users::Peer;
@@ -542,7 +543,8 @@ impl Run {
             Operation::Wait(_) => {
                 // Everybody is on the link.
                 for entry in self.control.links.neighbors.entries() {
-                    self.control.links.neighbors.learn(entry.hop, [2, 0, 0, 0, 0, 9], false, now);
+                    let claim = Claim { station: [2, 0, 0, 0, 0, 9], is_answer: true, is_for_us: false };
+                    self.control.links.neighbors.hear(entry.hop, &claim, now);
                 }
                 self.control.turn(now);
                 return true;

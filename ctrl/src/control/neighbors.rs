@@ -4,8 +4,9 @@ use super::Control;
 use crate::devices::Devices;
 use crate::links::arp::{Arp, BROADCAST};
 use crate::links::nd;
-use crate::links::neighbors::Advertised;
+use crate::links::neighbors::{Advertised, Claim, Settlement};
 use crate::topology::port_of;
+use crate::view::mac_text;
 use dataplane::clock::Instant;
 use dataplane::ids::PortId;
 use dataplane::snapshot::{AddressRole, NextHop};
@@ -30,7 +31,10 @@ impl<D: Devices> Control<D> {
         if self.is_conflict(port, sender.into(), sender_mac, now) {
             return;
         }
-        self.learn(port, sender.into(), sender_mac, for_us, now);
+        if let Some(hop) = self.hop_to(port, sender.into()) {
+            let claim = Claim { station: sender_mac, is_answer: !arp.is_request, is_for_us: for_us };
+            self.links.neighbors.hear(hop, &claim, now);
+        }
         if arp.is_request && for_us {
             let answer = Arp {
                 is_request: false,
@@ -55,7 +59,8 @@ impl<D: Devices> Control<D> {
                         return;
                     }
                     if let Some(hop) = self.hop_to(port, sender.into()) {
-                        self.links.neighbors.note(hop, station, for_us, now);
+                        let claim = Claim { station, is_answer: false, is_for_us: for_us };
+                        self.links.neighbors.hear(hop, &claim, now);
                     }
                 }
                 if for_us {
@@ -68,7 +73,8 @@ impl<D: Devices> Control<D> {
                     && !self.is_conflict(port, router.into(), station, now)
                     && let Some(hop) = self.hop_to(port, router.into())
                 {
-                    self.links.neighbors.note(hop, station, false, now);
+                    let claim = Claim { station, is_answer: false, is_for_us: false };
+                    self.links.neighbors.hear(hop, &claim, now);
                 }
                 self.hear_router(port, router, lifetime, now);
             }
@@ -78,7 +84,8 @@ impl<D: Devices> Control<D> {
                     return;
                 }
                 if let Some(hop) = self.hop_to(port, target.into()) {
-                    self.links.neighbors.hear(hop, &Advertised { station, solicited, overrides }, now);
+                    let said = Advertised { station, solicited, overrides };
+                    self.links.neighbors.hear_advertised(hop, &said, now);
                 }
             }
         }
@@ -97,13 +104,6 @@ impl<D: Devices> Control<D> {
         true
     }
 
-    /// Notes where a neighbour is, if it is one. With `create`, also one that nobody asked for.
-    fn learn(&mut self, port: PortId, address: IpAddr, station: Mac, create: bool, now: Instant) {
-        if let Some(hop) = self.hop_to(port, address) {
-            self.links.neighbors.learn(hop, station, create, now);
-        }
-    }
-
     /// A neighbour on the link of a port, if an address may be one's.
     fn hop_to(&self, port: PortId, address: IpAddr) -> Option<NextHop> {
         let spec = &self.wanted.config.ports[usize::from(port.0)];
@@ -112,8 +112,24 @@ impl<D: Devices> Control<D> {
         is_near.then_some(NextHop { port, address })
     }
 
+    /// Tells what became of claims to neighbours' addresses.
+    fn tell_settled(&mut self) {
+        for Settlement { hop, known, claimant, has_moved } in self.links.neighbors.take_settled() {
+            let port = &self.wanted.config.ports[usize::from(hop.port.0)].name;
+            let (address, known, claimant) = (hop.address, mac_text(known), mac_text(claimant));
+            if has_moved {
+                log::warn!(target: "links", port, from = known, to = claimant;
+                    "neighbor {address} on port {port} is at {claimant} now; {known} did not answer");
+            } else {
+                log::warn!(target: "links", port, why = claimant;
+                    "neighbor {address} on port {port} stays at {known}: {claimant} says that it has the address; look for a double or a forger");
+            }
+        }
+    }
+
     /// Asks for neighbours that are due.
     pub(super) fn ask_neighbors(&mut self, now: Instant) {
+        self.tell_settled();
         for question in self.links.neighbors.tick(now) {
             let port = question.hop.port;
             let frame = match (self.source_towards(question.hop), question.hop.address) {

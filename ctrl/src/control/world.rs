@@ -88,7 +88,7 @@ impl<D: Devices> Control<D> {
         }
         self.follow_sources();
         self.workers.collect_after = Some(self.workers.world.generation);
-        self.links.neighbors.want(wanted, now);
+        self.want_neighbors(wanted, now);
         self.links.absences = Stale::All;
         self.publish_neighbors();
         self.reconsider_sources(&left_out, now);
@@ -260,10 +260,17 @@ impl<D: Devices> Control<D> {
     pub(super) fn follow_routers(&mut self, now: Instant) {
         let mut snapshot = Snapshot::clone(&self.workers.world);
         snapshot.routes = Arc::new(topology::routes(&self.wanted.config, &self.links.routers.hops()));
+        snapshot.follow_servers();
         snapshot.routing_epoch = snapshot.routing_epoch.wrapping_add(1);
         let wanted = self.wanted_hops(&self.wanted.config, &snapshot);
         self.publish(snapshot);
+        self.want_neighbors(wanted, now);
+    }
+
+    /// Has these neighbours known, and those that the configuration tells.
+    fn want_neighbors(&mut self, wanted: HashSet<NextHop>, now: Instant) {
         self.links.neighbors.want(wanted, now);
+        self.links.neighbors.fix(&self.wanted.config.neighbors, now);
     }
 
     /// Next hops that are always to be known: gateways and the ways to servers.

@@ -13,6 +13,7 @@ pub fn lines(old: &Config, new: &Config) -> Vec<String> {
         admin: _,
         ports: _,
         routes: _,
+        neighbors: _,
         services: _,
         location: _,
         names: _,
@@ -33,6 +34,7 @@ pub fn lines(old: &Config, new: &Config) -> Vec<String> {
         ("[timeouts]", old.timeouts != new.timeouts),
         ("[[port]]", old.ports != new.ports),
         ("[[route]]", old.routes != new.routes),
+        ("[[neighbor]]", old.neighbors != new.neighbors),
     ];
     lines.extend(parts.iter().filter(|(_, differs)| *differs).map(|(name, _)| format!("~ {name}")));
     let by_name = |config: &Config| -> BTreeMap<String, ServiceSpec> {

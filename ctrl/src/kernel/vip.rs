@@ -178,7 +178,7 @@ fn answered_flow(packet: &Datagram<'_>) -> Option<CheckFlow> {
 mod tests {
     use super::*;
     use dataplane::ids::NeighborId;
-    use dataplane::snapshot::{Neighbor, Neighbors, NextHop, PortConfig, Routes};
+    use dataplane::snapshot::{Neighbor, Neighbors, NextHop, PortConfig, Routes, SourceCheck};
     use dataplane::wire::protocol::{ICMP, TCP};
     use dataplane::wire::{Encapsulation, LinkTraits};
 
@@ -190,6 +190,7 @@ mod tests {
             link: link(at),
             networks: vec![network.parse().unwrap()],
             kernel: true,
+            source_check: SourceCheck::Loose,
         };
         let mut world = Snapshot::empty(vec![port(0, "192.0.2.2/24"), port(1, "10.0.0.2/24")]);
         let mut routes = Routes::default();

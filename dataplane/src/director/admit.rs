@@ -8,7 +8,7 @@ use super::side::{HasSide, Side};
 use super::{Arrival, Director, Staged};
 use crate::clock::Stamp;
 use crate::drop::DropReason;
-use crate::flow::{Endpoint, Family, FlowKey, FlowKey6, Key, Protocol};
+use crate::flow::{Direction, Endpoint, Family, FlowKey, FlowKey6, Key, Protocol};
 use crate::ids::{LocalId, NeighborId, ServerId};
 use crate::prefetch::prefetch_near;
 use crate::scheduler::{self, Candidates, Cursor};
@@ -244,6 +244,11 @@ impl Director {
         let refused = |reason| Err((Some(service), reason));
         if let Err(reason) = arrival.world.addresses.check_source(packet.source()) {
             return refused(reason);
+        }
+        if arrival.admits.asks(Direction::Inbound)
+            && !arrival.world.routes.leads(packet.source(), arrival.from)
+        {
+            return refused(DropReason::SourceElsewhere);
         }
         let options = &service.options;
         if protocol.has_connections() && !(packet.flags.opens() || options.sloppy && !packet.flags.rst()) {

@@ -7,7 +7,7 @@ use super::forward::{flow_number, next_hop_to};
 use super::life::may_go_on;
 use super::otherwise::outer;
 use super::side::HasSide;
-use super::{Arrival, Director, Origin, Staged, Verdict, find_service};
+use super::{Arrival, Director, Origin, Staged, Verdict, check_side, find_service};
 use crate::clock::Instant;
 use crate::drop::DropReason;
 use crate::flow::{Direction, Endpoint, Family, FlowKey, FlowKey6, Protocol};
@@ -206,6 +206,10 @@ impl Director {
         let (session, world) = (sessions.get(index), arrival.world);
         said.session = Some((SessionRecord::of(session, self.seat.worker, arrival.stamp), direction));
         said.service = world.services.of_server(session.server).map(|service| service.id);
+        let side = check_side(session, direction, arrival);
+        if let (true, Err(reason)) = (may_be_left_behind, side) {
+            return Some(Err(reason));
+        }
         let opens = packet.flags.opens() && direction == Direction::Inbound;
         let is_left_behind = session.routing_epoch != world.routing_epoch
             && may_be_left_behind
@@ -213,6 +217,9 @@ impl Director {
         if opens && session.state().is_closed() || is_left_behind {
             said.begins_anew = true;
             return None;
+        }
+        if let Err(reason) = side {
+            return Some(Err(reason));
         }
         said.server = Some((session.server, Chosen::BySession));
         said.state = Some(match &said.segment {

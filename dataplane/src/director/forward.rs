@@ -8,7 +8,7 @@ use crate::flow::{Direction, Key, Protocol};
 use crate::frame::{Frame, GROUP};
 use crate::ids::{NeighborId, PortId};
 use crate::session::{ForwardMode, Lines, Needs, Seen, Session, SessionIndex, State};
-use crate::snapshot::{Egress, Egresses, NextHop, Snapshot};
+use crate::snapshot::{Admits, Egress, Egresses, NextHop, Snapshot};
 use crate::stats::{Counter, ServerCounters, WorkerStats};
 use crate::wire::{self, Heads, IPV4_LEN, Packet, Wire};
 use std::net::IpAddr;
@@ -20,7 +20,7 @@ impl Director {
     /// Without calls, and with everything that packets share taken out before, so that what it works with stays in
     /// registers.
     #[inline(always)]
-    pub(super) fn pass<K: HasSide>(
+    pub(super) fn pass<K: HasSide, const BY_ROUTE: bool>(
         &mut self,
         frames: &mut [Frame<'_>],
         group: &Group<K>,
@@ -35,6 +35,8 @@ impl Director {
             servers: stats.servers(),
             stamp: arrival.stamp,
             epoch: arrival.world.routing_epoch,
+            from: arrival.from,
+            admits: arrival.admits,
             longest_tunneled: arrival.longest_plain.saturating_sub(IPV4_LEN as u16),
         };
         let (mut at, mut reported) = (from, from);
@@ -42,7 +44,7 @@ impl Director {
         let mut by = u32::MAX;
         let count = frames.len().min(GROUP);
         while at < count {
-            let Some(port) = pass.one(&mut frames[at], group, at) else { break };
+            let Some(port) = pass.one::<BY_ROUTE>(&mut frames[at], group, at) else { break };
             if by != u32::from(port.0) {
                 verdicts.push_transmit(PortId(by as u16), at - reported);
                 (by, reported) = (u32::from(port.0), at);
@@ -116,6 +118,9 @@ struct Pass<'p, K> {
     servers: &'p [ServerCounters],
     stamp: Stamp,
     epoch: u16,
+    /// By which the packets came, and what it admits.
+    from: PortId,
+    admits: Admits,
     /// The longest packet that fits every port with another header in front.
     longest_tunneled: u16,
 }
@@ -126,7 +131,12 @@ impl<K: HasSide> Pass<'_, K> {
     /// Two loops over a group, first all questions and then all work, take 13 instructions more and no less time: what
     /// the questions found must be found again.
     #[inline(always)]
-    fn one(&mut self, frame: &mut Frame<'_>, group: &Group<K>, at: usize) -> Option<PortId> {
+    fn one<const BY_ROUTE: bool>(
+        &mut self,
+        frame: &mut Frame<'_>,
+        group: &Group<K>,
+        at: usize,
+    ) -> Option<PortId> {
         let Heads { keys, total_lens, plain } = &group.heads;
         let (session, direction) = self.lines.confirm(keys[at], group.candidates[at])?;
         if session.routing_epoch != self.epoch || !session.ignores(plain[at], direction) {
@@ -139,6 +149,13 @@ impl<K: HasSide> Pass<'_, K> {
         };
         if session.needs.has(Needs::MORE) && !enters_tunnel() {
             return None;
+        }
+        if BY_ROUTE && self.admits.asks(direction) {
+            // The way back leads to the sender; where there are several the longer way looks at all.
+            let back = self.egresses.get(session.next_hop(direction.turned()))?;
+            if back.port != self.from {
+                return None;
+            }
         }
         let egress = self.egresses.get(session.next_hop(direction))?;
         let counters = self.servers.get(session.server.0 as usize)?;

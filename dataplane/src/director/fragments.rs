@@ -4,7 +4,7 @@
 use super::forward::{Next, count_traffic, find_next_hop};
 use super::otherwise::outer;
 use super::side::HasSide;
-use super::{Arrival, Director, Staged, Verdict, Verdicts, find_service};
+use super::{Arrival, Director, Staged, Verdict, Verdicts, check_side, find_service};
 use crate::drop::DropReason;
 use crate::flow::{Direction, Endpoint, Family, FlowKey6, Key, Protocol};
 use crate::frame::Frame;
@@ -32,6 +32,18 @@ impl Director {
             && !arrival.world.services.answers_from(packet.source())
         {
             return Err(DropReason::NotForUs);
+        }
+        // One that pretends to be a server's must not come before the server's own.
+        let is_server_s = match role {
+            Some(AddressRole::Local(_)) => true,
+            None => arrival.world.services.answers_from(packet.source()),
+            Some(_) => false,
+        };
+        if is_server_s
+            && arrival.admits.asks(Direction::Outbound)
+            && !arrival.world.routes.leads(packet.source(), arrival.from)
+        {
+            return Err(DropReason::SourceElsewhere);
         }
         let piece = K::fragment(frame.bytes(), packet);
         let key = DatagramKey {
@@ -141,6 +153,7 @@ impl Director {
         let sessions = &mut S::side_mut(self).sessions;
         let tunnel = outer(sessions, index);
         let session = sessions.get_mut(index);
+        check_side(session, direction, arrival)?;
         let next = match arrival.world.neighbors.egress(session.next_hop(direction)) {
             Some(egress) => Next::Known(egress),
             None => find_next_hop(session, direction, arrival.world)?,

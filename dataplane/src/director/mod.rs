@@ -49,8 +49,8 @@ use crate::flow::{Direction, FlowHasher, FlowKey, FlowKey6, Key, Protocol};
 use crate::frame::{BURST_SIZE, Frame, GROUP};
 use crate::hugepages::{self, Table};
 use crate::ids::{MAX_SERVERS, MAX_SERVICES, PortId, WorkerId};
-use crate::session::{Candidate, DatagramId, Fragments, SessionIndex, SessionTable, Templates};
-use crate::snapshot::{NextHop, ServiceIndex, Snapshot};
+use crate::session::{Candidate, DatagramId, Fragments, Session, SessionIndex, SessionTable, Templates};
+use crate::snapshot::{Admits, NextHop, ServiceIndex, Snapshot};
 use crate::stats::WorkerStats;
 use crate::steering::Seat;
 use crate::wire::{self, Heads, Packet, Payload, Station, Tail, Unfit, Wire};
@@ -259,6 +259,8 @@ struct Arrival<'w> {
     smallest_mtu: u16,
     /// The longest plain packet: one that fits every port and whose checksum is its sender's.
     longest_plain: u16,
+    /// What the port admits of sessions' packets.
+    admits: Admits,
     /// Whether another worker handed the burst over.
     handed: bool,
     /// Whether the burst had been kept.
@@ -280,6 +282,7 @@ impl<'w> Arrival<'w> {
             kernel_peer,
             smallest_mtu,
             longest_plain: if kernel_peer { 0 } else { smallest_mtu },
+            admits: world.admits(from),
             handed: origin.handed || origin.resumed,
             resumed: origin.resumed,
         }
@@ -416,7 +419,11 @@ impl Director {
                 if begins >> step & 1 == 1 {
                     self.forecast(&burst[step], of(step).len(), world);
                 }
-                self.decide(&mut frames[of(step)], &mut burst[step], arrival, verdicts);
+                let (frames, group) = (&mut frames[of(step)], &mut burst[step]);
+                match arrival.admits {
+                    Admits::ByRoute { .. } => self.decide::<K, true>(frames, group, arrival, verdicts),
+                    _ => self.decide::<K, false>(frames, group, arrival, verdicts),
+                }
             }
         }
         K::side_mut(self).staged = staged;
@@ -437,6 +444,9 @@ impl Director {
     ) -> u64 {
         let sessions = &K::side(self).sessions;
         let others = group.heads.read(frames, &arrival.station, arrival.longest_plain);
+        if arrival.admits == Admits::Clients {
+            group.heads.plain.iter_mut().for_each(|plain| *plain = plain.of_clients());
+        }
         let others = if others == 0 { 0 } else { group.read_others(others, frames, arrival) };
         sessions.prefetch_buckets(&group.heads.keys, frames.len(), &mut group.hashes);
         others
@@ -511,9 +521,9 @@ impl Director {
         }
     }
 
-    /// Stage three: everything is at hand.
+    /// Stage three: everything is at hand. With `BY_ROUTE` the port's packets are looked at one by one.
     #[inline(never)]
-    fn decide<K: HasSide>(
+    fn decide<K: HasSide, const BY_ROUTE: bool>(
         &mut self,
         frames: &mut [Frame<'_>],
         group: &mut Group<K>,
@@ -527,7 +537,7 @@ impl Director {
                 at += 1;
                 continue;
             }
-            at = self.pass(frames, group, at, arrival, verdicts);
+            at = self.pass::<K, BY_ROUTE>(frames, group, at, arrival, verdicts);
             if let Some(frame) = frames.get_mut(at)
                 && !group.hopeless.has(at)
             {
@@ -640,6 +650,7 @@ impl Director {
         verdicts: &mut Verdicts,
     ) -> Result<(), DropReason> {
         let session = K::side(self).sessions.get(found.0);
+        check_side(session, found.1, arrival)?;
         let settled = session.routing_epoch == arrival.world.routing_epoch;
         if !settled || stage.packet.flags.opens() {
             return self.reconsider(frame, stage, protocol, found, arrival, verdicts);
@@ -671,6 +682,27 @@ impl Director {
             self.stats.port(arrival.from).super_frames.add(1);
         }
         Verdict::Drop(reason)
+    }
+}
+
+/// Refuses a packet of a session that cannot come by this port: a server's by one that does not lead there, or a client's.
+#[inline]
+fn check_side<S: Key>(
+    session: &Session<S>,
+    direction: Direction,
+    arrival: &Arrival<'_>,
+) -> Result<(), DropReason> {
+    if !arrival.admits.asks(direction) {
+        return Ok(());
+    }
+    let sender = match direction {
+        Direction::Inbound => session.client(),
+        Direction::Outbound => session.real(),
+    };
+    if arrival.world.routes.leads(sender.address, arrival.from) {
+        Ok(())
+    } else {
+        Err(DropReason::SourceElsewhere)
     }
 }
 

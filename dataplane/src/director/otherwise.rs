@@ -5,7 +5,7 @@ use super::admit::OnceOnly;
 use super::forward::{Next, account, count_traffic, find_next_hop, next_hop_to, note_connect};
 use super::side::HasSide;
 use super::tell::{self, Told};
-use super::{Arrival, Director, Verdicts};
+use super::{Arrival, Director, Verdicts, check_side};
 use crate::drop::DropReason;
 use crate::flow::{Direction, Family, FlowKey6, Key, Protocol};
 use crate::frame::Frame;
@@ -37,6 +37,7 @@ impl Director {
         arrival: &Arrival<'_>,
         verdicts: &mut Verdicts,
     ) -> Result<(), DropReason> {
+        check_side(self.wide.sessions.get(found.0), found.1, arrival)?;
         if packet.ttl <= 1 {
             return self.ttl_exceeded(frame, packet, arrival, verdicts);
         }

@@ -8,7 +8,7 @@ use super::forward::next_hop_to;
 use super::otherwise::outer;
 use super::side::HasSide;
 use super::tell::datagram_overhead;
-use super::{Arrival, Director, Staged, Verdicts};
+use super::{Arrival, Director, Staged, Verdicts, check_side};
 use crate::drop::DropReason;
 use crate::flow::{Direction, Family, FlowKey6, Key, Protocol};
 use crate::frame::Frame;
@@ -62,6 +62,7 @@ impl Director {
         let known = sessions.confirm(packet.key, stage.candidate);
         let Some((index, direction)) = known.or_else(|| sessions.find(packet.key, stage.hash)) else {
             if let Some(found) = self.find_across(packet.key) {
+                check_side(self.wide.sessions.get(found.0), found.1, arrival)?;
                 return self.relay_across(frame, packet, protocol, found, arrival, verdicts);
             }
             let owner =
@@ -73,6 +74,7 @@ impl Director {
             return Err(DropReason::TtlExceeded);
         }
         let session = sessions.get(index);
+        check_side(session, direction, arrival)?;
         if K::FAMILY == Family::V6 && session.changes_family() {
             return self.relay_across(frame, packet, protocol, (index, direction), arrival, verdicts);
         }

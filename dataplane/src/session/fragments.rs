@@ -2,7 +2,8 @@
 //!
 //! Pieces are followed, not put together: a small table of fixed size knows for each datagram which
 //! bytes have come and whose they are. Pieces that overlap poison their datagram (RFC 5722 §3); what
-//! does not come to an end in time is forgotten.
+//! does not come to an end in time is forgotten. In a full table the oldest makes room; senders of one network (/24, /48)
+//! that have a quarter of it make room for their own.
 
 use crate::clock::Instant;
 use crate::drop::DropReason;
@@ -10,11 +11,18 @@ use crate::flow::FlowKey6;
 use crate::wire::Fragment;
 use arrayvec::ArrayVec;
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Datagrams that are followed at a time; each takes 300 bytes.
-const DATAGRAMS: usize = 1_024;
+/// Datagrams that are followed at a time; each takes 620 bytes.
+const DATAGRAMS: usize = 8_192;
+/// Datagrams of one network; another one ends the network's oldest.
+const SHARE: u16 = (DATAGRAMS / 4) as u16;
+/// Kinds of networks that are told apart, by a hash.
+const NETWORKS: usize = 256;
+/// Datagrams among which one is found that makes room: the oldest ones.
+const CANDIDATES: usize = 32;
 /// Pieces of one datagram: 64 KiB in pieces of 1,480 bytes are 45.
 const PIECES: usize = 64;
 /// Pieces that wait for the first of their datagram, over all datagrams.
@@ -56,13 +64,18 @@ pub enum Step {
 pub enum Settled {
     /// They can go on.
     Release(DatagramId),
-    /// They wait in vain.
-    Abandon(DatagramId),
+    /// They wait in vain, for this reason.
+    Abandon(DatagramId, DropReason),
 }
 
 #[derive(Clone, Debug)]
 struct Datagram {
     key: DatagramKey,
+    /// Its sender's network, as its hash.
+    network: u8,
+    /// The datagrams that came before and after it, in places of the table.
+    before: Option<DatagramId>,
+    after: Option<DatagramId>,
     since: Instant,
     flow: Option<FlowKey6>,
     /// Why no more pieces are taken.
@@ -81,8 +94,11 @@ pub struct Fragments {
     datagrams: Vec<Option<Datagram>>,
     by_key: HashMap<DatagramKey, DatagramId>,
     free: VecDeque<DatagramId>,
-    /// The place that is looked at next for a datagram that takes too long.
-    next_look: usize,
+    oldest: Option<DatagramId>,
+    newest: Option<DatagramId>,
+    /// Datagrams of each network's hash.
+    shares: [u16; NETWORKS],
+    networks: RandomState,
     settled: VecDeque<Settled>,
     held: usize,
 }
@@ -93,7 +109,10 @@ impl Default for Fragments {
             datagrams: vec![None; DATAGRAMS],
             by_key: HashMap::with_capacity(DATAGRAMS),
             free: (0..DATAGRAMS as u16).map(DatagramId).collect(),
-            next_look: 0,
+            oldest: None,
+            newest: None,
+            shares: [0; NETWORKS],
+            networks: RandomState::new(),
             settled: VecDeque::with_capacity(2 * DATAGRAMS),
             held: 0,
         }
@@ -132,7 +151,6 @@ impl Fragments {
             Some(id) => *id,
             None => self.begin(key, now).ok_or(DropReason::FragmentTableFull)?,
         };
-        let held = self.held;
         let Some(datagram) = &mut self.datagrams[usize::from(id.0)] else {
             return Err(DropReason::FragmentTableFull);
         };
@@ -140,10 +158,13 @@ impl Fragments {
         let step = match datagram.flow {
             _ if piece.offset == 0 => Step::First(id),
             Some(flow) => Step::Follow(flow),
-            None if held >= HELD_MAX => return Err(DropReason::FragmentTableFull),
             None => {
                 datagram.held += 1;
                 self.held += 1;
+                if self.held > HELD_MAX && !self.end_holder() {
+                    self.unhold(id);
+                    return Err(DropReason::FragmentTableFull);
+                }
                 return Ok(Step::Hold(id));
             }
         };
@@ -159,9 +180,8 @@ impl Fragments {
     /// When its datagram was given up.
     pub fn resume(&mut self, key: DatagramKey) -> Result<FlowKey6, DropReason> {
         let id = *self.by_key.get(&key).ok_or(DropReason::FragmentTimeout)?;
-        let datagram = self.datagrams[usize::from(id.0)].as_mut().ok_or(DropReason::FragmentTimeout)?;
-        datagram.held = datagram.held.saturating_sub(1);
-        self.held = self.held.saturating_sub(1);
+        self.unhold(id);
+        let datagram = self.at(id).ok_or(DropReason::FragmentTimeout)?;
         let flow = match (datagram.poison, datagram.flow) {
             (Some(reason), _) => Err(reason),
             (None, flow) => flow.ok_or(DropReason::FragmentTimeout),
@@ -183,33 +203,104 @@ impl Fragments {
         self.end_if_complete(id);
     }
 
-    /// Forgets datagrams that took too long; looks at a few places.
+    /// Forgets datagrams that took too long; a few of them.
     #[inline]
     pub fn expire(&mut self, now: Instant) {
-        /// A turn takes a microsecond or more, so all places are seen within a few milliseconds.
-        const LOOKS: usize = 8;
-        if self.by_key.is_empty() {
-            return;
-        }
-        for _ in 0..LOOKS {
-            let at = self.next_look;
-            self.next_look = (at + 1) % DATAGRAMS;
-            if self.datagrams[at].as_ref().is_some_and(|datagram| now.since(datagram.since) >= LIFETIME) {
-                self.end(DatagramId(at as u16));
-            }
+        /// A turn takes a microsecond or more, so a full table is empty within milliseconds.
+        const ENDS: usize = 8;
+        for _ in 0..ENDS {
+            let Some(id) = self
+                .oldest
+                .filter(|id| self.at(*id).is_some_and(|datagram| now.since(datagram.since) >= LIFETIME))
+            else {
+                return;
+            };
+            self.end(id, DropReason::FragmentTimeout);
         }
     }
 
     /// What became of pieces that waited, once for each datagram.
     #[inline]
     pub fn next_settled(&mut self) -> Option<Settled> {
-        self.settled.pop_front()
+        let settled = self.settled.pop_front()?;
+        if let Settled::Abandon(id, _) = settled {
+            // Nothing waits under this number any more.
+            self.free.push_back(id);
+        }
+        Some(settled)
+    }
+
+    /// The datagram in a place, if the place is in use.
+    fn at(&self, id: DatagramId) -> Option<&Datagram> {
+        self.datagrams[usize::from(id.0)].as_ref()
+    }
+
+    fn at_mut(&mut self, id: DatagramId) -> Option<&mut Datagram> {
+        self.datagrams[usize::from(id.0)].as_mut()
+    }
+
+    /// One piece of a datagram waits no longer.
+    fn unhold(&mut self, id: DatagramId) {
+        if let Some(datagram) = self.at_mut(id) {
+            datagram.held = datagram.held.saturating_sub(1);
+            self.held = self.held.saturating_sub(1);
+        }
+    }
+
+    fn network(&self, id: DatagramId) -> Option<u8> {
+        self.at(id).map(|datagram| datagram.network)
+    }
+
+    /// Datagrams from the oldest on.
+    fn in_order(&self) -> impl Iterator<Item = DatagramId> {
+        std::iter::successors(self.oldest, |id| self.at(*id)?.after)
+    }
+
+    /// Makes room for a datagram of a network, if it has its share, or the table is full.
+    fn make_room(&mut self, network: u8) {
+        let has_share = self.shares[usize::from(network)] >= SHARE;
+        if !has_share && !self.free.is_empty() {
+            return;
+        }
+        let leaving = match has_share {
+            // A network with a quarter has some among so many old ones, or the others are older.
+            true => self.in_order().take(CANDIDATES).find(|id| self.network(*id) == Some(network)),
+            // The first of those with the largest share.
+            false => self.in_order().take(CANDIDATES).min_by_key(|id| std::cmp::Reverse(self.share_of(*id))),
+        };
+        if let Some(id) = leaving.or(self.oldest) {
+            self.end(id, DropReason::FragmentTableFull);
+        }
+    }
+
+    /// How many datagrams the network of this one has.
+    fn share_of(&self, id: DatagramId) -> u16 {
+        self.network(id).map_or(0, |network| self.shares[usize::from(network)])
+    }
+
+    /// Gives up an old datagram that has pieces which wait, if there is one among the oldest.
+    fn end_holder(&mut self) -> bool {
+        let is_one = |id: &DatagramId| self.at(*id).is_some_and(|datagram| datagram.held > 0);
+        let Some(id) = self.in_order().take(CANDIDATES).find(is_one) else { return false };
+        self.end(id, DropReason::FragmentTableFull);
+        true
     }
 
     fn begin(&mut self, key: DatagramKey, now: Instant) -> Option<DatagramId> {
+        let network = self.networks.hash_one(network_of(key.source)) as u8;
+        self.make_room(network);
         let id = self.free.pop_front()?;
+        let before = self.newest.replace(id);
+        match before {
+            Some(before) => self.at_mut(before).into_iter().for_each(|datagram| datagram.after = Some(id)),
+            None => self.oldest = Some(id),
+        }
+        self.shares[usize::from(network)] += 1;
         self.datagrams[usize::from(id.0)] = Some(Datagram {
             key,
+            network,
+            before,
+            after: None,
             since: now,
             flow: None,
             poison: None,
@@ -227,18 +318,40 @@ impl Fragments {
             datagram.total == Some(datagram.received) && datagram.flow.is_some() && datagram.held == 0
         });
         if is_complete {
-            self.end(id);
+            // Nothing waits.
+            self.end(id, DropReason::FragmentTimeout);
         }
     }
 
-    fn end(&mut self, id: DatagramId) {
+    /// Ends a datagram; pieces that wait are dropped for this reason.
+    fn end(&mut self, id: DatagramId, why: DropReason) {
         let Some(datagram) = self.datagrams[usize::from(id.0)].take() else { return };
         self.by_key.remove(&datagram.key);
+        self.shares[usize::from(datagram.network)] -= 1;
+        match datagram.before.and_then(|before| self.at_mut(before)) {
+            Some(before) => before.after = datagram.after,
+            None => self.oldest = datagram.after,
+        }
+        match datagram.after.and_then(|after| self.at_mut(after)) {
+            Some(after) => after.before = datagram.before,
+            None => self.newest = datagram.before,
+        }
         if datagram.held > 0 {
             self.held -= datagram.held;
-            self.settled.push_back(Settled::Abandon(id));
+            // Its place is free when nothing waits there any more.
+            self.settled.push_back(Settled::Abandon(id, why));
+        } else {
+            self.free.push_back(id);
         }
-        self.free.push_back(id);
+    }
+}
+
+/// The network that a sender is counted to: a /24, or a /48.
+fn network_of(address: IpAddr) -> u128 {
+    match address {
+        IpAddr::V4(address) => u128::from(address.to_bits() >> 8),
+        // Apart from those of IPv4, which are below 2^24.
+        IpAddr::V6(address) => 1 << 64 | address.to_bits() >> 80,
     }
 }
 

@@ -5,6 +5,7 @@ mod mailbox;
 mod neighbors;
 mod routes;
 mod services;
+mod sources;
 
 pub use crate::network::Network;
 pub use addresses::{AddressRole, Addresses};
@@ -15,6 +16,7 @@ pub use services::{
     ClientAddress, Listen, LocalAddress, RealServer, Service, ServiceIndex, ServiceOptions, Services,
     Standing, Tunnel,
 };
+pub use sources::{Admits, ServerSides, SourceCheck};
 
 use crate::flow::Family;
 use crate::ids::{Generation, PortId, ServerId};
@@ -56,6 +58,8 @@ pub struct Snapshot {
     pub ended: Arc<[ServerId]>,
     /// The ports whose links are down, a bit each.
     pub links_down: u64,
+    /// What each port admits, by [`PortId`]: [`follow_servers`](Self::follow_servers) finds it.
+    pub admits: Arc<[Admits]>,
 }
 
 /// A port as the director sees it.
@@ -67,6 +71,8 @@ pub struct PortConfig {
     pub networks: Vec<Network>,
     /// Whether the host's kernel gets what comes for it by this port.
     pub kernel: bool,
+    /// How sources are checked.
+    pub source_check: SourceCheck,
 }
 
 impl Snapshot {
@@ -75,6 +81,7 @@ impl Snapshot {
         Self {
             generation: Generation(0),
             routing_epoch: 0,
+            admits: vec![Admits::All; ports.len()].into(),
             ports: ports.into(),
             addresses: Arc::default(),
             services: Arc::default(),
@@ -113,6 +120,19 @@ impl Snapshot {
         let networks = &self.port(hop.port).networks;
         let nearest = networks.iter().find(|network| network.contains(hop.address));
         nearest.or(networks.iter().find(is_of_family)).map(|own| own.address)
+    }
+
+    /// Finds what each port admits: after servers or routes became others.
+    pub fn follow_servers(&mut self) {
+        let sides = ServerSides::of(self.services.iter(), &self.routes);
+        let of = |(at, port): (usize, &PortConfig)| Admits::of(port.source_check, PortId(at as u16), sides);
+        self.admits = self.ports.iter().enumerate().map(of).collect();
+    }
+
+    /// What a port admits.
+    #[inline]
+    pub fn admits(&self, port: PortId) -> Admits {
+        self.admits.get(usize::from(port.0)).copied().unwrap_or(Admits::All)
     }
 
     /// Whether any link is down.

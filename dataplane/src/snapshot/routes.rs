@@ -56,18 +56,39 @@ impl Routes {
         lengths[at].1.insert(bits_of(to.address) & mask_of(to.prefix_len), target);
     }
 
+    /// Whether packets to `destination` may leave by `port`, whichever of several ways a flow takes.
+    pub fn leads(&self, destination: IpAddr, port: PortId) -> bool {
+        self.ports_towards(destination) >> (port.0 & 63) & 1 == 1
+    }
+
+    /// The ports by which packets to `destination` may leave, a bit each.
+    pub fn ports_towards(&self, destination: IpAddr) -> u64 {
+        let bit = |port: PortId| 1 << (port.0 & 63);
+        match self.target(destination) {
+            None => 0,
+            Some(Target::Link(port)) => bit(*port),
+            Some(Target::Gateways(hops)) => {
+                hops.iter().map(|hop| bit(hop.port)).fold(0, |all, bit| all | bit)
+            }
+        }
+    }
+
+    fn target(&self, destination: IpAddr) -> Option<&Target> {
+        let bits = bits_of(destination);
+        let Prefixes(lengths) = &self.families[Family::of(destination) as usize];
+        lengths.iter().find_map(|(len, targets)| targets.get(&(bits & mask_of(*len))))
+    }
+
     /// The next hop towards `destination`. Where several gateways lead there, `flow` decides, a number
     /// of which the high bits are well mixed: all packets of a flow take the same way.
     pub fn lookup(&self, destination: IpAddr, flow: u64) -> Option<NextHop> {
-        let bits = bits_of(destination);
-        let Prefixes(lengths) = &self.families[Family::of(destination) as usize];
-        lengths.iter().find_map(|(len, targets)| match targets.get(&(bits & mask_of(*len)))? {
+        match self.target(destination)? {
             Target::Link(port) => Some(NextHop { port: *port, address: destination }),
             Target::Gateways(hops) => {
                 let at = ((flow >> 32) * hops.len() as u64) >> 32;
                 hops.get(at as usize).copied()
             }
-        })
+        }
     }
 }
 

@@ -99,6 +99,12 @@ impl Plain {
         Self(PLAIN_FLAGS[usize::from(octet)])
     }
 
+    /// The same, but for clients' packets only: no session's server says it.
+    #[inline(always)]
+    pub fn of_clients(self) -> Self {
+        Self(self.0 & 0x0f)
+    }
+
     /// Whether it is a plain packet.
     #[inline(always)]
     pub fn is_some(self) -> bool {

@@ -390,14 +390,17 @@ impl<P: Port> Worker<P> {
     /// Lets fragments go on that waited for the first of their datagram, or gives them up.
     #[cold]
     fn settle(&mut self, settled: Settled, now: Instant) {
-        let (Settled::Release(id) | Settled::Abandon(id)) = settled;
+        let (Settled::Release(id) | Settled::Abandon(id, _)) = settled;
         while let Some((from, buffer)) = self.held.take(id) {
-            if let Settled::Release(_) = settled {
-                self.spare.push(buffer);
-                self.process(Origin { resumed: true, ..Origin::queue(from) }, now);
-            } else {
-                self.stats.drops(DropReason::FragmentTimeout).add(1);
-                self.free(buffer);
+            match settled {
+                Settled::Release(_) => {
+                    self.spare.push(buffer);
+                    self.process(Origin { resumed: true, ..Origin::queue(from) }, now);
+                }
+                Settled::Abandon(_, why) => {
+                    self.stats.drops(why).add(1);
+                    self.free(buffer);
+                }
             }
         }
     }

@@ -15,7 +15,7 @@ use dataplane::scheduler::Scheduler;
 use dataplane::session::{DatagramId, ForwardMode, Settled, State, Timeouts};
 use dataplane::snapshot::{
     AddressRole, Addresses, Listen, LocalAddress, Neighbor, Neighbors, Network, NextHop, PortConfig,
-    RealServer, Routes, Service, ServiceOptions, Services, Snapshot, Standing,
+    RealServer, Routes, Service, ServiceOptions, Services, Snapshot, SourceCheck, Standing,
 };
 use dataplane::stats::WorkerStats;
 use dataplane::steering::Seat;
@@ -61,6 +61,8 @@ pub struct Plan {
     pub neighbors_known: bool,
     /// Whether the kernel of the host gets what nobody else claims.
     pub kernel: bool,
+    /// How both ports check sources.
+    pub source_check: SourceCheck,
 }
 
 impl Default for Plan {
@@ -82,6 +84,7 @@ impl Default for Plan {
             server_mtu: 1500,
             neighbors_known: true,
             kernel: false,
+            source_check: SourceCheck::Loose,
         }
     }
 }
@@ -106,11 +109,13 @@ pub fn world(plan: &Plan) -> Snapshot {
             link: link(DIRECTOR_A, 1500),
             networks: vec![network("10.0.0.1/24"), network("2001:db8:a::1/64")],
             kernel: plan.kernel,
+            source_check: plan.source_check,
         },
         PortConfig {
             link: link(DIRECTOR_B, plan.server_mtu),
             networks: vec![network("172.16.0.1/24"), network("2001:db8:b::1/64")],
             kernel: plan.kernel,
+            source_check: plan.source_check,
         },
     ];
     let mut routes = Routes::default();
@@ -223,6 +228,7 @@ pub fn world(plan: &Plan) -> Snapshot {
     world.neighbors = Arc::new(Neighbors::new(neighbors));
     world.addresses = Arc::new(addresses);
     world.timeouts = plan.timeouts;
+    world.follow_servers();
     world
 }
 
@@ -301,7 +307,7 @@ impl Lab {
             self.released.push(Fate::Sent(port, frame.to_vec()));
         }
         while let Some(settled) = self.director.next_settled() {
-            let (Settled::Release(id) | Settled::Abandon(id)) = settled;
+            let (Settled::Release(id) | Settled::Abandon(id, _)) = settled;
             let (these, others) =
                 std::mem::take(&mut self.held).into_iter().partition(|(other, ..)| *other == id);
             self.held = others;
@@ -311,7 +317,7 @@ impl Lab {
                     Settled::Release(_) => {
                         self.run(Origin { resumed: true, ..Origin::queue(port) }, &[frame])
                     }
-                    Settled::Abandon(_) => vec![Fate::Dropped(DropReason::FragmentTimeout)],
+                    Settled::Abandon(_, why) => vec![Fate::Dropped(why)],
                 };
                 self.released.extend(fates);
             }

@@ -4,7 +4,7 @@
 //! "Configured, and nothing is forwarded, and nothing says why" is what operators
 //! suffer most from; so what cannot forward is refused here, with the reason.
 //!
-//! This file has the order and the tables about the machine; `services` has what clients and
+//! This file has the order and the tables about the machine, `neighbors` those that are not asked; `services` has what clients and
 //! servers see, `together` what services cannot have side by side, `health` how servers are checked, `discover` where
 //! they are looked up, `odd` has what is allowed and hardly meant, `values` reads single values, `topology` knows which way leads where.
 
@@ -14,6 +14,7 @@ mod exposed;
 mod health;
 mod log;
 mod names;
+mod neighbors;
 mod odd;
 mod options;
 mod servers;
@@ -33,11 +34,12 @@ use crate::users::{self, Access};
 use dataplane::flow::{Protocol, Protocols};
 use dataplane::ids::PortId;
 use dataplane::session::{State, Timeouts};
-use dataplane::snapshot::{Network, NextHop};
+use dataplane::snapshot::{Network, NextHop, SourceCheck};
 use dataplane::steering::KEY_LEN_MIN;
 use dataplane::steering::ladder::Fields;
+use dataplane::wire::Mac;
 use dataplane::worker::SubInterface;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -153,6 +155,7 @@ struct Machine {
     admin: Admin,
     ports: Vec<PortSpec>,
     routes: Vec<RouteSpec>,
+    neighbors: BTreeMap<NextHop, Mac>,
     timeouts: Timeouts,
 }
 
@@ -167,8 +170,9 @@ impl<'a> Checker<'a> {
         let admin = self.admin(&file.admin);
         let ports = self.ports(&file.port);
         let routes = self.routes(&file.route, &ports);
+        let neighbors = self.neighbors(&file.neighbor, &ports);
         let timeouts = self.timeouts(&file.timeouts, Timeouts::default(), "timeouts");
-        Machine { dataplane, admin, ports, routes, timeouts }
+        Machine { dataplane, admin, ports, routes, neighbors, timeouts }
     }
 
     /// The rest of the file, and the whole with its warnings, if there is nothing worse.
@@ -185,13 +189,14 @@ impl<'a> Checker<'a> {
         let log = self.log(&file.log);
         self.odd_file(file, &machine, &services, &location, names.as_ref());
         let warnings = self.finish()?;
-        let Machine { dataplane, admin, ports, routes, timeouts } = machine;
+        let Machine { dataplane, admin, ports, routes, neighbors, timeouts } = machine;
         Ok((
             Config {
                 dataplane,
                 admin,
                 ports,
                 routes,
+                neighbors,
                 services,
                 location,
                 names,
@@ -431,9 +436,20 @@ impl<'a> Checker<'a> {
             }
             let accept_ra = accept_ra.is_some();
             let kernel = raw.kernel.unwrap_or(true);
-            ports.push(PortSpec { name, device, vlan, mtu, accept_ra, addresses, rss, kernel });
+            let source_check = self.source_check(raw.source_check.as_ref(), &key("source_check"));
+            ports.push(PortSpec { name, device, vlan, mtu, accept_ra, addresses, rss, kernel, source_check });
         }
         ports
+    }
+
+    /// How a port's sources are checked.
+    fn source_check(&mut self, value: Option<&Spanned<String>>, key: &str) -> SourceCheck {
+        let Some(value) = value else { return SourceCheck::default() };
+        let word = value.get_ref().as_str();
+        SourceCheck::ALL.into_iter().find(|check| check.name() == word).unwrap_or_else(|| {
+            self.error(value.span(), key, unknown(word, &raw::Port::TABLE, "source_check"));
+            SourceCheck::default()
+        })
     }
 
     /// The largest packet of a port's link.
@@ -646,6 +662,27 @@ impl<'a> Checker<'a> {
         routes
     }
 
+    /// The port that is named, if one is.
+    ///
+    /// # Errors
+    /// When there is no such port; that is told.
+    fn named_port(
+        &mut self,
+        name: Option<&Spanned<String>>,
+        key: &str,
+        ports: &[PortSpec],
+    ) -> Result<Option<usize>, ()> {
+        let Some(name) = name else { return Ok(None) };
+        let at = ports.iter().position(|port| port.name == *name.get_ref());
+        if at.is_none() {
+            let names: Vec<_> = ports.iter().map(|port| port.name.as_str()).collect();
+            let message =
+                format!("`{}` is not a port; {}", name.get_ref(), suggestion(name.get_ref(), &names));
+            self.error(name.span(), key, message);
+        }
+        at.map(Some).ok_or(())
+    }
+
     /// A gateway of a route to `to`: on the network of a port, or link-local on the one that is named.
     fn gateway(
         &mut self,
@@ -662,20 +699,7 @@ impl<'a> Checker<'a> {
             self.error(text.span(), key, message);
             return None;
         }
-        let named = match port {
-            None => None,
-            Some(name) => {
-                let at = ports.iter().position(|port| port.name == *name.get_ref());
-                if at.is_none() {
-                    let names: Vec<_> = ports.iter().map(|port| port.name.as_str()).collect();
-                    let message =
-                        format!("`{}` is not a port; {}", name.get_ref(), suggestion(name.get_ref(), &names));
-                    self.error(name.span(), key, message);
-                    return None;
-                }
-                at
-            }
-        };
+        let named = self.named_port(port, key, ports).ok()?;
         let found = if is_link_local(via) { named } else { connected_port(ports, via) };
         let Some(at) = found else {
             let message = if is_link_local(via) {
