@@ -269,9 +269,9 @@ impl NeighborTable {
                 entry.told = Some(now);
                 self.settled.push(Settlement { hop, known, claimant, has_moved: false });
             }
-            Standing::Reachable if entry.confirmed.is_none_or(|at| now.since(at) >= SETTLED) => {
+            Standing::Reachable => {
                 entry.claimed_by = Some(claimant);
-                self.doubt(hop, known, now);
+                entry.next = entry.confirmed.map_or(now, |at| now.max(at + SETTLED)).min(entry.next);
             }
             _ => {}
         }
@@ -608,6 +608,15 @@ mod tests {
     }
 
     #[test]
+    fn a_claim_right_after_an_answer_is_looked_into_a_little_later() {
+        let mut table = NeighborTable::default();
+        known(&mut table);
+        table.hear(hop(1), &Claim { station: OTHER, ..ANSWER }, at(10));
+        assert_eq!(table.tick(at(990)), []);
+        assert_eq!(table.tick(at(1_000)), [Question { hop: hop(1), station: Some(MAC) }]);
+    }
+
+    #[test]
     fn what_is_said_without_a_question_is_used_and_asked_about_at_once() {
         let mut table = NeighborTable::default();
         table.want([hop(1)].into(), at(0));
@@ -707,6 +716,7 @@ mod tests {
             let mut table = NeighborTable::default();
             begin(&mut table);
             table.hear_advertised(hop(1), &said, at(1_500));
+            table.tick(at(1_500));
             let entry = table.entry(hop(1)).unwrap();
             assert_eq!((entry.standing, entry.mac), (standing, mac), "case {number}: {said:?}");
         }
