@@ -256,21 +256,21 @@ impl Fragments {
         std::iter::successors(self.oldest, |id| self.at(*id)?.after)
     }
 
-    /// Makes room for a datagram of a network, if it has its share, or the table is full.
-    fn make_room(&mut self, network: u8) {
+    /// Makes room for a datagram of a network, if it has its share, or the table is full. False where a network has its
+    /// share and none of the oldest is its own.
+    fn make_room(&mut self, network: u8) -> bool {
         let has_share = self.shares[usize::from(network)] >= SHARE;
         if !has_share && !self.free.is_empty() {
-            return;
+            return true;
         }
         let leaving = match has_share {
-            // A network with a quarter has some among so many old ones, or the others are older.
             true => self.in_order().take(CANDIDATES).find(|id| self.network(*id) == Some(network)),
             // The first of those with the largest share.
             false => self.in_order().take(CANDIDATES).min_by_key(|id| std::cmp::Reverse(self.share_of(*id))),
         };
-        if let Some(id) = leaving.or(self.oldest) {
-            self.end(id, DropReason::FragmentTableFull);
-        }
+        let Some(id) = leaving else { return false };
+        self.end(id, DropReason::FragmentTableFull);
+        true
     }
 
     /// How many datagrams the network of this one has.
@@ -288,8 +288,7 @@ impl Fragments {
 
     fn begin(&mut self, key: DatagramKey, now: Instant) -> Option<DatagramId> {
         let network = self.networks.hash_one(network_of(key.source)) as u8;
-        self.make_room(network);
-        let id = self.free.pop_front()?;
+        let id = if self.make_room(network) { self.free.pop_front()? } else { return None };
         let before = self.newest.replace(id);
         match before {
             Some(before) => self.at_mut(before).into_iter().for_each(|datagram| datagram.after = Some(id)),

@@ -38,7 +38,10 @@ impl<K: Key> Session<K> {
             self.note_sent(upper_half(sequence));
             return Some(after);
         }
-        *self.acknowledged_mut(direction) = upper_half(acknowledged);
+        // A SYN that nobody has answered acknowledges nothing.
+        if !(is_live && flags.syn()) {
+            *self.acknowledged_mut(direction) = upper_half(acknowledged);
+        }
         let goes_on = flags.ack() && !flags.syn() && !flags.fin();
         let do_both = goes_on && self.acknowledged.iter().all(|number| *number != UNKNOWN);
         let after = match before {
