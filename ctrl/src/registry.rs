@@ -6,7 +6,7 @@
 
 use dataplane::flow::Endpoint;
 use dataplane::ids::{LocalId, MAX_LOCALS, MAX_SERVERS, MAX_SERVICES, ServerId, ServiceId};
-use dataplane::stats::{ConnectTimesTotals, ServerTotals, ServiceTotals, WorkerStats};
+use dataplane::stats::{HistogramTotals, ServerTotals, ServiceTotals, WorkerStats};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,7 +20,11 @@ pub struct ServiceCount {
     /// What never reached a server.
     pub totals: ServiceTotals,
     /// How long servers took to answer connections.
-    pub times: ConnectTimesTotals,
+    pub connect_times: HistogramTotals,
+    /// How long its sessions lasted, if that is counted.
+    pub durations: HistogramTotals,
+    /// How many bytes its sessions had, if that is counted.
+    pub sizes: HistogramTotals,
 }
 
 impl ServiceCount {
@@ -28,14 +32,21 @@ impl ServiceCount {
     pub fn read(stats: &[Arc<WorkerStats>], id: ServiceId) -> Self {
         Self {
             totals: stats.iter().map(|worker| worker.service(id).read()).sum(),
-            times: stats.iter().map(|worker| worker.connect_times(id).read()).sum(),
+            connect_times: stats.iter().map(|worker| worker.connect_times(id).read()).sum(),
+            durations: stats.iter().map(|worker| worker.session_durations(id).read()).sum(),
+            sizes: stats.iter().map(|worker| worker.session_sizes(id).read()).sum(),
         }
     }
 
     /// What was counted since `baseline`.
     #[must_use]
     pub fn since(self, baseline: Self) -> Self {
-        Self { totals: self.totals.since(baseline.totals), times: self.times.since(baseline.times) }
+        Self {
+            totals: self.totals.since(baseline.totals),
+            connect_times: self.connect_times.since(baseline.connect_times),
+            durations: self.durations.since(baseline.durations),
+            sizes: self.sizes.since(baseline.sizes),
+        }
     }
 }
 
@@ -284,6 +295,7 @@ fn take(free: &mut Vec<u32>, used: &mut u32, limit: usize) -> Result<u32, Exhaus
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dataplane::stats::CONNECT_MS;
     use std::cell::Cell;
     use std::net::Ipv4Addr;
 
@@ -337,7 +349,7 @@ mod tests {
         let first = registry.service("web").unwrap();
         registry.begin(&stats);
         stats[0].service(first).no_route.add(5);
-        stats[0].connect_times(first).note(3);
+        stats[0].connect_times(first).note(3, &CONNECT_MS);
         registry.retire("web");
         registry.collect(&|_| counted(0, 0));
 
@@ -347,7 +359,7 @@ mod tests {
 
         let (id, baseline) = registry.service_slot("other").unwrap();
         let count = ServiceCount::read(&stats, id).since(baseline);
-        assert_eq!((count.totals.no_route, count.times), (1, ConnectTimesTotals::default()));
+        assert_eq!((count.totals.no_route, count.connect_times), (1, HistogramTotals::default()));
     }
 
     #[test]

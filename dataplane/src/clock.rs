@@ -54,6 +54,16 @@ impl Stamp {
         Self(0)
     }
 
+    /// The stamp as a number, for places that keep numbers.
+    pub const fn to_bits(self) -> u32 {
+        self.0
+    }
+
+    /// The stamp that was this number.
+    pub const fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
     /// Milliseconds from `earlier` to this stamp.
     pub const fn millis_since(self, earlier: Self) -> u32 {
         self.0.wrapping_sub(earlier.0)

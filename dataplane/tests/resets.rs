@@ -111,6 +111,43 @@ fn nobody_is_told_of_what_did_not_begin_or_has_ended() {
 }
 
 #[test]
+fn what_sessions_lasted_and_carried_is_counted_when_they_end_if_that_is_asked() {
+    let modes = [(ForwardMode::FullNat, false), (ForwardMode::FullNat, true), (ForwardMode::Nat, false)];
+    for (mode, across) in modes {
+        // The lab's services for datagrams have the same servers, and are taken for theirs.
+        for (route, service) in [(inbound(4000), 1), (inbound6(4000), 3)] {
+            let options = Arc::new(ServiceOptions { session_histograms: true, ..ServiceOptions::default() });
+            let mut lab = Lab::new(&Plan { mode, across, options, ..Plan::default() });
+            talk(&mut lab, &route);
+            lab.wait(Duration::from_secs(7));
+            lab.send(A, &segment(&route, tcp::ACK, 9_500, &[], b"later")).frame();
+            let (durations, sizes) = {
+                let id = dataplane::ids::ServiceId(service);
+                (lab.stats.session_durations(id), lab.stats.session_sizes(id))
+            };
+            assert_eq!((durations.read().sum, sizes.read().sum), (0, 0));
+            let server = |id: u32| {
+                let server = lab.stats.server(dataplane::ids::ServerId(id));
+                server.bytes_in.value() + server.bytes_out.value()
+            };
+            let carried = server(0) + server(support::FIRST_SERVER6 as u32);
+            assert!(carried > 570, "{carried}");
+            let stats = Arc::clone(&lab.stats);
+            lab.wait(Duration::from_secs(1_000));
+            let id = dataplane::ids::ServiceId(service);
+            let (durations, sizes) = (stats.session_durations(id).read(), stats.session_sizes(id).read());
+            assert_eq!(
+                (durations.sum, durations.buckets[6]),
+                (7_000, 1),
+                "the time without packets is none of it"
+            );
+            assert_eq!((sizes.sum, sizes.buckets.iter().sum::<u64>()), (carried, 1), "{mode:?} {across}");
+            assert_eq!(resets(&mut lab), [], "nobody asked for resets");
+        }
+    }
+}
+
+#[test]
 fn a_connection_of_a_server_that_is_taken_away_is_reset_at_its_next_packet() {
     let options = Arc::new(ServiceOptions {
         reset_on_expiry: true,

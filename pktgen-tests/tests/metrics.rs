@@ -24,7 +24,10 @@ fn lab(metrics: &str) -> (Lab, String) {
     }
     let config = lab.config_head()
         + metrics
-        + &lab.service("web", "tcp", 80, "rr", &[0, 1])
+        + "\n[timeouts]\ntime_wait = \"1s\"\nclose = \"1s\"\n"
+        + &lab
+            .service("web", "tcp", 80, "rr", &[0, 1])
+            .replace("local_addresses", "session_histograms = true\nlocal_addresses")
         + HEALTH
         + &lab.service("idle", "udp", 53, "rr", &[0]);
     lab.start_sluiced(&config).unwrap();
@@ -77,6 +80,20 @@ fn the_text_is_right_by_the_judges_of_both_formats_and_follows_what_happens() {
         (all, sample(&text, "sluice_service_connect_seconds_count{service=\"web\"}")),
         (Some(20.0), Some(20.0))
     );
+    // When the sessions have ended, all that they carried is in their histogram, and they took no time worth telling.
+    assert!(wait_until(SOON, || {
+        let text = curl(&lab, &[url]).unwrap();
+        let of = |name: &str| sample(&text, &format!("sluice_service_{name}{{service=\"web\"}}"));
+        let carried =
+            of("incoming_bytes_total").zip(of("outgoing_bytes_total")).map(|(one, other)| one + other);
+        of("session_duration_seconds_count") == Some(20.0)
+            && of("session_bytes_count") == Some(20.0)
+            && of("session_bytes_sum") == carried
+    }));
+    let text = curl(&lab, &[url]).unwrap();
+    let quick = sample(&text, "sluice_service_session_duration_seconds_bucket{service=\"web\",le=\"1.0\"}");
+    assert_eq!(quick, Some(20.0));
+    assert!(!text.contains("session_bytes_sum{service=\"idle\"}"), "who does not count them says nothing");
     // Workers took packets in bursts, and some pair of local address and server had the sessions' ports.
     let of_worker =
         |name: &str| sample(&text, &format!("sluice_worker_{name}{{worker=\"0\"}}")).unwrap_or(0.0);

@@ -266,6 +266,9 @@ tables! {
         expire_quiescent: Option<bool>, Any, default false;
         /// Whether both ends of a TCP connection that timed out are sent a reset (`fullnat` and `nat`).
         reset_on_expiry: Option<Spanned<bool>>, Any, default false;
+        /// Whether metrics have histograms of the sessions' durations and bytes, where answers pass here; packets of its sessions
+        /// take the longer way.
+        session_histograms: Option<Spanned<bool>>, Any, default false;
         /// The most sessions, over all workers; without it no limit of its own.
         session_limit: Option<Spanned<i64>>, Whole(1, i64::MAX - 1);
         /// How servers are told the client's address (`fullnat`).

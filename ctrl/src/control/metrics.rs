@@ -250,6 +250,7 @@ impl<D: Devices> Control<D> {
             state: state.name(),
             reason,
             limit: (limit > 0).then_some(limit),
+            counts_sessions: spec.options.session_histograms,
             gone,
             servers: servers.into_iter().map(|(_, row)| row).collect(),
         }))

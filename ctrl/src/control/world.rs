@@ -289,7 +289,9 @@ impl<D: Devices> Control<D> {
 
     /// Publishes the neighbours if they changed.
     pub(super) fn publish_neighbors(&mut self) {
-        let Some((neighbors, moved)) = self.links.neighbors.take_changes(&self.workers.macs) else { return };
+        let Some((neighbors, moved)) = self.links.neighbors.take_changes(&self.workers.macs, self.now) else {
+            return;
+        };
         let mut snapshot = Snapshot::clone(&self.workers.world);
         snapshot.neighbors = Arc::new(neighbors);
         if moved {

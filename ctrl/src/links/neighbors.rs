@@ -23,6 +23,8 @@ const CAPACITY: usize = 16_384;
 const STRANGERS: usize = CAPACITY / 4;
 /// How often it is told that a neighbour's address is claimed by another station.
 const TOLD: Duration = Duration::from_secs(60);
+/// How often workers are told of neighbours for which nothing waits.
+const TOLD_WORKERS: Duration = Duration::from_millis(100);
 /// How long a neighbour that just answered is not asked again because another claims its address.
 const SETTLED: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_secs(1);
@@ -79,6 +81,8 @@ pub struct Entry {
     claimed_by: Option<Mac>,
     /// When such a claim was last told.
     told: Option<Instant>,
+    /// Whether packets wait for it, or will; not for one that only spoke.
+    is_waited_for: bool,
 }
 
 impl Entry {
@@ -94,6 +98,7 @@ impl Entry {
             next: now,
             claimed_by: None,
             told: None,
+            is_waited_for: false,
         }
     }
 
@@ -157,8 +162,12 @@ pub struct NeighborTable {
     slots: Vec<Option<Entry>>,
     by_hop: HashMap<NextHop, usize>,
     wanted: HashSet<NextHop>,
-    free: Vec<usize>,
+    /// Places that were in use, the oldest first: sessions may remember who was there.
+    free: VecDeque<usize>,
     changed: bool,
+    /// Whether what changed is waited for, and not before when it is told otherwise.
+    is_urgent: bool,
+    not_before: Instant,
     moved: bool,
     /// Those that became absent, or are there again, since that was last asked.
     turned: Vec<NextHop>,
@@ -196,6 +205,7 @@ impl NeighborTable {
             self.resolve(*hop, now);
             let Some(entry) = self.by_hop.get(hop).and_then(|at| self.slots[*at].as_mut()) else { continue };
             self.changed |= entry.mac != Some(*station);
+            self.is_urgent |= self.changed;
             (entry.mac, entry.standing) = (Some(*station), Standing::Permanent);
             if std::mem::take(&mut entry.is_absent) {
                 self.turned.push(*hop);
@@ -205,10 +215,13 @@ impl NeighborTable {
 
     /// Starts to ask for a neighbour if it is not known yet. A failed one is left to its pause.
     pub fn resolve(&mut self, hop: NextHop, now: Instant) {
-        if self.by_hop.contains_key(&hop) {
+        if let Some(entry) = self.by_hop.get(&hop).and_then(|at| self.slots[*at].as_mut()) {
+            // Packets wait for it, so workers do not know it yet.
+            entry.is_waited_for = true;
+            self.is_urgent = true;
             return;
         }
-        self.insert(Entry::fresh(hop, now));
+        self.insert(Entry { is_waited_for: true, ..Entry::fresh(hop, now) });
     }
 
     /// Takes in what a frame says of a neighbour.
@@ -240,6 +253,7 @@ impl NeighborTable {
         let Some(entry) = self.by_hop.get(&hop).and_then(|at| self.slots[*at].as_mut()) else { return };
         let before = entry.mac.replace(station);
         self.changed |= before != Some(station);
+        self.is_urgent |= before != Some(station) && entry.is_waited_for;
         entry.standing = Standing::Reachable;
         entry.confirmed = Some(now);
         if std::mem::take(&mut entry.is_absent) {
@@ -296,6 +310,7 @@ impl NeighborTable {
     fn doubt(&mut self, hop: NextHop, mac: Mac, now: Instant) {
         let Some(entry) = self.by_hop.get(&hop).and_then(|at| self.slots[*at].as_mut()) else { return };
         self.changed |= entry.mac != Some(mac);
+        self.is_urgent |= entry.mac != Some(mac) && entry.is_waited_for;
         entry.mac = Some(mac);
         entry.standing = Standing::Probing;
         entry.tries = 0;
@@ -332,6 +347,7 @@ impl NeighborTable {
                     self.turned.push(entry.hop);
                 }
                 self.changed |= entry.mac.is_some();
+                self.is_urgent |= entry.mac.is_some() && entry.is_waited_for;
                 entry.mac = None;
                 entry.next = now + FAILED;
                 continue;
@@ -347,11 +363,13 @@ impl NeighborTable {
 
     /// The table for workers, if it changed since the last call; and whether a slot was given
     /// to another neighbour, so that what sessions remember is void. `sources` are the ports'
-    /// own station addresses.
-    pub fn take_changes(&mut self, sources: &[Mac]) -> Option<(Neighbors, bool)> {
-        if !std::mem::take(&mut self.changed) {
+    /// own station addresses. What nobody waits for is told ten times a second: strangers that only speak, however many.
+    pub fn take_changes(&mut self, sources: &[Mac], now: Instant) -> Option<(Neighbors, bool)> {
+        if !self.changed || !self.is_urgent && now < self.not_before {
             return None;
         }
+        (self.changed, self.is_urgent) = (false, false);
+        self.not_before = now + TOLD_WORKERS;
         let neighbor = |entry: &Entry| {
             let ethertype = match entry.hop.address {
                 IpAddr::V4(_) => ETHERTYPE_IPV4,
@@ -403,7 +421,7 @@ impl NeighborTable {
 
     /// Forgets everything, because the ports' networks changed.
     pub fn clear(&mut self) {
-        *self = Self { changed: true, moved: true, ..Self::default() };
+        *self = Self { changed: true, is_urgent: true, moved: true, ..Self::default() };
     }
 
     fn insert(&mut self, entry: Entry) -> Option<usize> {
@@ -417,16 +435,12 @@ impl NeighborTable {
         if self.free.is_empty() && self.slots.len() == CAPACITY && !self.end_stranger() && !is_stranger {
             self.end_least_heard();
         }
-        let at = match self.free.pop() {
-            Some(at) => {
-                self.moved = true;
-                at
-            }
-            None if self.slots.len() < CAPACITY => {
-                self.slots.push(None);
-                self.slots.len() - 1
-            }
-            None => return None,
+        let at = if self.slots.len() < CAPACITY {
+            self.slots.push(None);
+            self.slots.len() - 1
+        } else {
+            self.moved = true;
+            self.free.pop_front()?
         };
         self.slots[at] = Some(entry);
         self.by_hop.insert(entry.hop, at);
@@ -461,7 +475,7 @@ impl NeighborTable {
     fn remove(&mut self, at: usize) {
         if let Some(entry) = self.slots[at].take() {
             self.by_hop.remove(&entry.hop);
-            self.free.push(at);
+            self.free.push_back(at);
         }
     }
 }
@@ -493,7 +507,9 @@ mod tests {
     }
 
     fn header(table: &mut NeighborTable) -> Option<dataplane::wire::EthernetHeader> {
-        table.take_changes(&[[2, 0, 0, 0, 0, 1]]).and_then(|(neighbors, _)| neighbors.header(hop(1)))
+        table
+            .take_changes(&[[2, 0, 0, 0, 0, 1]], at(1_000_000))
+            .and_then(|(neighbors, _)| neighbors.header(hop(1)))
     }
 
     #[test]
@@ -726,16 +742,22 @@ mod tests {
     }
 
     #[test]
-    fn a_reused_slot_voids_what_sessions_remember() {
+    fn a_reused_slot_voids_what_sessions_remember_and_is_the_last_resort() {
+        let far = |n: u32| NextHop { port: PortId(0), address: Ipv4Addr::from_bits(0x0b00_0000 + n).into() };
+        let spoke = Claim { is_for_us: true, is_answer: false, ..ANSWER };
         let mut table = NeighborTable::default();
-        table.resolve(hop(1), at(0));
-        for second in 0..12 {
-            table.tick(at(second * 1000));
-        }
-        table.hear(hop(2), &Claim { is_for_us: true, ..ANSWER }, at(20_000));
-
-        let (_, moved) = table.take_changes(&[[2, 0, 0, 0, 0, 1]]).unwrap();
-
-        assert!(moved);
+        let moved = |table: &mut NeighborTable, millis| {
+            table.take_changes(&[[2, 0, 0, 0, 0, 1]], at(millis)).map(|(_, moved)| moved)
+        };
+        (0..10_000).for_each(|n| table.hear(far(n), &spoke, at(0)));
+        assert_eq!(moved(&mut table, 0), Some(false), "{} are kept", table.entries().len());
+        (10_000..20_000).for_each(|n| table.hear(far(n), &spoke, at(0)));
+        assert_eq!(moved(&mut table, 50), None, "nobody waits for strangers");
+        assert_eq!(moved(&mut table, 100), Some(true));
+        table.hear(far(20_000), &spoke, at(101));
+        assert_eq!(moved(&mut table, 101), None);
+        // A packet is for it.
+        table.resolve(far(20_000), at(102));
+        assert_eq!(moved(&mut table, 102), Some(true));
     }
 }

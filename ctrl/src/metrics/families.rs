@@ -8,8 +8,8 @@ use crate::registry::ServiceCount;
 use dataplane::drop::DropReason;
 use dataplane::session::Fragments;
 use dataplane::stats::{
-    BOUNDS_MS, ConnectTimesTotals, Count, Kind, PortCounters, PortTotals, ServerCounters, ServerTotals,
-    Spread, Unit, WorkerCounters, WorkerStats, WorkerTotals,
+    Bounds, CONNECT_MS, Count, DURATION_MS, HistogramTotals, Kind, PortCounters, PortTotals, SIZE_BYTES,
+    ServerCounters, ServerTotals, Spread, Unit, WorkerCounters, WorkerStats, WorkerTotals,
 };
 use dataplane::worker::RING_SIZE;
 use std::sync::Arc;
@@ -124,7 +124,9 @@ struct Service {
     row: Arc<ServiceRow>,
     totals: ServerTotals,
     refused: [(DropReason, u64); 8],
-    times: ConnectTimesTotals,
+    connect_times: HistogramTotals,
+    durations: HistogramTotals,
+    sizes: HistogramTotals,
     /// The places of the servers that have series, with what was counted of them.
     servers: Vec<(usize, ServerTotals)>,
 }
@@ -144,6 +146,25 @@ pub struct Scrape {
     drops: Vec<(DropReason, u64)>,
     locals: Vec<u64>,
     now: SystemTime,
+}
+
+/// A service's row of a histogram, whose values are so many to a unit of the family.
+fn histogram(
+    out: &mut String,
+    head: &Head,
+    service: &str,
+    totals: &HistogramTotals,
+    (bounds, to_unit): (&Bounds, f64),
+) {
+    let mut sum = 0;
+    for (nth, count) in totals.buckets.iter().enumerate() {
+        sum += count;
+        let bound =
+            bounds.get(nth).map_or("+Inf".to_owned(), |bound| format!("{:?}", *bound as f64 / to_unit));
+        head.line(out, "_bucket", &[("service", service), ("le", &bound)], sum);
+    }
+    head.line(out, "_sum", &[("service", service)], totals.sum as f64 / to_unit);
+    head.line(out, "_count", &[("service", service)], sum);
 }
 
 /// A gauge or counter of rows of one kind: its name, its meaning, and its value.
@@ -179,10 +200,18 @@ impl Scrape {
                     servers.push((place, counted));
                 }
             }
-            let ServiceCount { totals: refused, times } =
-                ServiceCount::read(&stats, row.id).since(row.baseline);
+            let count = ServiceCount::read(&stats, row.id).since(row.baseline);
+            let ServiceCount { totals: refused, connect_times, durations, sizes } = count;
             let refused = refused.refusals();
-            services.push(Service { row: Arc::clone(row), totals, refused, times, servers });
+            services.push(Service {
+                row: Arc::clone(row),
+                totals,
+                refused,
+                connect_times,
+                durations,
+                sizes,
+                servers,
+            });
         }
         let places = services.iter().enumerate();
         let servers =
@@ -581,18 +610,37 @@ impl Scrape {
         let help =
             "How long a service's servers took to answer connections, by SYN and ACK (fullnat and nat).";
         self.add("sluice_service_connect_seconds", Type::Histogram, help, rows, |scrape, head, at, out| {
-            let Service { row, times, .. } = &scrape.services[at];
-            let mut sum = 0;
-            for (nth, count) in times.buckets.iter().enumerate() {
-                sum += count;
-                let bound = BOUNDS_MS
-                    .get(nth)
-                    .map_or("+Inf".to_owned(), |bound| format!("{:?}", *bound as f64 / 1e3));
-                head.line(out, "_bucket", &[("service", &row.name), ("le", &bound)], sum);
-            }
-            head.line(out, "_sum", &[("service", &row.name)], times.sum_ms as f64 / 1e3);
-            head.line(out, "_count", &[("service", &row.name)], sum);
+            let service = &scrape.services[at];
+            histogram(out, head, &service.row.name, &service.connect_times, (&CONNECT_MS, 1e3));
         });
+        // Few services count them, and the others would say nothing but zero.
+        let counting = self.services.iter().enumerate().filter(|(_, service)| service.row.counts_sessions);
+        let counting: Arc<[usize]> = counting.map(|(at, _)| at).collect();
+        let (rows_of, places) = (counting.len(), Arc::clone(&counting));
+        let help =
+            "How long sessions of a service lasted that have ended, from their first packet to their last.";
+        self.add(
+            "sluice_service_session_duration_seconds",
+            Type::Histogram,
+            help,
+            rows_of,
+            move |scrape, head, at, out| {
+                let service = &scrape.services[places[at]];
+                histogram(out, head, &service.row.name, &service.durations, (&DURATION_MS, 1e3));
+            },
+        );
+        let help =
+            "How many bytes, of IP packets of both directions, sessions of a service had that have ended.";
+        self.add(
+            "sluice_service_session_bytes",
+            Type::Histogram,
+            help,
+            rows_of,
+            move |scrape, head, at, out| {
+                let service = &scrape.services[counting[at]];
+                histogram(out, head, &service.row.name, &service.sizes, (&SIZE_BYTES, 1.0));
+            },
+        );
         let reasons = self.services.first().map_or(1, |service| service.refused.len());
         let help = "New sessions and packets that a service refused, by reason.";
         self.add(

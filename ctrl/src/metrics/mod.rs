@@ -123,6 +123,8 @@ pub struct ServiceRow {
     pub reason: Option<String>,
     /// Its limit of sessions, if it has one.
     pub limit: Option<u64>,
+    /// Whether its sessions' durations and bytes are counted.
+    pub counts_sessions: bool,
     /// What servers that are gone had counted.
     pub gone: ServerTotals,
     /// The servers, and those that are gone and still have sessions.

@@ -13,7 +13,7 @@ use crate::ids::{LocalId, NeighborId, ServerId};
 use crate::prefetch::prefetch_near;
 use crate::scheduler::{self, Candidates, Cursor};
 use crate::session::{
-    Candidate, ForwardMode, InsertError, Needs, NewSession, Persistence, Session, SessionIndex, State,
+    Candidate, ForwardMode, InsertError, Needs, NewSession, Persistence, Session, SessionIndex, State, Watch,
 };
 use crate::snapshot::{AddressRole, ClientAddress, RealServer, Service, ServiceIndex, Snapshot};
 use crate::stats::WorkerStats;
@@ -218,9 +218,12 @@ impl Director {
                 self.set_mark::<K>(&admitted, if counts { 0 } else { (arrival.now.nanos() >> 6) as u32 });
             }
         }
-        if options.reset_on_expiry && protocol == Protocol::Tcp {
+        let resets = options.reset_on_expiry && protocol == Protocol::Tcp;
+        if resets || options.session_histograms {
             self.need::<K>(&admitted, Needs::MORE);
-            self.need::<K>(&admitted, Needs::RESET);
+            self.need::<K>(&admitted, Needs::WATCHED);
+            let (begun, counts) = (arrival.stamp, options.session_histograms);
+            self.set_watch::<K>(&admitted, Watch { begun, bytes: 0, resets, counts });
         }
         if options.timeouts.is_some() {
             self.need::<K>(&admitted, Needs::OWN_TIMEOUTS);
@@ -311,6 +314,14 @@ impl Director {
             self.wide.sessions.get_mut(admitted.index).needs.add(need);
         } else {
             K::side_mut(self).sessions.get_mut(admitted.index).needs.add(need);
+        }
+    }
+
+    fn set_watch<K: HasSide>(&mut self, admitted: &Admitted, watch: Watch) {
+        if admitted.across {
+            self.wide.sessions.set_watch(admitted.index, watch);
+        } else {
+            K::side_mut(self).sessions.set_watch(admitted.index, watch);
         }
     }
 

@@ -9,7 +9,7 @@ use crate::frame::{Frame, GROUP};
 use crate::ids::{NeighborId, PortId};
 use crate::session::{ForwardMode, Lines, Needs, Seen, Session, SessionIndex, State};
 use crate::snapshot::{Admits, Egress, Egresses, NextHop, Snapshot};
-use crate::stats::{Counter, ServerCounters, WorkerStats};
+use crate::stats::{CONNECT_MS, Counter, ServerCounters, WorkerStats};
 use crate::wire::{self, Heads, IPV4_LEN, Packet, Wire};
 use std::net::IpAddr;
 
@@ -229,7 +229,7 @@ pub(super) fn note_connect<S: Key, K: Key>(
         let millis = u64::from(arrival.stamp.millis_since(session.last_seen));
         counters.waited_ms.add(millis);
         if let Some(service) = arrival.world.services.of_server(session.server) {
-            stats.connect_times(service.id).note(millis);
+            stats.connect_times(service.id).note(millis, &CONNECT_MS);
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::drop::DropReason;
 use crate::flow::{Direction, Endpoint, Family, FlowKey6, Key, Protocol};
 use crate::frame::Frame;
 use crate::ids::WorkerId;
-use crate::session::{Candidate, DatagramId, DatagramKey, SessionIndex, Settled, Step};
+use crate::session::{Candidate, DatagramId, DatagramKey, Needs, SessionIndex, Settled, Step};
 use crate::snapshot::AddressRole;
 use crate::wire::{self, Packet, Payload};
 
@@ -189,6 +189,9 @@ impl Director {
         let session = sessions.get_mut(index);
         session.last_seen = arrival.stamp;
         count_traffic(packet.total_len, direction, stats.server(session.server));
+        if session.needs.has(Needs::WATCHED) {
+            sessions.add_bytes(index, packet.total_len);
+        }
         verdicts.push(next.send(frame.bytes_mut()));
         Ok(())
     }

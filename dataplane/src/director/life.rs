@@ -3,13 +3,14 @@
 use super::admit::{Admitted, NotAdmitted};
 use super::side::HasSide;
 use super::{Arrival, Director, Staged, Verdicts, unproven};
-use crate::clock::Instant;
+use crate::clock::{Instant, Stamp};
 use crate::drop::DropReason;
 use crate::flow::{Direction, Endpoint, Family, FlowKey6, Protocol};
 use crate::frame::Frame;
 use crate::ids::{LocalId, NeighborId, ServerId};
-use crate::session::{Needs, SessionIndex};
+use crate::session::{Needs, SessionIndex, Watch};
 use crate::snapshot::{Snapshot, Standing};
+use crate::stats::{DURATION_MS, SIZE_BYTES};
 use crate::wire::{self, Packet};
 
 impl Director {
@@ -115,7 +116,9 @@ impl Director {
 
     /// Takes a session out of the table and gives back what it held.
     pub(super) fn end<K: HasSide>(&mut self, index: SessionIndex, world: &Snapshot) {
-        let session = K::side_mut(self).sessions.remove(index);
+        let sessions = &mut K::side_mut(self).sessions;
+        let watch = sessions.get(index).needs.has(Needs::WATCHED).then(|| sessions.watch(index));
+        let session = sessions.remove(index);
         if session.local_id != LocalId::NONE {
             self.release_port(session.pair(), session.key(Direction::Outbound).port_word() as u16);
             self.stats.local_ports_used(session.local_id).decrement();
@@ -136,7 +139,20 @@ impl Director {
         } else {
             counters.sessions_inactive.decrement();
         }
+        if let Some(watch) = watch.filter(|watch| watch.counts) {
+            self.count_session(&watch, session.last_seen, session.server, world);
+        }
         self.note_end(&session, world);
+    }
+
+    /// Counts how long a session lasted and what it carried; the time in which it was forgotten is no part of it.
+    #[cold]
+    fn count_session(&self, watch: &Watch, last_seen: Stamp, server: ServerId, world: &Snapshot) {
+        if let Some(service) = world.services.of_server(server) {
+            let millis = u64::from(last_seen.millis_since(watch.begun));
+            self.stats.session_durations(service.id).note(millis, &DURATION_MS);
+            self.stats.session_sizes(service.id).note(watch.bytes, &SIZE_BYTES);
+        }
     }
 
     /// Gives back a local port. Sessions between families have theirs from the servers' family.

@@ -99,9 +99,12 @@ impl Director {
         let (sessions, stats) = S::parts(self);
         let session = sessions.get_mut(index);
         account(session, (frame.bytes(), packet, protocol), direction, arrival.stamp, stats);
-        if session.needs.has(Needs::RESET) && packet.flags.ack() {
-            let (_, acknowledged) = wire::numbers(frame.bytes(), packet);
-            sessions.set_acknowledged(index, direction, acknowledged);
+        if session.needs.has(Needs::WATCHED) {
+            sessions.add_bytes(index, packet.total_len);
+            if packet.flags.ack() && protocol == Protocol::Tcp {
+                let (_, acknowledged) = wire::numbers(frame.bytes(), packet);
+                sessions.set_acknowledged(index, direction, acknowledged);
+            }
         }
         let told = match how {
             Some(how) => {

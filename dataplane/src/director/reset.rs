@@ -25,7 +25,7 @@ impl Director {
     /// Takes note that both ends of an established connection are to be told of its end.
     #[inline]
     pub(super) fn note_resets<K: HasSide>(&mut self, index: SessionIndex) {
-        if K::side(self).sessions.get(index).needs.has(Needs::RESET) {
+        if K::side(self).sessions.get(index).needs.has(Needs::WATCHED) {
             self.add_resets::<K>(index);
         }
     }
@@ -35,7 +35,8 @@ impl Director {
         let sessions = &K::side(self).sessions;
         let session: &Session<K> = sessions.get(index);
         // Before, nobody knows both numbers; after, the ends know of the end.
-        if session.state() != State::Established || self.resets.len() + 2 > RESETS {
+        let is_wanted = sessions.watch(index).resets && session.state() == State::Established;
+        if !is_wanted || self.resets.len() + 2 > RESETS {
             return;
         }
         let both = [Direction::Inbound, Direction::Outbound].map(|direction| {

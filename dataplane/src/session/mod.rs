@@ -17,7 +17,7 @@ pub use local_ports::{LocalPorts, PORTS_PER_PAIR, Pair, PairIndex, Taken};
 pub use numbers::{FIN_ROOM, QUOTE_ROOM, RESET_ROOM};
 pub use record::SessionRecord;
 pub use state::{Seen, State, Timeouts, Unproven};
-pub use table::{Candidate, InsertError, Lines, SessionIndex, SessionTable};
+pub use table::{Candidate, InsertError, Lines, SessionIndex, SessionTable, Watch};
 pub use templates::{Persistence, Templates};
 
 use crate::clock::Stamp;
@@ -81,8 +81,8 @@ impl Needs {
     pub const TEMPLATE: Self = Self(8);
     /// The server is still to be told where the client is.
     pub const ADDRESS: Self = Self(16);
-    /// Both ends are told when it is forgotten.
-    pub const RESET: Self = Self(32);
+    /// They are looked at one by one to the end ([`Watch`]).
+    pub const WATCHED: Self = Self(32);
     /// They are not translated: nothing but the Ethernet header changes.
     pub const UNTRANSLATED: Self = Self(64);
     /// They go through a tunnel of IPv4 in IPv4 with nothing between, which the short way knows.
@@ -329,7 +329,7 @@ impl<K: Key> Session<K> {
 
     /// Lets its packets take the short way, if new addresses are all that they need from now on.
     pub fn settle(&mut self) {
-        if !self.changes_family() && !self.needs.has(Needs::RESET) {
+        if !self.changes_family() && !self.needs.has(Needs::WATCHED) {
             self.needs.remove(Needs::MORE);
         }
     }

@@ -33,8 +33,43 @@ pub struct SessionTable<K> {
     marks: Vec<u32>,
     /// By line and direction: what came last as acknowledged; for few sessions too.
     acknowledged: Vec<[u32; 2]>,
+    /// By line: what is kept of sessions that are [watched](Watch), as [`Watch::words`] has it.
+    watched: Vec<[u64; 2]>,
     /// Unused lines; the last freed is the first used, because it is still in the cache.
     free: List<u32>,
+}
+
+/// What is kept of a session whose packets are looked at one by one to its end ([`Needs::WATCHED`](super::Needs::WATCHED)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watch {
+    /// When its first packet came.
+    pub begun: Stamp,
+    /// Bytes of its IP packets, of both directions.
+    pub bytes: u64,
+    /// Whether both ends are told when it is forgotten.
+    pub resets: bool,
+    /// Whether its duration and its bytes are counted when it ends.
+    pub counts: bool,
+}
+
+impl Watch {
+    const RESETS: u64 = 1 << 32;
+    const COUNTS: u64 = 1 << 33;
+
+    fn words(self) -> [u64; 2] {
+        let flag = |is_set: bool, bit: u64| if is_set { bit } else { 0 };
+        let rest = u64::from(self.begun.to_bits());
+        [self.bytes, rest | flag(self.resets, Self::RESETS) | flag(self.counts, Self::COUNTS)]
+    }
+
+    fn from_words([bytes, rest]: [u64; 2]) -> Self {
+        Self {
+            begun: Stamp::from_bits(rest as u32),
+            bytes,
+            resets: rest & Self::RESETS != 0,
+            counts: rest & Self::COUNTS != 0,
+        }
+    }
 }
 
 /// Why a session could not be added.
@@ -61,6 +96,7 @@ impl<K: Key> SessionTable<K> {
             hasher,
             marks: vec![0; capacity],
             acknowledged: vec![[0; 2]; capacity],
+            watched: vec![[0; 2]; capacity],
             free,
         }
     }
@@ -238,6 +274,21 @@ impl<K: Key> SessionTable<K> {
     /// Notes an acknowledgement number that came in `direction`.
     pub fn set_acknowledged(&mut self, index: SessionIndex, direction: Direction, number: u32) {
         self.acknowledged[index.0 as usize][direction as usize] = number;
+    }
+
+    /// What is kept of a session that is watched.
+    pub fn watch(&self, index: SessionIndex) -> Watch {
+        Watch::from_words(self.watched[index.0 as usize])
+    }
+
+    /// Begins to watch a session.
+    pub fn set_watch(&mut self, index: SessionIndex, watch: Watch) {
+        self.watched[index.0 as usize] = watch.words();
+    }
+
+    /// Adds to the bytes of a session that is watched.
+    pub fn add_bytes(&mut self, index: SessionIndex, bytes: u16) {
+        self.watched[index.0 as usize][0] += u64::from(bytes);
     }
 
     /// The session in line `line`, if the line is in use; for sweeps and lists.

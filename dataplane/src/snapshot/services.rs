@@ -183,6 +183,8 @@ pub struct ServiceOptions {
     pub expire_quiescent: bool,
     /// Both ends of a connection that is forgotten are told by a reset.
     pub reset_on_expiry: bool,
+    /// The duration and the bytes of each session are counted when it ends.
+    pub session_histograms: bool,
     /// How servers are told where clients are, if they are.
     pub client_address: Option<ClientAddress>,
     /// Most sessions that a worker keeps; 0: as many as fit.
@@ -203,6 +205,7 @@ impl Default for ServiceOptions {
             sloppy: false,
             expire_quiescent: false,
             reset_on_expiry: false,
+            session_histograms: false,
             client_address: None,
             session_limit: 0,
             thresholds: Box::default(),

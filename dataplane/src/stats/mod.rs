@@ -2,12 +2,12 @@
 //! read by anyone at any time.
 
 mod counter;
+mod histogram;
 mod spread;
-mod times;
 
 pub use counter::{Count, Counter, Kind, Unit};
+pub use histogram::{Bounds, CONNECT_MS, DURATION_MS, Histogram, HistogramTotals, SIZE_BYTES};
 pub use spread::{Spread, SpreadTotals};
-pub use times::{BOUNDS_MS, ConnectTimes, ConnectTimesTotals};
 
 use crate::drop::DropReason;
 use crate::flow::Direction;
@@ -228,7 +228,9 @@ pub struct WorkerStats {
     servers: Table<ServerCounters>,
     connects: Table<ConnectCounters>,
     services: Table<ServiceCounters>,
-    times: Table<ConnectTimes>,
+    connect_times: Table<Histogram>,
+    session_durations: Table<Histogram>,
+    session_sizes: Table<Histogram>,
     locals: Table<Counter>,
     /// How long turns that found packets took, in nanoseconds.
     pub turn_times: Spread,
@@ -252,7 +254,9 @@ impl WorkerStats {
             servers: hugepages::table(servers, ServerCounters::default),
             connects: hugepages::table(servers, ConnectCounters::default),
             services: hugepages::table(services, ServiceCounters::default),
-            times: hugepages::table(services, ConnectTimes::default),
+            connect_times: hugepages::table(services, Histogram::default),
+            session_durations: hugepages::table(services, Histogram::default),
+            session_sizes: hugepages::table(services, Histogram::default),
             locals: hugepages::table(locals, Counter::default),
             turn_times: Spread::default(),
             bursts: Spread::default(),
@@ -295,10 +299,20 @@ impl WorkerStats {
         &self.services[id.0 as usize]
     }
 
-    /// How long the servers of a service took to answer connections.
+    /// How long the servers of a service took to answer connections, from the client's last SYN to SYN and ACK.
     #[inline]
-    pub fn connect_times(&self, id: ServiceId) -> &ConnectTimes {
-        &self.times[id.0 as usize]
+    pub fn connect_times(&self, id: ServiceId) -> &Histogram {
+        &self.connect_times[id.0 as usize]
+    }
+
+    /// How long sessions of a service lasted that have ended, from their first packet to their last.
+    pub fn session_durations(&self, id: ServiceId) -> &Histogram {
+        &self.session_durations[id.0 as usize]
+    }
+
+    /// How many bytes of IP packets, of both directions, sessions of a service had that have ended.
+    pub fn session_sizes(&self, id: ServiceId) -> &Histogram {
+        &self.session_sizes[id.0 as usize]
     }
 
     /// Local ports in use of a local address.

@@ -86,6 +86,14 @@ impl Checker<'_> {
                 self.error(value.span(), &key("reset_on_expiry"), message);
             }
         }
+        let session_histograms = raw.session_histograms.as_ref().filter(|value| *value.get_ref());
+        if let Some(value) = session_histograms.filter(|_| !mode.sees_answers()) {
+            let message = format!(
+                "a {} service does not see servers' answers, so it cannot count a session's bytes; remove it",
+                mode.name()
+            );
+            self.error(value.span(), &key("session_histograms"), message);
+        }
         let session_limit = raw.session_limit.as_ref().and_then(|value| {
             let range = const { raw::Service::TABLE.whole("session_limit") };
             self.number(value, &key("session_limit"), range, "it counts sessions of the service")
@@ -109,6 +117,7 @@ impl Checker<'_> {
             sloppy: raw.sloppy.as_ref().is_some_and(|value| *value.get_ref()),
             expire_quiescent: raw.expire_quiescent.unwrap_or(false),
             reset_on_expiry: reset_on_expiry.is_some(),
+            session_histograms: session_histograms.is_some(),
             session_limit: session_limit.unwrap_or(0) as u64,
             ..ServiceOptions::default()
         }
