@@ -116,7 +116,7 @@ reasons! {
     IcmpNoSession = "icmp_no_session",
     /// The ICMP error quotes a TCP segment with a sequence number that its sender has not reached: a blind attack (RFC 5927).
     IcmpOutOfWindow = "icmp_out_of_window",
-    /// The ICMP error tells an MTU below 576 bytes (IPv6: 1,280), which no link has: a blind attack (RFC 5927).
+    /// The ICMP error tells an MTU below 576 bytes (IPv6: 1,280), as blind attackers do to slow a connection down (RFC 5927).
     IcmpMtu = "icmp_mtu",
     /// The SCTP header or its first chunk is cut off.
     SctpShort = "sctp_short",

@@ -202,9 +202,15 @@ fn a_session_that_both_sides_go_on_with_was_not_closed() {
             talk.server_says(&mut lab, tcp::ACK, talk.server.next + 1, &[]);
         }
         assert_eq!(states(&lab), [State::TimeWait; 2]);
-        // Data is none.
+        // What was lost comes once more from one side, and is acknowledged by the other.
+        for talk in &talks {
+            talk.server_says(&mut lab, tcp::ACK, talk.server.next - 99, &[1; 99]);
+            talk.client_says(&mut lab, tcp::ACK, &[]);
+        }
+        assert_eq!(states(&lab), [State::TimeWait; 2]);
+        // Data of both is no end, though perhaps no more than what was lost.
         talks.iter().for_each(|talk| drop(talk.client_says(&mut lab, tcp::ACK, b"more")));
-        assert_eq!(states(&lab), [State::Established; 2]);
+        assert_eq!(states(&lab), [State::FinWait; 2]);
     }
 }
 
@@ -268,14 +274,23 @@ fn where_answers_go_past_the_clients_own_numbers_count() {
             client.say(&mut lab, tcp::SYN, client.next - 1, 0, &[]);
             client.say(&mut lab, tcp::ACK, client.next, 700, b"hello");
             for sequence in numbers(200) {
-                for flags in [tcp::RST, FIN_ACK] {
+                // Saying first where one stands does not help.
+                for flags in [tcp::ACK, tcp::RST, FIN_ACK, tcp::SYN, tcp::RST] {
                     client.say(&mut lab, flags, sequence, 9, &[]);
                 }
             }
             assert_eq!(states(&lab), [State::Established], "{mode:?}");
+            // A client that sends much takes the number along.
+            let mut next = client.next + 5;
+            for _ in 0..500 {
+                client.say(&mut lab, tcp::ACK, next, 700, &[7; 1_400]);
+                next = next.wrapping_add(60_000);
+            }
             client.say(&mut lab, FIN_ACK, client.next + 5, 700, &[]);
+            assert_eq!(states(&lab), [State::Established], "{mode:?}: that is long ago");
+            client.say(&mut lab, FIN_ACK, next, 700, &[]);
             assert_eq!(states(&lab), [State::FinWait], "{mode:?}");
-            client.say(&mut lab, tcp::RST, client.next + 6, 700, &[]);
+            client.say(&mut lab, tcp::RST, next + 1, 700, &[]);
             assert_eq!(states(&lab), [State::Close], "{mode:?}");
         }
     }

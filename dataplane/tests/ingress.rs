@@ -5,11 +5,11 @@ mod support;
 use dataplane::drop::DropReason;
 use dataplane::ids::PortId;
 use dataplane::session::{ForwardMode, State};
-use dataplane::snapshot::{Admits, Network, SourceCheck};
+use dataplane::snapshot::{Admits, Network, ServiceOptions, SourceCheck};
 use pktgen_tests::conformance::{DIRECTOR_A, DIRECTOR_B};
 use pktgen_tests::frames::{Route, tcp, tcp_frame, udp_frame};
 use std::sync::Arc;
-use support::{A, B, Fate, Lab, Plan, answer_to, error_about, inbound, inbound6, pieces};
+use support::{A, B, Fate, Lab, Plan, SERVER, answer_to, error_about, inbound, inbound6, pieces};
 
 /// Labs of every way in which answers come back, with the openers of each family.
 fn labs(source_check: SourceCheck) -> Vec<(Lab, [Route; 2])> {
@@ -97,6 +97,21 @@ fn a_client_comes_by_the_port_that_leads_to_it_if_that_is_asked() {
                 assert!(matches!(by(&mut lab, A, &opener), Fate::Sent(..)));
             }
         }
+    }
+}
+
+#[test]
+fn answers_to_hidden_hosts_come_by_any_port_unless_that_is_strict() {
+    for (source_check, is_refused) in [(SourceCheck::Loose, false), (SourceCheck::Strict, true)] {
+        let sources = vec!["10.0.0.0/24".parse::<Network>().unwrap()];
+        let options = Arc::new(ServiceOptions { sources, ..ServiceOptions::default() });
+        let mut lab = Lab::new(&Plan { mode: ForwardMode::Snat, source_check, options, ..Plan::default() });
+        let route = Route { destination: (SERVER, 8080), ..inbound(4000) };
+        let seen = by(&mut lab, A, &udp_frame(&route, b"question")).frame().to_vec();
+        let answer = udp_frame(&answer_to(&seen), b"answer");
+        let fate = by(&mut lab, A, &answer);
+        assert_eq!(fate == Fate::Dropped(DropReason::SourceElsewhere), is_refused, "{fate:?}");
+        assert!(matches!(by(&mut lab, B, &answer), Fate::Sent(..)));
     }
 }
 

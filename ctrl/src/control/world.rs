@@ -13,7 +13,7 @@ use crate::topology;
 use dataplane::clock::Instant;
 use dataplane::ids::{Generation, ServerId};
 use dataplane::session::ForwardMode;
-use dataplane::snapshot::{AddressRole, LocalAddress, NextHop, Snapshot};
+use dataplane::snapshot::{AddressRole, LocalAddress, NextHop, Service, Snapshot};
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -33,9 +33,6 @@ impl<D: Devices> Control<D> {
             .iter()
             .zip(&self.wanted.config.ports)
             .any(|(new, old)| new.addresses != old.addresses);
-        if networks_changed {
-            self.links.neighbors.clear();
-        }
         let accepts = |hop: &NextHop| config.ports[usize::from(hop.port.0)].accept_ra;
         let routers: Vec<_> = self.links.routers.hops().into_iter().filter(accepts).collect();
         self.servers
@@ -69,6 +66,9 @@ impl<D: Devices> Control<D> {
         );
         self.wanted.config = config;
         self.publish(snapshot);
+        if networks_changed {
+            self.links.neighbors.clear();
+        }
         if let Some(kernel) = &mut self.kernel {
             kernel
                 .follow(&self.wanted.config, &self.workers.facts)
@@ -218,8 +218,15 @@ impl<D: Devices> Control<D> {
         if changes.is_empty() {
             return Ok(());
         }
+        let has_others = changes.iter().any(|(at, new)| {
+            let old = self.workers.world.services.iter().nth(*at);
+            old.is_none_or(|old| !has_same_servers(old, new))
+        });
         let mut snapshot = Snapshot::clone(&self.workers.world);
         snapshot.services = Arc::new(self.workers.world.services.replace(changes));
+        if has_others {
+            snapshot.follow_servers();
+        }
         // Sessions look once whether their server still serves.
         snapshot.routing_epoch = snapshot.routing_epoch.wrapping_add(1);
         self.publish(snapshot);
@@ -299,6 +306,13 @@ impl<D: Devices> Control<D> {
         }
         self.publish(snapshot);
     }
+}
+
+/// Whether two services have servers at the same endpoints, whatever their weights.
+fn has_same_servers(one: &Service, other: &Service) -> bool {
+    let endpoints =
+        |service: &Service| service.servers.iter().map(|server| server.endpoint).collect::<Vec<_>>();
+    endpoints(one) == endpoints(other)
 }
 
 /// Makes services that are as before the very same, so that later comparisons are quick.

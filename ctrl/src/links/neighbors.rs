@@ -7,7 +7,7 @@
 //!
 //! A station that says, without being asked, that it has the address of one that confirmed its own, replaces nothing: the
 //! known one is asked by unicast, and stays while it answers. Only when it did not, everybody is asked, and who answers then
-//! is believed: a takeover takes 2 s, and a forged message nothing. Strangers, those that are neither gateways nor servers,
+//! is believed: a takeover takes 2 to 3 s, and a forged message nothing. Strangers, those that are neither gateways nor servers,
 //! have bounded places until they confirm their addresses.
 
 use dataplane::clock::Instant;
@@ -426,11 +426,8 @@ impl NeighborTable {
 
     fn insert(&mut self, entry: Entry) -> Option<usize> {
         let is_stranger = !self.wanted.contains(&entry.hop);
-        if is_stranger {
-            self.strangers.push_back(entry.hop);
-            if self.strangers.len() > STRANGERS {
-                self.end_stranger();
-            }
+        if is_stranger && self.strangers.len() >= STRANGERS {
+            self.end_stranger();
         }
         if self.free.is_empty() && self.slots.len() == CAPACITY && !self.end_stranger() && !is_stranger {
             self.end_least_heard();
@@ -439,9 +436,13 @@ impl NeighborTable {
             self.slots.push(None);
             self.slots.len() - 1
         } else {
+            let at = self.free.pop_front()?;
             self.moved = true;
-            self.free.pop_front()?
+            at
         };
+        if is_stranger {
+            self.strangers.push_back(entry.hop);
+        }
         self.slots[at] = Some(entry);
         self.by_hop.insert(entry.hop, at);
         Some(at)

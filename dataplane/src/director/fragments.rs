@@ -34,8 +34,9 @@ impl Director {
             return Err(DropReason::NotForUs);
         }
         // One that pretends to be a server's must not come before the server's own.
+        let hides = arrival.world.services.hides_sources();
         let is_server_s = match role {
-            Some(AddressRole::Local(_)) => true,
+            Some(AddressRole::Local(_)) => !hides,
             None => arrival.world.services.answers_from(packet.source()),
             Some(_) => false,
         };
@@ -200,5 +201,10 @@ impl Director {
     #[inline]
     pub fn next_settled(&mut self) -> Option<Settled> {
         self.fragments.next_settled()
+    }
+
+    /// The same, of those alone that wait in vain.
+    pub fn next_abandoned(&mut self) -> Option<Settled> {
+        self.fragments.next_abandoned()
     }
 }

@@ -49,7 +49,9 @@ use crate::flow::{Direction, FlowHasher, FlowKey, FlowKey6, Key, Protocol};
 use crate::frame::{BURST_SIZE, Frame, GROUP};
 use crate::hugepages::{self, Table};
 use crate::ids::{MAX_SERVERS, MAX_SERVICES, PortId, WorkerId};
-use crate::session::{Candidate, DatagramId, Fragments, Session, SessionIndex, SessionTable, Templates};
+use crate::session::{
+    Candidate, DatagramId, ForwardMode, Fragments, Session, SessionIndex, SessionTable, Templates,
+};
 use crate::snapshot::{Admits, NextHop, ServiceIndex, Snapshot};
 use crate::stats::WorkerStats;
 use crate::steering::Seat;
@@ -692,7 +694,9 @@ fn check_side<S: Key>(
     direction: Direction,
     arrival: &Arrival<'_>,
 ) -> Result<(), DropReason> {
-    if !arrival.admits.asks(direction) {
+    // Hidden hosts' servers are anywhere, and answer by any way.
+    let is_anywhere = session.mode == ForwardMode::Snat && !arrival.admits.asks(Direction::Inbound);
+    if is_anywhere || !arrival.admits.asks(direction) {
         return Ok(());
     }
     let sender = match direction {

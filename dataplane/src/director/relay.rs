@@ -19,7 +19,7 @@ use crate::steering::Clients;
 use crate::wire::{self, Packet};
 use std::net::IpAddr;
 
-/// No link has a smaller MTU (RFC 791 asks every host for this much).
+/// Links with a smaller MTU (RFC 791 allows 68) are gone. Old routers tell none, as zero (RFC 1191 §5).
 const SMALLEST_MTU: u32 = 576;
 /// No link of IPv6 has a smaller MTU (RFC 8200 §5).
 const SMALLEST_MTU_IPV6: u32 = 1_280;
@@ -55,7 +55,7 @@ impl Director {
             Family::V4 => SMALLEST_MTU,
             Family::V6 => SMALLEST_MTU_IPV6,
         };
-        if wire::told_mtu(frame.bytes(), packet).is_some_and(|mtu| mtu < smallest) {
+        if wire::told_mtu(frame.bytes(), packet).is_some_and(|mtu| mtu != 0 && mtu < smallest) {
             return Err(DropReason::IcmpMtu);
         }
         let sessions = &K::side(self).sessions;

@@ -223,11 +223,28 @@ impl Fragments {
     #[inline]
     pub fn next_settled(&mut self) -> Option<Settled> {
         let settled = self.settled.pop_front()?;
+        self.note_settled(settled);
+        Some(settled)
+    }
+
+    /// What became of pieces that wait in vain, before what became of others.
+    pub fn next_abandoned(&mut self) -> Option<Settled> {
+        let is_one = |settled: &Settled| matches!(settled, Settled::Abandon(..));
+        let at = self.settled.iter().position(is_one)?;
+        let settled = self.settled.remove(at)?;
+        if let Settled::Abandon(id, _) = settled {
+            // None is left that could be released.
+            self.settled.retain(|other| *other != Settled::Release(id));
+        }
+        self.note_settled(settled);
+        Some(settled)
+    }
+
+    fn note_settled(&mut self, settled: Settled) {
         if let Settled::Abandon(id, _) = settled {
             // Nothing waits under this number any more.
             self.free.push_back(id);
         }
-        Some(settled)
     }
 
     /// The datagram in a place, if the place is in use.
@@ -265,8 +282,11 @@ impl Fragments {
         }
         let leaving = match has_share {
             true => self.in_order().take(CANDIDATES).find(|id| self.network(*id) == Some(network)),
-            // The first of those with the largest share.
-            false => self.in_order().take(CANDIDATES).min_by_key(|id| std::cmp::Reverse(self.share_of(*id))),
+            // The first of those with the largest share; the place of one that has waiting pieces is not free at once.
+            false => self.in_order().take(CANDIDATES).min_by_key(|id| {
+                let holds = self.at(*id).is_some_and(|datagram| datagram.held > 0);
+                (holds, std::cmp::Reverse(self.share_of(*id)))
+            }),
         };
         let Some(id) = leaving else { return false };
         self.end(id, DropReason::FragmentTableFull);

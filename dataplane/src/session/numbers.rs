@@ -38,8 +38,13 @@ impl<K: Key> Session<K> {
             self.note_sent(upper_half(sequence));
             return Some(after);
         }
-        // A SYN that nobody has answered acknowledges nothing.
-        if !(is_live && flags.syn()) {
+        // A SYN that nobody has answered acknowledges nothing; behind two FINs only data shows that somebody goes on.
+        let is_noted = match before {
+            _ if is_live => !flags.syn(),
+            State::TimeWait => has_data,
+            _ => true,
+        };
+        if is_noted {
             *self.acknowledged_mut(direction) = upper_half(acknowledged);
         }
         let goes_on = flags.ack() && !flags.syn() && !flags.fin();
@@ -47,20 +52,17 @@ impl<K: Key> Session<K> {
         let after = match before {
             // What the server says to a SYN decides.
             _ if is_live && flags.syn() && direction == Direction::Inbound => before,
-            _ if is_live && flags.syn() => {
-                if flags.ack() {
-                    State::Established
-                } else {
-                    before
-                }
-            }
-            // An end after which both go on was none. Both may still acknowledge FINs.
+            _ if is_live && flags.syn() && !flags.ack() => before,
+            _ if is_live && flags.syn() => State::Established,
+            // An end after which both go on was none. What was lost before two FINs may come once more from both sides, so
+            // they do not count for more than half an end.
             State::Close if do_both => State::Established,
-            State::TimeWait if do_both && has_data => State::Established,
+            State::TimeWait if do_both => State::FinWait,
             _ => after,
         };
-        if after != before && matches!(after, State::Close | State::TimeWait) {
-            // What comes from now on shows whether they go on.
+        let begins_again = flags.syn() && after != before;
+        if begins_again || after != before && matches!(after, State::Close | State::TimeWait) {
+            // What comes from now on shows where they are, and whether they go on.
             self.acknowledged = [UNKNOWN; 2];
         }
         Some(after)
@@ -72,10 +74,15 @@ impl<K: Key> Session<K> {
         &mut self.acknowledged[direction as usize]
     }
 
-    /// Takes note of where a client's segment stands, for want of what the server acknowledges.
+    /// Takes note of where a client's segment stands, for want of what the server acknowledges: of one that goes on from
+    /// where the last one was, for everybody can send others.
     #[inline(always)]
     pub fn note_sent(&mut self, upper: [u8; 2]) {
-        self.acknowledged[Direction::Outbound as usize] = upper;
+        let noted = &mut self.acknowledged[Direction::Outbound as usize];
+        let ahead = u16::from_be_bytes(upper).wrapping_sub(u16::from_be_bytes(*noted));
+        if ahead <= FIN_ROOM || *noted == UNKNOWN {
+            *noted = upper;
+        }
     }
 
     /// Whether a segment in `direction` can begin with this number, as its sender counts.

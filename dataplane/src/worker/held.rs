@@ -27,6 +27,11 @@ impl<B> Held<B> {
         Ok(())
     }
 
+    /// Whether there is no room.
+    pub(super) fn is_full(&self) -> bool {
+        self.0.len() == ROOM
+    }
+
     /// The next fragment of a datagram.
     pub(super) fn take(&mut self, id: DatagramId) -> Option<(PortId, B)> {
         let at = self.0.iter().position(|(other, ..)| *other == id)?;

@@ -301,6 +301,12 @@ impl<P: Port> Worker<P> {
             }
             Verdict::Transmit(port) => self.send(port, buffer),
             Verdict::Hold(id) => {
+                // Those for which it took a place are given up first.
+                while self.held.is_full()
+                    && let Some(settled) = self.director.next_abandoned()
+                {
+                    self.settle(settled, now);
+                }
                 if let Err(buffer) = self.held.put(id, from, buffer) {
                     self.stats.drops(DropReason::FragmentTableFull).add(1);
                     self.free(buffer);
