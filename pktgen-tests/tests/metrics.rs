@@ -80,6 +80,12 @@ fn the_text_is_right_by_the_judges_of_both_formats_and_follows_what_happens() {
         (all, sample(&text, "sluice_service_connect_seconds_count{service=\"web\"}")),
         (Some(20.0), Some(20.0))
     );
+    // Workers took packets in bursts, and some pair of local address and server had the sessions' ports.
+    let of_worker =
+        |name: &str| sample(&text, &format!("sluice_worker_{name}{{worker=\"0\"}}")).unwrap_or(0.0);
+    assert!(of_worker("burst_packets_count") > 20.0 && of_worker("burst_packets_sum") > 100.0);
+    assert!(of_worker("turn_seconds_count") > 20.0 && of_worker("turn_seconds_sum") > 0.0);
+    assert!(of_worker("fullest_pair_used") >= 2.0 && of_worker("fullest_pair_ports") > 1_000.0);
     // When the sessions have ended, all that they carried is in their histogram, and they took no time worth telling.
     assert!(wait_until(SOON, || {
         let text = curl(&lab, &[url]).unwrap();
@@ -94,12 +100,6 @@ fn the_text_is_right_by_the_judges_of_both_formats_and_follows_what_happens() {
     let quick = sample(&text, "sluice_service_session_duration_seconds_bucket{service=\"web\",le=\"1.0\"}");
     assert_eq!(quick, Some(20.0));
     assert!(!text.contains("session_bytes_sum{service=\"idle\"}"), "who does not count them says nothing");
-    // Workers took packets in bursts, and some pair of local address and server had the sessions' ports.
-    let of_worker =
-        |name: &str| sample(&text, &format!("sluice_worker_{name}{{worker=\"0\"}}")).unwrap_or(0.0);
-    assert!(of_worker("burst_packets_count") > 20.0 && of_worker("burst_packets_sum") > 100.0);
-    assert!(of_worker("turn_seconds_count") > 20.0 && of_worker("turn_seconds_sum") > 0.0);
-    assert!(of_worker("fullest_pair_used") >= 2.0 && of_worker("fullest_pair_ports") > 1_000.0);
     let open = ["-H", "Accept: application/openmetrics-text; version=1.0.0", url];
     let openmetrics = curl(&lab, &open).unwrap();
     let parse = "import sys\nfrom prometheus_client.openmetrics.parser import text_string_to_metric_families as families\nassert len(list(families(sys.stdin.read()))) > 50";
