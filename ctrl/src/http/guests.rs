@@ -1,5 +1,6 @@
 //! The connections of a listener: each client has few, and a new one always gets in.
 
+use dataplane::snapshot::Network;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -25,11 +26,9 @@ pub(crate) fn neighborhood_of(address: IpAddr) -> IpAddr {
 }
 
 /// The first address of an address's network, with so many bits in each family.
-fn network_of(address: IpAddr, bits: u32, bits_ipv6: u32) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => IpAddr::V4((address.to_bits() & u32::MAX << (32 - bits)).into()),
-        IpAddr::V6(address) => IpAddr::V6((address.to_bits() & u128::MAX << (128 - bits_ipv6)).into()),
-    }
+fn network_of(address: IpAddr, bits: u8, bits_ipv6: u8) -> IpAddr {
+    let address = address.to_canonical();
+    Network { address, prefix_len: if address.is_ipv4() { bits } else { bits_ipv6 } }.base()
 }
 
 /// The next connection; after an error, such as too many open files, not at once.

@@ -216,9 +216,9 @@ impl NeighborTable {
     /// Starts to ask for a neighbour if it is not known yet. A failed one is left to its pause.
     pub fn resolve(&mut self, hop: NextHop, now: Instant) {
         if let Some(entry) = self.by_hop.get(&hop).and_then(|at| self.slots[*at].as_mut()) {
-            // Packets wait for it, so workers do not know it yet.
+            // Packets wait for it. If it is known, workers do not know that yet.
             entry.is_waited_for = true;
-            self.is_urgent = true;
+            self.is_urgent |= entry.mac.is_some();
             return;
         }
         self.insert(Entry { is_waited_for: true, ..Entry::fresh(hop, now) });

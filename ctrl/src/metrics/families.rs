@@ -616,31 +616,28 @@ impl Scrape {
         // Few services count them, and the others would say nothing but zero.
         let counting = self.services.iter().enumerate().filter(|(_, service)| service.row.counts_sessions);
         let counting: Arc<[usize]> = counting.map(|(at, _)| at).collect();
-        let (rows_of, places) = (counting.len(), Arc::clone(&counting));
-        let help =
-            "How long sessions of a service lasted that have ended, from their first packet to their last.";
-        self.add(
-            "sluice_service_session_duration_seconds",
-            Type::Histogram,
-            help,
-            rows_of,
-            move |scrape, head, at, out| {
+        type Of = fn(&Service) -> &HistogramTotals;
+        let of_sessions: [(_, _, Of, _); 2] = [
+            (
+                "sluice_service_session_duration_seconds",
+                "How long sessions of a service lasted that have ended, from their first packet to their last.",
+                |service| &service.durations,
+                (&DURATION_MS, 1e3),
+            ),
+            (
+                "sluice_service_session_bytes",
+                "How many bytes, of IP packets of both directions, sessions of a service had that have ended.",
+                |service| &service.sizes,
+                (&SIZE_BYTES, 1.0),
+            ),
+        ];
+        for (name, help, of, bounds) in of_sessions {
+            let places = Arc::clone(&counting);
+            self.add(name, Type::Histogram, help, places.len(), move |scrape, head, at, out| {
                 let service = &scrape.services[places[at]];
-                histogram(out, head, &service.row.name, &service.durations, (&DURATION_MS, 1e3));
-            },
-        );
-        let help =
-            "How many bytes, of IP packets of both directions, sessions of a service had that have ended.";
-        self.add(
-            "sluice_service_session_bytes",
-            Type::Histogram,
-            help,
-            rows_of,
-            move |scrape, head, at, out| {
-                let service = &scrape.services[counting[at]];
-                histogram(out, head, &service.row.name, &service.sizes, (&SIZE_BYTES, 1.0));
-            },
-        );
+                histogram(out, head, &service.row.name, of(service), bounds);
+            });
+        }
         let reasons = self.services.first().map_or(1, |service| service.refused.len());
         let help = "New sessions and packets that a service refused, by reason.";
         self.add(

@@ -699,6 +699,12 @@ fn check_side<S: Key>(
     if is_anywhere || !arrival.admits.asks(direction) {
         return Ok(());
     }
+    // The way back, if it is known, mostly leads to the sender; where there are several, all are looked at.
+    let back = arrival.world.neighbors.egress(session.next_hop(direction.turned()));
+    let is_current = session.routing_epoch == arrival.world.routing_epoch;
+    if is_current && back.is_some_and(|back| back.port == arrival.from) {
+        return Ok(());
+    }
     let sender = match direction {
         Direction::Inbound => session.client(),
         Direction::Outbound => session.real(),

@@ -32,9 +32,10 @@ fn check_quote<S: Key, K: Key>(
     session: &Session<S>,
     direction: Direction,
 ) -> Result<(), DropReason> {
-    let about = if direction == Direction::Outbound { Direction::Inbound } else { Direction::Outbound };
     match wire::quoted_sequence(frame, packet).filter(|_| protocol == Protocol::Tcp) {
-        Some(sequence) if !session.is_within(about, sequence, QUOTE_ROOM) => Err(DropReason::IcmpOutOfWindow),
+        Some(sequence) if !session.is_within(direction.turned(), sequence, QUOTE_ROOM) => {
+            Err(DropReason::IcmpOutOfWindow)
+        }
         _ => Ok(()),
     }
 }
@@ -148,8 +149,7 @@ impl Director {
         let service = arrival.world.services.of_server(session.server);
         let how = service.and_then(|service| service.options.client_address);
         // An error that comes from the server's side is about the client's packets.
-        let about = if direction == Direction::Outbound { Direction::Inbound } else { Direction::Outbound };
-        let overhead = datagram_overhead(how, session.client().address, protocol, about);
+        let overhead = datagram_overhead(how, session.client().address, protocol, direction.turned());
         if overhead > 0 {
             wire::lower_told_mtu(frame.bytes_mut(), packet, overhead);
         }

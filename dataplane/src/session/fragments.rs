@@ -8,6 +8,7 @@
 use crate::clock::Instant;
 use crate::drop::DropReason;
 use crate::flow::FlowKey6;
+use crate::network::Network;
 use crate::wire::Fragment;
 use arrayvec::ArrayVec;
 use std::collections::{HashMap, VecDeque};
@@ -366,12 +367,8 @@ impl Fragments {
 }
 
 /// The network that a sender is counted to: a /24, or a /48.
-fn network_of(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(address) => u128::from(address.to_bits() >> 8),
-        // Apart from those of IPv4, which are below 2^24.
-        IpAddr::V6(address) => 1 << 64 | address.to_bits() >> 80,
-    }
+fn network_of(address: IpAddr) -> IpAddr {
+    Network { address, prefix_len: if address.is_ipv4() { 24 } else { 48 } }.base()
 }
 
 impl Datagram {
