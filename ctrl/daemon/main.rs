@@ -23,6 +23,7 @@ use ctrl::kernel::KernelPath;
 use ctrl::state::{self, Settings};
 use ctrl::steering::Ladder;
 use ctrl::web::Ask;
+use dataplane::cookie::Cookies;
 use dataplane::director::{Director, Limits, Sequences};
 use dataplane::dpdk::{self, Clock, Device, DeviceSettings, Eal, EalSettings, Memory, Pool};
 use dataplane::flow::FlowHasher;
@@ -273,6 +274,7 @@ fn prepare(
     config: &Config,
     steering: &Arc<Steering>,
     sequences: Sequences,
+    cookies: Cookies,
 ) -> Result<(Vec<Arc<WorkerStats>>, Vec<Director>), String> {
     let (sender, made) = channel();
     let ports = config.ports.len();
@@ -285,6 +287,7 @@ fn prepare(
             let stats = Arc::new(WorkerStats::new(ports));
             let mut director = Director::new(limits, hasher, seat, Arc::clone(&stats));
             director.continue_sequences(sequences);
+            director.use_cookies(cookies);
             let _ = sender.send((at, stats, director));
         })?);
     }
@@ -332,7 +335,8 @@ fn serve(
         true => Sequences::first(hasher, since_epoch()),
         false => Sequences::continued(hasher, since_epoch()),
     };
-    let (stats, directors) = prepare(eal, config, &steering, sequences)?;
+    let cookies = Cookies::of_key(key, since_epoch());
+    let (stats, directors) = prepare(eal, config, &steering, sequences, cookies)?;
     let mut links = Vec::new();
     let mut workers = Vec::new();
     let mut kernel_lanes = Vec::new();

@@ -6,7 +6,7 @@
 
 use dataplane::flow::Endpoint;
 use dataplane::ids::{LocalId, MAX_LOCALS, MAX_SERVERS, MAX_SERVICES, ServerId, ServiceId};
-use dataplane::stats::{HistogramTotals, ServerTotals, ServiceTotals, WorkerStats};
+use dataplane::stats::{HistogramTotals, ServerTotals, ServiceTotals, SynProxyTotals, WorkerStats};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,6 +19,8 @@ pub type ReadSlot<'a> = &'a dyn Fn(ServerId) -> ServerTotals;
 pub struct ServiceCount {
     /// What never reached a server.
     pub totals: ServiceTotals,
+    /// What the SYN proxy did.
+    pub syn_proxy: SynProxyTotals,
     /// How long servers took to answer connections.
     pub connect_times: HistogramTotals,
     /// How long its sessions lasted, if that is counted.
@@ -32,6 +34,7 @@ impl ServiceCount {
     pub fn read(stats: &[Arc<WorkerStats>], id: ServiceId) -> Self {
         Self {
             totals: stats.iter().map(|worker| worker.service(id).read()).sum(),
+            syn_proxy: stats.iter().map(|worker| worker.syn_proxy(id).read()).sum(),
             connect_times: stats.iter().map(|worker| worker.connect_times(id).read()).sum(),
             durations: stats.iter().map(|worker| worker.session_durations(id).read()).sum(),
             sizes: stats.iter().map(|worker| worker.session_sizes(id).read()).sum(),
@@ -43,6 +46,7 @@ impl ServiceCount {
     pub fn since(self, baseline: Self) -> Self {
         Self {
             totals: self.totals.since(baseline.totals),
+            syn_proxy: self.syn_proxy.since(baseline.syn_proxy),
             connect_times: self.connect_times.since(baseline.connect_times),
             durations: self.durations.since(baseline.durations),
             sizes: self.sizes.since(baseline.sizes),

@@ -8,7 +8,8 @@ pub fn remedy(reason: DropReason) -> &'static str {
     match reason {
         EthernetShort | Ipv4Short | Ipv4Version | Ipv4HeaderLength | Ipv4TotalLength | Ipv4Truncated
         | Ipv4Checksum | Ipv6Short | Ipv6Version | Ipv6Truncated | TcpShort | TcpHeaderLength | TcpFlags
-        | UdpShort | UdpLength | IcmpShort | IcmpChecksum | SctpShort | SctpChunk | ArpMalformed => {
+        | TcpChecksum | UdpShort | UdpLength | IcmpShort | IcmpChecksum | SctpShort | SctpChunk
+        | ArpMalformed => {
             "the sender, or something on the way, makes broken packets: look for it with a capture at the port"
         }
         EthernetNotOurs => {
@@ -42,6 +43,9 @@ pub fn remedy(reason: DropReason) -> &'static str {
         }
         IcmpOutOfWindow | IcmpMtu => {
             "nothing: they are refused; if they go on, ask the provider where they come from"
+        }
+        HandshakePending => {
+            "nothing: clients send it again; if it goes on, see whether the service's servers answer SYNs"
         }
         ProtocolUnsupported => "use tcp, udp or sctp; other protocols have no service here",
         NotForUs => "add the address to a service's listen, or see why a router sends it here",

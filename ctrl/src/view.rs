@@ -41,6 +41,8 @@ pub struct ServiceView {
     pub local_addresses: Vec<String>,
     /// New sessions and packets that the service refused, by reason.
     pub refused: BTreeMap<String, u64>,
+    /// What the SYN proxy did, if the service has it.
+    pub syn_proxy: Option<Counted>,
     /// Whether so many servers are down that health is not believed and all are used.
     pub protected: bool,
     /// Whether the sorry server serves.

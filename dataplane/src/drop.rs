@@ -98,6 +98,10 @@ reasons! {
     TcpShort = "tcp_short",
     /// The TCP data offset is below 20 bytes or past the end of the segment.
     TcpHeaderLength = "tcp_header_length",
+    /// The TCP checksum is wrong; asked only of segments that the SYN proxy answers itself.
+    TcpChecksum = "tcp_checksum",
+    /// A segment of a connection whose server the SYN proxy still asks: the client sends it again.
+    HandshakePending = "handshake_pending",
     /// The TCP flags form no valid combination (none, SYN+FIN, SYN+RST, FIN without ACK and the like).
     TcpFlags = "tcp_flags",
     /// The UDP header is cut off.

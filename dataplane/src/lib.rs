@@ -16,6 +16,7 @@
 //! builds and is tested on a machine where DPDK is not installed.
 
 pub mod clock;
+pub mod cookie;
 pub mod drop;
 pub mod flow;
 pub mod frame;

@@ -307,3 +307,80 @@ impl Drop for Running {
         let _ = self.0.wait();
     }
 }
+
+/// A server that speaks first, and one line back for each line that it is told.
+const SPEAKS_FIRST: &str = "import socketserver
+class Greeter(socketserver.StreamRequestHandler):
+    def handle(self):
+        self.wfile.write(b'220 ready\\n')
+        for line in self.rfile:
+            self.wfile.write(line.upper())
+class Server(socketserver.ThreadingTCPServer):
+    allow_reuse_address, daemon_threads, request_queue_size = True, True, 128
+Server(('', 25), Greeter).serve_forever()
+";
+
+#[test]
+fn a_flood_of_syns_behind_the_syn_proxy_takes_no_session_and_no_port() {
+    let mut lab = Lab::new(Plan { servers: 2, ..Plan::default() }).unwrap();
+    for at in 0..2 {
+        lab.start_nginx_on(at, &[80, 8080]).unwrap();
+    }
+    let mut greeter = lab.server(0).command("/usr/bin/python3");
+    let _greeter = Running(greeter.args(["-c", SPEAKS_FIRST]).spawn().unwrap());
+    let proven = |service: String| service.replace("scheduler", "syn_proxy = \"always\"\nscheduler");
+    let config = lab.config_head().replace("session_capacity = 200_000", "session_capacity = 20_000")
+        + &proven(lab.service("web", "tcp", 80, "rr", &[0, 1]))
+        + &lab.service("api", "tcp", 8080, "rr", &[0, 1])
+        + &proven(lab.service("mail", "tcp", 25, "rr", &[0]));
+    lab.start_sluiced(&config).unwrap();
+    lab.await_states(&["up", "up"]);
+
+    // Both ends speak first, and large answers pass both ways.
+    let greet = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect((VIP, 25))?;
+        stream.set_read_timeout(Some(SOON))?;
+        let (mut room, mut said) = ([0; 64], 0);
+        while !room[..said].ends_with(b"ready\n") {
+            said += stream.read(&mut room[said..])?;
+        }
+        let long = vec![b'a'; 500_000];
+        let mut writer = stream.try_clone()?;
+        let sending = std::thread::spawn(move || writer.write_all(&[&long[..], b"\n"].concat()));
+        let mut back = vec![0; 500_001];
+        stream.read_exact(&mut back)?;
+        sending.join().unwrap()?;
+        assert!(back[..500_000].iter().all(|byte| *byte == b'A'));
+        Ok(String::from_utf8_lossy(&room[..said]).into_owned())
+    };
+    lab.client().inside(|| assert_eq!(greet().unwrap(), "220 ready\n"));
+    let mut live = connections(&lab, 100);
+
+    let frames = syns(&lab, 4 * CAPACITY as u32, 80, station(&lab, 0));
+    let mut sending = send(lab.client(), &frames);
+    let (mut answers, mut slowest, mut rounds) = (Vec::new(), Duration::ZERO, 0);
+    while sending.0.try_wait().unwrap().is_none() {
+        let begun = std::time::Instant::now();
+        answers.extend(lab.http(5, 5).unwrap());
+        let mut curl = lab.client().command("curl");
+        answers.push(run(curl.args(["-s", "--max-time", "20", &format!("http://{VIP}:8080/")])).unwrap());
+        slowest = slowest.max(begun.elapsed());
+        rounds += 1;
+    }
+    let bad: Vec<_> = answers.iter().filter(|answer| !answer.trim().starts_with("rs")).collect();
+    assert!(bad.is_empty() && rounds > 1, "{rounds} rounds, of {} answers: {bad:?}", answers.len());
+    live.iter_mut()
+        .enumerate()
+        .for_each(|(at, stream)| ask(stream).unwrap_or_else(|why| panic!("{at}: {why}")));
+
+    let worker = &lab.json(&["worker", "list"]).unwrap()[0];
+    let web = &lab.json(&["service", "list"]).unwrap()[0];
+    let count = |name: &str| web["syn_proxy"][name].as_u64().unwrap();
+    // Of nobody who did not prove himself is anything left.
+    assert_eq!((&worker["sessions_half_open"], &worker["sessions_displaced"]), (&0.into(), &0.into()));
+    assert!(worker["sessions_created"].as_u64().unwrap() < 1_000 + answers.len() as u64, "{worker}");
+    assert!(count("cookies_sent") >= 4 * CAPACITY && count("cookies_wrong") == 0, "{web}");
+    let connections = 100 + answers.len() as u64 * 5 / 6;
+    assert!(count("cookies_accepted") >= connections, "{connections} connections: {web}");
+    println!("{rounds} rounds of {} answers, the slowest {slowest:?}: {}", answers.len(), web["syn_proxy"]);
+}

@@ -285,6 +285,9 @@ pub(super) fn service(out: Out<'_>, service: &Value) -> io::Result<()> {
             writeln!(out, "load             {}: not known: {error}", word(&server["address"]))?;
         }
     }
+    for (name, count) in service["syn_proxy"].as_object().into_iter().flatten() {
+        writeln!(out, "syn proxy        {count} {name}")?;
+    }
     for (reason, count) in service["refused"].as_object().into_iter().flatten() {
         if count.as_u64() != Some(0) {
             writeln!(out, "refused          {count} {reason}")?;

@@ -269,6 +269,8 @@ tables! {
         /// Whether metrics have histograms of the sessions' durations and bytes, where answers pass here; packets of its sessions
         /// take the longer way.
         session_histograms: Option<Spanned<bool>>, Any, default false;
+        /// Whether clients of TCP have to prove by a SYN cookie that they are where they say (`fullnat` and `nat`).
+        syn_proxy: Option<Spanned<String>>, Words(|| vec!["off", "always"]), default "off";
         /// The most sessions, over all workers; without it no limit of its own.
         session_limit: Option<Spanned<i64>>, Whole(1, i64::MAX - 1);
         /// How servers are told the client's address (`fullnat`).

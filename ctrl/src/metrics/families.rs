@@ -9,7 +9,8 @@ use dataplane::drop::DropReason;
 use dataplane::session::Fragments;
 use dataplane::stats::{
     Bounds, CONNECT_MS, Count, DURATION_MS, HistogramTotals, Kind, PortCounters, PortTotals, SIZE_BYTES,
-    ServerCounters, ServerTotals, Spread, Unit, WorkerCounters, WorkerStats, WorkerTotals,
+    ServerCounters, ServerTotals, Spread, SynProxyCounters, SynProxyTotals, Unit, WorkerCounters,
+    WorkerStats, WorkerTotals,
 };
 use dataplane::worker::RING_SIZE;
 use std::sync::Arc;
@@ -124,6 +125,7 @@ struct Service {
     row: Arc<ServiceRow>,
     totals: ServerTotals,
     refused: [(DropReason, u64); 8],
+    syn_proxy: SynProxyTotals,
     connect_times: HistogramTotals,
     durations: HistogramTotals,
     sizes: HistogramTotals,
@@ -201,12 +203,13 @@ impl Scrape {
                 }
             }
             let count = ServiceCount::read(&stats, row.id).since(row.baseline);
-            let ServiceCount { totals: refused, connect_times, durations, sizes } = count;
+            let ServiceCount { totals: refused, syn_proxy, connect_times, durations, sizes } = count;
             let refused = refused.refusals();
             services.push(Service {
                 row: Arc::clone(row),
                 totals,
                 refused,
+                syn_proxy,
                 connect_times,
                 durations,
                 sizes,
@@ -605,6 +608,14 @@ impl Scrape {
             self.add(name_of("service", count), kind(count), help, rows, move |scrape, head, at, out| {
                 let Service { row, totals, .. } = &scrape.services[at];
                 head.sample(out, &[("service", &row.name)], (count.get)(totals));
+            });
+        }
+        for count in SynProxyCounters::ALL {
+            let help = format!("{} By the service's SYN proxy.", meaning(count));
+            let name = format!("sluice_service_syn_{}", count.name);
+            self.add(name, kind(count), help, rows, move |scrape, head, at, out| {
+                let Service { row, syn_proxy, .. } = &scrape.services[at];
+                head.sample(out, &[("service", &row.name)], (count.get)(syn_proxy));
             });
         }
         let help =

@@ -24,7 +24,9 @@ use dataplane::ids::{PortId, ServerId, ServiceId, WorkerId};
 use dataplane::session::ForwardMode;
 use dataplane::session::SessionRecord;
 use dataplane::snapshot::{AddressRole, LocalAddress, Network, NextHop, Publisher, Snapshot};
-use dataplane::stats::{PortCounters, PortTotals, ServerCounters, ServerTotals, WorkerCounters, WorkerStats};
+use dataplane::stats::{
+    PortCounters, PortTotals, ServerCounters, ServerTotals, SynProxyCounters, WorkerCounters, WorkerStats,
+};
 use dataplane::wire::Mac;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
@@ -102,8 +104,10 @@ impl Observer<'_> {
         let totals = self.registry.service_totals(&spec.name, &self.read());
         let (state, reason) = self.condition(at);
         let mut refused = BTreeMap::new();
+        let mut syn_proxy = None;
         if let Some((id, baseline)) = self.registry.service_slot(&spec.name) {
             let count = ServiceCount::read(self.stats, id).since(baseline);
+            syn_proxy = spec.options.syn_proxy.then(|| Counted::of(SynProxyCounters::ALL, &count.syn_proxy));
             refused.extend(count.totals.refusals().map(|(reason, count)| (reason.name().to_owned(), count)));
         }
         ServiceView {
@@ -117,6 +121,7 @@ impl Observer<'_> {
             sessions: totals.sessions_active + totals.sessions_inactive,
             local_addresses: spec.local_addresses.iter().map(ToString::to_string).collect(),
             refused,
+            syn_proxy,
             protected: picture.protected,
             sorry: picture.sorry,
             switch,

@@ -223,7 +223,7 @@ impl Director {
             self.need::<K>(&admitted, Needs::MORE);
             self.need::<K>(&admitted, Needs::WATCHED);
             let (begun, counts) = (arrival.stamp, options.session_histograms);
-            self.set_watch::<K>(&admitted, Watch { begun, bytes: 0, resets, counts });
+            self.set_watch::<K>(&admitted, Watch { begun, bytes: 0, resets, counts, proven: false });
         }
         if options.timeouts.is_some() {
             self.need::<K>(&admitted, Needs::OWN_TIMEOUTS);

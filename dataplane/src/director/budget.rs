@@ -16,6 +16,12 @@ impl Budget {
         Self { paid_until: 0, nanos_each: 1_000_000_000 / per_second, burst }
     }
 
+    /// Whether there is something left.
+    pub(super) fn has_any(&self, now: Instant) -> bool {
+        let earliest = now.nanos().saturating_sub(self.burst * self.nanos_each);
+        self.paid_until.max(earliest) + self.nanos_each <= now.nanos()
+    }
+
     /// Pays for one; false when there is nothing left for it.
     pub(super) fn take(&mut self, now: Instant) -> bool {
         let earliest = now.nanos().saturating_sub(self.burst * self.nanos_each);

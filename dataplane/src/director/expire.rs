@@ -7,6 +7,7 @@
 
 use super::Director;
 use super::side::{HasSide, Side};
+use super::syn_proxy::TRIES;
 use super::unproven::Pressure;
 use crate::clock::Instant;
 use crate::flow::{Direction, FlowKey, FlowKey6};
@@ -22,6 +23,9 @@ use arrayvec::ArrayVec;
 const LINES_PER_TURN: usize = 1_024;
 /// Sessions ended per turn, twice as many as a burst can begin; at some 60 ns each, 8 µs.
 const ENDED_PER_TURN: usize = 2 * BURST_SIZE;
+
+/// So long a proven client's server may take to answer, before it is asked for the first time again.
+const RETRY_MS: u32 = 1_000;
 
 /// Where the sweep stands.
 #[derive(Debug, Default)]
@@ -83,7 +87,7 @@ impl Director {
     /// does not count against the server that answered it.
     fn note_silence<K: HasSide>(&self, index: SessionIndex) {
         let session = K::side(self).sessions.get(index);
-        let waits = matches!(session.state(), State::SynRecv | State::UdpOneWay);
+        let waits = matches!(session.state(), State::SynRecv | State::SynSent | State::UdpOneWay);
         let heard = session.next_hop(Direction::Outbound) != NeighborId::NONE;
         if waits && !heard && session.mode.sees_answers() {
             self.stats.server(session.server).failures.add(1);
@@ -98,6 +102,7 @@ impl Director {
         let pressure = Pressure::of(sessions.len(), capacity);
         // Collected first, so that the lines that ending them needs come together: half the time.
         let mut over: ArrayVec<(SessionIndex, Option<PairIndex>), ENDED_PER_TURN> = ArrayVec::new();
+        let mut again: ArrayVec<SessionIndex, ENDED_PER_TURN> = ArrayVec::new();
         let mut looked_at = 0;
         while looked_at < due && !over.is_full() {
             looked_at += 1;
@@ -114,6 +119,16 @@ impl Director {
             if pressure != Pressure::None && session.unproven().is_some() {
                 patience = pressure.shorten(patience);
             }
+            if session.state() == State::SynSent && sessions.is_proven(index) {
+                let tries = sessions.proven(index).tries;
+                patience = RETRY_MS << tries;
+                if tries < TRIES {
+                    if stamp.millis_since(session.last_seen) >= patience && !again.is_full() {
+                        again.push(index);
+                    }
+                    continue;
+                }
+            }
             if stamp.millis_since(session.last_seen) >= patience {
                 sessions.prefetch_keys(session);
                 local_ports.prefetch_bucket(session.pair());
@@ -129,7 +144,15 @@ impl Director {
                 local_ports.prefetch_port(*pair, sessions.get(*index).local().l4_port);
             }
         }
+        for index in again {
+            self.ask_again::<K>(index, world);
+        }
         for (index, _) in over {
+            if K::side(self).sessions.get(index).state() == State::SynSent
+                && K::side(self).sessions.is_proven(index)
+            {
+                self.give_up::<K>(index);
+            }
             self.stats.sessions_expired.add(1);
             self.note_silence::<K>(index);
             self.note_resets::<K>(index);

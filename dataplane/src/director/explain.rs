@@ -189,6 +189,10 @@ impl Director {
             return Ok(Verdict::HandOver(owner));
         }
         stage.service = find_service(packet, arrival.world);
+        if let Some(service) = self.wants_proof(stage, protocol, arrival.world) {
+            said.service = Some(service.id);
+            return self.explain_proof(stage, service, arrival, said);
+        }
         self.explain_beginning(stage, protocol, found.map(|(index, _)| index), arrival, said)
     }
 
@@ -254,6 +258,32 @@ impl Director {
         let (source, destination) = sides(session, direction, packet);
         said.leaving = Some(Leaving { source, destination, outer: outer(sessions, index), hop });
         Ok(sent(hop, world))
+    }
+
+    /// As `prove`, for a SYN; what else there is knows no cookie, as far as this goes.
+    fn explain_proof<K: HasSide>(
+        &self,
+        stage: &Staged<K>,
+        service: &Service,
+        arrival: &Arrival<'_>,
+        said: &mut Explanation,
+    ) -> Result<Verdict, DropReason> {
+        let (packet, world) = (&stage.packet, arrival.world);
+        if !packet.flags.opens() {
+            return Err(DropReason::NoSession);
+        }
+        self.check_gates(stage, Protocol::Tcp, 0, arrival).map_err(|(_, reason)| reason)?;
+        if !service.servers.iter().any(|server| server.weight > 0) {
+            return Err(DropReason::NoRealServer);
+        }
+        said.is_answered = true;
+        let (source, destination) = (packet.key.destination(), packet.key.source());
+        let known = world.routes.lookup(packet.source(), flow_number(packet.key));
+        let known = known.filter(|hop| matches!(sent(*hop, world), Verdict::Transmit(_)));
+        // To the station that it came from.
+        let hop = known.unwrap_or(NextHop { port: arrival.from, address: packet.source() });
+        said.leaving = Some(Leaving { source, destination, outer: None, hop });
+        Ok(Verdict::Transmit(hop.port))
     }
 
     /// As `admit` and `open` go on. A session that `ends` before still counts for the

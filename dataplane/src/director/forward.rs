@@ -223,7 +223,8 @@ pub(super) fn note_connect<S: Key, K: Key>(
     stats: &WorkerStats,
 ) {
     let answers = packet.flags.syn() && packet.flags.ack();
-    if answers && direction == Direction::Outbound && session.state() == State::SynRecv {
+    let is_asked = matches!(session.state(), State::SynRecv | State::SynSent);
+    if answers && direction == Direction::Outbound && is_asked {
         let counters = stats.connects(session.server);
         counters.answered.add(1);
         let millis = u64::from(arrival.stamp.millis_since(session.last_seen));
@@ -275,7 +276,7 @@ fn rewrite_aside<K: Wire>(
 
 /// Moves a session to another state, and to other gauges if that counts differently.
 #[inline(never)]
-fn change_state<K: Key>(session: &mut Session<K>, state: State, stats: &WorkerStats) {
+pub(super) fn change_state<K: Key>(session: &mut Session<K>, state: State, stats: &WorkerStats) {
     let counters = stats.server(session.server);
     fn gauge(state: State, counters: &ServerCounters) -> &Counter {
         if state.is_active() { &counters.sessions_active } else { &counters.sessions_inactive }

@@ -37,6 +37,9 @@ impl Director {
         if let Some(owner) = self.owner_of(stage, arrival) {
             return self.hand_over(owner, arrival, verdicts);
         }
+        if let Some(service) = self.wants_proof(stage, protocol, arrival.world) {
+            return self.prove(frame, stage, service, arrival, verdicts);
+        }
         match self.admit(stage, protocol, arrival) {
             Ok(Admitted { index, across, ports_before, port_again }) => {
                 let found = (index, Direction::Inbound);

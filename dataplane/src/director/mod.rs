@@ -11,7 +11,7 @@
 //!
 //! [`forward`] sends packets of sessions on their way, [`otherwise`] those that need more than new addresses,
 //! [`hopeless`] drops what nobody has asked for, [`fragments`] joins what came in pieces; [`tell`] says to servers
-//! where their clients are, [`cut`] makes two of one that became too long. [`admit`] says who may have a session,
+//! where their clients are, [`syn_proxy`] lets clients prove that they are there, [`cut`] makes two of one that became too long. [`admit`] says who may have a session,
 //! [`life`] begins and ends it, [`expire`] finds old ones, [`unproven`] those that may be false, [`reset`] tells their ends. [`answer`] writes what the appliance itself has to say, [`relay`] passes
 //! on what others say about its packets, [`owner`] gives packets to other workers, [`kernel`] to the host's kernel;
 //! [`budget`] says how much of that may be in a second. [`fill`] looks how full things are; [`explain`] says what all of them would do, and does nothing.
@@ -35,6 +35,7 @@ mod relay;
 mod reset;
 mod sequences;
 mod side;
+mod syn_proxy;
 mod tell;
 mod unproven;
 mod verdicts;
@@ -44,6 +45,7 @@ pub use sequences::Sequences;
 pub use unproven::UNPROVEN_SHARE;
 
 use crate::clock::{Instant, Stamp};
+use crate::cookie::Cookies;
 use crate::drop::DropReason;
 use crate::flow::{Direction, FlowHasher, FlowKey, FlowKey6, Key, Protocol};
 use crate::frame::{BURST_SIZE, Frame, GROUP};
@@ -55,7 +57,7 @@ use crate::session::{
 use crate::snapshot::{Admits, NextHop, ServiceIndex, Snapshot};
 use crate::stats::WorkerStats;
 use crate::steering::Seat;
-use crate::wire::{self, Heads, Packet, Payload, Station, Tail, Unfit, Wire};
+use crate::wire::{self, Heads, MadeFrame, Packet, Payload, Station, Tail, Unfit, Wire};
 use admit::{ServiceCursor, Towards, find_service};
 use arrayvec::ArrayVec;
 use budget::Budget;
@@ -65,6 +67,7 @@ use reset::{RESETS, Reset};
 use side::{HasSide, Side};
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What is to be done with one frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,6 +139,11 @@ pub struct Director {
     icmp_budget: Budget,
     kernel_budgets: [Budget; 3],
     sequences: Sequences,
+    cookies: Cookies,
+    /// By service: what the SYN proxy knows of it.
+    known: Table<syn_proxy::Known>,
+    /// Segments of clients that are to come again, by port.
+    replays: VecDeque<(PortId, MadeFrame)>,
     /// Resets to be sent.
     resets: VecDeque<Reset>,
     /// Second parts of packets that had to be cut, to be sent.
@@ -306,6 +314,10 @@ impl Director {
             icmp_budget: answer::ERRORS,
             kernel_budgets: kernel::BUDGETS,
             sequences: Sequences::fresh(hasher),
+            // Of nobody else's, until the process has its secret.
+            cookies: Cookies::new([hasher.hash(FlowKey::NONE), hasher.hash(FlowKey6::NONE)], Duration::ZERO),
+            known: hugepages::table(MAX_SERVICES, || syn_proxy::Known::NOTHING),
+            replays: VecDeque::with_capacity(syn_proxy::REPLAYS),
             resets: VecDeque::with_capacity(RESETS),
             tails: VecDeque::with_capacity(TAILS),
             seat,
@@ -316,6 +328,11 @@ impl Director {
     /// From now on connections get these sequence numbers: before the first packet.
     pub fn continue_sequences(&mut self, sequences: Sequences) {
         self.sequences = sequences;
+    }
+
+    /// From now on clients get these cookies: before the first packet.
+    pub fn use_cookies(&mut self, cookies: Cookies) {
+        self.cookies = cookies;
     }
 
     /// Decides about each of `frames`, which came from `origin`, and changes it as its verdict

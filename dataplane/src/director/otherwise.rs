@@ -2,7 +2,7 @@
 //! tunnels, to servers of the other family, and to servers that are told where their clients are.
 
 use super::admit::OnceOnly;
-use super::forward::{Next, account, count_traffic, find_next_hop, next_hop_to, note_connect};
+use super::forward::{Next, account, change_state, count_traffic, find_next_hop, next_hop_to, note_connect};
 use super::side::HasSide;
 use super::tell::{self, Told};
 use super::{Arrival, Director, Verdicts, check_side};
@@ -10,7 +10,7 @@ use crate::drop::DropReason;
 use crate::flow::{Direction, Family, FlowKey6, Key, Protocol};
 use crate::frame::Frame;
 use crate::ids::NeighborId;
-use crate::session::{ForwardMode, Needs, SessionIndex, SessionTable};
+use crate::session::{ForwardMode, Needs, SessionIndex, SessionTable, State};
 use crate::wire::{
     self, ETHERNET_LEN, Encapsulation, Fragment, IPV4_LEN, IPV6_LEN, Outer, Packet, Translation,
 };
@@ -62,10 +62,35 @@ impl Director {
         arrival: &Arrival<'_>,
         verdicts: &mut Verdicts,
     ) -> Result<(), DropReason> {
-        let (sessions, stats) = S::parts(self);
+        let (sessions, _) = S::parts(self);
         if let Some(outer) = outer(sessions, index) {
             return self.forward_by_tunnel::<S, K>(frame, packet, (index, &outer), arrival, verdicts);
         }
+        if sessions.is_proven(index) {
+            let waits = sessions.get(index).state() == State::SynSent;
+            let packet = self.meet_proven::<S, K>(frame, packet, (index, direction), arrival)?;
+            self.forward_further::<S, K>(frame, &packet, protocol, (index, direction), arrival, verdicts)?;
+            if waits && packet.flags.syn() {
+                let (sessions, stats) = S::parts(self);
+                change_state(sessions.get_mut(index), State::SynSent, stats);
+            }
+            return Ok(());
+        }
+        self.forward_further::<S, K>(frame, packet, protocol, (index, direction), arrival, verdicts)
+    }
+
+    /// [`forward_otherwise`](Self::forward_otherwise), but for tunnels. Numbers of a server are the client's already.
+    #[inline(always)]
+    fn forward_further<S: HasSide, K: HasSide>(
+        &mut self,
+        frame: &mut Frame<'_>,
+        packet: &Packet<K>,
+        protocol: Protocol,
+        (index, direction): (SessionIndex, Direction),
+        arrival: &Arrival<'_>,
+        verdicts: &mut Verdicts,
+    ) -> Result<(), DropReason> {
+        let (sessions, stats) = S::parts(self);
         let session = sessions.get_mut(index);
         let next = match arrival.world.neighbors.egress(session.next_hop(direction)) {
             Some(egress) => Next::Known(egress),
@@ -121,6 +146,9 @@ impl Director {
         let (shift, bare) = (session.sequence_offset, session.needs.has(Needs::WITHOUT_TIMESTAMP));
         if shift != 0 {
             wire::shift_sequence(frame.bytes_mut(), packet, direction, shift, bare);
+        }
+        if direction == Direction::Inbound && sessions.is_proven(index) {
+            wire::shift_to_other_side(frame.bytes_mut(), packet, direction, &sessions.proven(index).shift);
         }
         let family = if crosses {
             K::cross(frame, packet, protocol, &to.widen(), fit.piece)?;

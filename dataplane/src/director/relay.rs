@@ -89,6 +89,7 @@ impl Director {
         }
         let moved = match direction {
             Direction::Outbound => session.sequence_offset,
+            Direction::Inbound if sessions.is_proven(index) => sessions.proven(index).shift.sequence,
             Direction::Inbound => 0,
         };
         // Who sees the other end's own address may see its routers' too.
@@ -126,6 +127,9 @@ impl Director {
         let (_, next) = next_hop_to(session.destination(direction), 0, arrival.world)?;
         let moved = match direction {
             Direction::Outbound => session.sequence_offset,
+            Direction::Inbound if self.wide.sessions.is_proven(index) => {
+                self.wide.sessions.proven(index).shift.sequence
+            }
             Direction::Inbound => 0,
         };
         let to = session.translation(direction);

@@ -16,9 +16,9 @@ pub(super) const RESETS: usize = 1_024;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reset {
     /// From whom to whom.
-    flow: FlowKey6,
+    pub(super) flow: FlowKey6,
     /// What the receiver expects next.
-    sequence: u32,
+    pub(super) sequence: u32,
 }
 
 impl Director {

@@ -16,7 +16,7 @@ pub enum State {
     None,
     /// TCP, both sides have spoken.
     Established,
-    /// TCP, a SYN came from the server's side.
+    /// TCP, a SYN came from the server's side; or its client proved itself, and the SYN proxy waits for the server.
     SynSent,
     /// TCP, the client's SYN was seen.
     SynRecv,
@@ -190,7 +190,7 @@ impl State {
     #[inline]
     pub const fn unproven(self, sees_answers: bool) -> Option<Unproven> {
         match self {
-            Self::None | Self::SynSent | Self::SynRecv | Self::SynAck => Some(Unproven::HalfOpen),
+            Self::None | Self::SynRecv | Self::SynAck => Some(Unproven::HalfOpen),
             Self::UdpOneWay if sees_answers => Some(Unproven::Unanswered),
             _ => None,
         }

@@ -1,7 +1,8 @@
 //! The table of sessions: a fixed number of lines, found by either direction's key.
 
 use super::index::FlowIndex;
-use super::{NewSession, Session, State};
+use super::proven::{self, Proven};
+use super::{Needs, NewSession, Session, State};
 use crate::clock::Stamp;
 use crate::flow::{Direction, FlowHasher, Key};
 use crate::frame::GROUP;
@@ -35,6 +36,8 @@ pub struct SessionTable<K> {
     acknowledged: Vec<[u32; 2]>,
     /// By line: what is kept of sessions that are [watched](Watch), as [`Watch::words`] has it.
     watched: Vec<[u64; 2]>,
+    /// By line: what is kept of proven clients' sessions.
+    proven: Vec<proven::Words>,
     /// Unused lines; the last freed is the first used, because it is still in the cache.
     free: List<u32>,
 }
@@ -50,16 +53,19 @@ pub struct Watch {
     pub resets: bool,
     /// Whether its duration and its bytes are counted when it ends.
     pub counts: bool,
+    /// Whether its client proved itself by a cookie ([`Proven`]).
+    pub proven: bool,
 }
 
 impl Watch {
     const RESETS: u64 = 1 << 32;
     const COUNTS: u64 = 1 << 33;
+    const PROVEN: u64 = 1 << 34;
 
     fn words(self) -> [u64; 2] {
         let flag = |is_set: bool, bit: u64| if is_set { bit } else { 0 };
-        let rest = u64::from(self.begun.to_bits());
-        [self.bytes, rest | flag(self.resets, Self::RESETS) | flag(self.counts, Self::COUNTS)]
+        let flags = flag(self.resets, Self::RESETS) | flag(self.counts, Self::COUNTS);
+        [self.bytes, u64::from(self.begun.to_bits()) | flags | flag(self.proven, Self::PROVEN)]
     }
 
     fn from_words([bytes, rest]: [u64; 2]) -> Self {
@@ -68,6 +74,7 @@ impl Watch {
             bytes,
             resets: rest & Self::RESETS != 0,
             counts: rest & Self::COUNTS != 0,
+            proven: rest & Self::PROVEN != 0,
         }
     }
 }
@@ -97,6 +104,7 @@ impl<K: Key> SessionTable<K> {
             marks: vec![0; capacity],
             acknowledged: vec![[0; 2]; capacity],
             watched: vec![[0; 2]; capacity],
+            proven: vec![[0; _]; capacity],
             free,
         }
     }
@@ -284,6 +292,22 @@ impl<K: Key> SessionTable<K> {
     /// Begins to watch a session.
     pub fn set_watch(&mut self, index: SessionIndex, watch: Watch) {
         self.watched[index.0 as usize] = watch.words();
+    }
+
+    /// What is kept of a proven client's session.
+    pub fn proven(&self, index: SessionIndex) -> Proven {
+        Proven::from_words(&self.proven[index.0 as usize])
+    }
+
+    /// Keeps it.
+    pub fn set_proven(&mut self, index: SessionIndex, proven: &Proven) {
+        self.proven[index.0 as usize] = proven.words();
+    }
+
+    /// Whether the session's client proved itself by a cookie.
+    #[inline]
+    pub fn is_proven(&self, index: SessionIndex) -> bool {
+        self.get(index).needs.has(Needs::WATCHED) && self.watch(index).proven
     }
 
     /// Adds to the bytes of a session that is watched.

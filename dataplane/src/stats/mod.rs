@@ -131,6 +131,21 @@ impl ServiceCounters {
 }
 
 counters! {
+    /// What the SYN proxy did for a service.
+    #[repr(align(32))]
+    SynProxyCounters, SynProxyTotals {
+        /// SYNs answered by a cookie.
+        cookies_sent: Counter of Packets,
+        /// Connections whose client knew its cookie.
+        cookies_accepted: Counter of Connections,
+        /// Segments without session that knew no cookie.
+        cookies_wrong: Counter of Packets,
+        /// Segments without session that were not looked at, because too many before them knew no cookie.
+        cookies_unchecked: Counter of Packets,
+    }
+}
+
+counters! {
     /// What one worker did on one port.
     #[repr(align(64))]
     PortCounters, PortTotals {
@@ -228,6 +243,7 @@ pub struct WorkerStats {
     servers: Table<ServerCounters>,
     connects: Table<ConnectCounters>,
     services: Table<ServiceCounters>,
+    syn_proxies: Table<SynProxyCounters>,
     connect_times: Table<Histogram>,
     session_durations: Table<Histogram>,
     session_sizes: Table<Histogram>,
@@ -254,6 +270,7 @@ impl WorkerStats {
             servers: hugepages::table(servers, ServerCounters::default),
             connects: hugepages::table(servers, ConnectCounters::default),
             services: hugepages::table(services, ServiceCounters::default),
+            syn_proxies: hugepages::table(services, SynProxyCounters::default),
             connect_times: hugepages::table(services, Histogram::default),
             session_durations: hugepages::table(services, Histogram::default),
             session_sizes: hugepages::table(services, Histogram::default),
@@ -297,6 +314,12 @@ impl WorkerStats {
     #[inline]
     pub fn service(&self, id: ServiceId) -> &ServiceCounters {
         &self.services[id.0 as usize]
+    }
+
+    /// What the SYN proxy did for a service.
+    #[inline]
+    pub fn syn_proxy(&self, id: ServiceId) -> &SynProxyCounters {
+        &self.syn_proxies[id.0 as usize]
     }
 
     /// How long the servers of a service took to answer connections, from the client's last SYN to SYN and ACK.

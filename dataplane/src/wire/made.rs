@@ -3,7 +3,10 @@
 
 use super::icmp::INITIAL_TTL;
 use super::sctp::CHECKSUM_AT;
-use super::{ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN, Mac, checksum, put16, put32};
+use super::syn::SynOptions;
+use super::{
+    ETHERNET_LEN, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN, Mac, TcpFlags, checksum, put16, put32,
+};
 use crate::flow::{FlowKey6, Key, Protocol};
 use arrayvec::ArrayVec;
 
@@ -12,8 +15,43 @@ const RST: u8 = 0x04;
 /// The common header, and an INIT without parameters or the header of another chunk.
 const SCTP_LEN: usize = 32;
 
+/// The longest header of TCP.
+const TCP_LEN_MAX: usize = 60;
+
 /// A frame with nothing but headers.
-pub type MadeFrame = ArrayVec<u8, { ETHERNET_LEN + IPV6_LEN + SCTP_LEN }>;
+pub type MadeFrame = ArrayVec<u8, { ETHERNET_LEN + IPV6_LEN + TCP_LEN_MAX }>;
+
+/// A segment without data, of a connection that begins.
+#[derive(Clone, Copy, Debug)]
+pub struct Handshake {
+    /// Its sequence number.
+    pub sequence: u32,
+    /// What it acknowledges; 0 without ACK.
+    pub acknowledged: u32,
+    /// Its flags.
+    pub flags: TcpFlags,
+    /// Its window, as it stands there.
+    pub window: u16,
+    /// Its options.
+    pub options: SynOptions,
+}
+
+/// The segment of `flow` that says so. The station addresses are left to the caller.
+pub fn handshake_frame(flow: FlowKey6, segment: &Handshake) -> MadeFrame {
+    let mut options = [0; TCP_LEN_MAX - TCP_LEN];
+    let len = segment.options.write(&mut options);
+    let (mut frame, tcp, pseudo) = begin(flow, Protocol::Tcp as u8, TCP_LEN + len);
+    let tcp = &mut frame[tcp..];
+    put32(tcp, 0, flow.port_word());
+    put32(tcp, 4, segment.sequence);
+    put32(tcp, 8, segment.acknowledged);
+    (tcp[12], tcp[13]) = (((TCP_LEN + len) / 4 * 16) as u8, segment.flags.octet());
+    put16(tcp, 14, segment.window);
+    tcp[TCP_LEN..].copy_from_slice(&options[..len]);
+    let segment_checksum = !checksum::add(checksum::sum(tcp), pseudo);
+    put16(tcp, 16, segment_checksum);
+    frame
+}
 
 /// The reset of `flow` with this sequence number, which must be the very one that its receiver expects
 /// (RFC 5961 §3.2). The station addresses are left to the caller.

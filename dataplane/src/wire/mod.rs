@@ -27,6 +27,7 @@ mod proxy;
 mod rewrite;
 mod sctp;
 mod sequence;
+mod syn;
 mod tag;
 mod toa;
 mod transport;
@@ -41,13 +42,17 @@ pub use fragment::Fragment;
 pub use heads::Heads;
 pub use icmp::{lower_told_mtu, quoted_sequence, told_mtu};
 pub use insert::{cut_payload, insert_payload};
-pub use made::{MadeFrame, imagined_frame, reset_frame};
+pub use made::{Handshake, MadeFrame, handshake_frame, imagined_frame, reset_frame};
 pub use packet::{LinkTraits, Packet, Payload, Plain, Station, TcpFlags, Unfit};
 pub use proxy::{Proxy, ProxyHeader, ProxyVersion};
 pub use rewrite::{Translation, differences, finish_partial_checksum};
 pub use sequence::{
     Segment, advance_sequence, lower_segment_size, numbers, segment, sequence_number, shift_acknowledgement,
     shift_sacks, shift_sequence,
+};
+pub use syn::{
+    ServerShift, SynOptions, make_window_update, scaled, segment_is_right, shift_to_other_side, syn_options,
+    window,
 };
 pub use tag::{add_tag, strip_tag, vlan_of};
 pub use toa::{TOA_KIND, insert_toa, strip_toa, toa_len};

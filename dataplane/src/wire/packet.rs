@@ -186,9 +186,12 @@ pub struct TcpFlags(u8);
 impl TcpFlags {
     /// No flag, which no segment has.
     pub const NONE: Self = Self(0);
-    pub(super) const SYN_ONLY: Self = Self(Self::SYN);
-    pub(super) const SYN_ACK: Self = Self(Self::SYN | Self::ACK);
-    pub(super) const ACK_ONLY: Self = Self(Self::ACK);
+    /// SYN alone.
+    pub const SYN_ONLY: Self = Self(Self::SYN);
+    /// SYN and ACK.
+    pub const SYN_ACK: Self = Self(Self::SYN | Self::ACK);
+    /// ACK alone.
+    pub const ACK_ONLY: Self = Self(Self::ACK);
     pub(super) const FIN_ACK: Self = Self(Self::FIN | Self::ACK);
     pub(super) const RST_ONLY: Self = Self(Self::RST);
     const FIN: u8 = 0x01;
@@ -200,6 +203,11 @@ impl TcpFlags {
     /// Flags from their octet on the wire.
     pub const fn from_octet(octet: u8) -> Self {
         Self(octet)
+    }
+
+    /// Their octet on the wire.
+    pub const fn octet(self) -> u8 {
+        self.0
     }
 
     /// The flags that decide about a connection's state: FIN, SYN, RST and ACK, and PSH, which

@@ -13,9 +13,9 @@ use crate::flow::Direction;
 const HEADER: usize = 20;
 const END: u8 = 0;
 const NO_OPERATION: u8 = 1;
-const MAXIMUM_SEGMENT_SIZE: u8 = 2;
-const SACK: u8 = 5;
-const TIMESTAMPS: u8 = 8;
+pub(super) const MAXIMUM_SEGMENT_SIZE: u8 = 2;
+pub(super) const SACK: u8 = 5;
+pub(super) const TIMESTAMPS: u8 = 8;
 
 /// Lowers the largest segment that a SYN asks for by `len`, so that there is room for what is added.
 pub fn lower_segment_size<K>(frame: &mut [u8], packet: &Packet<K>, len: usize) {
@@ -120,7 +120,7 @@ pub fn advance_sequence(frame: &mut [u8], l4: usize, by: u32) {
 }
 
 /// Adds to a 32-bit field; the checksum follows by difference.
-fn shift(segment: &mut [u8], at: usize, offset: u32) {
+pub(super) fn shift(segment: &mut [u8], at: usize, offset: u32) {
     let old = be32(segment, at);
     let new = old.wrapping_add(offset);
     put32(segment, at, new);
@@ -139,7 +139,7 @@ pub(super) fn edit_options(segment: &mut [u8], edit: impl FnMut(&mut [u8])) {
     adjust(segment, old, new);
 }
 
-fn adjust(segment: &mut [u8], old: u16, new: u16) {
+pub(super) fn adjust(segment: &mut [u8], old: u16, new: u16) {
     let field = checksum::adjust(be16(segment, 16), checksum::difference(old, new));
     put16(segment, 16, field);
 }
@@ -150,7 +150,7 @@ fn blank_timestamp(option: &mut [u8]) {
     }
 }
 
-fn shift_sack(option: &mut [u8], offset: u32) {
+pub(super) fn shift_sack(option: &mut [u8], offset: u32) {
     if option[0] == SACK {
         let (edges, _) = option[2..].as_chunks_mut::<4>();
         for edge in edges {

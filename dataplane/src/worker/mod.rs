@@ -141,6 +141,9 @@ impl<P: Port> Worker<P> {
         while let Some((verdict, frame)) = self.director.next_tail() {
             self.send_own(&frame, verdict, now);
         }
+        while let Some((port, frame)) = self.director.next_replay() {
+            self.replay(port, &frame, now);
+        }
         while let Some((verdict, frame)) = self.director.next_reset(&self.world) {
             self.send_own(&frame, verdict, now);
         }
@@ -408,6 +411,18 @@ impl<P: Port> Worker<P> {
                     self.free(buffer);
                 }
             }
+        }
+    }
+
+    /// Treats a frame that the director made as if it came by a port.
+    #[cold]
+    fn replay(&mut self, port: PortId, frame: &[u8], now: Instant) {
+        match self.buffer_from(port, frame) {
+            Some(buffer) => {
+                self.spare.push(buffer);
+                self.process(Origin { resumed: true, ..Origin::queue(port) }, now);
+            }
+            None => self.stats.drops(DropReason::NoBuffer).add(1),
         }
     }
 

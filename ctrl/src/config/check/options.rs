@@ -94,6 +94,7 @@ impl Checker<'_> {
             );
             self.error(value.span(), &key("session_histograms"), message);
         }
+        let syn_proxy = self.syn_proxy(raw, mode, protocols, &key("syn_proxy"));
         let session_limit = raw.session_limit.as_ref().and_then(|value| {
             let range = const { raw::Service::TABLE.whole("session_limit") };
             self.number(value, &key("session_limit"), range, "it counts sessions of the service")
@@ -118,9 +119,49 @@ impl Checker<'_> {
             expire_quiescent: raw.expire_quiescent.unwrap_or(false),
             reset_on_expiry: reset_on_expiry.is_some(),
             session_histograms: session_histograms.is_some(),
+            syn_proxy,
             session_limit: session_limit.unwrap_or(0) as u64,
             ..ServiceOptions::default()
         }
+    }
+
+    /// Whether clients have to prove themselves.
+    fn syn_proxy(
+        &mut self,
+        raw: &raw::Service,
+        mode: ForwardMode,
+        protocols: Option<Protocols>,
+        key: &str,
+    ) -> bool {
+        let Some(value) = &raw.syn_proxy else { return false };
+        match value.get_ref().as_str() {
+            "off" => return false,
+            "always" => {}
+            word => {
+                self.error(value.span(), key, unknown(word, &raw::Service::TABLE, "syn_proxy"));
+                return false;
+            }
+        }
+        let sloppy = raw.sloppy.as_ref().is_some_and(|value| *value.get_ref());
+        let message = match (mode, protocols) {
+            (ForwardMode::DirectRoute | ForwardMode::Tunnel, _) => format!(
+                "a {} service does not see servers' answers, so nobody can move their sequence numbers; remove it, or use fullnat or nat",
+                mode.name()
+            ),
+            (ForwardMode::Snat, _) => {
+                "hosts behind a snat service are the appliance's own side; remove it".to_owned()
+            }
+            (_, Some(protocols)) if !protocols.has(Protocol::Tcp) => {
+                format!("syn_proxy is for tcp, and the service is {protocols}; remove it")
+            }
+            _ if sloppy => {
+                "syn_proxy asks each connection for its handshake, and sloppy adopts those without; remove one of them"
+                    .to_owned()
+            }
+            _ => return true,
+        };
+        self.error(value.span(), key, message);
+        false
     }
 
     /// How packets of a tunnelled service are packed.
