@@ -60,13 +60,14 @@ fn nginx_and_haproxy_read_the_proxy_header() {
     let two = "{ type = \"proxy\", version = 2, unique_id = true, vip = true }";
     let one = "{ type = \"proxy\", version = 1 }";
     // Each version is read by each judge, in each pair of families.
-    for (nginx, haproxy) in [(one, two), (two, one)] {
+    for (nginx, haproxy, syn_proxy) in [(one, two, "off"), (two, one, "off"), (one, two, "always")] {
         for across in [false, true] {
             let mut text = lab.config_head();
             for six in [false, true] {
                 text += &service(&lab, six, "tcp", 80, six != across, nginx);
                 text += &service(&lab, six, "tcp", 81, six != across, haproxy);
             }
+            text = text.replace("client_address", &format!("syn_proxy = \"{syn_proxy}\"\nclient_address"));
             if lab.sluiced().is_err() {
                 lab.start_sluiced(&text).unwrap();
             } else {
@@ -97,6 +98,12 @@ fn nginx_and_haproxy_read_the_proxy_header() {
 
 #[test]
 fn streams_arrive_whole_behind_a_proxy_header() {
+    for syn_proxy in ["off", "always"] {
+        streams_arrive_whole(syn_proxy);
+    }
+}
+
+fn streams_arrive_whole(syn_proxy: &str) {
     let mut lab = Lab::new(Plan { servers: 1, ipv6: true, ..Plan::default() }).unwrap();
     lab.start_nginx_saying(0, 80, "proxy_protocol", "$proxy_protocol_addr\\n").unwrap();
     let folder = lab.folder().to_owned();
@@ -110,6 +117,7 @@ fn streams_arrive_whole_behind_a_proxy_header() {
         text += &service(&lab, six, "tcp", 9000, !six, how);
         text += &service(&lab, six, "tcp", 9001, six, how);
     }
+    text = text.replace("client_address", &format!("syn_proxy = \"{syn_proxy}\"\nclient_address"));
     lab.start_sluiced(&text).unwrap();
     // A server that speaks first has the header already.
     let mut first = lab.server(0).command("socat");

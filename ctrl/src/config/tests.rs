@@ -220,6 +220,21 @@ fn errors_name_file_line_key_and_remedy() {
         ("scheduler = \"wlc\"", "one_packet = true", "service[0].one_packet: one_packet is for udp"),
         (
             "protocol = \"tcp\"",
+            "protocol = \"udp\"\nsyn_proxy = \"always\"",
+            "service[0].syn_proxy: syn_proxy is for tcp, and the service is udp; remove it",
+        ),
+        (
+            "protocol = \"tcp\"",
+            "protocol = \"tcp\"\nsloppy = true\nsyn_proxy = \"always\"",
+            "service[0].syn_proxy: syn_proxy asks each connection for its handshake",
+        ),
+        (
+            "protocol = \"tcp\"",
+            "protocol = \"tcp\"\nsyn_proxy = \"alway\"",
+            "service[0].syn_proxy: `alway` is unknown; did you mean `always`?",
+        ),
+        (
+            "protocol = \"tcp\"",
             "protocol = \"udp\"\nreset_on_expiry = true",
             "service[0].reset_on_expiry: reset_on_expiry is for tcp",
         ),
