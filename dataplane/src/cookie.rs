@@ -7,7 +7,7 @@
 //!
 //! What else the client's SYN said has no room there. If the client keeps timestamps, it gives ours back, whose lowest six
 //! bits have its window scale and whether it takes selective acknowledgements. One that is not of the last 128 s is
-//! refused, which makes such segments 2^15 times harder to make up.
+//! refused; everybody can know the time, so that makes nothing harder to make up.
 
 use crate::clock::Instant;
 use crate::flow::{Family, Key};

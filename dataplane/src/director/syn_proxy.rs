@@ -246,29 +246,25 @@ impl Director {
         };
         let changes = ports_before >= CONNECTIONS_UNCHANGED;
         let is_toa = matches!(service.options.client_address, Some(ClientAddress::Toa(_)));
+        let found = (index, Direction::Inbound);
+        // However the SYN fares, it is asked again.
         if across {
             self.note_proven::<FlowKey6>(index, proven, is_toa, arrival);
             if changes {
                 self.choose_sequence::<FlowKey6, K>(frame, packet, index, false, arrival.now);
             }
-            self.forward_across(
-                frame,
-                packet,
-                Protocol::Tcp,
-                (index, Direction::Inbound),
-                arrival,
-                verdicts,
-            )?;
+            let sent = self.forward_across(frame, packet, Protocol::Tcp, found, arrival, verdicts);
             self.wait_for_server::<FlowKey6>(index);
+            sent
         } else {
             self.note_proven::<K>(index, proven, is_toa, arrival);
             if changes {
                 self.choose_sequence::<K, K>(frame, packet, index, false, arrival.now);
             }
-            self.forward(frame, packet, Protocol::Tcp, (index, Direction::Inbound), arrival, verdicts)?;
+            let sent = self.forward(frame, packet, Protocol::Tcp, found, arrival, verdicts);
             self.wait_for_server::<K>(index);
+            sent
         }
-        Ok(())
     }
 
     fn note_proven<S: HasSide>(
@@ -319,8 +315,10 @@ impl Director {
         let (sequence, acknowledged) = wire::numbers(frame.bytes(), &packet);
         let waits = session.state() == State::SynSent;
         if direction == Direction::Inbound {
+            // Its server has said nothing yet, so a reset can have one number only (RFC 5961 §3.2).
+            let is_end = flags.rst() && sequence == proven.initial.wrapping_add(1);
             let is_syn_again = flags.opens() && sequence == proven.initial;
-            return if !waits || flags.rst() || is_syn_again {
+            return if !waits || is_end || is_syn_again {
                 Ok(packet)
             } else {
                 Err(DropReason::HandshakePending)
@@ -347,6 +345,9 @@ impl Director {
                 let flow = session.key(Direction::Outbound).reversed().widen();
                 self.resets.push_back(Reset { flow, sequence: acknowledged });
             }
+            return Err(DropReason::HandshakePending);
+        } else if flags.syn() && session.state() != State::Established {
+            // Too late: its client has gone.
             return Err(DropReason::HandshakePending);
         } else {
             wire::shift_to_other_side(frame.bytes_mut(), &packet, direction, &proven.shift);
@@ -376,7 +377,12 @@ impl Director {
                 (Some(own), None) => (-told, own.min(14) as i8),
                 (None, _) => (0, 0),
             };
-        sessions.set_proven(index, &proven);
+        if sessions.get(index).state() == State::SynSent {
+            sessions.set_proven(index, &proven);
+        } else {
+            // Its second answer, or its first once more: what was told stays.
+            proven = sessions.proven(index);
+        }
         let session = sessions.get_mut(index);
         if session.state() == State::SynSent {
             note_connect(session, packet, Direction::Outbound, arrival, stats);
@@ -387,7 +393,9 @@ impl Director {
         wire::make_window_update(frame.bytes_mut(), packet, told_scale);
         let as_told = ServerShift { server_window: 0, ..proven.shift };
         wire::shift_to_other_side(frame.bytes_mut(), packet, Direction::Outbound, &as_told);
+        // The last question had none.
         if offer.timestamps
+            && proven.tries < TRIES
             && said.timestamps.is_none()
             && let Some(service) = arrival.world.services.of_server(server)
         {
