@@ -63,15 +63,6 @@ fn ask(lab: &mut Lab, route: &Route, options: &[u8]) -> (u32, Vec<u8>) {
     (cookie, parts(answer).0)
 }
 
-/// What comes again, as a worker lets it.
-fn replayed(lab: &mut Lab) -> Vec<Fate> {
-    let mut fates = Vec::new();
-    while let Some((port, frame)) = lab.director.next_replay() {
-        fates.push(lab.send(port, &frame));
-    }
-    fates
-}
-
 #[test]
 fn a_syn_costs_nothing_and_the_answer_opens_a_session() {
     for (mode, route) in [
@@ -111,7 +102,7 @@ fn a_syn_costs_nothing_and_the_answer_opens_a_session() {
         assert_eq!(numbers(&heard), (cookie.wrapping_add(1), FIRST + 1));
         assert_eq!(header(&heard).0, tcp::ACK);
         assert_eq!(clocks_of(&parts(&heard).0), Some((clock, 1_001)), "both clocks go on");
-        let completed = replayed(&mut lab);
+        let completed = lab.replay();
         let [completing] = &completed[..] else { panic!("{completed:?}") };
         assert_eq!(numbers(completing.frame()), (first.wrapping_add(1), 5_000));
         assert_eq!(clocks_of(&parts(completing.frame()).0), Some((their_clock, 70_000)));
@@ -195,6 +186,76 @@ fn it_can_be_explained_and_nobody_is_looked_for() {
     }
 }
 
+#[test]
+fn a_session_that_waits_for_its_server_ends_by_nothing_blind() {
+    let mut lab = lab(Plan::default());
+    let route = inbound(4_000);
+    let (_, _, syn) = proven(&mut lab, &route);
+    let pending = Fate::Dropped(DropReason::HandshakePending);
+    for number in [0, FIRST, FIRST + 2, 0x8000_0000] {
+        assert_eq!(lab.send(A, &says(&route, tcp::RST, (number, 0), &[], &[])), pending);
+    }
+    // The client's own SYN may say what it was not granted.
+    assert_eq!(lab.send(A, &says(&route, tcp::SYN, (FIRST, 0), &OFFER, &[])), pending);
+    assert_eq!(lab.states(), [State::SynSent]);
+    // A client that goes away takes the session along, whatever its server says then.
+    let abort = lab.send(A, &says(&route, tcp::RST, (FIRST + 1, 0), &[], &[]));
+    assert_eq!((header(abort.frame()).0, lab.states()), (tcp::RST, vec![State::Close]));
+    let acknowledged = numbers(&syn).0.wrapping_add(1);
+    let late = says(&answer_to(&syn), tcp::SYN | tcp::ACK, (4_999, acknowledged), &OFFER, &[]);
+    assert_eq!((lab.send(B, &late), lab.states()), (pending, vec![State::Close]));
+}
+
+/// A server's answer to a SYN, with its clock.
+fn answered(syn: &[u8], clock: u32) -> Vec<u8> {
+    let theirs = clocks_of(&parts(syn).0).map_or(0, |(value, _)| value);
+    let options = [&OFFER[..8], &clock.to_be_bytes(), &theirs.to_be_bytes(), &[1, 3, 3, 7]].concat();
+    says(&answer_to(syn), tcp::SYN | tcp::ACK, (4_999, numbers(syn).0.wrapping_add(1)), &options, &[])
+}
+
+#[test]
+fn a_second_answer_of_the_server_s_leaves_its_clock_where_it_is() {
+    let mut lab = lab(Plan::default());
+    let (_, clock, syn) = proven(&mut lab, &inbound(4_000));
+    let heard = lab.send(B, &answered(&syn, 70_000)).frame().to_vec();
+    assert_eq!(clocks_of(&parts(&heard).0).unwrap().0, clock);
+    assert_eq!(lab.replay().len(), 1);
+    let heard = lab.send(B, &answered(&syn, 71_500)).frame().to_vec();
+    assert_eq!(clocks_of(&parts(&heard).0).unwrap().0, clock.wrapping_add(1_500), "it went on");
+    assert_eq!(lab.replay().len(), 1, "and is acknowledged again");
+}
+
+#[test]
+fn only_a_server_that_was_asked_for_timestamps_teaches_that_it_has_none() {
+    let mut lab = lab(Plan { sessions: 100, joined: true, ..Plan::default() });
+    let told_clock = |lab: &mut Lab, l4_port| clocks_of(&ask(lab, &inbound(l4_port), &OFFER).1).is_some();
+    let (_, _, syn) = proven(&mut lab, &inbound(4_000));
+    let mut asked = Vec::new();
+    while asked.len() < 3 {
+        lab.wait(Duration::from_secs(1));
+        asked.extend(lab.replay());
+    }
+    let without = says(
+        &answer_to(&syn),
+        tcp::SYN | tcp::ACK,
+        (4_999, numbers(&syn).0.wrapping_add(1)),
+        &OFFER[..4],
+        &[],
+    );
+    let _ = lab.send(B, &without).frame();
+    assert!(told_clock(&mut lab, 4_001), "the last question had none");
+    let (_, _, syn) = proven(&mut lab, &inbound(4_002));
+    let without = says(
+        &answer_to(&syn),
+        tcp::SYN | tcp::ACK,
+        (4_999, numbers(&syn).0.wrapping_add(1)),
+        &OFFER[..4],
+        &[],
+    );
+    let _ = lab.send(B, &without).frame();
+    assert!(!told_clock(&mut lab, 4_003), "now it is known");
+}
+
 /// Lets a client prove itself; returns what the server gets.
 fn proven(lab: &mut Lab, route: &Route) -> (u32, u32, Vec<u8>) {
     let (cookie, told) = ask(lab, route, &OFFER);
@@ -212,7 +273,7 @@ fn a_server_that_is_silent_is_asked_again_and_one_that_refuses_is_believed() {
     let mut asked = Vec::new();
     for _ in 0..20 {
         lab.wait(Duration::from_secs(1));
-        asked.extend(replayed(&mut lab));
+        asked.extend(lab.replay());
     }
     assert_eq!(asked.len(), 3, "{asked:?}");
     for again in &asked {
@@ -255,7 +316,7 @@ fn servers_are_told_where_clients_are_with_our_acknowledgement() {
             &[],
         );
         let _ = lab.send(B, &answer).frame();
-        let completed = replayed(&mut lab);
+        let completed = lab.replay();
         let (options, data) = parts(completed[0].frame());
         match how {
             ClientAddress::Proxy(_) => assert!(data.starts_with(b"PROXY TCP4 10.0.0.50 "), "{data:?}"),
@@ -306,7 +367,7 @@ proptest! {
                 let port = if from == Side::Client { A } else { B };
                 out.push(lab.send(port, &frame));
             }
-            out.extend(replayed(&mut lab));
+            out.extend(lab.replay());
             for fate in out {
                 let Fate::Sent(port, frame) = fate else { continue };
                 if lost() { continue; }
@@ -328,7 +389,7 @@ proptest! {
                 }
             }
             lab.wait(Duration::from_millis(500));
-            let again = replayed(&mut lab);
+            let again = lab.replay();
             for fate in again {
                 if let Fate::Sent(B, frame) = fate && seen.is_none() && !lost() {
                     server = (50_001, numbers(&frame).0.wrapping_add(1), false);

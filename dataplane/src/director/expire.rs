@@ -119,7 +119,7 @@ impl Director {
             if pressure != Pressure::None && session.unproven().is_some() {
                 patience = pressure.shorten(patience);
             }
-            if session.state() == State::SynSent && sessions.is_proven(index) {
+            if sessions.waits_for_server(index) {
                 let tries = sessions.proven(index).tries;
                 patience = RETRY_MS << tries;
                 if tries < TRIES {
@@ -148,9 +148,7 @@ impl Director {
             self.ask_again::<K>(index, world);
         }
         for (index, _) in over {
-            if K::side(self).sessions.get(index).state() == State::SynSent
-                && K::side(self).sessions.is_proven(index)
-            {
+            if K::side(self).sessions.waits_for_server(index) {
                 self.give_up::<K>(index);
             }
             self.stats.sessions_expired.add(1);

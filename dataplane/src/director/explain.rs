@@ -272,10 +272,7 @@ impl Director {
         if !packet.flags.opens() {
             return Err(DropReason::NoSession);
         }
-        self.check_gates(stage, Protocol::Tcp, 0, arrival).map_err(|(_, reason)| reason)?;
-        if !service.servers.iter().any(|server| server.weight > 0) {
-            return Err(DropReason::NoRealServer);
-        }
+        self.may_answer(stage, service, arrival)?;
         said.is_answered = true;
         let (source, destination) = (packet.key.destination(), packet.key.source());
         let known = world.routes.lookup(packet.source(), flow_number(packet.key));

@@ -66,21 +66,28 @@ impl Director {
         if let Some(outer) = outer(sessions, index) {
             return self.forward_by_tunnel::<S, K>(frame, packet, (index, &outer), arrival, verdicts);
         }
-        if sessions.is_proven(index) {
-            let waits = sessions.get(index).state() == State::SynSent;
-            let packet = self.meet_proven::<S, K>(frame, packet, (index, direction), arrival)?;
-            self.forward_further::<S, K>(frame, &packet, protocol, (index, direction), arrival, verdicts)?;
-            if waits && packet.flags.syn() {
-                let (sessions, stats) = S::parts(self);
-                change_state(sessions.get_mut(index), State::SynSent, stats);
-            }
-            return Ok(());
+        if !sessions.is_proven(index) {
+            return self.forward_further::<S, K>(
+                frame,
+                packet,
+                protocol,
+                (index, direction),
+                arrival,
+                verdicts,
+            );
         }
-        self.forward_further::<S, K>(frame, packet, protocol, (index, direction), arrival, verdicts)
+        let waits = sessions.waits_for_server(index);
+        let packet = self.meet_proven::<S, K>(frame, packet, (index, direction), arrival)?;
+        let sent =
+            self.forward_further::<S, K>(frame, &packet, protocol, (index, direction), arrival, verdicts);
+        if waits && packet.flags.syn() {
+            let (sessions, stats) = S::parts(self);
+            change_state(sessions.get_mut(index), State::SynSent, stats);
+        }
+        sent
     }
 
     /// [`forward_otherwise`](Self::forward_otherwise), but for tunnels. Numbers of a server are the client's already.
-    #[inline(always)]
     fn forward_further<S: HasSide, K: HasSide>(
         &mut self,
         frame: &mut Frame<'_>,
@@ -119,6 +126,12 @@ impl Director {
             (Some(_), Family::V6) => most.saturating_add(wire::FRAGMENT_LEN as u16),
         };
         if packet.total_len > most && !(fit.cut && how.is_none()) {
+            let sessions = &S::side(self).sessions;
+            if direction == Direction::Outbound && sessions.is_proven(index) {
+                // The server is told of its segment by its own number.
+                let back = sessions.proven(index).shift.sequence.wrapping_neg();
+                wire::advance_sequence(frame.bytes_mut(), usize::from(packet.l4), back);
+            }
             return self.exceeds_mtu(frame, packet, most, arrival, verdicts);
         }
         let (sessions, stats) = S::parts(self);

@@ -13,7 +13,7 @@ use crate::drop::DropReason;
 use crate::flow::{Direction, Family, FlowKey6, Key, Protocol};
 use crate::frame::Frame;
 use crate::ids::WorkerId;
-use crate::session::{ForwardMode, QUOTE_ROOM, Session, SessionIndex};
+use crate::session::{ForwardMode, QUOTE_ROOM, Session, SessionIndex, SessionTable};
 use crate::snapshot::AddressRole;
 use crate::steering::Clients;
 use crate::wire::{self, Packet};
@@ -37,6 +37,15 @@ fn check_quote<S: Key, K: Key>(
             Err(DropReason::IcmpOutOfWindow)
         }
         _ => Ok(()),
+    }
+}
+
+/// What was added to the sequence number of a segment about which an error comes in `direction`.
+fn moved<S: Key>(sessions: &SessionTable<S>, index: SessionIndex, direction: Direction) -> u32 {
+    match direction {
+        Direction::Outbound => sessions.get(index).sequence_offset,
+        Direction::Inbound if sessions.is_proven(index) => sessions.proven(index).shift.sequence,
+        Direction::Inbound => 0,
     }
 }
 
@@ -87,11 +96,7 @@ impl Director {
         if packet.total_len > arrival.world.port(next.port()).link.mtu {
             return Err(DropReason::ExceedsMtu);
         }
-        let moved = match direction {
-            Direction::Outbound => session.sequence_offset,
-            Direction::Inbound if sessions.is_proven(index) => sessions.proven(index).shift.sequence,
-            Direction::Inbound => 0,
-        };
+        let moved = moved(sessions, index, direction);
         // Who sees the other end's own address may see its routers' too.
         let keep_source = matches!(
             (session.mode, direction),
@@ -125,13 +130,7 @@ impl Director {
         }
         check_quote(frame.bytes(), packet, protocol, session, direction)?;
         let (_, next) = next_hop_to(session.destination(direction), 0, arrival.world)?;
-        let moved = match direction {
-            Direction::Outbound => session.sequence_offset,
-            Direction::Inbound if self.wide.sessions.is_proven(index) => {
-                self.wide.sessions.proven(index).shift.sequence
-            }
-            Direction::Inbound => 0,
-        };
+        let moved = moved(&self.wide.sessions, index, direction);
         let to = session.translation(direction);
         self.lower_mtu::<FlowKey6, K>(frame, packet, protocol, (index, direction), arrival);
         K::cross_error(frame, packet, protocol, &to, moved)?;

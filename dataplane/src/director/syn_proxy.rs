@@ -35,9 +35,9 @@ const TCP_LEN: u16 = 20;
 pub(super) const REPLAYS: usize = 1_024;
 /// How often a server is asked again: after 1, 2 and 4 s.
 pub(super) const TRIES: u8 = 3;
-/// Of a service on a worker, so many segments a second may pretend to know a cookie; later ones are not looked at.
-const WRONG_PER_SECOND: u64 = 100_000;
-const WRONG_BURST: u64 = 10_000;
+/// Of a service on a worker, so many segments a second, with the time that a cookie would have, may pretend to know a cookie; later ones are not looked at.
+const WRONG_PER_SECOND: u64 = 1_000_000;
+const WRONG_BURST: u64 = 100_000;
 
 /// What is known of a service.
 #[derive(Clone, Copy, Debug)]
@@ -106,6 +106,18 @@ impl Director {
         self.begin_proven(frame, &stage, &proven, service, arrival, verdicts)
     }
 
+    /// Whether a SYN's client could have a session as far as is known before it has proved itself.
+    pub(super) fn may_answer<K: HasSide>(
+        &self,
+        stage: &Staged<K>,
+        service: &Service,
+        arrival: &Arrival<'_>,
+    ) -> Result<(), DropReason> {
+        self.check_gates(stage, Protocol::Tcp, 0, arrival).map_err(|(_, reason)| reason)?;
+        let serves = service.servers.iter().any(|server| server.weight > 0);
+        if serves { Ok(()) } else { Err(DropReason::NoRealServer) }
+    }
+
     /// Turns a SYN into the answer that has a cookie.
     fn answer_syn<K: HasSide>(
         &mut self,
@@ -116,16 +128,13 @@ impl Director {
         verdicts: &mut Verdicts,
     ) -> Result<(), DropReason> {
         let packet = &stage.packet;
-        if let Err((_, reason)) = self.check_gates(stage, Protocol::Tcp, 0, arrival) {
-            if reason == DropReason::TtlExceeded {
-                return self.ttl_exceeded(frame, packet, arrival, verdicts);
+        match self.may_answer(stage, service, arrival) {
+            Ok(()) => {}
+            Err(DropReason::TtlExceeded) => return self.ttl_exceeded(frame, packet, arrival, verdicts),
+            Err(reason) => {
+                self.stats.service(service.id).refuse(reason);
+                return Err(reason);
             }
-            self.stats.service(service.id).refuse(reason);
-            return Err(reason);
-        }
-        if !service.servers.iter().any(|server| server.weight > 0) {
-            self.stats.service(service.id).refuse(DropReason::NoRealServer);
-            return Err(DropReason::NoRealServer);
         }
         if !wire::segment_is_right(frame.bytes(), packet) {
             return Err(DropReason::TcpChecksum);
@@ -198,6 +207,11 @@ impl Director {
         let (echo, cookie) = (timestamps.map(|(_, echo)| echo), acknowledged.wrapping_sub(1));
         // Who finds the window closed asks with the number before its first byte.
         let tries = [Some(sequence.wrapping_sub(1)), echo.map(|_| sequence)];
+        if !self.cookies.is_recent(cookie, echo, arrival.now) {
+            // It cost next to nothing, and is not charged.
+            counters.cookies_wrong.add(1);
+            return None;
+        }
         let found = tries.into_iter().flatten().find_map(|initial| {
             Some((initial, self.cookies.check(packet.key, initial, cookie, echo, arrival.now)?))
         });
@@ -247,23 +261,35 @@ impl Director {
         let changes = ports_before >= CONNECTIONS_UNCHANGED;
         let is_toa = matches!(service.options.client_address, Some(ClientAddress::Toa(_)));
         let found = (index, Direction::Inbound);
-        // However the SYN fares, it is asked again.
         if across {
-            self.note_proven::<FlowKey6>(index, proven, is_toa, arrival);
-            if changes {
-                self.choose_sequence::<FlowKey6, K>(frame, packet, index, false, arrival.now);
-            }
+            self.prepare_proven::<FlowKey6, K>((frame, packet), (index, changes), proven, is_toa, arrival);
+        } else {
+            self.prepare_proven::<K, K>((frame, packet), (index, changes), proven, is_toa, arrival);
+        }
+        // However the SYN fares, it is sent again.
+        if across {
             let sent = self.forward_across(frame, packet, Protocol::Tcp, found, arrival, verdicts);
             self.wait_for_server::<FlowKey6>(index);
             sent
         } else {
-            self.note_proven::<K>(index, proven, is_toa, arrival);
-            if changes {
-                self.choose_sequence::<K, K>(frame, packet, index, false, arrival.now);
-            }
             let sent = self.forward(frame, packet, Protocol::Tcp, found, arrival, verdicts);
             self.wait_for_server::<K>(index);
             sent
+        }
+    }
+
+    /// Lets a session keep what its client proved, and chooses its number at the server if it `changes`.
+    fn prepare_proven<S: HasSide, K: HasSide>(
+        &mut self,
+        (frame, packet): (&Frame<'_>, &Packet<K>),
+        (index, changes): (SessionIndex, bool),
+        proven: &Proven,
+        is_toa: bool,
+        arrival: &Arrival<'_>,
+    ) {
+        self.note_proven::<S>(index, proven, is_toa, arrival);
+        if changes {
+            self.choose_sequence::<S, K>(frame, packet, index, false, arrival.now);
         }
     }
 
@@ -317,7 +343,8 @@ impl Director {
         if direction == Direction::Inbound {
             // Its server has said nothing yet, so a reset can have one number only (RFC 5961 §3.2).
             let is_end = flags.rst() && sequence == proven.initial.wrapping_add(1);
-            let is_syn_again = flags.opens() && sequence == proven.initial;
+            // The client's own may say what it was not granted.
+            let is_syn_again = flags.opens() && arrival.resumed;
             return if !waits || is_end || is_syn_again {
                 Ok(packet)
             } else {
@@ -402,18 +429,21 @@ impl Director {
             let known = &mut self.known[service.id.0 as usize];
             (known.without_timestamps, known.routing_epoch) = (true, arrival.world.routing_epoch);
         }
-        self.replay(client, &proven, &acknowledgement(&proven), arrival.world);
+        // Where there is no room for it the server answers once more.
+        let _ = self.replay(client, &proven, &acknowledgement(&proven), arrival.world);
     }
 
-    /// Lets a segment of a client's come once more, as if it did.
-    fn replay(&mut self, flow: FlowKey6, proven: &Proven, segment: &Handshake, world: &Snapshot) {
-        if self.replays.len() < REPLAYS {
+    /// Lets a segment of a client's come once more, as if it did. Returns whether there was room for it.
+    fn replay(&mut self, flow: FlowKey6, proven: &Proven, segment: &Handshake, world: &Snapshot) -> bool {
+        let has_room = self.replays.len() < REPLAYS;
+        if has_room {
             let mut frame = wire::handshake_frame(flow, segment);
             frame[..6].copy_from_slice(&world.port(proven.port).link.mac);
             // A station of nobody's: locally administered, and no group.
             frame[6] = 0x02;
             self.replays.push_back((proven.port, frame));
         }
+        has_room
     }
 
     /// A segment that is to be treated as if it came by this port.
@@ -425,16 +455,17 @@ impl Director {
     /// Asks the server of a proven client again. The last time without timestamps: it may know a later clock by the port.
     #[cold]
     pub(super) fn ask_again<K: HasSide>(&mut self, index: SessionIndex, world: &Snapshot) {
-        let sessions = &mut K::side_mut(self).sessions;
+        let sessions = &K::side(self).sessions;
         let mut proven = sessions.proven(index);
         proven.tries += 1;
-        sessions.set_proven(index, &proven);
         let flow = sessions.get(index).key(Direction::Inbound).widen();
         let mut syn = syn(&proven);
         if proven.tries == TRIES {
             syn.options.timestamps = None;
         }
-        self.replay(flow, &proven, &syn, world);
+        if self.replay(flow, &proven, &syn, world) {
+            K::side_mut(self).sessions.set_proven(index, &proven);
+        }
     }
 
     /// Tells the client of a session that ends before its server has answered.

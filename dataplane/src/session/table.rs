@@ -310,6 +310,12 @@ impl<K: Key> SessionTable<K> {
         self.get(index).needs.has(Needs::WATCHED) && self.watch(index).proven
     }
 
+    /// Whether the session's client proved itself and its server has not answered yet.
+    #[inline]
+    pub fn waits_for_server(&self, index: SessionIndex) -> bool {
+        self.get(index).state() == State::SynSent && self.is_proven(index)
+    }
+
     /// Adds to the bytes of a session that is watched.
     pub fn add_bytes(&mut self, index: SessionIndex, bytes: u16) {
         self.watched[index.0 as usize][0] += u64::from(bytes);

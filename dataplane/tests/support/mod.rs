@@ -300,6 +300,16 @@ impl Lab {
         fates
     }
 
+    /// Lets segments come that the SYN proxy makes in a client's name, as a worker does.
+    pub fn replay(&mut self) -> Vec<Fate> {
+        let mut fates = Vec::new();
+        while let Some((port, frame)) = self.director.next_replay() {
+            let origin = Origin { resumed: true, ..Origin::queue(port) };
+            fates.extend(self.run(origin, &[frame.to_vec()]));
+        }
+        fates
+    }
+
     /// Lets fragments go on whose datagram is settled, as a worker does.
     fn settle(&mut self) {
         while let Some((verdict, frame)) = self.director.next_tail() {
