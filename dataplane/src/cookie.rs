@@ -7,7 +7,7 @@
 //!
 //! What else the client's SYN said has no room there. If the client keeps timestamps, it gives ours back, whose lowest six
 //! bits have its window scale and whether it takes selective acknowledgements. One that is not of the last 128 s is
-//! refused; everybody can know the time, so that makes nothing harder to make up.
+//! refused. Each flow has a clock of its own, by a keyed hash that stays, so that nobody else knows what it shows.
 
 use crate::clock::Instant;
 use crate::flow::{Family, Key};
@@ -31,6 +31,8 @@ const SIZES_IPV6: [u16; 8] = [1_220, 1_280, 1_340, 1_380, 1_400, 1_420, 1_440, 8
 #[derive(Clone, Copy, Debug)]
 pub struct Cookies {
     secret: [u64; 2],
+    /// By which flows' clocks differ.
+    clock_keys: [u64; 2],
     /// What the common clock showed when the process began.
     origin: Duration,
     /// The slot now and its keys, and those of the slot before.
@@ -67,7 +69,9 @@ impl Cookies {
 
     /// Cookies by a secret of the process, or of several. `origin` is what a clock that they share shows when the process begins.
     pub fn new(secret: [u64; 2], origin: Duration) -> Self {
-        let mut cookies = Self { secret, origin, slot: u64::MAX, keys: [[0; 2]; 2] };
+        // No slot has this number.
+        let clock_keys = keys_of(secret, u64::MAX);
+        let mut cookies = Self { secret, clock_keys, origin, slot: u64::MAX, keys: [[0; 2]; 2] };
         cookies.turn(Instant::default());
         cookies
     }
@@ -82,40 +86,38 @@ impl Cookies {
         let slot = (self.origin + now.since(Instant::default())).as_secs() >> SLOT_SHIFT;
         if slot != self.slot {
             self.slot = slot;
-            self.keys = [slot, slot.wrapping_sub(1)].map(|slot| self.keys_of(slot));
+            self.keys = [slot, slot.wrapping_sub(1)].map(|slot| keys_of(self.secret, slot));
         }
     }
 
-    fn keys_of(&self, slot: u64) -> [u64; 2] {
-        let [first, second] = self.secret;
-        [0_u64, 1].map(|half| {
-            let mut input = [0; 16];
-            input[..8].copy_from_slice(&slot.to_le_bytes());
-            input[8..].copy_from_slice(&half.to_le_bytes());
-            SipHasher24::new_with_keys(first, second).hash(&input)
-        })
+    /// Milliseconds of a flow's own clock.
+    fn clock_of<K: Key>(&self, flow: K, now: Instant) -> u32 {
+        self.millis(now).wrapping_add(hash(self.clock_keys, flow, 0) as u32)
     }
 
-    /// The first sequence number for the client of `flow`, whose own is `initial`, and our timestamp for it.
+    /// The first sequence number for the client of `flow`, whose own is `initial`, and our timestamp for it if it keeps
+    /// timestamps.
     pub fn make<K: Key>(&mut self, flow: K, initial: u32, offer: &Offer, now: Instant) -> (u32, u32) {
         self.turn(now);
         let index = sizes::<K>().iter().rposition(|size| *size <= offer.segment_size).unwrap_or(0);
         let code = mac(self.keys[0], flow, initial).wrapping_add(index as u32) & MAC_MASK;
-        let millis = self.millis(now);
-        let mut clock = millis & !OPTIONS | options(offer);
-        // It may not run ahead, or the client would see it go back.
-        if clock > millis {
-            clock = clock.wrapping_sub(OPTIONS + 1);
+        let mut clock = 0;
+        if offer.timestamps {
+            let shows = self.clock_of(flow, now);
+            clock = shows & !OPTIONS | options(offer);
+            // It may not run ahead, or the client would see it go back.
+            if clock > shows {
+                clock = clock.wrapping_sub(OPTIONS + 1);
+            }
         }
         ((self.slot as u32) << MAC_BITS | code, clock)
     }
 
-    /// Whether a number has the time that a cookie of now or a moment ago would have, and what is given back too: without
-    /// this, [`check`](Self::check) finds nothing.
-    pub fn is_recent(&mut self, cookie: u32, echo: Option<u32>, now: Instant) -> bool {
+    /// Whether a number has the time that a cookie of now or a moment ago would have: without this,
+    /// [`check`](Self::check) finds nothing.
+    pub fn is_recent(&mut self, cookie: u32, now: Instant) -> bool {
         self.turn(now);
-        let is_of_now = echo.is_none_or(|echo| self.millis(now).wrapping_sub(echo) <= OLDEST);
-        is_of_now && self.age(cookie) < self.keys.len()
+        self.age(cookie) < self.keys.len()
     }
 
     /// Slots since a cookie was made, modulo what it can tell.
@@ -133,12 +135,13 @@ impl Cookies {
         echo: Option<u32>,
         now: Instant,
     ) -> Option<Offer> {
-        if !self.is_recent(cookie, echo, now) {
-            return None;
-        }
+        self.turn(now);
         let keys = self.keys.get(self.age(cookie))?;
         let index = (cookie & MAC_MASK).wrapping_sub(mac(*keys, flow, initial)) & MAC_MASK;
         let segment_size = *sizes::<K>().get(index as usize)?;
+        if echo.is_some_and(|echo| self.clock_of(flow, now).wrapping_sub(echo) > OLDEST) {
+            return None;
+        }
         let said = echo.map_or(NO_OPTIONS, |echo| echo & OPTIONS);
         Some(Offer {
             segment_size,
@@ -169,11 +172,26 @@ fn sizes<K: Key>() -> &'static [u16; 8] {
     }
 }
 
-/// The keyed hash of a flow and its client's first sequence number.
-fn mac<K: Key>([first, second]: [u64; 2], flow: K, initial: u32) -> u32 {
+/// Keys of a slot.
+fn keys_of([first, second]: [u64; 2], slot: u64) -> [u64; 2] {
+    [0_u64, 1].map(|half| {
+        let mut input = [0; 16];
+        input[..8].copy_from_slice(&slot.to_le_bytes());
+        input[8..].copy_from_slice(&half.to_le_bytes());
+        SipHasher24::new_with_keys(first, second).hash(&input)
+    })
+}
+
+/// What a cookie has of the keyed hash of a flow and its client's first sequence number.
+fn mac<K: Key>(keys: [u64; 2], flow: K, initial: u32) -> u32 {
+    hash(keys, flow, initial) as u32 & MAC_MASK
+}
+
+/// The keyed hash of a flow and a number.
+fn hash<K: Key>([first, second]: [u64; 2], flow: K, initial: u32) -> u64 {
     let hasher = SipHasher24::new_with_keys(first, second);
     let wide = flow.widen();
-    let hash = match wide.narrow() {
+    match wide.narrow() {
         Some(flow) => {
             let mut input = [0; 16];
             input[..8].copy_from_slice(&flow.address_word().to_le_bytes());
@@ -188,8 +206,7 @@ fn mac<K: Key>([first, second]: [u64; 2], flow: K, initial: u32) -> u32 {
             input[36..].copy_from_slice(&initial.to_le_bytes());
             hasher.hash(&input)
         }
-    };
-    hash as u32 & MAC_MASK
+    }
 }
 
 #[cfg(test)]
@@ -220,7 +237,7 @@ mod tests {
             let offer = Offer { segment_size: size, window_scale: scale, sack, timestamps: true };
             let narrow: FlowKey = flow("198.51.100.7");
             let (cookie, clock) = cookies.make(narrow, initial, &offer, made);
-            prop_assert!(cookies.millis(made).wrapping_sub(clock) <= OPTIONS, "never ahead");
+            prop_assert!(cookies.clock_of(narrow, made).wrapping_sub(clock) <= OPTIONS, "never ahead");
             let said = cookies.check(narrow, initial, cookie, Some(clock), later).unwrap();
             prop_assert_eq!(said.window_scale, scale);
             prop_assert_eq!((said.sack, said.timestamps), (sack, true));
@@ -233,7 +250,7 @@ mod tests {
         #[test]
         fn another_flow_number_or_time_is_refused(initial: u32, other: u32) {
             let mut cookies = cookies();
-            let offer = Offer { segment_size: 1_460, ..Offer::default() };
+            let offer = Offer { segment_size: 1_460, timestamps: true, ..Offer::default() };
             let wide: FlowKey6 = flow("2001:db8:c::7");
             let now = Instant::from_millis(5_000);
             let (cookie, clock) = cookies.make(wide, initial, &offer, now);
@@ -241,6 +258,8 @@ mod tests {
             prop_assert_eq!(cookies.check(flow::<FlowKey6>("2001:db8:c::8"), initial, cookie, None, now), None);
             prop_assert!(other == initial || cookies.check(wide, other, cookie, None, now).is_none());
             prop_assert_eq!(cookies.check(wide, initial, cookie, Some(clock.wrapping_add(1 << 20)), now), None);
+            let public = cookies.millis(now);
+            prop_assert_eq!(cookies.check(wide, initial, cookie, Some(public), now), None, "the time is no secret");
             let stale = Instant::from_millis(5_000 + 129_000);
             prop_assert_eq!(cookies.check(wide, initial, cookie, None, stale), None);
         }

@@ -6,7 +6,8 @@ use dataplane::clock::Instant;
 use dataplane::director::Verdict;
 use dataplane::drop::DropReason;
 use dataplane::session::{ForwardMode, State};
-use dataplane::snapshot::{ClientAddress, ServiceOptions};
+use dataplane::ids::{ServerId, ServiceId};
+use dataplane::snapshot::{ClientAddress, Proofs, ServiceOptions, SynProxy};
 use dataplane::wire::{Proxy, ProxyVersion, TOA_KIND};
 use pktgen_tests::frames::{ETHERNET, Route, be16, be32, tcp, upper_layer};
 use proptest::prelude::*;
@@ -16,7 +17,11 @@ use support::segments::{numbers, parts, segment, set_sequence};
 use support::{A, B, Fate, Lab, Plan, answer_to, inbound, inbound6};
 
 fn lab(plan: Plan) -> Lab {
-    let options = ServiceOptions { syn_proxy: true, ..(*plan.options).clone() };
+    lab_of(SynProxy::Always, plan)
+}
+
+fn lab_of(syn_proxy: SynProxy, plan: Plan) -> Lab {
+    let options = ServiceOptions { syn_proxy, ..(*plan.options).clone() };
     Lab::new(&Plan { options: Arc::new(options), ..plan })
 }
 
@@ -155,7 +160,7 @@ fn what_proves_nothing_leaves_no_trace() {
     assert_eq!(
         (
             lab.stats.sessions_live.value(),
-            lab.stats.syn_proxy(dataplane::ids::ServiceId(0)).cookies_wrong.value()
+            lab.stats.syn_proxy(ServiceId(0)).cookies_wrong.value()
         ),
         (0, 4)
     );
@@ -168,6 +173,42 @@ fn what_proves_nothing_leaves_no_trace() {
     late.now = Instant::from_millis(140_000);
     let ack = says(&route, tcp::ACK, (FIRST + 1, cookie.wrapping_add(1)), &[], &[]);
     assert_eq!(late.send(A, &ack), Fate::Dropped(DropReason::NoSession));
+}
+
+#[test]
+fn by_need_it_asks_while_control_says_so_and_takes_late_cookies() {
+    let mut lab = lab_of(SynProxy::Auto, Plan::default());
+    let route = inbound(4_000);
+    // In peace connections go their way, and are counted.
+    let syn = says(&route, tcp::SYN, (FIRST, 0), &OFFER, &[]);
+    let to_server = lab.send(A, &syn).frame().to_vec();
+    assert_eq!(header(&to_server).0, tcp::SYN);
+    let count = |lab: &Lab| {
+        let counters = lab.stats.syn_proxy(ServiceId(0));
+        (counters.unasked.value(), counters.cookies_sent.value(), counters.cookies_accepted.value())
+    };
+    let back = answer_to(&to_server);
+    lab.send(B, &says(&back, tcp::SYN | tcp::ACK, (70_000, FIRST + 1), &[], &[]));
+    assert_eq!(lab.stats.connects(ServerId(0)).finished.value(), 0);
+    lab.send(A, &says(&route, tcp::ACK, (FIRST + 1, 70_001), &[], &[]));
+    assert_eq!((count(&lab), lab.stats.connects(ServerId(0)).finished.value()), ((1, 0, 0), 1));
+    // In need they are asked.
+    lab.world.proofs = Arc::new(Proofs::new([ServiceId(0)], []));
+    let (early, late) = (inbound(4_001), inbound(4_002));
+    let first = ask(&mut lab, &early, &[]).0;
+    let second = ask(&mut lab, &late, &[]).0;
+    let proof = |cookie: u32| (FIRST + 1, cookie.wrapping_add(1));
+    assert_eq!(header(lab.send(A, &says(&early, tcp::ACK, proof(first), &[], &[])).frame()).0, tcp::SYN);
+    // Afterwards new ones are not, and the one that was asked still proves itself.
+    lab.world.proofs = Arc::new(Proofs::new([], [ServiceId(0)]));
+    let fate = lab.send(A, &says(&inbound(4_003), tcp::SYN, (FIRST, 0), &OFFER, &[]));
+    assert_eq!(header(fate.frame()).0, tcp::SYN);
+    assert_eq!(header(lab.send(A, &says(&late, tcp::ACK, proof(second), &[], &[])).frame()).0, tcp::SYN);
+    assert_eq!(count(&lab), (2, 2, 2));
+    lab.world.proofs = Arc::default();
+    let fate = lab.send(A, &says(&inbound(4_004), tcp::ACK, proof(second), &[], &[]));
+    assert_eq!(fate, Fate::Dropped(DropReason::NoSession));
+    assert_eq!(lab.stats.syn_proxy(ServiceId(0)).cookies_wrong.value(), 0, "nobody looked");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::drop::DropReason;
 use crate::flow::{Direction, Key, Protocol};
 use crate::frame::{Frame, GROUP};
 use crate::ids::{NeighborId, PortId};
-use crate::session::{ForwardMode, Lines, Needs, Seen, Session, SessionIndex, State};
+use crate::session::{ForwardMode, Lines, Needs, Seen, Session, SessionIndex, State, Unproven};
 use crate::snapshot::{Admits, Egress, Egresses, NextHop, Snapshot};
 use crate::stats::{CONNECT_MS, Counter, ServerCounters, WorkerStats};
 use crate::wire::{self, Heads, IPV4_LEN, Packet, Wire};
@@ -286,6 +286,9 @@ pub(super) fn change_state<K: Key>(session: &mut Session<K>, state: State, stats
     let before = session.unproven();
     session.set_state(state);
     let after = session.unproven();
+    if before == Some(Unproven::HalfOpen) && state == State::Established {
+        stats.connects(session.server).finished.add(1);
+    }
     if before != after {
         if let Some(kind) = before {
             unproven::gauge(stats, kind, K::FAMILY).decrement();

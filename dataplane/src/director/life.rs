@@ -40,6 +40,7 @@ impl Director {
         if let Some(service) = self.wants_proof(stage, protocol, arrival.world) {
             return self.prove(frame, stage, service, arrival, verdicts);
         }
+        self.note_asked(stage, protocol, arrival.world);
         match self.admit(stage, protocol, arrival) {
             Ok(Admitted { index, across, ports_before, port_again }) => {
                 let found = (index, Direction::Inbound);

@@ -69,7 +69,20 @@ impl Director {
         if protocol != Protocol::Tcp {
             return None;
         }
-        service_for(stage, protocol, world).ok().filter(|service| service.options.syn_proxy)
+        let service = service_for(stage, protocol, world).ok()?;
+        world.proofs.concern(&stage.packet, protocol, service).then_some(service)
+    }
+
+    /// Counts a SYN of which no proof is asked, if somebody looks for floods of them.
+    #[inline]
+    pub(super) fn note_asked<K: HasSide>(&self, stage: &Staged<K>, protocol: Protocol, world: &Snapshot) {
+        if protocol == Protocol::Tcp
+            && stage.packet.flags.opens()
+            && let Ok(service) = service_for(stage, protocol, world)
+            && service.options.syn_proxy.is_watched()
+        {
+            self.stats.syn_proxy(service.id).unasked.add(1);
+        }
     }
 
     /// Answers a SYN, or begins the session of a client that knows its cookie.
@@ -207,7 +220,7 @@ impl Director {
         let (echo, cookie) = (timestamps.map(|(_, echo)| echo), acknowledged.wrapping_sub(1));
         // Who finds the window closed asks with the number before its first byte.
         let tries = [Some(sequence.wrapping_sub(1)), echo.map(|_| sequence)];
-        if !self.cookies.is_recent(cookie, echo, arrival.now) {
+        if !self.cookies.is_recent(cookie, arrival.now) {
             // It cost next to nothing, and is not charged.
             counters.cookies_wrong.add(1);
             return None;

@@ -3,6 +3,7 @@
 mod addresses;
 mod mailbox;
 mod neighbors;
+mod proofs;
 mod routes;
 mod services;
 mod sources;
@@ -11,6 +12,7 @@ pub use crate::network::Network;
 pub use addresses::{AddressRole, Addresses};
 pub use mailbox::{Mailbox, Publisher, mailboxes};
 pub use neighbors::{Egress, Egresses, Neighbor, Neighbors};
+pub use proofs::{Proofs, SynProxy};
 pub use routes::{NextHop, Routes};
 pub use services::{
     ClientAddress, Listen, LocalAddress, RealServer, Service, ServiceIndex, ServiceOptions, Services,
@@ -60,6 +62,8 @@ pub struct Snapshot {
     pub links_down: u64,
     /// What each port admits, by [`PortId`]: [`follow_servers`](Self::follow_servers) finds it.
     pub admits: Arc<[Admits]>,
+    /// Services that ask their clients for proof by need, and do so now.
+    pub proofs: Arc<Proofs>,
 }
 
 /// A port as the director sees it.
@@ -90,6 +94,7 @@ impl Snapshot {
             timeouts: Timeouts::default(),
             ended: Arc::default(),
             links_down: 0,
+            proofs: Arc::default(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The services, and how a packet finds the one that it asks for.
 
-use super::{Map, Network};
+use super::{Map, Network, SynProxy};
 use crate::flow::{Endpoint, Protocol, Protocols};
 use crate::ids::{LocalId, PortId, ServerId, ServiceId};
 use crate::scheduler::{Flags, Scheduler, SlotTable};
@@ -185,8 +185,8 @@ pub struct ServiceOptions {
     pub reset_on_expiry: bool,
     /// The duration and the bytes of each session are counted when it ends.
     pub session_histograms: bool,
-    /// Clients have to prove by a SYN cookie that they are where they say before a connection gets a session.
-    pub syn_proxy: bool,
+    /// When clients have to prove by a SYN cookie that they are where they say before a connection gets a session.
+    pub syn_proxy: SynProxy,
     /// How servers are told where clients are, if they are.
     pub client_address: Option<ClientAddress>,
     /// Most sessions that a worker keeps; 0: as many as fit.
@@ -208,7 +208,7 @@ impl Default for ServiceOptions {
             expire_quiescent: false,
             reset_on_expiry: false,
             session_histograms: false,
-            syn_proxy: false,
+            syn_proxy: SynProxy::Off,
             client_address: None,
             session_limit: 0,
             thresholds: Box::default(),

@@ -54,13 +54,15 @@ impl ServerCounters {
 
 counters! {
     /// How fast a real server answers connections: apart from its other counters, which fill a line.
-    #[repr(align(16))]
+    #[repr(align(32))]
     ConnectCounters, ConnectTotals {
         /// Connections that it answered by SYN and ACK.
         answered: Counter of Connections,
         /// Milliseconds from the client's last SYN to that answer, all together. Single ones are cut to whole
         /// milliseconds of a clock that runs on, which evens out over many.
         waited_ms: Counter of Milliseconds,
+        /// Connections that were half open and that their clients finished.
+        finished: Counter of Connections,
     }
 }
 
@@ -132,7 +134,7 @@ impl ServiceCounters {
 
 counters! {
     /// What the SYN proxy did for a service.
-    #[repr(align(32))]
+    #[repr(align(64))]
     SynProxyCounters, SynProxyTotals {
         /// SYNs answered by a cookie.
         cookies_sent: Counter of Packets,
@@ -142,6 +144,8 @@ counters! {
         cookies_wrong: Counter of Packets,
         /// Segments without session that were not looked at, because too many before them knew no cookie.
         cookies_unchecked: Counter of Packets,
+        /// SYNs of which no proof was asked; counted where floods are looked for.
+        unasked: Counter of Packets,
     }
 }
 
