@@ -44,6 +44,8 @@ pub fn compile(
         // Filled in when it is published.
         links_down: 0,
         admits: Arc::default(),
+        // Control fills it in.
+        proofs: Arc::default(),
     };
     snapshot.follow_servers();
     Ok(snapshot)

@@ -1,11 +1,13 @@
 //! What lists and reports look like: one structure per JSON object of the admin
 //! protocol, and how each is made from the control thread's state.
 
+mod attack;
 mod build;
 mod condition;
 mod counted;
 mod explain;
 
+pub use attack::AttackView;
 pub use build::Observer;
 pub(crate) use build::{mac_text, read_slot, server_text};
 pub use condition::{AWAITED, Condition, ServiceState, TableUse, USED_UP};
@@ -43,6 +45,8 @@ pub struct ServiceView {
     pub refused: BTreeMap<String, u64>,
     /// What the SYN proxy did, if the service has it.
     pub syn_proxy: Option<Counted>,
+    /// Whether clients have to prove themselves now.
+    pub asks_proof: bool,
     /// Whether so many servers are down that health is not believed and all are used.
     pub protected: bool,
     /// Whether the sorry server serves.

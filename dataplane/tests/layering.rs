@@ -19,6 +19,7 @@ const LAYERS: &[&[&str]] = &[
 /// The control side's modules, likewise. Modules of one line know nothing of each other, but for those of the ground.
 const CONTROL_LAYERS: &[&[&str]] = &[
     &[
+        "attacks",
         "devices",
         "dns",
         "files",

@@ -5,8 +5,8 @@ mod support;
 use dataplane::clock::Instant;
 use dataplane::director::Verdict;
 use dataplane::drop::DropReason;
-use dataplane::session::{ForwardMode, State};
 use dataplane::ids::{ServerId, ServiceId};
+use dataplane::session::{ForwardMode, State};
 use dataplane::snapshot::{ClientAddress, Proofs, ServiceOptions, SynProxy};
 use dataplane::wire::{Proxy, ProxyVersion, TOA_KIND};
 use pktgen_tests::frames::{ETHERNET, Route, be16, be32, tcp, upper_layer};
@@ -158,10 +158,7 @@ fn what_proves_nothing_leaves_no_trace() {
     *broken.last_mut().unwrap() ^= 1;
     assert_eq!(lab.send(A, &broken), Fate::Dropped(DropReason::TcpChecksum));
     assert_eq!(
-        (
-            lab.stats.sessions_live.value(),
-            lab.stats.syn_proxy(ServiceId(0)).cookies_wrong.value()
-        ),
+        (lab.stats.sessions_live.value(), lab.stats.syn_proxy(ServiceId(0)).cookies_wrong.value()),
         (0, 4)
     );
     // A client that found the window closed asks with the number before its first byte.

@@ -408,3 +408,89 @@ fn hold_a_flood(workers: usize, mode: &str) {
         web["syn_proxy"]
     );
 }
+
+#[test]
+fn a_flood_of_syns_is_told_and_clients_are_asked_for_proof_while_it_lasts() {
+    for workers in [1, 2] {
+        tell_a_flood(workers);
+    }
+}
+
+fn tell_a_flood(workers: usize) {
+    let mut lab = Lab::new(Plan { servers: 2, workers, ..Plan::default() }).unwrap();
+    for at in 0..2 {
+        lab.start_nginx_on(at, &[80, 8080]).unwrap();
+    }
+    let head = lab.config_head().replace("session_capacity = 200_000", "session_capacity = 20_000");
+    let config_with = |mode: &str| {
+        let web = lab.service("web", "tcp", 80, "rr", &[0, 1]);
+        head.clone()
+            + &web.replace("scheduler", &format!("syn_proxy = \"{mode}\"\nscheduler"))
+            + &lab.service("api", "tcp", 8080, "rr", &[0, 1])
+    };
+    let [by_need, never, off] = ["auto", "monitor", "off"].map(config_with);
+    lab.start_sluiced(&by_need).unwrap();
+    lab.await_states(&["up", "up"]);
+    let mut live = connections(&lab, 100);
+    let asks = |lab: &Lab| lab.json(&["service", "show", "web"]).unwrap()["asks_proof"] == true;
+    let attacks = |lab: &Lab| lab.json(&["attack", "list"]).unwrap().as_array().unwrap().clone();
+    assert!(!asks(&lab) && attacks(&lab).is_empty(), "connections that are finished are no flood");
+
+    let frames = syns(&lab, 12 * CAPACITY as u32, 80, station(&lab, 0));
+    let mut sending = send(lab.client(), &frames);
+    let begun = std::time::Instant::now();
+    assert!(wait_until(SOON, || asks(&lab)), "{:?}", attacks(&lab));
+    let noticed = begun.elapsed();
+    let of_all = |lab: &Lab, name: &str| {
+        let list = lab.json(&["worker", "list"]).unwrap();
+        list.as_array().unwrap().iter().map(|worker| worker[name].as_u64().unwrap()).sum::<u64>()
+    };
+    let created = of_all(&lab, "sessions_created");
+    let (mut answers, mut slowest) = (Vec::new(), Duration::ZERO);
+    while sending.0.try_wait().unwrap().is_none() {
+        let round = std::time::Instant::now();
+        answers.extend(lab.http(5, 5).unwrap());
+        slowest = slowest.max(round.elapsed());
+    }
+    let bad: Vec<_> = answers.iter().filter(|answer| !answer.trim().starts_with("rs")).collect();
+    assert!(bad.is_empty() && answers.len() > 5, "{bad:?} of {}", answers.len());
+    live.iter_mut()
+        .enumerate()
+        .for_each(|(at, stream)| ask(stream).unwrap_or_else(|why| panic!("{at}: {why}")));
+    // Those that are made are the proven ones'.
+    let made = of_all(&lab, "sessions_created") - created;
+    assert!(made < 1_000 + answers.len() as u64, "{made} sessions");
+    let ongoing = attacks(&lab);
+    assert_eq!(
+        (ongoing.len(), &ongoing[0]["service"], &ongoing[0]["ended"]),
+        (1, &"web".into(), &serde_json::Value::Null)
+    );
+    let status = lab.json(&["status"]).unwrap();
+    let warns = |status: &serde_json::Value, words: &str| {
+        status["warnings"].as_array().unwrap().iter().any(|line| line.as_str().unwrap().contains(words))
+    };
+    assert!(warns(&status, "service web: a flood of SYNs"), "{status}");
+    println!(
+        "{workers} workers: asked for proof after {noticed:?}, the slowest round of {} took {slowest:?}: {ongoing:?}",
+        answers.len()
+    );
+
+    // Of a service that only looks nobody is asked, and the attack goes on; one that does not look knows of none.
+    for (config, is_there) in [(never, true), (off, false)] {
+        lab.write_config(&config).unwrap();
+        lab.sluice(&["config", "reload"]).unwrap();
+        let is_followed =
+            || !asks(&lab) && attacks(&lab).iter().any(|one| one["ended"].is_null()) == is_there;
+        assert!(wait_until(SOON, is_followed), "{:?}", attacks(&lab));
+    }
+    let told = || lab.sluice(&["events", "--kind", "attacks"]).unwrap();
+    wait_until(SOON, || told().lines().count() == 2);
+    let told = told();
+    let lines: Vec<_> = told.lines().collect();
+    assert!(
+        lines.len() == 2
+            && lines[0].contains("service web: a flood of SYNs began")
+            && lines[1].contains("is over"),
+        "{told}"
+    );
+}

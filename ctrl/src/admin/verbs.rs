@@ -126,6 +126,8 @@ methods! {
     HealthList = "health.list", ["cursor", "limit"], Right::Look;
     /// The workers and their load, in pages.
     WorkerList = "worker.list", ["cursor", "limit"], Right::Look;
+    /// Attacks that go on, the strongest first, and the last ones that are over, in pages.
+    AttackList = "attack.list", ["cursor", "limit"], Right::Look;
     /// The counters of the appliance.
     Stats = "stats", [], Right::Look;
     /// The number of packets dropped, by reason, with the reason's meaning.

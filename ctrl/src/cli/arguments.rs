@@ -84,6 +84,9 @@ pub(super) enum Noun {
     /// Workers and their load.
     #[command(subcommand)]
     Worker(ListVerb),
+    /// Attacks on services, those that are over too.
+    #[command(subcommand)]
+    Attack(ListVerb),
     /// Counters.
     Stats {
         #[command(subcommand)]
@@ -100,7 +103,7 @@ pub(super) enum Noun {
         /// Events of this service and its servers.
         #[arg(long, value_name = "NAME")]
         service: Option<String>,
-        /// Events of this kind: services, servers, links, capacity, config, discovery, health, kernel, start, workers.
+        /// Events of this kind: services, servers, links, attacks, capacity, config, discovery, health, kernel, start, workers.
         #[arg(long, value_name = "KIND")]
         kind: Option<String>,
         /// So many of the last ones, without --since.

@@ -74,6 +74,7 @@ fn looks(noun: &Noun) -> bool {
         | Noun::Doctor
         | Noun::Health(_)
         | Noun::Worker(_)
+        | Noun::Attack(_)
         | Noun::Stats { .. } => true,
         Noun::Service(verb) => matches!(verb, ServiceVerb::List { .. } | ServiceVerb::Show { .. }),
         Noun::Server(verb) => matches!(verb, ServerVerb::List),
@@ -194,6 +195,7 @@ fn ask(arguments: &Arguments) -> Result<u8, CallError> {
         }
         Noun::Health(ListVerb::List) => list(&mut client, "health.list", json, print::health),
         Noun::Worker(ListVerb::List) => list(&mut client, "worker.list", json, print::workers),
+        Noun::Attack(ListVerb::List) => list(&mut client, "attack.list", json, print::attacks),
         Noun::Stats { part: None } => one(&mut client, "stats", Value::Null, json, print::stats),
         Noun::Stats { part: Some(StatsPart::Drops) } => {
             one(&mut client, "stats.drops", Value::Null, json, print::drops)

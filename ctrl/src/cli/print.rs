@@ -285,6 +285,10 @@ pub(super) fn service(out: Out<'_>, service: &Value) -> io::Result<()> {
             writeln!(out, "load             {}: not known: {error}", word(&server["address"]))?;
         }
     }
+    if service["syn_proxy"].is_object() {
+        let asks = if service["asks_proof"] == true { "asks clients for proof" } else { "asks nobody now" };
+        writeln!(out, "syn proxy        {asks}")?;
+    }
     for (name, count) in service["syn_proxy"].as_object().into_iter().flatten() {
         writeln!(out, "syn proxy        {count} {name}")?;
     }
@@ -480,6 +484,21 @@ pub(super) fn ports(out: Out<'_>, page: (&[Value], bool)) -> io::Result<()> {
             wide("DEVICE", "device", Left, word),
         ],
     )
+}
+
+const ATTACKS: [Column; 8] = [
+    column("KIND", "kind", Left, word),
+    column("SERVICE", "service", Left, word),
+    column("SINCE", "since", Left, word),
+    column("ENDED", "ended", Left, word),
+    column("SECONDS", "seconds", Right, word),
+    column("RATE", "rate", Right, count),
+    column("PEAK", "peak", Right, count),
+    wide("ACTION", "action", Left, word),
+];
+
+pub(super) fn attacks(out: Out<'_>, page: (&[Value], bool)) -> io::Result<()> {
+    plain(out, page, &ATTACKS)
 }
 
 pub(super) fn neighbors(out: Out<'_>, page: (&[Value], bool)) -> io::Result<()> {

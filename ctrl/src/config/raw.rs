@@ -11,7 +11,7 @@ use Holds::{Any, Form, Number as Amount, Time, Whole, Words};
 use dataplane::flow::Protocol;
 use dataplane::scheduler::Scheduler;
 use dataplane::session::ForwardMode;
-use dataplane::snapshot::SourceCheck;
+use dataplane::snapshot::{SourceCheck, SynProxy};
 use dataplane::steering::TABLE_MAX;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -269,8 +269,11 @@ tables! {
         /// Whether metrics have histograms of the sessions' durations and bytes, where answers pass here; packets of its sessions
         /// take the longer way.
         session_histograms: Option<Spanned<bool>>, Any, default false;
-        /// Whether clients of TCP have to prove by a SYN cookie that they are where they say (`fullnat` and `nat`).
-        syn_proxy: Option<Spanned<String>>, Words(|| vec!["off", "always"]), default "off";
+        /// When clients of TCP have to prove by a SYN cookie that they are where they say (`fullnat` and `nat`): `auto` during a flood
+        /// of SYNs, `monitor` never, but floods are told.
+        syn_proxy: Option<Spanned<String>>, Words(|| SynProxy::ALL.map(SynProxy::name).to_vec()), default "monitor";
+        /// Connections a second that clients do not finish, from which on there is a flood of SYNs, if they are half of all.
+        syn_flood_rate: Option<Spanned<i64>>, Whole(1, 100_000_000), default 500;
         /// The most sessions, over all workers; without it no limit of its own.
         session_limit: Option<Spanned<i64>>, Whole(1, i64::MAX - 1);
         /// How servers are told the client's address (`fullnat`).

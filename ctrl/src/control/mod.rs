@@ -6,6 +6,7 @@
 //! [`requests`](self) answers the admin socket.
 
 mod announce;
+mod attacks;
 mod changes;
 mod discovery;
 mod doubles;
@@ -41,6 +42,7 @@ use crate::registry::Registry;
 use crate::steering::Ladder;
 use crate::view::Observer;
 use crate::web::Ask;
+use attacks::Attacks;
 use dataplane::clock::Instant;
 use dataplane::snapshot::{Publisher, Snapshot};
 use dataplane::stats::WorkerStats;
@@ -134,6 +136,7 @@ pub struct Control<D> {
     sourcing: Sourcing,
     naming: Naming,
     metering: Metering,
+    attacks: Attacks,
     kernel: Option<KernelPath>,
     desk: Desk,
     now: Instant,
@@ -171,6 +174,7 @@ impl<D: Devices> Control<D> {
             sourcing: Sourcing { discovery: parts.discovery, sources: HashMap::new() },
             naming: Naming::default(),
             metering: Metering::new(parts.ask),
+            attacks: Attacks::default(),
             kernel: parts.kernel,
             desk: Desk {
                 requests: parts.requests,
@@ -239,6 +243,7 @@ impl<D: Devices> Control<D> {
         self.end_drains(now);
         self.end_holds(now);
         self.watch_services(now);
+        self.tell_of_attacks(now);
         if now >= self.workers.next_poll {
             self.workers.next_poll = now + POLL;
             self.look_at_traffic(now);

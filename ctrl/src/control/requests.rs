@@ -189,6 +189,7 @@ impl<D: Devices> Control<D> {
             let core = self.wanted.config.dataplane.workers[at];
             warnings.push(format!("worker {at} on core {core} stands still: something else has its core"));
         }
+        warnings.extend(self.attack_warnings());
         warnings.extend(self.double_warnings());
         warnings.extend(observer.scarce().into_iter().map(|(_, words)| words));
         warnings.extend(observer.gateway_warnings());
@@ -382,6 +383,7 @@ impl<D: Devices> Action<D> {
             Method::LocalList => Look(|control, params| page(&control.observer().locals(), params)),
             Method::PortList => Look(|control, params| page(&control.observer().ports(), params)),
             Method::NeighborList => Look(|control, params| page(&control.observer().neighbors(), params)),
+            Method::AttackList => Look(|control, params| page(&control.attack_views(), params)),
             Method::WorkerList => Look(|control, params| page(&control.observer().workers(), params)),
             Method::RouteList => Look(|control, params| page(&control.observer().routes(), params)),
             Method::RouteGet => Look(|control, params| {

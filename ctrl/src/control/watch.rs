@@ -59,14 +59,16 @@ impl<D: Devices> Control<D> {
             self.forget_gone_services();
         }
         let end = (self.servers.watch.next + SLICE).min(count);
+        let is_pressed = self.is_pressed();
         for at in std::mem::replace(&mut self.servers.watch.next, end)..end {
-            self.watch_service(at, now);
+            self.watch_service(at, is_pressed, now);
         }
     }
 
-    fn watch_service(&mut self, at: usize, now: Instant) {
+    fn watch_service(&mut self, at: usize, is_pressed: bool, now: Instant) {
         let spec = Arc::clone(&self.wanted.config.services[at]);
         let Some(id) = self.workers.registry.service_id(&spec.name) else { return };
+        self.look_for_flood(id, &spec, is_pressed, now);
         let mut refused = [0; USED_UP.len()];
         for (reason, count) in ServiceCount::read(&self.workers.stats, id).totals.refusals() {
             if let Some(place) = USED_UP.iter().position(|one| *one == reason) {
@@ -128,6 +130,7 @@ impl<D: Devices> Control<D> {
             .iter()
             .filter_map(|spec| self.workers.registry.service_id(&spec.name));
         let ids: std::collections::HashSet<_> = ids.collect();
+        self.attacks.keep(|id| ids.contains(id));
         if self.servers.watch.seen.len() > ids.len() {
             self.servers.watch.seen.retain(|id, _| ids.contains(id));
             self.servers.watch.refusing.retain(|id, _| ids.contains(id));

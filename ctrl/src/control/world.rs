@@ -65,6 +65,7 @@ impl<D: Devices> Control<D> {
             now,
         );
         self.wanted.config = config;
+        self.follow_proofs(&mut snapshot, now);
         self.publish(snapshot);
         if networks_changed {
             self.links.neighbors.clear();

@@ -46,8 +46,9 @@ const FOLD_PAUSE: Duration = Duration::from_secs(1);
 const FLUSH: Duration = Duration::from_millis(500);
 
 /// The kinds of lines. Those of calls that change something are `calls of USER` besides.
-pub const KINDS: [&str; 13] = [
+pub const KINDS: [&str; 14] = [
     "admin",
+    "attacks",
     "capacity",
     "config",
     "discovery",

@@ -588,6 +588,11 @@ impl Scrape {
                 (&scrape.services[at / SERVICE_STATES.len()].row, SERVICE_STATES[at % SERVICE_STATES.len()]);
             head.sample(out, &[("service", &row.name), ("state", state)], row.state == state);
         });
+        let help = "Whether an attack on a service goes on.";
+        self.add("sluice_attack", Type::Gauge, help, rows, |scrape, head, at, out| {
+            let row = &scrape.services[at].row;
+            head.sample(out, &[("service", &row.name), ("kind", "syn_flood")], row.is_attacked);
+        });
         let help = "A service's limit of sessions; +Inf when it has none.";
         self.add("sluice_service_session_limit", Type::Gauge, help, rows, |scrape, head, at, out| {
             let row = &scrape.services[at].row;

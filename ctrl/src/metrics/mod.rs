@@ -121,6 +121,8 @@ pub struct ServiceRow {
     pub state: &'static str,
     /// Why it is not ready.
     pub reason: Option<String>,
+    /// Whether a flood of SYNs goes on.
+    pub is_attacked: bool,
     /// Its limit of sessions, if it has one.
     pub limit: Option<u64>,
     /// Whether its sessions' durations and bytes are counted.

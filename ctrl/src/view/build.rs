@@ -23,7 +23,7 @@ use dataplane::flow::{Endpoint, Protocol};
 use dataplane::ids::{PortId, ServerId, ServiceId, WorkerId};
 use dataplane::session::ForwardMode;
 use dataplane::session::SessionRecord;
-use dataplane::snapshot::{AddressRole, LocalAddress, Network, NextHop, Publisher, Snapshot};
+use dataplane::snapshot::{AddressRole, LocalAddress, Network, NextHop, Publisher, Snapshot, SynProxy};
 use dataplane::stats::{
     PortCounters, PortTotals, ServerCounters, ServerTotals, SynProxyCounters, WorkerCounters, WorkerStats,
 };
@@ -104,10 +104,13 @@ impl Observer<'_> {
         let totals = self.registry.service_totals(&spec.name, &self.read());
         let (state, reason) = self.condition(at);
         let mut refused = BTreeMap::new();
-        let mut syn_proxy = None;
+        let (mut syn_proxy, mut asks_proof) = (None, false);
         if let Some((id, baseline)) = self.registry.service_slot(&spec.name) {
             let count = ServiceCount::read(self.stats, id).since(baseline);
-            syn_proxy = spec.options.syn_proxy.then(|| Counted::of(SynProxyCounters::ALL, &count.syn_proxy));
+            let mode = spec.options.syn_proxy;
+            asks_proof = mode == SynProxy::Always || mode == SynProxy::Auto && self.world.proofs.asks(id);
+            let proves = matches!(mode, SynProxy::Auto | SynProxy::Always);
+            syn_proxy = proves.then(|| Counted::of(SynProxyCounters::ALL, &count.syn_proxy));
             refused.extend(count.totals.refusals().map(|(reason, count)| (reason.name().to_owned(), count)));
         }
         ServiceView {
@@ -122,6 +125,7 @@ impl Observer<'_> {
             local_addresses: spec.local_addresses.iter().map(ToString::to_string).collect(),
             refused,
             syn_proxy,
+            asks_proof,
             protected: picture.protected,
             sorry: picture.sorry,
             switch,

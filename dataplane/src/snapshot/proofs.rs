@@ -9,9 +9,9 @@ use crate::wire::Packet;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SynProxy {
     /// Never.
-    #[default]
     Off,
-    /// Never; it is told when they would have to.
+    /// Never; floods are told.
+    #[default]
     Monitor,
     /// While a flood goes on.
     Auto,
@@ -49,7 +49,10 @@ pub struct Proofs {
 
 impl Proofs {
     /// These ask; and those that asked until a moment ago take cookies still.
-    pub fn new(asking: impl IntoIterator<Item = ServiceId>, late: impl IntoIterator<Item = ServiceId>) -> Self {
+    pub fn new(
+        asking: impl IntoIterator<Item = ServiceId>,
+        late: impl IntoIterator<Item = ServiceId>,
+    ) -> Self {
         let asking = Set::of(asking);
         let mut accepting = asking.clone();
         late.into_iter().for_each(|id| accepting.add(id));

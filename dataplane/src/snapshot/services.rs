@@ -208,7 +208,7 @@ impl Default for ServiceOptions {
             expire_quiescent: false,
             reset_on_expiry: false,
             session_histograms: false,
-            syn_proxy: SynProxy::Off,
+            syn_proxy: SynProxy::default(),
             client_address: None,
             session_limit: 0,
             thresholds: Box::default(),

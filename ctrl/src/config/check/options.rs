@@ -4,7 +4,7 @@ use super::{Checker, Keyed, raw, unknown};
 use crate::config::PortSpec;
 use dataplane::flow::{Protocol, Protocols};
 use dataplane::session::{ForwardMode, Persistence, Timeouts};
-use dataplane::snapshot::{Network, ServiceOptions, Tunnel};
+use dataplane::snapshot::{Network, ServiceOptions, SynProxy, Tunnel};
 use dataplane::wire::{Encapsulation, GUE_PORT};
 use std::time::Duration;
 use toml::Spanned;
@@ -125,22 +125,22 @@ impl Checker<'_> {
         }
     }
 
-    /// Whether clients have to prove themselves.
+    /// When clients have to prove themselves.
     fn syn_proxy(
         &mut self,
         raw: &raw::Service,
         mode: ForwardMode,
         protocols: Option<Protocols>,
         key: &str,
-    ) -> bool {
-        let Some(value) = &raw.syn_proxy else { return false };
-        match value.get_ref().as_str() {
-            "off" => return false,
-            "always" => {}
-            word => {
-                self.error(value.span(), key, unknown(word, &raw::Service::TABLE, "syn_proxy"));
-                return false;
-            }
+    ) -> SynProxy {
+        let Some(value) = &raw.syn_proxy else { return SynProxy::default() };
+        let word = value.get_ref().as_str();
+        let Some(wanted) = SynProxy::ALL.into_iter().find(|one| one.name() == word) else {
+            self.error(value.span(), key, unknown(word, &raw::Service::TABLE, "syn_proxy"));
+            return SynProxy::default();
+        };
+        if matches!(wanted, SynProxy::Off | SynProxy::Monitor) {
+            return wanted;
         }
         let sloppy = raw.sloppy.as_ref().is_some_and(|value| *value.get_ref());
         let message = match (mode, protocols) {
@@ -158,10 +158,10 @@ impl Checker<'_> {
                 "syn_proxy asks each connection for its handshake, and sloppy adopts those without; remove one of them"
                     .to_owned()
             }
-            _ => return true,
+            _ => return wanted,
         };
         self.error(value.span(), key, message);
-        false
+        SynProxy::default()
     }
 
     /// How packets of a tunnelled service are packed.

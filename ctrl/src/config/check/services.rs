@@ -230,6 +230,10 @@ impl Checker<'_> {
             .connect_limit
             .as_ref()
             .and_then(|value| self.connect_limit(value, &key("connect_limit"), mode, protocols));
+        let syn_flood_rate = raw.syn_flood_rate.as_ref().map_or(Some(500), |value| {
+            let range = const { raw::Service::TABLE.whole("syn_flood_rate") };
+            self.number(value, &key("syn_flood_rate"), range, "it counts connections a second")
+        });
         let passive = raw.passive.as_ref().and_then(|passive| self.passive(passive, mode, at));
         let health = raw.health.as_ref().and_then(|health| {
             self.health(health, at, &servers, &wanted, (protocols, options.client_address), ports)
@@ -253,6 +257,7 @@ impl Checker<'_> {
             policy,
             slow_start: slow_start?,
             connect_limit,
+            syn_flood_rate: syn_flood_rate? as u64,
             drain: raw.drain.as_ref().is_some_and(|value| *value.get_ref()),
         };
         self.odd_service(entry, at, &spec, ports);
