@@ -46,6 +46,7 @@ pub fn compile(
         admits: Arc::default(),
         // Control fills it in.
         proofs: Arc::default(),
+        acls: Arc::default(),
     };
     snapshot.follow_servers();
     Ok(snapshot)

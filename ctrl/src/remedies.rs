@@ -31,6 +31,7 @@ pub fn remedy(reason: DropReason) -> &'static str {
         SourceElsewhere => {
             "look for a forger, or add the [[route]] by which such packets come; source_check = \"off\" on the port admits them"
         }
+        AclDenied => "`sluice acl get ADDRESS` says which list has a client; change the list if it is wrong",
         Fragment | FragmentMalformed | FragmentTiny | FragmentOverlap | FragmentTooLong | FragmentTimeout => {
             "lower the MTU at the sender, so that datagrams are not cut"
         }

@@ -130,6 +130,8 @@ reasons! {
     ProtocolUnsupported = "protocol_unsupported",
     /// The source cannot come by this port: the routes place it elsewhere, or it is a server's and this port does not lead there.
     SourceElsewhere = "source_elsewhere",
+    /// A list of addresses denies the client a session with the service.
+    AclDenied = "acl_denied",
     /// The destination is none of the appliance's addresses.
     NotForUs = "not_for_us",
     /// A VIP is addressed on a port or protocol for which there is no service.

@@ -27,6 +27,10 @@ impl LocalId {
     pub const NONE: Self = Self(u16::MAX);
 }
 
+/// The slot of a list of addresses in every counter block; stable while the list exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AclId(pub u16);
+
 /// A neighbour's slot in the snapshot; stable within one routing epoch. Control keeps far fewer than these can name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NeighborId(pub u16);
@@ -44,5 +48,7 @@ pub struct Generation(pub u64);
 pub const MAX_SERVERS: usize = 131_072;
 /// Most services one process can hold.
 pub const MAX_SERVICES: usize = 16_384;
+/// Most lists of addresses.
+pub const MAX_ACLS: usize = 64;
 /// Most local addresses one process can hold.
 pub const MAX_LOCALS: usize = 4_096;

@@ -3,7 +3,7 @@
 //! From bottom to top; a module uses only what stands above it in this list:
 //!
 //! ```text
-//! ids flow hash network frame clock drop hugepages prefetch simd   names, keys, bytes, time, reasons
+//! ids flow hash network frame clock drop hugepages prefetch prefixes simd   names, keys, bytes, time, reasons
 //! wire  stats  port  steering      what is in a packet, what was counted, where it comes from, whose it is
 //! session  scheduler               state per flow, choice of a real server
 //! snapshot                         the immutable world that control publishes
@@ -25,6 +25,7 @@ mod hugepages;
 pub mod ids;
 mod network;
 mod prefetch;
+pub mod prefixes;
 mod simd;
 
 pub mod port;

@@ -2,9 +2,9 @@
 //! of what it does after each. A property test holds the answers to what sending the packet does
 //! (`dataplane/tests/explain.rs`).
 
-use super::admit::{address_towards, client_of, is_link_down, real_of, why_none};
+use super::admit::{address_towards, client_of, is_link_down, real_of, service_for, why_none};
 use super::forward::{flow_number, next_hop_to};
-use super::life::may_go_on;
+use super::life::{is_denied, may_go_on};
 use super::otherwise::outer;
 use super::side::HasSide;
 use super::{Arrival, Director, Origin, Staged, Verdict, check_side, find_service};
@@ -189,6 +189,12 @@ impl Director {
             return Ok(Verdict::HandOver(owner));
         }
         stage.service = find_service(packet, arrival.world);
+        if let Ok(service) = service_for(stage, protocol, arrival.world)
+            && arrival.world.acls.deny(service.id, stage.packet.source())
+        {
+            said.service = Some(service.id);
+            return Err(DropReason::AclDenied);
+        }
         if let Some(service) = self.wants_proof(stage, protocol, arrival.world) {
             said.service = Some(service.id);
             return self.explain_proof(stage, service, arrival, said);
@@ -217,7 +223,8 @@ impl Director {
         let opens = packet.flags.opens() && direction == Direction::Inbound;
         let is_left_behind = session.routing_epoch != world.routing_epoch
             && may_be_left_behind
-            && !may_go_on(session.server, session.protocol(), session.vip(), world);
+            && (!may_go_on(session.server, session.protocol(), session.vip(), world)
+                || is_denied(session.server, session.client().address, world));
         if opens && session.state().is_closed() || is_left_behind {
             said.begins_anew = true;
             return None;

@@ -1,6 +1,6 @@
 //! A session's beginning, its new beginning, and its end.
 
-use super::admit::{Admitted, NotAdmitted};
+use super::admit::{Admitted, NotAdmitted, service_for};
 use super::side::HasSide;
 use super::{Arrival, Director, Staged, Verdicts, unproven};
 use crate::clock::{Instant, Stamp};
@@ -9,9 +9,10 @@ use crate::flow::{Direction, Endpoint, Family, FlowKey6, Protocol};
 use crate::frame::Frame;
 use crate::ids::{LocalId, NeighborId, ServerId};
 use crate::session::{Needs, SessionIndex, Watch};
-use crate::snapshot::{Snapshot, Standing};
+use crate::snapshot::{AclAction, Snapshot, Standing};
 use crate::stats::{DURATION_MS, SIZE_BYTES};
 use crate::wire::{self, Packet};
+use std::net::IpAddr;
 
 impl Director {
     /// Makes a session for a packet that has none, and sends the packet on its way.
@@ -36,6 +37,9 @@ impl Director {
         }
         if let Some(owner) = self.owner_of(stage, arrival) {
             return self.hand_over(owner, arrival, verdicts);
+        }
+        if !arrival.world.acls.is_empty() {
+            self.ask_lists(stage, protocol, arrival.world)?;
         }
         if let Some(service) = self.wants_proof(stage, protocol, arrival.world) {
             return self.prove(frame, stage, service, arrival, verdicts);
@@ -62,6 +66,23 @@ impl Director {
                 self.ttl_exceeded(frame, packet, arrival, verdicts)
             }
             Err(NotAdmitted::Refused(reason)) => Err(reason),
+        }
+    }
+
+    /// Asks the lists of addresses whether a packet's client may have a session.
+    #[inline(never)]
+    fn ask_lists<K: HasSide>(
+        &self,
+        stage: &Staged<K>,
+        protocol: Protocol,
+        world: &Snapshot,
+    ) -> Result<(), DropReason> {
+        let Ok(service) = service_for(stage, protocol, world) else { return Ok(()) };
+        let Some(list) = world.acls.find(service.id, stage.packet.source()) else { return Ok(()) };
+        self.stats.acl_hits(list.id).add(1);
+        match list.action {
+            AclAction::Allow => Ok(()),
+            AclAction::Deny => Err(DropReason::AclDenied),
         }
     }
 
@@ -109,7 +130,8 @@ impl Director {
             session.remember_next_hop(Direction::Inbound, NeighborId::NONE);
             session.remember_next_hop(Direction::Outbound, NeighborId::NONE);
             let (server, vip) = (session.server, session.vip());
-            if !may_go_on(server, protocol, vip, world) {
+            let client = session.client().address;
+            if !may_go_on(server, protocol, vip, world) || is_denied(server, client, world) {
                 self.note_resets::<K>(index);
                 self.end::<K>(index, world);
                 return self.begin(frame, stage, protocol, arrival, verdicts);
@@ -186,6 +208,12 @@ pub(super) fn may_go_on(server: ServerId, protocol: Protocol, vip: Endpoint, wor
         None if protocol == Protocol::Udp || world.ended.binary_search(&server).is_ok() => false,
         None => !world.services.find(protocol, vip).is_some_and(|service| service.options.expire_quiescent),
     }
+}
+
+/// Whether a list denies its client a session that it has, since the list was another.
+pub(super) fn is_denied(server: ServerId, client: IpAddr, world: &Snapshot) -> bool {
+    !world.acls.is_empty()
+        && world.services.of_server(server).is_some_and(|service| world.acls.deny(service.id, client))
 }
 
 /// First connections between a local address and a server that keep the client's sequence

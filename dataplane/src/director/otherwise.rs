@@ -3,6 +3,7 @@
 
 use super::admit::OnceOnly;
 use super::forward::{Next, account, change_state, count_traffic, find_next_hop, next_hop_to, note_connect};
+use super::life::is_denied;
 use super::side::HasSide;
 use super::tell::{self, Told};
 use super::{Arrival, Director, Verdicts, check_side};
@@ -46,6 +47,12 @@ impl Director {
             session.routing_epoch = arrival.world.routing_epoch;
             session.remember_next_hop(Direction::Inbound, NeighborId::NONE);
             session.remember_next_hop(Direction::Outbound, NeighborId::NONE);
+            let (server, client) = (session.server, session.client().address);
+            if is_denied(server, client, arrival.world) {
+                self.note_resets::<FlowKey6>(found.0);
+                self.end::<FlowKey6>(found.0, arrival.world);
+                return Err(DropReason::AclDenied);
+            }
         }
         self.forward_otherwise::<FlowKey6, K>(frame, packet, protocol, found, arrival, verdicts)
     }

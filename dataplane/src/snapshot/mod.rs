@@ -1,5 +1,6 @@
 //! The world that a worker looks at: built by control, never changed, swapped whole.
 
+mod acls;
 mod addresses;
 mod mailbox;
 mod neighbors;
@@ -9,6 +10,7 @@ mod services;
 mod sources;
 
 pub use crate::network::Network;
+pub use acls::{Acl, AclAction, Acls};
 pub use addresses::{AddressRole, Addresses};
 pub use mailbox::{Mailbox, Publisher, mailboxes};
 pub use neighbors::{Egress, Egresses, Neighbor, Neighbors};
@@ -64,6 +66,8 @@ pub struct Snapshot {
     pub admits: Arc<[Admits]>,
     /// Services that ask their clients for proof by need, and do so now.
     pub proofs: Arc<Proofs>,
+    /// Lists of addresses that are asked before a session begins.
+    pub acls: Arc<Acls>,
 }
 
 /// A port as the director sees it.
@@ -95,6 +99,7 @@ impl Snapshot {
             ended: Arc::default(),
             links_down: 0,
             proofs: Arc::default(),
+            acls: Arc::default(),
         }
     }
 

@@ -82,10 +82,10 @@ impl Proofs {
 
 /// A bit for each service, as far as there are some.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Set(Vec<u64>);
+pub(super) struct Set(Vec<u64>);
 
 impl Set {
-    fn of(ids: impl IntoIterator<Item = ServiceId>) -> Self {
+    pub(super) fn of(ids: impl IntoIterator<Item = ServiceId>) -> Self {
         let mut set = Self::default();
         ids.into_iter().for_each(|id| set.add(id));
         set
@@ -99,8 +99,12 @@ impl Set {
         self.0[word] |= 1 << (id % 64);
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     #[inline]
-    fn has(&self, ServiceId(id): ServiceId) -> bool {
+    pub(super) fn has(&self, ServiceId(id): ServiceId) -> bool {
         self.0.get(id as usize / 64).is_some_and(|word| word >> (id % 64) & 1 == 1)
     }
 }

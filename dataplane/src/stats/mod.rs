@@ -12,7 +12,7 @@ pub use spread::{Spread, SpreadTotals};
 use crate::drop::DropReason;
 use crate::flow::Direction;
 use crate::hugepages::{self, Table};
-use crate::ids::{LocalId, MAX_LOCALS, MAX_SERVERS, MAX_SERVICES, PortId, ServerId, ServiceId};
+use crate::ids::{AclId, LocalId, MAX_ACLS, MAX_LOCALS, MAX_SERVERS, MAX_SERVICES, PortId, ServerId, ServiceId};
 use counter::counters;
 use std::ops::Deref;
 
@@ -252,6 +252,7 @@ pub struct WorkerStats {
     session_durations: Table<Histogram>,
     session_sizes: Table<Histogram>,
     locals: Table<Counter>,
+    acls: Table<Counter>,
     /// How long turns that found packets took, in nanoseconds.
     pub turn_times: Spread,
     /// How many packets bursts of devices had.
@@ -279,6 +280,7 @@ impl WorkerStats {
             session_durations: hugepages::table(services, Histogram::default),
             session_sizes: hugepages::table(services, Histogram::default),
             locals: hugepages::table(locals, Counter::default),
+            acls: hugepages::table(MAX_ACLS, Counter::default),
             turn_times: Spread::default(),
             bursts: Spread::default(),
         }
@@ -340,6 +342,11 @@ impl WorkerStats {
     /// How many bytes of IP packets, of both directions, sessions of a service had that have ended.
     pub fn session_sizes(&self, id: ServiceId) -> &Histogram {
         &self.session_sizes[id.0 as usize]
+    }
+
+    /// Packets without session that a list decided about.
+    pub fn acl_hits(&self, id: AclId) -> &Counter {
+        &self.acls[usize::from(id.0)]
     }
 
     /// Local ports in use of a local address.
