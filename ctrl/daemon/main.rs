@@ -19,6 +19,7 @@ use ctrl::devices::DeviceFacts;
 use ctrl::discovery::Discovery;
 use ctrl::health::{self, Engine};
 use ctrl::journal;
+use ctrl::lists::Lists;
 use ctrl::kernel::KernelPath;
 use ctrl::state::{self, Settings};
 use ctrl::steering::Ladder;
@@ -388,6 +389,9 @@ fn serve(
     let heard = sender.clone();
     let discovery = Discovery::start(move |news| heard.send(Request::Discovered(news)).unwrap_or_default());
     let discovery = discovery.map_err(&mut note).ok();
+    let read = sender.clone();
+    let lists = Lists::start(move |news| read.send(Request::Listed(news)).unwrap_or_default());
+    let lists = lists.map_err(|error| note(format!("lists of addresses are not read: {error}"))).ok();
     let asks = sender.clone();
     let ask = Ask::by(move |call| asks.send(Request::Call(call)).is_ok());
     let told = sender.clone();
@@ -421,6 +425,7 @@ fn serve(
         access: Some(admin.access()),
         ask: Some(ask),
         discovery,
+        lists,
         ladder,
         stats,
         requests,

@@ -3,7 +3,7 @@
 //!
 //! The modules stand on floors, and each uses only what is below it (`dataplane/tests/layering.rs` holds them to it):
 //!
-//! 1. the ground: [`attacks`] (when one begins and ends), [`devices`], [`files`] (reads what may not answer), [`journal`] (the log), [`pci`], [`last_second`] (a worker's last second), [`registry`]
+//! 1. the ground: [`attacks`] (when one begins and ends), [`devices`], [`files`] (reads what may not answer), [`journal`] (the log), [`pci`], [`last_second`] (a worker's last second), [`lists`] (files of prefixes), [`registry`]
 //!    (stable ids), [`remedies`] (of drop reasons), [`state`] (for the next start), [`users`], DNS messages, HTTP and TLS;
 //! 2. [`config`] reads and checks the file;
 //! 3. [`topology`] and [`steering`] say which way leads where, [`desired`] keeps changes by command, [`discovery`] finds
@@ -32,6 +32,7 @@ mod http;
 pub mod journal;
 pub mod kernel;
 pub mod last_second;
+pub mod lists;
 pub mod links;
 pub mod metrics;
 pub mod names;

@@ -1,12 +1,14 @@
 //! What lists and reports look like: one structure per JSON object of the admin
 //! protocol, and how each is made from the control thread's state.
 
+mod acl;
 mod attack;
 mod build;
 mod condition;
 mod counted;
 mod explain;
 
+pub use acl::{AclView, BanView, ListedView};
 pub use attack::AttackView;
 pub use build::Observer;
 pub(crate) use build::{mac_text, read_slot, server_text};

@@ -14,7 +14,7 @@ use support::{A, B, CLIENT, CLIENT6, Fate, Lab, Plan, answer_to, inbound, inboun
 
 fn deny(lab: &mut Lab, networks: &[Network], services: &[u32]) {
     let prefixes: Prefixes = networks.iter().copied().collect();
-    let services = services.iter().copied().map(ServiceId);
+    let services = (!services.is_empty()).then(|| services.iter().copied().map(ServiceId));
     let list = Acl::new(AclId(5), AclAction::Deny, Arc::new(prefixes), services);
     lab.world.acls = Arc::new(Acls::new([list]));
     lab.world.routing_epoch = lab.world.routing_epoch.wrapping_add(1);

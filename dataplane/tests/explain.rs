@@ -6,10 +6,10 @@ mod support;
 use dataplane::director::{Chosen, Explanation, Verdict};
 use dataplane::drop::DropReason;
 use dataplane::flow::Endpoint;
-use dataplane::ids::{ServerId, ServiceId};
+use dataplane::ids::{AclId, ServerId, ServiceId};
 use dataplane::scheduler::Scheduler;
 use dataplane::session::{ForwardMode, Persistence, State};
-use dataplane::snapshot::ServiceOptions;
+use dataplane::snapshot::{Acl, AclAction, Acls, Network, ServiceOptions};
 use pktgen_tests::frames::{ETHERNET, Route, endpoints, fill_checksums, tcp, tcp_frame, udp_frame};
 use proptest::prelude::*;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -35,6 +35,8 @@ enum Step {
     },
     /// Servers get these weights; a reload, after which next hops are looked up anew.
     Weights(Vec<u32>),
+    /// The clients are on a list that denies them, or not any more.
+    Deny(bool),
     Wait(Duration),
 }
 
@@ -67,6 +69,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         12 => packet,
         5 => flags().prop_map(|flags| Step::Answer { flags }),
         1 => weights.prop_map(Step::Weights),
+        1 => any::<bool>().prop_map(Step::Deny),
         1 => (1u64..90).prop_map(|seconds| Step::Wait(Duration::from_secs(seconds))),
     ];
     prop::collection::vec(step, 1..60)
@@ -273,6 +276,13 @@ proptest! {
                     lab.world = next;
                 }
                 Step::Weights(_) => {}
+                Step::Deny(is_denied) => {
+                    let everybody = ["0.0.0.0/0", "::/0"].map(|text| text.parse::<Network>().unwrap());
+                    let prefixes = everybody.into_iter().filter(|_| is_denied).collect();
+                    let list = Acl::new(AclId(0), AclAction::Deny, Arc::new(prefixes), None::<[ServiceId; 0]>);
+                    lab.world.acls = Arc::new(Acls::new([list]));
+                    lab.world.routing_epoch += 1;
+                }
                 Step::Wait(time) => lab.wait(time),
             }
         }

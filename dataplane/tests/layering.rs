@@ -26,6 +26,7 @@ const CONTROL_LAYERS: &[&[&str]] = &[
         "http",
         "journal",
         "last_second",
+        "lists",
         "pci",
         "registry",
         "remedies",

@@ -494,3 +494,105 @@ fn tell_a_flood(workers: usize) {
         "{told}"
     );
 }
+
+/// Whether a new connection of the client's gets an answer.
+fn is_served(lab: &Lab, l4_port: u16) -> bool {
+    let mut curl = lab.client().command("curl");
+    run(curl.args(["-s", "--max-time", "1", &format!("http://{VIP}:{l4_port}/")]))
+        .is_ok_and(|answer| answer.starts_with("rs"))
+}
+
+#[test]
+fn lists_of_addresses_decide_who_is_served_as_their_files_change() {
+    let mut lab = Lab::new(Plan { workers: 2, ..Plan::default() }).unwrap();
+    lab.start_nginx_on(0, &[80, 8080]).unwrap();
+    let list = lab.folder().join("bad.netset");
+    let write = |text: &str| {
+        let new = list.with_extension("new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(&new, &list).unwrap();
+    };
+    write("# nobody that is here\n203.0.113.0/24\n");
+    let acls = format!(
+        "\n[[acl]]\nname = \"friends\"\naction = \"allow\"\nprefixes = [\"198.51.100.7\"]\n\n[[acl]]\nname = \"bad\"\nfiles = [\"{}\"]\nservices = [\"web\"]\n",
+        list.display()
+    );
+    let head = lab.config_head();
+    let services = lab.service("web", "tcp", 80, "rr", &[0]) + &lab.service("api", "tcp", 8080, "rr", &[0]);
+    lab.start_sluiced(&(head.clone() + &acls + &services)).unwrap();
+    lab.await_states(&["up"]);
+    let of = |lab: &Lab, name: &str| {
+        let lists = lab.json(&["acl", "list"]).unwrap();
+        lists.as_array().unwrap().iter().find(|list| list["name"] == name).cloned().unwrap()
+    };
+    assert!(wait_until(SOON, || of(&lab, "bad")["ipv4"] == 1));
+    let mut live = connections(&lab, 10);
+    assert!(is_served(&lab, 80) && is_served(&lab, 8080));
+
+    // A list in ipset's form has the client now: it gets no session, and those that it has end.
+    write(&format!("create bad hash:net family inet\nadd bad {CLIENT}\nadd bad 203.0.113.0/24\n"));
+    assert!(wait_until(SOON, || of(&lab, "bad")["ipv4"] == 2));
+    assert!(!is_served(&lab, 80) && is_served(&lab, 8080), "it is for web alone");
+    live[0].set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    assert!(ask(&mut live[0]).is_err());
+    let said = lab.sluice(&["acl", "get", CLIENT]).unwrap();
+    assert!(said.contains("is in bad: deny for web"), "{said}");
+    let explained = lab.sluice(&["explain", "tcp", &format!("{CLIENT}:4000"), &format!("{VIP}:80")]).unwrap();
+    assert!(explained.contains("acl_denied"), "{explained}");
+    assert!(of(&lab, "bad")["hits"].as_u64() > Some(0));
+
+    // What is broken or empty changes nothing, and is told.
+    for (text, problem) in [("", "there is no prefix in it"), ("203.0.113.0/24\n<html>\n", ":2: `<html>` is no prefix")] {
+        write(text);
+        let has_problem = || of(&lab, "bad")["problem"].as_str().is_some_and(|said| said.contains(problem));
+        assert!(wait_until(SOON, has_problem), "{}", of(&lab, "bad"));
+        assert!(!is_served(&lab, 80));
+        let warnings = lab.json(&["status"]).unwrap()["warnings"].to_string();
+        assert!(warnings.contains(problem.trim_start_matches(":2: ")), "{warnings}");
+    }
+
+    // Who is allowed is not denied; and the other way round by a command, until it is taken back.
+    let allowed = acls.replace("198.51.100.7", &format!("{CLIENT}/32"));
+    lab.write_config(&(head + &allowed + &services)).unwrap();
+    lab.sluice(&["config", "reload"]).unwrap();
+    assert!(is_served(&lab, 80));
+    lab.sluice(&["ban", "add", CLIENT, "--reason", "scans"]).unwrap();
+    assert!(!is_served(&lab, 80) && !is_served(&lab, 8080));
+    let bans = lab.sluice(&["ban", "list"]).unwrap();
+    assert!(bans.contains(&format!("{CLIENT}/32")) && bans.contains("scans"), "{bans}");
+    lab.sluice(&["ban", "remove", CLIENT]).unwrap();
+    assert!(is_served(&lab, 80) && is_served(&lab, 8080));
+    lab.sluice(&["ban", "add", CLIENT, "--for", "2s"]).unwrap();
+    assert!(!is_served(&lab, 8080));
+    assert!(wait_until(SOON, || is_served(&lab, 8080)), "it is over");
+    let refused = lab.sluice(&["ban", "add", "0.0.0.0/0"]).unwrap_err();
+    assert!(refused.contains("too wide"), "{refused}");
+}
+
+#[test]
+fn a_list_of_a_million_prefixes_is_followed_in_a_second() {
+    use std::fmt::Write as _;
+    let mut lab = Lab::new(Plan::default()).unwrap();
+    lab.start_nginx(0, 80).unwrap();
+    let list = lab.folder().join("many.netset");
+    let mut text = String::new();
+    for n in 0..1_000_000_u32 {
+        // Of 128.0.0.0/1, where nobody of the lab is.
+        let address = Ipv4Addr::from_bits(1 << 31 | n.wrapping_mul(2_654_435_761) >> 1);
+        if address.octets()[..2] != [192, 0] {
+            writeln!(text, "{address}").unwrap();
+        }
+    }
+    std::fs::write(&list, text).unwrap();
+    let config = lab.config_head()
+        + &format!("\n[[acl]]\nname = \"many\"\nfiles = [\"{}\"]\n", list.display())
+        + &lab.service("web", "tcp", 80, "rr", &[0]);
+    lab.start_sluiced(&config).unwrap();
+    let begun = std::time::Instant::now();
+    let many = || lab.json(&["acl", "list"]).unwrap()[0].clone();
+    assert!(wait_until(SOON, || many()["ipv4"].as_u64() > Some(900_000)), "{}", many());
+    println!("a million prefixes {:?} after the start: {}", begun.elapsed(), many());
+    assert!(many()["bytes"].as_u64() <= Some(32_000_000));
+    lab.await_states(&["up"]);
+    assert!(is_served(&lab, 80));
+}

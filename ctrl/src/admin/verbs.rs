@@ -126,6 +126,16 @@ methods! {
     HealthList = "health.list", ["cursor", "limit"], Right::Look;
     /// The workers and their load, in pages.
     WorkerList = "worker.list", ["cursor", "limit"], Right::Look;
+    /// The lists of addresses in the order in which they are asked, in pages.
+    AclList = "acl.list", ["cursor", "limit"], Right::Look;
+    /// The lists that have an address.
+    AclGet = "acl.get", ["address"], Right::Look;
+    /// Prefixes that commands banned, in pages.
+    BanList = "ban.list", ["cursor", "limit"], Right::Look;
+    /// Bans a prefix from all services; for so many seconds, if they are said.
+    BanAdd = "ban.add", ["prefix", "seconds", "reason"], Right::Change;
+    /// Ends a ban.
+    BanRemove = "ban.remove", ["prefix"], Right::Change;
     /// Attacks that go on, the strongest first, and the last ones that are over, in pages.
     AttackList = "attack.list", ["cursor", "limit"], Right::Look;
     /// The counters of the appliance.
@@ -198,6 +208,8 @@ mod tests {
                 "server.set",
                 "server.remove",
                 "server.drain",
+                "ban.add",
+                "ban.remove",
                 "config.reload",
                 "config.confirm",
                 "config.rollback",

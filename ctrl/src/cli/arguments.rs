@@ -84,6 +84,12 @@ pub(super) enum Noun {
     /// Workers and their load.
     #[command(subcommand)]
     Worker(ListVerb),
+    /// Lists of addresses that may or may not have sessions.
+    #[command(subcommand)]
+    Acl(AclVerb),
+    /// Prefixes that get no sessions, for a while.
+    #[command(subcommand)]
+    Ban(BanVerb),
     /// Attacks on services, those that are over too.
     #[command(subcommand)]
     Attack(ListVerb),
@@ -126,6 +132,39 @@ pub(super) enum Noun {
 pub(super) enum ListVerb {
     /// List all.
     List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AclVerb {
+    /// List all, in the order in which they are asked.
+    List,
+    /// The lists that have an address; the first one decides.
+    Get {
+        /// The address.
+        address: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum BanVerb {
+    /// List all.
+    List,
+    /// Ban a prefix from all services. Its sessions end.
+    Add {
+        /// ADDRESS or ADDRESS/LENGTH.
+        prefix: String,
+        /// How long: 30s, 10m, 2h; until it is removed, or the daemon ends, otherwise.
+        #[arg(long = "for", value_name = "TIME")]
+        lasting: Option<String>,
+        /// Why, for those who look at the list.
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// End a ban.
+    Remove {
+        /// ADDRESS or ADDRESS/LENGTH.
+        prefix: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -15,7 +15,7 @@ pub use arguments::Arguments;
 use crate::admin::{CallError, Client};
 use crate::config;
 use arguments::{
-    ConfigVerb, Imagined, Keys, ListVerb, Noun, RouteVerb, ServerVerb, ServiceVerb, SessionConditions,
+    AclVerb, BanVerb, ConfigVerb, Imagined, Keys, ListVerb, Noun, RouteVerb, ServerVerb, ServiceVerb, SessionConditions,
     SessionVerb, StatsPart,
 };
 use clap::CommandFactory;
@@ -78,6 +78,8 @@ fn looks(noun: &Noun) -> bool {
         | Noun::Stats { .. } => true,
         Noun::Service(verb) => matches!(verb, ServiceVerb::List { .. } | ServiceVerb::Show { .. }),
         Noun::Server(verb) => matches!(verb, ServerVerb::List),
+        Noun::Acl(_) => true,
+        Noun::Ban(verb) => matches!(verb, BanVerb::List),
         Noun::Config(verb) => matches!(verb, ConfigVerb::Diff | ConfigVerb::History),
         Noun::Top { .. } | Noun::Events { .. } | Noun::Completions { .. } | Noun::Methods => false,
     }
@@ -195,6 +197,18 @@ fn ask(arguments: &Arguments) -> Result<u8, CallError> {
         }
         Noun::Health(ListVerb::List) => list(&mut client, "health.list", json, print::health),
         Noun::Worker(ListVerb::List) => list(&mut client, "worker.list", json, print::workers),
+        Noun::Acl(AclVerb::List) => list(&mut client, "acl.list", json, print::acls),
+        Noun::Acl(AclVerb::Get { address }) => {
+            one(&mut client, "acl.get", json!({ "address": address }), json, print::listed)
+        }
+        Noun::Ban(BanVerb::List) => list(&mut client, "ban.list", json, print::bans),
+        Noun::Ban(BanVerb::Add { prefix, lasting, reason }) => {
+            let params = json!({ "prefix": prefix, "seconds": seconds(lasting.as_deref())?, "reason": reason });
+            one(&mut client, "ban.add", params, json, print::changed)
+        }
+        Noun::Ban(BanVerb::Remove { prefix }) => {
+            one(&mut client, "ban.remove", json!({ "prefix": prefix }), json, print::changed)
+        }
         Noun::Attack(ListVerb::List) => list(&mut client, "attack.list", json, print::attacks),
         Noun::Stats { part: None } => one(&mut client, "stats", Value::Null, json, print::stats),
         Noun::Stats { part: Some(StatsPart::Drops) } => {

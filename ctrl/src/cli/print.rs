@@ -486,6 +486,47 @@ pub(super) fn ports(out: Out<'_>, page: (&[Value], bool)) -> io::Result<()> {
     )
 }
 
+const ACLS: [Column; 9] = [
+    column("ACL", "name", Left, word),
+    column("ACTION", "action", Left, word),
+    column("SERVICES", "services", Left, |services| if services.is_null() { "all".into() } else { word(services) }),
+    column("IPV4", "ipv4", Right, count),
+    column("IPV6", "ipv6", Right, count),
+    column("HITS", "hits", Right, count),
+    wide("BYTES", "bytes", Right, bytes),
+    wide("READ", "read", Left, word),
+    column("PROBLEM", "problem", Left, word),
+];
+
+pub(super) fn acls(out: Out<'_>, page: (&[Value], bool)) -> io::Result<()> {
+    plain(out, page, &ACLS)
+}
+
+/// The lists that have an address.
+pub(super) fn listed(out: Out<'_>, answer: &Value) -> io::Result<()> {
+    let address = word(&answer["address"]);
+    let lists = array(&answer["lists"]);
+    if lists.is_empty() {
+        return writeln!(out, "{address} is in no list");
+    }
+    for list in lists {
+        let services = word(&list["services"]);
+        let of = if list["services"].is_null() { "all services".to_owned() } else { services };
+        writeln!(out, "{address} is in {}: {} for {of}", word(&list["name"]), word(&list["action"]))?;
+    }
+    Ok(())
+}
+
+const BANS: [Column; 3] = [
+    column("PREFIX", "prefix", Left, word),
+    column("SECONDS", "seconds", Right, word),
+    column("REASON", "reason", Left, word),
+];
+
+pub(super) fn bans(out: Out<'_>, page: (&[Value], bool)) -> io::Result<()> {
+    plain(out, page, &BANS)
+}
+
 const ATTACKS: [Column; 8] = [
     column("KIND", "kind", Left, word),
     column("SERVICE", "service", Left, word),

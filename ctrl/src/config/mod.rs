@@ -4,6 +4,7 @@
 //! `check` turns them into a [`Config`] or into a list of problems, each of which names
 //! file, line, key, what is wrong and what to do.
 
+mod acl;
 mod again;
 mod check;
 mod discover;
@@ -18,6 +19,7 @@ mod read;
 mod reference;
 mod text;
 
+pub use acl::AclSpec;
 pub use again::Reader;
 pub(crate) use again::blocks;
 pub(crate) use check::parse_duration;
@@ -59,6 +61,8 @@ pub struct Config {
     pub routes: Vec<RouteSpec>,
     /// Neighbours that are not asked where they are.
     pub neighbors: BTreeMap<NextHop, Mac>,
+    /// Lists of addresses, in the order in which they are asked.
+    pub acls: Vec<AclSpec>,
     /// The services.
     pub services: Vec<Arc<ServiceSpec>>,
     /// Where the director is.

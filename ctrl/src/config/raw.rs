@@ -11,7 +11,7 @@ use Holds::{Any, Form, Number as Amount, Time, Whole, Words};
 use dataplane::flow::Protocol;
 use dataplane::scheduler::Scheduler;
 use dataplane::session::ForwardMode;
-use dataplane::snapshot::{SourceCheck, SynProxy};
+use dataplane::snapshot::{AclAction, SourceCheck, SynProxy};
 use dataplane::steering::TABLE_MAX;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -36,6 +36,9 @@ tables! {
         /// Neighbours whose station addresses are said and not asked for.
         #[serde(default)]
         neighbor: Vec<Spanned<Neighbor>>, Any;
+        /// Lists of addresses that may or may not have sessions, in the order in which they are asked.
+        #[serde(default)]
+        acl: Vec<Spanned<Acl>>, Any;
         /// What clients connect to.
         #[serde(default)]
         service: Vec<Spanned<Service>>, Any;
@@ -217,6 +220,23 @@ tables! {
         mac: Spanned<String>, Form("MAC address");
         /// The port of its link, where that is not found by its network.
         port: Option<Spanned<String>>, Form("name of a port");
+    }
+
+    /// A list of addresses. The first one that has a client's decides; who is in none may have sessions.
+    Acl {
+        /// The name that commands and logs use.
+        name: Spanned<String>, NAME;
+        /// What becomes of the list's addresses.
+        action: Option<Spanned<String>>, Words(|| AclAction::ALL.map(AclAction::name).to_vec()), default "deny";
+        /// Prefixes and addresses.
+        #[serde(default)]
+        prefixes: Vec<Spanned<String>>, Form("ADDRESS/LENGTH or ADDRESS");
+        /// Files with more: a prefix, address or range on each line, FireHOL's netsets, `ipset save`, Spamhaus' lists. They are
+        /// watched; one that is broken or empty changes nothing.
+        #[serde(default)]
+        files: Vec<Spanned<String>>, PATH;
+        /// The services that it is for; without it all.
+        services: Option<Spanned<Vec<Spanned<String>>>>, Form("name of a service");
     }
 
     /// A service: what clients connect to, and the servers behind it.

@@ -109,6 +109,37 @@ fn errors_name_file_line_key_and_remedy() {
             "weight = 100\n[metrics]\nlisten = []\nbasic_auth_users = { a = \"$2y$31$abcdefghijklmnopqrstuugwV8qBBvnFAgKU/1lAQTjzoU4mNz2BW\" }",
             "metrics.basic_auth_users.a: its cost is above 14",
         ),
+        ("weight = 100", "weight = 100\n[[acl]]\nname = \"a\"", "acl[0]: the list has neither prefixes nor files"),
+        (
+            "weight = 100",
+            "weight = 100\n[[acl]]\nname = \"bans\"\nprefixes = [\"10.0.0.0/8\"]",
+            "acl[0].name: `bans` names another list already",
+        ),
+        (
+            "weight = 100",
+            "weight = 100\n[[acl]]\nname = \"a\"\nprefixes = [\"10.0.0.0/33\"]",
+            "acl[0].prefixes[0]: `10.0.0.0/33` is no prefix; write it as",
+        ),
+        (
+            "weight = 100",
+            "weight = 100\n[[acl]]\nname = \"a\"\nfiles = [\"bad.netset\"]",
+            "acl[0].files[0]: `bad.netset` begins at no root; write the whole path",
+        ),
+        (
+            "weight = 100",
+            "weight = 100\n[[acl]]\nname = \"a\"\nprefixes = [\"10.0.0.1\"]\nservices = [\"wbe\"]",
+            "acl[0].services[0]: there is no service `wbe`",
+        ),
+        (
+            "weight = 100",
+            "weight = 100\n[[acl]]\nname = \"a\"\nprefixes = [\"10.0.0.1\"]\nservices = []",
+            "acl[0].services: the list is for no service",
+        ),
+        (
+            "weight = 100",
+            "weight = 100\n[[acl]]\nname = \"a\"\naction = \"dney\"\nprefixes = [\"10.0.0.1\"]",
+            "acl[0].action: `dney` is unknown; did you mean `deny`?",
+        ),
         (
             "weight = 100",
             "weight = 100\n[log]\nformat = \"jsn\"",

@@ -5,6 +5,7 @@
 //! [`announce`](self) says unasked what is ours,
 //! [`requests`](self) answers the admin socket.
 
+mod acls;
 mod announce;
 mod attacks;
 mod changes;
@@ -38,10 +39,12 @@ use crate::discovery::Discovery;
 use crate::health::Engine;
 use crate::kernel::KernelPath;
 use crate::last_second::Watched;
+use crate::lists::Lists;
 use crate::registry::Registry;
 use crate::steering::Ladder;
 use crate::view::Observer;
 use crate::web::Ask;
+use acls::Listing;
 use attacks::Attacks;
 use dataplane::clock::Instant;
 use dataplane::snapshot::{Publisher, Snapshot};
@@ -118,6 +121,8 @@ pub struct Parts<D> {
     pub ask: Option<Ask>,
     /// Who asks sources for servers.
     pub discovery: Option<Discovery>,
+    /// Who reads lists of addresses; without it those of files are not known.
+    pub lists: Option<Lists>,
     /// How replies find their workers.
     pub ladder: Ladder,
     /// Counters of each worker.
@@ -137,6 +142,7 @@ pub struct Control<D> {
     naming: Naming,
     metering: Metering,
     attacks: Attacks,
+    listing: Listing,
     kernel: Option<KernelPath>,
     desk: Desk,
     now: Instant,
@@ -175,6 +181,7 @@ impl<D: Devices> Control<D> {
             naming: Naming::default(),
             metering: Metering::new(parts.ask),
             attacks: Attacks::default(),
+            listing: Listing::new(parts.lists),
             kernel: parts.kernel,
             desk: Desk {
                 requests: parts.requests,
@@ -253,6 +260,7 @@ impl<D: Devices> Control<D> {
                 self.follow_names();
             }
             self.look_after_metrics();
+            self.end_bans(now);
             self.look_at_devices();
             self.poll();
         }

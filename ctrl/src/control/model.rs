@@ -451,6 +451,7 @@ impl Run {
             access: None,
             ask: None,
             discovery: None,
+            lists: None,
             ladder: Ladder::new(Arc::new(Steering::alone(1)), vec![choice]),
             stats: vec![Arc::new(WorkerStats::with_slots(1, 1_024, 256, 64))],
             requests,

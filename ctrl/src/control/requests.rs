@@ -9,6 +9,7 @@ use crate::devices::Devices;
 use crate::discovery::News;
 use crate::health::Finding;
 use crate::journal;
+use crate::lists;
 use crate::users::Peer;
 use crate::view::{HealthView, ServiceState, SessionView, StatusView};
 use dataplane::clock::Instant;
@@ -44,6 +45,8 @@ pub enum Request {
     Files(Done),
     /// A source of servers said something.
     Discovered(News),
+    /// Files of a list of addresses were read.
+    Listed(lists::News),
     /// Read the configuration file again (SIGHUP).
     Reload,
     /// End the thread (SIGTERM).
@@ -84,6 +87,7 @@ impl<D: Devices> Control<D> {
             Request::Stop => self.desk.stopping = true,
             Request::Files(done) => self.hear_of_files(done, now),
             Request::Discovered(news) => self.hear_source(news, now),
+            Request::Listed(news) => self.hear_list(news),
             Request::Found(finding) => {
                 if let Some(edge) = self.servers.standings.note(finding, now) {
                     edge.tell("health");
@@ -190,6 +194,7 @@ impl<D: Devices> Control<D> {
             warnings.push(format!("worker {at} on core {core} stands still: something else has its core"));
         }
         warnings.extend(self.attack_warnings());
+        warnings.extend(self.list_warnings());
         warnings.extend(self.double_warnings());
         warnings.extend(observer.scarce().into_iter().map(|(_, words)| words));
         warnings.extend(observer.gateway_warnings());
@@ -383,6 +388,11 @@ impl<D: Devices> Action<D> {
             Method::LocalList => Look(|control, params| page(&control.observer().locals(), params)),
             Method::PortList => Look(|control, params| page(&control.observer().ports(), params)),
             Method::NeighborList => Look(|control, params| page(&control.observer().neighbors(), params)),
+            Method::AclList => Look(|control, params| page(&control.acl_views(), params)),
+            Method::AclGet => Look(Control::find_in_lists),
+            Method::BanList => Look(|control, params| page(&control.ban_views(), params)),
+            Method::BanAdd => Change(Control::add_ban),
+            Method::BanRemove => Change(Control::remove_ban),
             Method::AttackList => Look(|control, params| page(&control.attack_views(), params)),
             Method::WorkerList => Look(|control, params| page(&control.observer().workers(), params)),
             Method::RouteList => Look(|control, params| page(&control.observer().routes(), params)),

@@ -66,6 +66,8 @@ impl<D: Devices> Control<D> {
         );
         self.wanted.config = config;
         self.follow_proofs(&mut snapshot, now);
+        self.follow_lists();
+        snapshot.acls = self.acls(&self.wanted.config);
         self.publish(snapshot);
         if networks_changed {
             self.links.neighbors.clear();

@@ -14,6 +14,7 @@ pub fn lines(old: &Config, new: &Config) -> Vec<String> {
         ports: _,
         routes: _,
         neighbors: _,
+        acls: _,
         services: _,
         location: _,
         names: _,
@@ -35,6 +36,7 @@ pub fn lines(old: &Config, new: &Config) -> Vec<String> {
         ("[[port]]", old.ports != new.ports),
         ("[[route]]", old.routes != new.routes),
         ("[[neighbor]]", old.neighbors != new.neighbors),
+        ("[[acl]]", old.acls != new.acls),
     ];
     lines.extend(parts.iter().filter(|(_, differs)| *differs).map(|(name, _)| format!("~ {name}")));
     let by_name = |config: &Config| -> BTreeMap<String, ServiceSpec> {

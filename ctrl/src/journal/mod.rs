@@ -46,7 +46,8 @@ const FOLD_PAUSE: Duration = Duration::from_secs(1);
 const FLUSH: Duration = Duration::from_millis(500);
 
 /// The kinds of lines. Those of calls that change something are `calls of USER` besides.
-pub const KINDS: [&str; 14] = [
+pub const KINDS: [&str; 15] = [
+    "acls",
     "admin",
     "attacks",
     "capacity",

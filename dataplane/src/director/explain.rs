@@ -232,6 +232,10 @@ impl Director {
         if let Err(reason) = side {
             return Some(Err(reason));
         }
+        let is_new = session.routing_epoch != world.routing_epoch;
+        if is_new && !may_be_left_behind && is_denied(session.server, session.client().address, world) {
+            return Some(Err(DropReason::AclDenied));
+        }
         said.server = Some((session.server, Chosen::BySession));
         said.state = Some(match &said.segment {
             Some(segment) => {

@@ -42,15 +42,14 @@ pub struct Acl {
 }
 
 impl Acl {
-    /// A list for these services; for all if there are none.
+    /// A list for these services; for all if none are said.
     pub fn new(
         id: AclId,
         action: AclAction,
         prefixes: Arc<Prefixes>,
-        services: impl IntoIterator<Item = ServiceId>,
+        services: Option<impl IntoIterator<Item = ServiceId>>,
     ) -> Self {
-        let services = Set::of(services);
-        Self { id, action, prefixes, services: (!services.is_empty()).then_some(services) }
+        Self { id, action, prefixes, services: services.map(Set::of) }
     }
 
     #[inline]
@@ -95,7 +94,7 @@ mod tests {
 
     fn list(id: u16, action: AclAction, texts: &[&str], services: &[u32]) -> Acl {
         let prefixes: Prefixes = texts.iter().map(|text| text.parse::<Network>().unwrap()).collect();
-        Acl::new(AclId(id), action, Arc::new(prefixes), services.iter().copied().map(ServiceId))
+        Acl::new(AclId(id), action, Arc::new(prefixes), (!services.is_empty()).then(|| services.iter().copied().map(ServiceId)))
     }
 
     #[test]

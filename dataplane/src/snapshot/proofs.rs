@@ -99,10 +99,6 @@ impl Set {
         self.0[word] |= 1 << (id % 64);
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
     #[inline]
     pub(super) fn has(&self, ServiceId(id): ServiceId) -> bool {
         self.0.get(id as usize / 64).is_some_and(|word| word >> (id % 64) & 1 == 1)

@@ -8,6 +8,7 @@
 //! servers see, `together` what services cannot have side by side, `health` how servers are checked, `discover` where
 //! they are looked up, `odd` has what is allowed and hardly meant, `values` reads single values, `topology` knows which way leads where.
 
+mod acls;
 mod client_address;
 mod discover;
 mod exposed;
@@ -182,6 +183,7 @@ impl<'a> Checker<'a> {
         machine: Machine,
         services: Vec<Arc<ServiceSpec>>,
     ) -> Result<(Config, Vec<Problem>), LoadError> {
+        let acls = self.acls(&file.acl, &services);
         let location = self.location(file);
         let names = self.names(file.names.as_ref());
         let metrics = self.metrics(file.metrics.as_ref());
@@ -197,6 +199,7 @@ impl<'a> Checker<'a> {
                 ports,
                 routes,
                 neighbors,
+                acls,
                 services,
                 location,
                 names,
