@@ -10,6 +10,7 @@
 mod against;
 mod assembly;
 mod control;
+mod defence;
 mod device;
 mod instructions;
 mod latency;
@@ -80,6 +81,7 @@ fn dispatch(words: &[&str]) -> Result<(), String> {
         ["new-with-services", services, servers] => {
             sessions::new_with_services(number(services)?, *servers == "shared")
         }
+        ["defence", packets] => defence::cost(number(packets)? as u64),
         ["port-choice"] => steering::port_choice(),
         ["hand-over", packets] => steering::hand_over(number(packets)? as u64),
         ["control"] => {

@@ -46,7 +46,7 @@ impl Report {
             "spread %"
         );
         Self {
-            json: json!({ "quick": quick, "machine": machine, "rows": [], "memory": {}, "connections": {}, "steering": {}, "control": {}, "loaded": {}, "services": [], "latency": {}, "start": {} }),
+            json: json!({ "quick": quick, "machine": machine, "rows": [], "memory": {}, "connections": {}, "steering": {}, "control": {}, "loaded": {}, "services": [], "defence": {}, "latency": {}, "start": {} }),
             checked: 0,
         }
     }
@@ -146,6 +146,11 @@ impl Report {
     pub(crate) fn steering(&mut self, key: &str, case: Value) {
         println!("several workers, {key}: {case}");
         self.json["steering"][key] = case;
+    }
+
+    pub(crate) fn defence(&mut self, figures: Value) {
+        println!("sending somebody away: {figures}");
+        self.json["defence"] = figures;
     }
 
     pub(crate) fn locals(&mut self, few: &Value, many: &Value) {
@@ -391,6 +396,20 @@ impl Report {
                 30.0,
                 20.0,
                 self.json["steering"]["port_choice"]["ns_per_choice"].as_f64(),
+            ),
+            less(
+                "a SYN answered by a cookie, ns more than a forwarded packet",
+                30.0,
+                20.0,
+                self.json["defence"]["syn_answered_ns"].as_f64().map(|answered| {
+                    answered - number(&self.json["defence"], "forwarded_ns")
+                }),
+            ),
+            less(
+                "a look into a list of a million addresses, ns",
+                25.0,
+                10.0,
+                self.json["defence"]["lists"][0]["lookup_ns"].as_f64(),
             ),
             less(
                 "seconds from start to ready with a table of 10 M",

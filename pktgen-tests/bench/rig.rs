@@ -11,6 +11,7 @@ use dataplane::clock::Instant;
 use dataplane::ids::{PortId, WorkerId};
 use dataplane::port::{Burst, Port};
 use dataplane::session::Timeouts;
+use dataplane::snapshot::Snapshot;
 use dataplane::stats::{Counter, WorkerStats};
 use dataplane::steering::ladder::{self, Facts};
 use dataplane::steering::{Clients, Plan, PortSteering, Seat, Spread, Steering, Toeplitz};
@@ -60,9 +61,21 @@ impl Rig {
         capacity: usize,
         timeouts: Timeouts,
     ) -> Self {
+        Self::in_world(crew, size, flows, (capacity, timeouts), |_| ())
+    }
+
+    /// The same, in a world that is changed before anything comes.
+    pub(crate) fn in_world(
+        crew: Crew,
+        size: Size,
+        flows: usize,
+        (capacity, timeouts): (usize, Timeouts),
+        change: impl FnOnce(&mut Snapshot),
+    ) -> Self {
         let bench = Bench::new(flows, size.services);
         let mut world = world::build(size, &MACS);
         world.timeouts = timeouts;
+        change(&mut world);
         let steering = Arc::new(steering(crew));
         let rings = peers(usize::from(steering.workers), 2).into_iter().enumerate();
         let (workers, assemblies) = rings

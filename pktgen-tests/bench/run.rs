@@ -127,6 +127,7 @@ pub(crate) fn everything(quick: bool) -> Result<(), String> {
     for servers in ["shared", "own"] {
         with_services(&mut report, &extent, servers, &case)?;
     }
+    report.defence(case(&["defence", &extent.packets.to_string()])?);
     report.steering("port_choice", case(&["port-choice"])?);
     report.steering("hand_over", case(&["hand-over", &extent.packets.to_string()])?);
     report.locals(&case(&["locals", "1"])?, &case(&["locals", "101"])?);
