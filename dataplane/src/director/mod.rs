@@ -531,7 +531,11 @@ impl Director {
     fn forecast<K: HasSide>(&self, group: &Group<K>, count: usize, world: &Snapshot) {
         let mut pairs = [None; GROUP];
         for ((staged, service), pair) in group.begins(count).zip(&mut pairs) {
-            *pair = self.forecast_pair(world.services.at(service), &staged.packet, staged.hash, world);
+            let (service, packet) = (world.services.at(service), &staged.packet);
+            // Who has to prove himself gets no server yet.
+            if !world.proofs.concern(packet, packet.key.protocol(), service) {
+                *pair = self.forecast_pair(service, packet, staged.hash, world);
+            }
         }
         let Side { sessions, local_ports, .. } = K::side(self);
         let known = pairs.map(|pair| local_ports.candidate(pair?));
