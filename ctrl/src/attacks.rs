@@ -2,7 +2,7 @@
 //!
 //! A flood of SYNs is known by connections that begin and are not finished by their clients. It begins when, over a second,
 //! they are as many as the service says and at least half of all that begin. It ends when they were fewer than half of
-//! that for a minute.
+//! that for a minute. What breaks a limit is an attack from the first one on, and over when for a minute there was none.
 
 use dataplane::clock::Instant;
 use std::collections::VecDeque;
@@ -21,6 +21,40 @@ const KEPT: usize = 100;
 /// Edges that wait to be told, one a second.
 const WAITING: usize = 16;
 
+/// What is done to a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Connections begin that clients do not finish.
+    SynFlood,
+    /// Sources begin more sessions than the service lets them.
+    SourceRate,
+    /// More sessions begin than the service takes.
+    ServiceRate,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::SynFlood, Self::SourceRate, Self::ServiceRate];
+
+    /// Its name in lists and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SynFlood => "syn_flood",
+            Self::SourceRate => "source_rate",
+            Self::ServiceRate => "service_rate",
+        }
+    }
+
+    /// What it is, and what is counted of it.
+    pub const fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::SynFlood => ("a flood of SYNs", "connections/s that clients do not finish"),
+            Self::SourceRate => ("sources that come too often", "new sessions/s that they are refused"),
+            Self::ServiceRate => ("more clients than it takes", "new sessions/s that are refused"),
+        }
+    }
+}
+
 /// What a service's connections have counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
@@ -32,9 +66,9 @@ pub struct Reading {
     pub finished: u64,
 }
 
-/// Looks for floods of a service.
+/// Looks for one kind of attack on a service.
 #[derive(Debug, Default)]
-pub struct SynWatch {
+pub struct Watch {
     readings: VecDeque<(Instant, Reading)>,
     attack: Option<Ongoing>,
 }
@@ -44,9 +78,9 @@ pub struct SynWatch {
 pub struct Ongoing {
     /// Since when.
     pub since: Instant,
-    /// Unfinished connections a second, now.
+    /// How much of it there is in a second, now.
     pub rate: u64,
-    /// The most of them in any second.
+    /// The most in any second.
     pub peak: u64,
     /// From which rate on it was one.
     pub threshold: u64,
@@ -63,7 +97,14 @@ pub enum Turn {
     Ended(Ongoing),
 }
 
-impl SynWatch {
+impl Reading {
+    /// So many that were refused, which is one thing all the time.
+    pub fn refused(count: u64) -> Self {
+        Self { begun: count, answered: count, finished: 0 }
+    }
+}
+
+impl Watch {
     /// Takes note of what was counted. `rate` is the number of unfinished connections a second from which on there is a
     /// flood; `is_pressed` says that half-open ones have half of their places.
     pub fn note(&mut self, reading: Reading, rate: u64, is_pressed: bool, now: Instant) -> Option<Turn> {
@@ -138,6 +179,8 @@ impl SynWatch {
 /// An attack that is over.
 #[derive(Clone, Debug)]
 pub struct Past {
+    /// What it was.
+    pub kind: Kind,
     /// What it was on.
     pub service: String,
     /// What was known of it at its end.
@@ -209,7 +252,7 @@ mod tests {
 
     /// Looks four times a second at connections of which so many begin, are answered and are finished each second.
     fn look(
-        watch: &mut SynWatch,
+        watch: &mut Watch,
         (total, now): (&mut Reading, &mut Instant),
         (begun, answered, finished): (u64, u64, u64),
         seconds: u64,
@@ -228,7 +271,7 @@ mod tests {
 
     #[test]
     fn a_flood_is_one_after_a_second_and_over_after_a_minute_of_quiet() {
-        let mut watch = SynWatch::default();
+        let mut watch = Watch::default();
         let (mut total, mut now) = (Reading::default(), Instant::from_millis(10_000));
         let mut look = |rates, seconds| look(&mut watch, (&mut total, &mut now), rates, seconds, false);
         assert_eq!(look((4_000, 4_000, 4_000), 5), [], "a busy service");
@@ -243,7 +286,7 @@ mod tests {
 
     #[test]
     fn servers_that_are_silent_are_no_flood_until_they_take_the_room() {
-        let mut watch = SynWatch::default();
+        let mut watch = Watch::default();
         let (mut total, mut now) = (Reading::default(), Instant::from_millis(10_000));
         assert_eq!(look(&mut watch, (&mut total, &mut now), (4_000, 0, 0), 20, false), []);
         let began = look(&mut watch, (&mut total, &mut now), (80, 0, 0), 2, true);
@@ -252,7 +295,7 @@ mod tests {
 
     #[test]
     fn counters_that_begin_anew_are_no_flood() {
-        let mut watch = SynWatch::default();
+        let mut watch = Watch::default();
         let mut now = Instant::from_millis(10_000);
         for begun in [1_000_000, 1_000_200, 100, 200, 300, 400, 500] {
             now = now + Duration::from_millis(250);

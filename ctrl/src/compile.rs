@@ -8,7 +8,8 @@ use crate::servers::Standings;
 use crate::topology::{addresses, reply_port, routes};
 use dataplane::ids::Generation;
 use dataplane::snapshot::{
-    LocalAddress, Neighbors, NextHop, PortConfig, RealServer, Service, ServiceOptions, Services, Snapshot,
+    LocalAddress, Neighbors, NewSessions, NextHop, PortConfig, RealServer, Service, ServiceOptions, Services,
+    Snapshot,
 };
 use dataplane::wire::LinkTraits;
 use std::collections::HashMap;
@@ -182,7 +183,15 @@ fn service<'a>(
     let is_usual = limit == 0 && thresholds.is_empty() && spec.options == **USUAL;
     let options = match is_usual {
         true => Arc::clone(&USUAL),
-        false => Arc::new(ServiceOptions { session_limit: limit, thresholds, ..spec.options.clone() }),
+        false => {
+            let new_sessions = spec.options.new_sessions.map(|limit| NewSessions {
+                each: limit.each * workers,
+                each_of_source: limit.each_of_source * workers,
+                ..limit
+            });
+            let options = spec.options.clone();
+            Arc::new(ServiceOptions { session_limit: limit, thresholds, new_sessions, ..options })
+        }
     };
     Ok(Service {
         id,

@@ -31,6 +31,10 @@ pub fn remedy(reason: DropReason) -> &'static str {
         SourceElsewhere => {
             "look for a forger, or add the [[route]] by which such packets come; source_check = \"off\" on the port admits them"
         }
+        SourceRate => {
+            "`sluice top sources` has the worst; raise limits.new_per_source if they are good clients"
+        }
+        ServiceRate => "raise the service's limits.new_per_second, or see who comes so often",
         AclDenied => "`sluice acl get ADDRESS` says which list has a client; change the list if it is wrong",
         Fragment | FragmentMalformed | FragmentTiny | FragmentOverlap | FragmentTooLong | FragmentTimeout => {
             "lower the MTU at the sender, so that datagrams are not cut"

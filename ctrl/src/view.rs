@@ -8,7 +8,7 @@ mod condition;
 mod counted;
 mod explain;
 
-pub use acl::{AclView, BanView, ListedView};
+pub use acl::{AclView, BanView, ListedView, SourceView};
 pub use attack::AttackView;
 pub use build::Observer;
 pub(crate) use build::{mac_text, read_slot, server_text};

@@ -132,6 +132,10 @@ reasons! {
     SourceElsewhere = "source_elsewhere",
     /// A list of addresses denies the client a session with the service.
     AclDenied = "acl_denied",
+    /// The client's network begins more sessions in a second than the service lets it.
+    SourceRate = "source_rate",
+    /// More sessions begin in a second than the service takes.
+    ServiceRate = "service_rate",
     /// The destination is none of the appliance's addresses.
     NotForUs = "not_for_us",
     /// A VIP is addressed on a port or protocol for which there is no service.

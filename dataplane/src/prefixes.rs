@@ -126,8 +126,8 @@ impl Prefixes {
 
 /// A number that addresses are.
 trait Bits: Copy + Ord + Default + fmt::Debug {
-    /// Its bits from this one on, as far as an index goes; the others are 0.
-    fn from_bit(self, shift: u32) -> u64;
+    /// What is left of it without so many of its low bits, which fits.
+    fn upper(self, shift: u32) -> u64;
     /// The next number, or the last one.
     fn next(self) -> Self;
     const LEN: u32;
@@ -137,7 +137,7 @@ macro_rules! bits {
     ($($type:ty),+) => {
         $(impl Bits for $type {
             #[inline]
-            fn from_bit(self, shift: u32) -> u64 {
+            fn upper(self, shift: u32) -> u64 {
                 (self >> shift) as u64
             }
 
@@ -179,13 +179,13 @@ impl<T: Bits> Ranges<T> {
         let most = (ranges.len() as u64).next_power_of_two().min(STRETCHES);
         // Beyond 64 bits the difference would not be right.
         let shifts = T::LEN.saturating_sub(64)..T::LEN;
-        let count = |shift: u32| high.from_bit(shift) - low.from_bit(shift) + 1;
-        let spans = |shift: &u32| high.from_bit(*shift) - low.from_bit(*shift) < most;
+        let count = |shift: u32| high.upper(shift) - low.upper(shift) + 1;
+        let spans = |shift: &u32| high.upper(*shift) - low.upper(*shift) < most;
         let shift = shifts.clone().find(spans).unwrap_or(T::LEN - 1);
-        let (first, stretches) = (low.from_bit(shift), count(shift));
+        let (first, stretches) = (low.upper(shift), count(shift));
         let mut index = Vec::with_capacity(stretches as usize + 1);
         for (at, (start, _)) in ranges.iter().enumerate() {
-            while index.len() as u64 <= start.from_bit(shift) - first {
+            while index.len() as u64 <= start.upper(shift) - first {
                 index.push(at as u32);
             }
         }
@@ -195,7 +195,7 @@ impl<T: Bits> Ranges<T> {
 
     #[inline]
     fn contains(&self, key: T) -> bool {
-        let at = key.from_bit(self.shift).wrapping_sub(self.first) as usize;
+        let at = key.upper(self.shift).wrapping_sub(self.first) as usize;
         let (Some(from), Some(to)) = (self.index.get(at), self.index.get(at.wrapping_add(1))) else {
             return false;
         };

@@ -27,7 +27,9 @@ const CLIENTS: [Network; 2] =
 fn whoever_is_denied_gets_no_session_and_loses_those_that_he_has() {
     use ForwardMode::{DirectRoute, FullNat, Nat, Tunnel};
     let denied = Fate::Dropped(DropReason::AclDenied);
-    for (mode, across) in [(FullNat, false), (FullNat, true), (Nat, false), (DirectRoute, false), (Tunnel, false)] {
+    for (mode, across) in
+        [(FullNat, false), (FullNat, true), (Nat, false), (DirectRoute, false), (Tunnel, false)]
+    {
         for route in [inbound(4_000), inbound6(4_000)] {
             let mut lab = Lab::new(&Plan { mode, across, ..Plan::default() });
             let hits = |lab: &Lab| lab.stats.acl_hits(AclId(5)).value();

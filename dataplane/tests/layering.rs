@@ -6,7 +6,20 @@ use std::path::{Path, PathBuf};
 
 /// The dataplane's modules from bottom to top; those of one line may use each other's line below.
 const LAYERS: &[&[&str]] = &[
-    &["ids", "flow", "hash", "cookie", "network", "frame", "clock", "drop", "hugepages", "prefetch", "prefixes", "simd"],
+    &[
+        "ids",
+        "flow",
+        "hash",
+        "cookie",
+        "network",
+        "frame",
+        "clock",
+        "drop",
+        "hugepages",
+        "prefetch",
+        "prefixes",
+        "simd",
+    ],
     &["wire"],
     &["stats", "port", "steering"],
     &["session", "scheduler"],

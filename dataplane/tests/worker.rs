@@ -79,7 +79,7 @@ impl Bench {
         std::iter::from_fn(|| self.link.next_event())
             .filter_map(|event| match event {
                 Event::Resolve(hop) => Some(hop),
-                Event::Neighbor { .. } => None,
+                Event::Neighbor { .. } | Event::Offender { .. } => None,
             })
             .collect()
     }

@@ -69,7 +69,8 @@ fn tcp(_: &Rig) -> ServiceId {
 fn ask_for_proof(world: &mut Snapshot) {
     let changes = world.services.iter().enumerate().map(|(at, service)| {
         let mut service = service.clone();
-        service.options = Arc::new(ServiceOptions { syn_proxy: SynProxy::Always, ..(*service.options).clone() });
+        service.options =
+            Arc::new(ServiceOptions { syn_proxy: SynProxy::Always, ..(*service.options).clone() });
         (at, service)
     });
     world.services = Arc::new(Services::replace(&world.services, changes.collect()));

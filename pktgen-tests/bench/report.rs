@@ -401,9 +401,9 @@ impl Report {
                 "a SYN answered by a cookie, ns more than a forwarded packet",
                 30.0,
                 20.0,
-                self.json["defence"]["syn_answered_ns"].as_f64().map(|answered| {
-                    answered - number(&self.json["defence"], "forwarded_ns")
-                }),
+                self.json["defence"]["syn_answered_ns"]
+                    .as_f64()
+                    .map(|answered| answered - number(&self.json["defence"], "forwarded_ns")),
             ),
             less(
                 "a look into a list of a million addresses, ns",

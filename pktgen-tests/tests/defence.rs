@@ -489,8 +489,8 @@ fn tell_a_flood(workers: usize) {
     let lines: Vec<_> = told.lines().collect();
     assert!(
         lines.len() == 2
-            && lines[0].contains("service web: a flood of SYNs began")
-            && lines[1].contains("is over"),
+            && lines[0].contains("service web: a flood of SYNs: ")
+            && lines[1].contains("a flood of SYNs no more, after"),
         "{told}"
     );
 }
@@ -542,7 +542,9 @@ fn lists_of_addresses_decide_who_is_served_as_their_files_change() {
     assert!(of(&lab, "bad")["hits"].as_u64() > Some(0));
 
     // What is broken or empty changes nothing, and is told.
-    for (text, problem) in [("", "there is no prefix in it"), ("203.0.113.0/24\n<html>\n", ":2: `<html>` is no prefix")] {
+    for (text, problem) in
+        [("", "there is no prefix in it"), ("203.0.113.0/24\n<html>\n", ":2: `<html>` is no prefix")]
+    {
         write(text);
         let has_problem = || of(&lab, "bad")["problem"].as_str().is_some_and(|said| said.contains(problem));
         assert!(wait_until(SOON, has_problem), "{}", of(&lab, "bad"));
@@ -595,4 +597,50 @@ fn a_list_of_a_million_prefixes_is_followed_in_a_second() {
     assert!(many()["bytes"].as_u64() <= Some(32_000_000));
     lab.await_states(&["up"]);
     assert!(is_served(&lab, 80));
+}
+
+#[test]
+fn who_comes_too_often_is_refused_and_banned_for_a_while() {
+    let mut lab = Lab::new(Plan { workers: 2, ..Plan::default() }).unwrap();
+    lab.start_nginx_on(0, &[80, 8080]).unwrap();
+    let limited = lab.service("web", "tcp", 80, "rr", &[0]).replace(
+        "scheduler",
+        "syn_proxy = \"always\"\nlimits = { new_per_source = 20, ban = \"4s\" }\nscheduler",
+    );
+    lab.start_sluiced(&(lab.config_head() + &limited + &lab.service("api", "tcp", 8080, "rr", &[0])))
+        .unwrap();
+    lab.await_states(&["up"]);
+    // Another source, which keeps its rate.
+    lab.client().ip("address add 192.0.2.77/24 dev eth0").unwrap();
+    let other = || {
+        let mut curl = lab.client().command("curl");
+        let words = ["-s", "--max-time", "2", "--interface", "192.0.2.77", &format!("http://{VIP}/")];
+        run(curl.args(words)).is_ok_and(|answer| answer.starts_with("rs"))
+    };
+    assert!(is_served(&lab, 80) && other());
+    let connect =
+        || TcpStream::connect_timeout(&format!("{VIP}:80").parse().unwrap(), Duration::from_millis(50));
+    let ask_once = |_: usize| {
+        let mut stream = connect().ok()?;
+        stream.set_read_timeout(Some(Duration::from_millis(200))).ok()?;
+        ask(&mut stream).ok()
+    };
+    // A burst of a second's, and then none.
+    let served = lab.client().inside(|| (0..60).filter_map(ask_once).count());
+    assert!((15..=30).contains(&served), "{served} of 60");
+    let sources = || lab.json(&["top", "sources"]).unwrap();
+    assert!(wait_until(SOON, || sources()[0]["refused"].as_u64() > Some(10)), "{}", sources());
+    assert_eq!(
+        (&sources()[0]["source"], &sources()[0]["service"]),
+        (&format!("{CLIENT}/32").into(), &"web".into())
+    );
+    assert!(wait_until(SOON, || lab.sluice(&["ban", "list"]).unwrap().contains("new_per_source of web")));
+    assert!(!is_served(&lab, 8080), "from all services");
+    assert!(other(), "nobody else pays for it");
+    let attacks = lab.sluice(&["attack", "list"]).unwrap();
+    assert!(attacks.contains("source_rate"), "{attacks}");
+    assert!(wait_until(SOON, || is_served(&lab, 8080)), "it is over");
+    assert!(wait_until(SOON, || is_served(&lab, 80)));
+    let web = &lab.json(&["service", "list"]).unwrap()[0];
+    assert!(web["refused"]["source_rate"].as_u64() > Some(10), "{web}");
 }

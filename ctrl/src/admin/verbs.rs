@@ -136,6 +136,8 @@ methods! {
     BanAdd = "ban.add", ["prefix", "seconds", "reason"], Right::Change;
     /// Ends a ban.
     BanRemove = "ban.remove", ["prefix"], Right::Change;
+    /// The sources that broke services' rates, the worst first: how often they were refused, and whether they are banned.
+    SourceList = "source.list", ["cursor", "limit"], Right::Look;
     /// Attacks that go on, the strongest first, and the last ones that are over, in pages.
     AttackList = "attack.list", ["cursor", "limit"], Right::Look;
     /// The counters of the appliance.

@@ -73,6 +73,8 @@ pub(super) enum Noun {
         /// Print one picture of a second as text.
         #[arg(long)]
         once: bool,
+        #[command(subcommand)]
+        part: Option<TopPart>,
     },
     /// Whether a new client of every service would be served, and what of the host costs packets; 4 if not.
     Doctor,
@@ -330,6 +332,12 @@ pub(super) enum SessionVerb {
     List(SessionConditions),
     /// How many there are.
     Count,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TopPart {
+    /// The sources that broke services' rates, the worst first.
+    Sources,
 }
 
 #[derive(Debug, Subcommand)]

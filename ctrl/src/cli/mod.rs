@@ -15,8 +15,8 @@ pub use arguments::Arguments;
 use crate::admin::{CallError, Client};
 use crate::config;
 use arguments::{
-    AclVerb, BanVerb, ConfigVerb, Imagined, Keys, ListVerb, Noun, RouteVerb, ServerVerb, ServiceVerb, SessionConditions,
-    SessionVerb, StatsPart,
+    AclVerb, BanVerb, ConfigVerb, Imagined, Keys, ListVerb, Noun, RouteVerb, ServerVerb, ServiceVerb,
+    SessionConditions, SessionVerb, StatsPart, TopPart,
 };
 use clap::CommandFactory;
 use serde_json::{Value, json};
@@ -81,7 +81,8 @@ fn looks(noun: &Noun) -> bool {
         Noun::Acl(_) => true,
         Noun::Ban(verb) => matches!(verb, BanVerb::List),
         Noun::Config(verb) => matches!(verb, ConfigVerb::Diff | ConfigVerb::History),
-        Noun::Top { .. } | Noun::Events { .. } | Noun::Completions { .. } | Noun::Methods => false,
+        Noun::Top { part, .. } => part.is_some(),
+        Noun::Events { .. } | Noun::Completions { .. } | Noun::Methods => false,
     }
 }
 
@@ -151,7 +152,7 @@ pub fn check(file: &Path, json: bool) -> u8 {
 fn ask(arguments: &Arguments) -> Result<u8, CallError> {
     let mut client = Client::connect(&socket_of(arguments))?;
     let json = arguments.json;
-    if let Noun::Top { once } = arguments.noun {
+    if let Noun::Top { once, part: None } = arguments.noun {
         match once {
             true => top::once(&mut client)?,
             false => top::run(client, &socket_of(arguments))?,
@@ -172,6 +173,9 @@ fn ask(arguments: &Arguments) -> Result<u8, CallError> {
         return Ok(u8::from(way["via"].is_null()));
     }
     let done = match &arguments.noun {
+        Noun::Top { part: Some(TopPart::Sources), .. } => {
+            list(&mut client, "source.list", json, print::sources)
+        }
         Noun::Status { .. } | Noun::Doctor | Noun::Top { .. } | Noun::Route(RouteVerb::Get { .. }) => Ok(()),
         Noun::Service(verb) => service(&mut client, verb, json),
         Noun::Server(verb) => server(&mut client, verb, json),
@@ -203,7 +207,8 @@ fn ask(arguments: &Arguments) -> Result<u8, CallError> {
         }
         Noun::Ban(BanVerb::List) => list(&mut client, "ban.list", json, print::bans),
         Noun::Ban(BanVerb::Add { prefix, lasting, reason }) => {
-            let params = json!({ "prefix": prefix, "seconds": seconds(lasting.as_deref())?, "reason": reason });
+            let params =
+                json!({ "prefix": prefix, "seconds": seconds(lasting.as_deref())?, "reason": reason });
             one(&mut client, "ban.add", params, json, print::changed)
         }
         Noun::Ban(BanVerb::Remove { prefix }) => {

@@ -489,7 +489,12 @@ pub(super) fn ports(out: Out<'_>, page: (&[Value], bool)) -> io::Result<()> {
 const ACLS: [Column; 9] = [
     column("ACL", "name", Left, word),
     column("ACTION", "action", Left, word),
-    column("SERVICES", "services", Left, |services| if services.is_null() { "all".into() } else { word(services) }),
+    column(
+        "SERVICES",
+        "services",
+        Left,
+        |services| if services.is_null() { "all".into() } else { word(services) },
+    ),
     column("IPV4", "ipv4", Right, count),
     column("IPV6", "ipv6", Right, count),
     column("HITS", "hits", Right, count),
@@ -525,6 +530,17 @@ const BANS: [Column; 3] = [
 
 pub(super) fn bans(out: Out<'_>, page: (&[Value], bool)) -> io::Result<()> {
     plain(out, page, &BANS)
+}
+
+const SOURCES: [Column; 4] = [
+    column("SOURCE", "source", Left, word),
+    column("SERVICE", "service", Left, word),
+    column("REFUSED", "refused", Right, count),
+    column("BANNED", "banned", Left, word),
+];
+
+pub(super) fn sources(out: Out<'_>, page: (&[Value], bool)) -> io::Result<()> {
+    plain(out, page, &SOURCES)
 }
 
 const ATTACKS: [Column; 8] = [

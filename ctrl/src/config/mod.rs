@@ -284,6 +284,8 @@ pub struct ServiceSpec {
     pub policy: Policy,
     /// Connections a second that clients do not finish, from which on there is a flood.
     pub syn_flood_rate: u64,
+    /// How long sources are banned that come too often, if they are.
+    pub ban: Option<Duration>,
     /// Whether it takes no new sessions, because it is to go.
     pub drain: bool,
     /// How long a server that came up takes to get its whole weight; zero: at once.

@@ -294,6 +294,8 @@ tables! {
         syn_proxy: Option<Spanned<String>>, Words(|| SynProxy::ALL.map(SynProxy::name).to_vec()), default "monitor";
         /// Connections a second that clients do not finish, from which on there is a flood of SYNs, if they are half of all.
         syn_flood_rate: Option<Spanned<i64>>, Whole(1, 100_000_000), default 500;
+        /// How many new sessions it takes in a second.
+        limits: Option<Spanned<Limits>>, Any;
         /// The most sessions, over all workers; without it no limit of its own.
         session_limit: Option<Spanned<i64>>, Whole(1, i64::MAX - 1);
         /// How servers are told the client's address (`fullnat`).
@@ -344,6 +346,22 @@ tables! {
         netmask: Option<Spanned<i64>>, Whole(1, 32), default 32;
         /// The bits of an IPv6 client's address that matter.
         netmask_ipv6: Option<Spanned<i64>>, Whole(1, 128), default 128;
+    }
+
+    /// How many new sessions a service takes in a second, over all workers, each of which has an equal part. After silence a
+    /// second's may come at once. Of TCP without `syn_proxy` everybody can use up another source's.
+    Limits {
+        /// From all clients.
+        new_per_second: Option<Spanned<i64>>, Whole(1, 1_000_000_000);
+        /// From each source.
+        new_per_source: Option<Spanned<i64>>, Whole(1, 1_000_000_000);
+        /// The bits of an IPv4 client's address that are a source.
+        ipv4_prefix: Option<Spanned<i64>>, Whole(8, 32), default 32;
+        /// The bits of an IPv6 client's address that are a source.
+        ipv6_prefix: Option<Spanned<i64>>, Whole(16, 128), default 64;
+        /// How long a source is banned from all services that breaks its rate; needs `syn_proxy = "always"`, so that nobody can have
+        /// another banned. Without it what is too much is dropped.
+        ban: Option<Spanned<String>>, Time(Duration::from_secs(1), WEEK);
     }
 
     /// How packets are packed on their way to servers.

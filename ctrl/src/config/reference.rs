@@ -272,6 +272,10 @@ mod tests {
                 };
                 without(&format!("type = \"{kind}\"\n{own}"), key)
             }
+            "service.limits" => {
+                let source = if key == "new_per_source" { "" } else { "new_per_source = 5\n" };
+                source.to_owned()
+            }
             "service.client_address" | "service.tunnel" => format!("type = \"{kind}\"\n"),
             _ => String::new(),
         };
@@ -290,7 +294,11 @@ mod tests {
         let service = format!(
             "name = \"s\"\nlisten = \"10.0.0.10:80\"\nforward = \"{mode}\"\n{}{}",
             if mode == "fullnat" { "local_addresses = [\"10.0.0.20\"]\n" } else { "" },
-            if kind == "uoa" { "protocol = \"udp\"\n" } else { "" },
+            match (kind, key) {
+                ("uoa", _) => "protocol = \"udp\"\n",
+                (_, "ban") => "syn_proxy = \"always\"\n",
+                _ => "",
+            },
         );
         let service = if path == "service" { without(&service, key) } else { service };
         format!(

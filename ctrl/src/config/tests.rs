@@ -109,7 +109,26 @@ fn errors_name_file_line_key_and_remedy() {
             "weight = 100\n[metrics]\nlisten = []\nbasic_auth_users = { a = \"$2y$31$abcdefghijklmnopqrstuugwV8qBBvnFAgKU/1lAQTjzoU4mNz2BW\" }",
             "metrics.basic_auth_users.a: its cost is above 14",
         ),
-        ("weight = 100", "weight = 100\n[[acl]]\nname = \"a\"", "acl[0]: the list has neither prefixes nor files"),
+        (
+            "scheduler = \"wlc\"",
+            "scheduler = \"wlc\"\nlimits = { ipv4_prefix = 24 }",
+            "service[0].limits: nothing is limited; write new_per_second or new_per_source",
+        ),
+        (
+            "scheduler = \"wlc\"",
+            "scheduler = \"wlc\"\nsyn_proxy = \"auto\"\nlimits = { new_per_source = 5, ban = \"1m\" }",
+            "service[0].limits.ban: anybody could have another banned",
+        ),
+        (
+            "scheduler = \"wlc\"",
+            "scheduler = \"wlc\"\nsyn_proxy = \"always\"\nlimits = { new_per_second = 5, ban = \"1m\" }",
+            "service[0].limits.ban: no source can come too often",
+        ),
+        (
+            "weight = 100",
+            "weight = 100\n[[acl]]\nname = \"a\"",
+            "acl[0]: the list has neither prefixes nor files",
+        ),
         (
             "weight = 100",
             "weight = 100\n[[acl]]\nname = \"bans\"\nprefixes = [\"10.0.0.0/8\"]",

@@ -34,6 +34,8 @@ pub(super) struct Listing {
     known: HashMap<String, Known>,
     bans: BTreeMap<Network, Ban>,
     banned: Arc<Prefixes>,
+    /// Whether bans are other than those that are published.
+    stale: bool,
 }
 
 #[derive(Debug)]
@@ -63,10 +65,6 @@ impl Listing {
     fn free_id(&self) -> AclId {
         let is_free = |id: &AclId| *id != OF_BANS && self.known.values().all(|known| known.id != *id);
         (0..MAX_ACLS as u16).map(AclId).find(is_free).unwrap_or(OF_BANS)
-    }
-
-    fn follow_bans(&mut self) {
-        self.banned = Arc::new(self.bans.keys().copied().collect());
     }
 }
 
@@ -134,7 +132,8 @@ impl<D: Devices> Control<D> {
 
     /// Takes in what files say.
     pub(super) fn hear_list(&mut self, news: News) {
-        let Some(known) = self.listing.known.get_mut(&news.name).filter(|known| known.list == news.list) else {
+        let Some(known) = self.listing.known.get_mut(&news.name).filter(|known| known.list == news.list)
+        else {
             return;
         };
         let name = &news.name;
@@ -198,15 +197,18 @@ impl<D: Devices> Control<D> {
                 problem: known.problem.clone(),
             })
         });
-        std::iter::once(bans).filter(|bans| bans.ipv4 + bans.ipv6 > 0 || bans.hits > 0).chain(of_config).collect()
+        std::iter::once(bans)
+            .filter(|bans| bans.ipv4 + bans.ipv6 > 0 || bans.hits > 0)
+            .chain(of_config)
+            .collect()
     }
 
     /// The lists that an address is in.
     pub(super) fn find_in_lists(&self, params: &Value) -> Reply {
         let text = params["address"].as_str().unwrap_or_default();
-        let address: IpAddr = text.parse().map_err(|_| {
-            Refusal::parameters(format!("`{text}` is not an address; write it as 192.0.2.7"))
-        })?;
+        let address: IpAddr = text
+            .parse()
+            .map_err(|_| Refusal::parameters(format!("`{text}` is not an address; write it as 192.0.2.7")))?;
         let views = self.acl_views();
         let has = |view: &AclView| match self.listing.known.get(&view.name) {
             Some(known) => known.prefixes.contains(address),
@@ -241,10 +243,31 @@ impl<D: Devices> Control<D> {
             )));
         }
         let reason = params["reason"].as_str().unwrap_or_default().chars().take(128).collect();
-        self.listing.bans.insert(network, Ban { until: lasting.map(|lasting| now + lasting), reason });
-        self.listing.follow_bans();
-        self.publish_lists();
+        self.ban(network, lasting.map(|lasting| now + lasting), reason);
+        self.follow_bans();
         Ok(json!({ "generation": self.workers.world.generation.0 }))
+    }
+
+    /// Bans a prefix, if there is room. It is published presently, with others.
+    pub(super) fn ban(&mut self, network: Network, until: Option<Instant>, reason: String) {
+        let Listing { bans, stale, .. } = &mut self.listing;
+        if bans.len() < BANS_MAX || bans.contains_key(&network) {
+            bans.insert(network, Ban { until, reason });
+            *stale = true;
+        }
+    }
+
+    /// Whether a source is banned.
+    pub(super) fn is_banned(&self, source: Network) -> bool {
+        self.listing.bans.contains_key(&source)
+    }
+
+    /// Publishes bans that are not yet.
+    pub(super) fn follow_bans(&mut self) {
+        if std::mem::take(&mut self.listing.stale) {
+            self.listing.banned = Arc::new(self.listing.bans.keys().copied().collect());
+            self.publish_lists();
+        }
     }
 
     /// Ends a ban.
@@ -253,21 +276,21 @@ impl<D: Devices> Control<D> {
         if self.listing.bans.remove(&network).is_none() {
             return Err(Refusal::no(format!("{network} is not banned; `sluice ban list` has all")));
         }
-        self.listing.follow_bans();
-        self.publish_lists();
+        self.listing.stale = true;
+        self.follow_bans();
         Ok(json!({ "generation": self.workers.world.generation.0 }))
     }
 
-    /// Ends bans that lasted long enough.
+    /// Once a second: ends bans that lasted long enough, and publishes those that came.
     pub(super) fn end_bans(&mut self, now: Instant) {
         let before = self.listing.bans.len();
         self.listing.bans.retain(|_, ban| ban.until.is_none_or(|until| until > now));
         let over = before - self.listing.bans.len();
         if over > 0 {
             log::info!(target: "acls", "{over} bans are over, {} go on", self.listing.bans.len());
-            self.listing.follow_bans();
-            self.publish_lists();
+            self.listing.stale = true;
         }
+        self.follow_bans();
     }
 
     /// All bans.
@@ -285,7 +308,9 @@ impl<D: Devices> Control<D> {
 fn prefix_of(params: &Value) -> Result<Network, Refusal> {
     let text = params["prefix"].as_str().unwrap_or_default();
     let network = lists::network(text).ok_or_else(|| {
-        Refusal::parameters(format!("`{text}` is no prefix; write it as 192.0.2.7, 192.0.2.0/24 or 2001:db8::/64"))
+        Refusal::parameters(format!(
+            "`{text}` is no prefix; write it as 192.0.2.7, 192.0.2.0/24 or 2001:db8::/64"
+        ))
     })?;
     Ok(Network { address: network.base(), ..network })
 }

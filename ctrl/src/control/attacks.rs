@@ -1,7 +1,7 @@
 //! Looks for attacks on services, has clients asked for proof while they go on, and tells both edges.
 
 use super::Control;
-use crate::attacks::{Chronicle, Ongoing, Pace, Past, Reading, SynWatch, Turn};
+use crate::attacks::{Chronicle, Kind, Ongoing, Pace, Past, Reading, Turn, Watch};
 use crate::config::ServiceSpec;
 use crate::devices::Devices;
 use crate::journal::Edge;
@@ -31,7 +31,8 @@ pub(super) struct Attacks {
 #[derive(Debug, Default)]
 struct Guarded {
     service: String,
-    watch: SynWatch,
+    /// By [`Kind`].
+    watches: [Watch; Kind::ALL.len()],
     /// Whose counters were read.
     servers: Vec<ServerId>,
     /// Whether its clients are asked for proof.
@@ -45,7 +46,7 @@ impl Guarded {
     fn follow(&mut self, mode: SynProxy, now: Instant) -> bool {
         let asks = match mode {
             SynProxy::Off | SynProxy::Monitor => false,
-            SynProxy::Auto => self.watch.attack().is_some(),
+            SynProxy::Auto => self.watches[Kind::SynFlood as usize].attack().is_some(),
             SynProxy::Always => true,
         };
         let was_late = self.late_until.is_some();
@@ -67,14 +68,20 @@ impl Attacks {
         Proofs::new(of(|guarded| guarded.asks), of(|guarded| guarded.late_until.is_some()))
     }
 
-    /// Whether a service is attacked.
-    pub(super) fn is_attacked(&self, id: ServiceId) -> bool {
-        self.guarded.get(&id).is_some_and(|guarded| guarded.watch.attack().is_some())
+    /// Whether a service is attacked, by [`Kind`].
+    pub(super) fn on(&self, id: ServiceId) -> [bool; Kind::ALL.len()] {
+        let guarded = self.guarded.get(&id);
+        guarded.map_or_else(Default::default, |guarded| {
+            guarded.watches.each_ref().map(|watch| watch.attack().is_some())
+        })
     }
 
     /// Attacks that go on.
-    fn ongoing(&self) -> impl Iterator<Item = (&str, &Ongoing)> {
-        self.guarded.values().filter_map(|guarded| Some((&*guarded.service, guarded.watch.attack()?)))
+    fn ongoing(&self) -> impl Iterator<Item = (Kind, &str, &Ongoing)> {
+        self.guarded.values().flat_map(|guarded| {
+            let watches = Kind::ALL.into_iter().zip(&guarded.watches);
+            watches.filter_map(|(kind, watch)| Some((kind, &*guarded.service, watch.attack()?)))
+        })
     }
 
     /// Forgets services that are gone.
@@ -93,66 +100,84 @@ impl Attacks {
     }
 }
 
-/// What is done while a service is flooded.
-fn done(spec: &ServiceSpec) -> &'static str {
-    match (spec.options.syn_proxy, spec.forward) {
-        (SynProxy::Auto, _) => "clients are asked for proof by SYN cookies",
-        (_, ForwardMode::FullNat | ForwardMode::Nat) => {
+/// What is done while a service is attacked.
+fn done(kind: Kind, spec: &ServiceSpec) -> &'static str {
+    match (kind, spec.options.syn_proxy, spec.forward) {
+        (Kind::SynFlood, SynProxy::Auto, _) => "clients are asked for proof by SYN cookies",
+        (Kind::SynFlood, _, ForwardMode::FullNat | ForwardMode::Nat) => {
             "half-open connections make room; syn_proxy = \"auto\" would ask clients for proof"
         }
-        _ => "half-open connections make room",
+        (Kind::SynFlood, ..) => "half-open connections make room",
+        (Kind::SourceRate, ..) if spec.ban.is_some() => {
+            "they are refused and banned; `sluice top sources` has them"
+        }
+        (Kind::SourceRate, ..) => "they are refused; `sluice top sources` has them",
+        (Kind::ServiceRate, ..) => "they are refused",
     }
 }
 
-/// Whether somebody looks for floods of a service.
-fn is_watched(spec: &ServiceSpec) -> bool {
-    spec.options.syn_proxy.is_watched()
-        && spec.protocols.has(Protocol::Tcp)
-        && spec.forward != ForwardMode::Snat
+/// Whether somebody looks for attacks of a kind on a service.
+fn is_watched(kind: Kind, spec: &ServiceSpec) -> bool {
+    let limit = spec.options.new_sessions;
+    match kind {
+        Kind::SynFlood => {
+            spec.options.syn_proxy.is_watched()
+                && spec.protocols.has(Protocol::Tcp)
+                && spec.forward != ForwardMode::Snat
+        }
+        Kind::SourceRate => limit.is_some_and(|limit| limit.each_of_source > 0),
+        Kind::ServiceRate => limit.is_some_and(|limit| limit.each > 0),
+    }
 }
 
 impl<D: Devices> Control<D> {
-    /// Looks whether a service is flooded, and has its clients asked for proof if it wants that.
-    pub(super) fn look_for_flood(
+    /// Looks whether a service is attacked, and has its clients asked for proof if it wants that.
+    pub(super) fn look_for_attacks(
         &mut self,
         id: ServiceId,
         spec: &ServiceSpec,
         is_pressed: bool,
         now: Instant,
     ) {
-        let is_watched = is_watched(spec);
-        if !is_watched
-            && !self.attacks.guarded.contains_key(&id)
-            && spec.options.syn_proxy != SynProxy::Always
-        {
+        let is_any = Kind::ALL.into_iter().any(|kind| is_watched(kind, spec));
+        let asks = spec.options.syn_proxy == SynProxy::Always;
+        if !is_any && !asks && !self.attacks.guarded.contains_key(&id) {
             return;
         }
-        let turn = if is_watched { self.flood_turn(id, spec, is_pressed, now) } else { None };
-        let guarded = self.attacks.guarded(id, spec);
-        let turn = turn.or_else(|| {
-            let given_up = (!is_watched).then(|| guarded.watch.give_up()).flatten();
-            given_up.map(Turn::Ended)
-        });
-        let changed = guarded.follow(spec.options.syn_proxy, now);
-        if let Some(turn) = turn {
-            self.note_turn(spec, turn, now);
-            if let Some(at) = self.wanted.config.place_of(&spec.name) {
-                self.metering.note(&[at]);
+        for kind in Kind::ALL {
+            let reading = is_watched(kind, spec).then(|| self.reading(kind, id, spec));
+            let watch = &mut self.attacks.guarded(id, spec).watches[kind as usize];
+            let rate = if kind == Kind::SynFlood { spec.syn_flood_rate } else { 1 };
+            let turn = match reading {
+                Some(reading) => watch.note(reading, rate, is_pressed && kind == Kind::SynFlood, now),
+                // Nobody looks any more.
+                None => watch.give_up().map(Turn::Ended),
+            };
+            if let Some(turn) = turn {
+                self.note_turn(kind, spec, turn, now);
+                if let Some(at) = self.wanted.config.place_of(&spec.name) {
+                    self.metering.note(&[at]);
+                }
             }
         }
-        if changed {
+        if self.attacks.guarded(id, spec).follow(spec.options.syn_proxy, now) {
             let snapshot = Snapshot::clone(&self.workers.world);
             self.publish(Snapshot { proofs: Arc::new(self.attacks.proofs()), ..snapshot });
         }
     }
 
-    fn flood_turn(
-        &mut self,
-        id: ServiceId,
-        spec: &ServiceSpec,
-        is_pressed: bool,
-        now: Instant,
-    ) -> Option<Turn> {
+    /// What has been counted of a kind of attack on a service.
+    fn reading(&mut self, kind: Kind, id: ServiceId, spec: &ServiceSpec) -> Reading {
+        let stats = || self.workers.stats.iter();
+        match kind {
+            Kind::SynFlood => {}
+            Kind::SourceRate => {
+                return Reading::refused(stats().map(|stats| stats.service(id).source_rate.value()).sum());
+            }
+            Kind::ServiceRate => {
+                return Reading::refused(stats().map(|stats| stats.service(id).service_rate.value()).sum());
+            }
+        }
         let registry = &self.workers.registry;
         let servers: Vec<_> = spec
             .servers
@@ -161,7 +186,7 @@ impl<D: Devices> Control<D> {
             .collect();
         let sees_answers = spec.forward.sees_answers();
         let mut reading = Reading::default();
-        for stats in &self.workers.stats {
+        for stats in stats() {
             let proxy = stats.syn_proxy(id);
             let sent = proxy.cookies_sent.value();
             reading.begun += proxy.unasked.value() + sent;
@@ -176,27 +201,26 @@ impl<D: Devices> Control<D> {
         let guarded = self.attacks.guarded(id, spec);
         if guarded.servers != servers {
             guarded.servers = servers;
-            guarded.watch.begin_anew();
+            guarded.watches[kind as usize].begin_anew();
         }
-        guarded.watch.note(reading, spec.syn_flood_rate, is_pressed, now)
+        reading
     }
 
     /// Tells that an attack began or ended, soon.
-    fn note_turn(&mut self, spec: &ServiceSpec, turn: Turn, now: Instant) {
-        let (name, done) = (&spec.name, done(spec));
+    fn note_turn(&mut self, kind: Kind, spec: &ServiceSpec, turn: Turn, now: Instant) {
+        let (name, done, (what, counted)) = (&spec.name, done(kind, spec), kind.words());
         let edge = match turn {
-            Turn::Began(Ongoing { rate, threshold, .. }) => Edge::worse(format!(
-                "service {name}: a flood of SYNs began: {rate} connections/s that clients do not finish ({threshold} are one); {done}"
-            ))
-            .from_to("quiet", "syn_flood"),
+            Turn::Began(Ongoing { rate, threshold, .. }) => {
+                Edge::worse(format!("service {name}: {what}: {rate} {counted} (from {threshold} on); {done}"))
+                    .from_to("quiet", kind.name())
+            }
             Turn::Ended(attack) => {
-                let seconds = now.since(attack.since).as_secs();
-                self.attacks.chronicle.keep(Past { service: name.clone(), attack, ended: now, done });
+                let (seconds, peak) = (now.since(attack.since).as_secs(), attack.peak);
+                self.attacks.chronicle.keep(Past { kind, service: name.clone(), attack, ended: now, done });
                 Edge::better(format!(
-                    "service {name}: the flood of SYNs is over, after {seconds} s; at its peak {} connections/s were not finished",
-                    attack.peak
+                    "service {name}: {what} no more, after {seconds} s; at the peak {peak} {counted}"
                 ))
-                .from_to("syn_flood", "quiet")
+                .from_to(kind.name(), "quiet")
             }
         };
         self.attacks.pace.say(edge.of("service", name));
@@ -238,8 +262,9 @@ impl<D: Devices> Control<D> {
             .iter()
             .take(NAMED)
             .map(|view| {
+                let (what, counted) = view.kind.words();
                 format!(
-                    "service {}: a flood of SYNs for {} s: {} connections/s that clients do not finish; {}",
+                    "service {}: {what} for {} s: {} {counted}; {}",
                     view.service, view.seconds, view.rate, view.action
                 )
             })
@@ -253,14 +278,16 @@ impl<D: Devices> Control<D> {
     /// Attacks that go on, the strongest first, and those that are over.
     pub(super) fn attack_views(&self) -> Vec<AttackView> {
         let mut ongoing: Vec<_> = self.attacks.ongoing().collect();
-        ongoing.sort_by_key(|(service, attack)| (std::cmp::Reverse(attack.rate), *service));
-        let now = ongoing.into_iter().map(|(service, attack)| {
+        ongoing.sort_by_key(|(_, service, attack)| (std::cmp::Reverse(attack.rate), *service));
+        let now = ongoing.into_iter().map(|(kind, service, attack)| {
             let spec = self.wanted.config.place_of(service).map(|at| &self.wanted.config.services[at]);
-            AttackView::of(service, attack, spec.map_or("", |spec| done(spec)), None, self.now)
+            let done = spec.map_or("", |spec| done(kind, spec));
+            AttackView::of((kind, service), attack, done, None, self.now)
         });
         let past = self.attacks.chronicle.iter();
-        let past = past
-            .map(|past| AttackView::of(&past.service, &past.attack, past.done, Some(past.ended), self.now));
+        let past = past.map(|past| {
+            AttackView::of((past.kind, &past.service), &past.attack, past.done, Some(past.ended), self.now)
+        });
         now.chain(past).collect()
     }
 }

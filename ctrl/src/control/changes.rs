@@ -40,11 +40,14 @@ impl<D: Devices> Control<D> {
         now: Instant,
     ) -> Outcome {
         // A switch and bans are no part of what would be undone.
-        let ends_waiting =
-            matches!(
-                method,
-                Method::ConfigConfirm | Method::ConfigRollback | Method::ServiceSwitch | Method::BanAdd | Method::BanRemove
-            );
+        let ends_waiting = matches!(
+            method,
+            Method::ConfigConfirm
+                | Method::ConfigRollback
+                | Method::ServiceSwitch
+                | Method::BanAdd
+                | Method::BanRemove
+        );
         let waits = self.wanted.unconfirmed.as_ref().filter(|_| !ends_waiting).map(|one| one.refusal(now));
         let done = match owners_key(&params["keys"]).filter(|_| !peer.is_owner) {
             None if waits.is_some() => Err(Refusal::no(waits.unwrap_or_default())),

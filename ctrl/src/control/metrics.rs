@@ -249,7 +249,7 @@ impl<D: Devices> Control<D> {
             ],
             state: state.name(),
             reason,
-            is_attacked: self.attacks.is_attacked(id),
+            attacks: self.attacks.on(id),
             limit: (limit > 0).then_some(limit),
             counts_sessions: spec.options.session_histograms,
             gone,

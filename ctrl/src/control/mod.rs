@@ -20,6 +20,7 @@ mod model;
 mod names;
 mod neighbors;
 mod passive;
+mod rates;
 mod requests;
 mod routers;
 mod stale;
@@ -55,6 +56,7 @@ use links::Links;
 use metrics::Metering;
 use names::Naming;
 use passive::Servers;
+use rates::Rating;
 use requests::{Desk, Pending};
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -143,6 +145,7 @@ pub struct Control<D> {
     metering: Metering,
     attacks: Attacks,
     listing: Listing,
+    rating: Rating,
     kernel: Option<KernelPath>,
     desk: Desk,
     now: Instant,
@@ -182,6 +185,7 @@ impl<D: Devices> Control<D> {
             metering: Metering::new(parts.ask),
             attacks: Attacks::default(),
             listing: Listing::new(parts.lists),
+            rating: Rating::default(),
             kernel: parts.kernel,
             desk: Desk {
                 requests: parts.requests,
@@ -227,6 +231,7 @@ impl<D: Devices> Control<D> {
                         self.links.neighbors.resolve(hop, now);
                         self.links.next_age = now;
                     }
+                    Event::Offender { service, source } => self.hear_offender(service, source, now),
                 }
             }
         }
@@ -261,6 +266,7 @@ impl<D: Devices> Control<D> {
             }
             self.look_after_metrics();
             self.end_bans(now);
+            self.ask_for_sources();
             self.look_at_devices();
             self.poll();
         }

@@ -303,6 +303,10 @@ impl<D: Devices> Control<D> {
             while let Some(answer) = self.workers.links[worker].next_answer() {
                 let query = match answer {
                     Answer::List(query) => query,
+                    Answer::Sources(query) => {
+                        self.hear_sources(worker, query.talkers);
+                        continue;
+                    }
                     Answer::Explained(inquiry) => {
                         self.hear_explanation(worker, &inquiry, now);
                         continue;
@@ -393,6 +397,7 @@ impl<D: Devices> Action<D> {
             Method::BanList => Look(|control, params| page(&control.ban_views(), params)),
             Method::BanAdd => Change(Control::add_ban),
             Method::BanRemove => Change(Control::remove_ban),
+            Method::SourceList => Look(|control, params| page(&control.source_views(), params)),
             Method::AttackList => Look(|control, params| page(&control.attack_views(), params)),
             Method::WorkerList => Look(|control, params| page(&control.observer().workers(), params)),
             Method::RouteList => Look(|control, params| page(&control.observer().routes(), params)),

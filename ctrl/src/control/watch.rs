@@ -68,7 +68,7 @@ impl<D: Devices> Control<D> {
     fn watch_service(&mut self, at: usize, is_pressed: bool, now: Instant) {
         let spec = Arc::clone(&self.wanted.config.services[at]);
         let Some(id) = self.workers.registry.service_id(&spec.name) else { return };
-        self.look_for_flood(id, &spec, is_pressed, now);
+        self.look_for_attacks(id, &spec, is_pressed, now);
         let mut refused = [0; USED_UP.len()];
         for (reason, count) in ServiceCount::read(&self.workers.stats, id).totals.refusals() {
             if let Some(place) = USED_UP.iter().position(|one| *one == reason) {

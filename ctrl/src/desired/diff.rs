@@ -154,6 +154,7 @@ fn service(old: &ServiceSpec, new: &ServiceSpec, lines: &mut Vec<String>) {
         ("slow_start", old.slow_start != new.slow_start),
         ("drain", old.drain != new.drain),
         ("connect_limit", old.connect_limit != new.connect_limit),
+        ("limits.ban", old.ban != new.ban),
         ("syn_flood_rate", old.syn_flood_rate != new.syn_flood_rate),
         ("protection or locality", old.policy != new.policy || old.locality != new.locality),
         (

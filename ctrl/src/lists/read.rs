@@ -47,7 +47,9 @@ fn read_line(line: &str, builder: &mut Builder) -> Result<(), String> {
             let prefix = words.nth(1).ok_or("`add` names no set and no address")?;
             // A quoted comment may have the word.
             if words.take_while(|word| *word != "comment").any(|word| word == "nomatch") {
-                return Err(format!("{prefix} is an exception (nomatch); put it into a list of action \"allow\" before this one"));
+                return Err(format!(
+                    "{prefix} is an exception (nomatch); put it into a list of action \"allow\" before this one"
+                ));
             }
             add(prefix, builder)
         }
@@ -68,9 +70,9 @@ fn add(text: &str, builder: &mut Builder) -> Result<(), String> {
         builder.add(network);
         return Ok(());
     }
-    let range = text.split_once('-').and_then(|(first, last)| {
-        Some((first.parse::<IpAddr>().ok()?, last.parse::<IpAddr>().ok()?))
-    });
+    let range = text
+        .split_once('-')
+        .and_then(|(first, last)| Some((first.parse::<IpAddr>().ok()?, last.parse::<IpAddr>().ok()?)));
     match range {
         Some((first, last)) if builder.add_range(first, last) => Ok(()),
         _ => Err(format!("`{}` is no prefix, address or range", text.chars().take(64).collect::<String>())),

@@ -2,6 +2,7 @@
 
 use super::text::{Format, Head, Type, Value};
 use super::{LocalRow, PortRow, Roll, ServerRow, ServiceRow, WorkerRow};
+use crate::attacks;
 use crate::config::SeriesOfServers as Servers;
 use crate::last_second::Quantiles;
 use crate::registry::ServiceCount;
@@ -124,7 +125,7 @@ impl Query {
 struct Service {
     row: Arc<ServiceRow>,
     totals: ServerTotals,
-    refused: [(DropReason, u64); 8],
+    refused: [(DropReason, u64); 10],
     syn_proxy: SynProxyTotals,
     connect_times: HistogramTotals,
     durations: HistogramTotals,
@@ -589,10 +590,21 @@ impl Scrape {
             head.sample(out, &[("service", &row.name), ("state", state)], row.state == state);
         });
         let help = "Whether an attack on a service goes on.";
-        self.add("sluice_attack", Type::Gauge, help, rows, |scrape, head, at, out| {
-            let row = &scrape.services[at].row;
-            head.sample(out, &[("service", &row.name), ("kind", "syn_flood")], row.is_attacked);
-        });
+        self.add(
+            "sluice_attack",
+            Type::Gauge,
+            help,
+            rows * attacks::Kind::ALL.len(),
+            |scrape, head, at, out| {
+                let row = &scrape.services[at / attacks::Kind::ALL.len()].row;
+                let kind = attacks::Kind::ALL[at % attacks::Kind::ALL.len()];
+                head.sample(
+                    out,
+                    &[("service", &row.name), ("kind", kind.name())],
+                    row.attacks[kind as usize],
+                );
+            },
+        );
         let help = "A service's limit of sessions; +Inf when it has none.";
         self.add("sluice_service_session_limit", Type::Gauge, help, rows, |scrape, head, at, out| {
             let row = &scrape.services[at].row;

@@ -12,6 +12,7 @@ pub use families::{Query, SERVER_STATES, SERVICE_STATES, Scope, Scrape};
 pub use serve::Exporter;
 pub use text::Format;
 
+use crate::attacks::Kind;
 use crate::last_second::LastSecond;
 use crate::registry::ServiceCount;
 use dataplane::ids::{LocalId, PortId, ServerId, ServiceId};
@@ -121,8 +122,8 @@ pub struct ServiceRow {
     pub state: &'static str,
     /// Why it is not ready.
     pub reason: Option<String>,
-    /// Whether a flood of SYNs goes on.
-    pub is_attacked: bool,
+    /// Whether it is attacked, by [`Kind`].
+    pub attacks: [bool; Kind::ALL.len()],
     /// Its limit of sessions, if it has one.
     pub limit: Option<u64>,
     /// Whether its sessions' durations and bytes are counted.

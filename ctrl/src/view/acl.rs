@@ -48,3 +48,16 @@ pub struct BanView {
     /// Why, as it was said.
     pub reason: String,
 }
+
+/// `top sources`.
+#[derive(Clone, Debug, Serialize)]
+pub struct SourceView {
+    /// The source's network.
+    pub source: String,
+    /// The service whose rate it broke.
+    pub service: String,
+    /// New sessions that it was refused, since it was noticed.
+    pub refused: u64,
+    /// Whether it is banned now.
+    pub banned: bool,
+}

@@ -1,6 +1,6 @@
 //! What lists say of attacks.
 
-use crate::attacks::Ongoing;
+use crate::attacks::{Kind, Ongoing};
 use dataplane::clock::Instant;
 use serde::Serialize;
 use std::time::SystemTime;
@@ -8,8 +8,9 @@ use std::time::SystemTime;
 /// `attack list`.
 #[derive(Clone, Debug, Serialize)]
 pub struct AttackView {
-    /// `syn_flood`.
-    pub kind: &'static str,
+    /// `syn_flood`, `source_rate` or `service_rate`.
+    #[serde(serialize_with = "name")]
+    pub kind: Kind,
     /// What it is on.
     pub service: String,
     /// Since when, as RFC 3339 has it.
@@ -18,9 +19,9 @@ pub struct AttackView {
     pub ended: Option<String>,
     /// How long it went on.
     pub seconds: u64,
-    /// Connections a second that clients do not finish, now; 0 when it is over.
+    /// How much of it there is in a second, now; 0 when it is over.
     pub rate: u64,
-    /// The most of them.
+    /// The most in any second.
     pub peak: u64,
     /// From how many on it is one.
     pub threshold: u64,
@@ -28,9 +29,13 @@ pub struct AttackView {
     pub action: &'static str,
 }
 
+fn name<S: serde::Serializer>(kind: &Kind, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(kind.name())
+}
+
 impl AttackView {
     pub(crate) fn of(
-        service: &str,
+        (kind, service): (Kind, &str),
         attack: &Ongoing,
         action: &'static str,
         ended: Option<Instant>,
@@ -40,7 +45,7 @@ impl AttackView {
             humantime::format_rfc3339_seconds(SystemTime::now() - now.since(then)).to_string()
         };
         Self {
-            kind: "syn_flood",
+            kind,
             service: service.to_owned(),
             since: time(attack.since),
             ended: ended.map(time),

@@ -170,6 +170,11 @@ impl Director {
             Err((None, reason)) => return Err(reason.into()),
         };
         let options = &service.options;
+        if let Some(limit) = &options.new_sessions
+            && let Err(reason) = self.pay_for_session(service, limit, packet, arrival.now)
+        {
+            return Err(self.not_admitted(service, reason));
+        }
         let client = client_of(service, packet);
         let server = match self.remembered(service, client, arrival.stamp) {
             Some(server) => Some(server),

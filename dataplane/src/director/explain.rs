@@ -312,6 +312,9 @@ impl Director {
             reason
         })?;
         said.service = Some(service.id);
+        if let Some(reason) = self.exceeds_rate(service, packet, arrival.now) {
+            return Err(reason);
+        }
         let remembered = self.remembered(service, client_of(service, packet), arrival.stamp);
         let mut cursor = self.cursors[service.id.0 as usize].scheduler;
         let (server, chosen) = match remembered {

@@ -31,6 +31,7 @@ mod life;
 mod locals;
 mod otherwise;
 mod owner;
+mod rates;
 mod relay;
 mod reset;
 mod sequences;
@@ -41,6 +42,7 @@ mod unproven;
 mod verdicts;
 
 pub use explain::{Chosen, Explanation, Leaving};
+pub use rates::Talker;
 pub use sequences::Sequences;
 pub use unproven::UNPROVEN_SHARE;
 
@@ -144,6 +146,7 @@ pub struct Director {
     known: Table<syn_proxy::Known>,
     /// Segments of clients that are to come again, by port.
     replays: VecDeque<(PortId, MadeFrame)>,
+    rates: rates::Rates,
     /// Resets to be sent.
     resets: VecDeque<Reset>,
     /// Second parts of packets that had to be cut, to be sent.
@@ -318,6 +321,7 @@ impl Director {
             cookies: Cookies::new([hasher.hash(FlowKey::NONE), hasher.hash(FlowKey6::NONE)], Duration::ZERO),
             known: hugepages::table(MAX_SERVICES, || syn_proxy::Known::NOTHING),
             replays: VecDeque::with_capacity(syn_proxy::REPLAYS),
+            rates: rates::Rates::new(hasher),
             resets: VecDeque::with_capacity(RESETS),
             tails: VecDeque::with_capacity(TAILS),
             seat,

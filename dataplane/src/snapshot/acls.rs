@@ -94,7 +94,12 @@ mod tests {
 
     fn list(id: u16, action: AclAction, texts: &[&str], services: &[u32]) -> Acl {
         let prefixes: Prefixes = texts.iter().map(|text| text.parse::<Network>().unwrap()).collect();
-        Acl::new(AclId(id), action, Arc::new(prefixes), (!services.is_empty()).then(|| services.iter().copied().map(ServiceId)))
+        Acl::new(
+            AclId(id),
+            action,
+            Arc::new(prefixes),
+            (!services.is_empty()).then(|| services.iter().copied().map(ServiceId)),
+        )
     }
 
     #[test]

@@ -17,8 +17,8 @@ pub use neighbors::{Egress, Egresses, Neighbor, Neighbors};
 pub use proofs::{Proofs, SynProxy};
 pub use routes::{NextHop, Routes};
 pub use services::{
-    ClientAddress, Listen, LocalAddress, RealServer, Service, ServiceIndex, ServiceOptions, Services,
-    Standing, Tunnel,
+    ClientAddress, Listen, LocalAddress, NewSessions, RealServer, Service, ServiceIndex, ServiceOptions,
+    Services, Standing, Tunnel,
 };
 pub use sources::{Admits, ServerSides, SourceCheck};
 

@@ -187,6 +187,8 @@ pub struct ServiceOptions {
     pub session_histograms: bool,
     /// When clients have to prove by a SYN cookie that they are where they say before a connection gets a session.
     pub syn_proxy: SynProxy,
+    /// How many new sessions it takes in a second, if that is limited.
+    pub new_sessions: Option<NewSessions>,
     /// How servers are told where clients are, if they are.
     pub client_address: Option<ClientAddress>,
     /// Most sessions that a worker keeps; 0: as many as fit.
@@ -209,11 +211,27 @@ impl Default for ServiceOptions {
             reset_on_expiry: false,
             session_histograms: false,
             syn_proxy: SynProxy::default(),
+            new_sessions: None,
             client_address: None,
             session_limit: 0,
             thresholds: Box::default(),
         }
     }
+}
+
+/// How many new sessions a service takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewSessions {
+    /// The time from one to the next on a worker, in nanoseconds; 0: no limit.
+    pub each: u64,
+    /// The same for each source.
+    pub each_of_source: u64,
+    /// A source is an IPv4 network of this length.
+    pub prefix4: u8,
+    /// A source is an IPv6 network of this length.
+    pub prefix6: u8,
+    /// Whether control is told of sources that come too often.
+    pub bans: bool,
 }
 
 /// How servers of mode `fullnat` are told where clients are.

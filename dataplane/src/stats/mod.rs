@@ -12,7 +12,9 @@ pub use spread::{Spread, SpreadTotals};
 use crate::drop::DropReason;
 use crate::flow::Direction;
 use crate::hugepages::{self, Table};
-use crate::ids::{AclId, LocalId, MAX_ACLS, MAX_LOCALS, MAX_SERVERS, MAX_SERVICES, PortId, ServerId, ServiceId};
+use crate::ids::{
+    AclId, LocalId, MAX_ACLS, MAX_LOCALS, MAX_SERVERS, MAX_SERVICES, PortId, ServerId, ServiceId,
+};
 use counter::counters;
 use std::ops::Deref;
 
@@ -86,17 +88,21 @@ counters! {
         service_limit: Counter of Sessions,
         /// New sessions refused because the link towards the server is down.
         link_down: Counter of Sessions,
+        /// New sessions refused because their source had as many as it may have in a second.
+        source_rate: Counter of Sessions,
+        /// New sessions refused because the service had as many as it takes in a second.
+        service_rate: Counter of Sessions,
     }
 }
 
-const _: () = assert!(size_of::<ServiceCounters>() == 64);
+const _: () = assert!(size_of::<ServiceCounters>() == 128);
 
 /// The reasons for which new sessions are refused, each with its counter.
 macro_rules! refusals {
     ($($reason:ident: $counter:ident,)+) => {
         impl ServiceTotals {
             /// Why new sessions of a service were refused, and how many.
-            pub fn refusals(&self) -> [(DropReason, u64); 8] {
+            pub fn refusals(&self) -> [(DropReason, u64); 10] {
                 [$((DropReason::$reason, self.$counter)),+]
             }
         }
@@ -120,6 +126,8 @@ refusals! {
     SessionTableFull: session_table_full,
     NoRoute: no_route,
     LinkDown: link_down,
+    SourceRate: source_rate,
+    ServiceRate: service_rate,
     NoSession: no_session,
 }
 

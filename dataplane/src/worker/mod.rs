@@ -15,7 +15,7 @@ pub use handover::{Peers, RING_SIZE, peers};
 pub use kernel::{KernelLane, kernel_lane};
 pub use requests::{
     Answer, Command, ControlFrame, EndpointFilter, Event, Inquiry, Link, SessionFilter, SessionQuery,
-    WorkerLink, link,
+    SourceQuery, WorkerLink, link,
 };
 pub use tags::SubInterface;
 
@@ -143,6 +143,10 @@ impl<P: Port> Worker<P> {
         }
         while let Some((port, frame)) = self.director.next_replay() {
             self.replay(port, &frame, now);
+        }
+        while let Some((service, source)) = self.director.next_offender() {
+            // A full queue only delays it: the source breaks its rate again.
+            let _ = self.link.report(Event::Offender { service, source });
         }
         while let Some((verdict, frame)) = self.director.next_reset(&self.world) {
             self.send_own(&frame, verdict, now);
@@ -537,6 +541,11 @@ impl<P: Port> Worker<P> {
                     let said = self.director.explain(inquiry.port, inquiry.frame.bytes(), &self.world, now);
                     inquiry.explanation = Some(said);
                     self.link.explained(inquiry);
+                }
+                Command::Sources(mut query) => {
+                    let room = query.talkers.capacity();
+                    query.talkers.extend(self.director.talkers().take(room));
+                    self.link.named(query);
                 }
             }
         }

@@ -2,9 +2,9 @@
 //! neither ever waits for the other.
 
 use crate::clock::Instant;
-use crate::director::{Director, Explanation};
+use crate::director::{Director, Explanation, Talker};
 use crate::flow::{Endpoint, Protocol};
-use crate::ids::{PortId, WorkerId};
+use crate::ids::{PortId, ServiceId, WorkerId};
 use crate::network::Network;
 use crate::session::{SessionRecord, State};
 use crate::snapshot::NextHop;
@@ -52,6 +52,13 @@ pub enum Event {
     },
     /// A packet waits for this next hop.
     Resolve(NextHop),
+    /// A source broke the rate of a service that bans those.
+    Offender {
+        /// The service.
+        service: ServiceId,
+        /// The source.
+        source: Network,
+    },
 }
 
 /// What control asks of a worker.
@@ -68,6 +75,8 @@ pub enum Command {
     List(Box<SessionQuery>),
     /// Say what would become of a frame, and send that back.
     Explain(Box<Inquiry>),
+    /// Name the sources that broke rates, and send that back.
+    Sources(Box<SourceQuery>),
 }
 
 /// What a worker sends back.
@@ -77,6 +86,17 @@ pub enum Answer {
     List(Box<SessionQuery>),
     /// What would become of a frame.
     Explained(Box<Inquiry>),
+    /// Sources that broke rates.
+    Sources(Box<SourceQuery>),
+}
+
+/// A question for the sources that broke rates.
+#[derive(Debug)]
+pub struct SourceQuery {
+    /// Tells answers apart.
+    pub id: u64,
+    /// The answer; its capacity is not exceeded.
+    pub talkers: Vec<Talker>,
 }
 
 /// A question for what would become of a frame.
@@ -245,6 +265,11 @@ impl WorkerLink {
     /// Sends back what would become of a frame. Control never has more questions open than the queue holds.
     pub(super) fn explained(&self, inquiry: Box<Inquiry>) {
         let _ = self.queues.answers.push(Answer::Explained(inquiry));
+    }
+
+    /// Sends back the sources that broke rates. Control never has more questions open than the queue holds.
+    pub(super) fn named(&self, query: Box<SourceQuery>) {
+        let _ = self.queues.answers.push(Answer::Sources(query));
     }
 
     /// Looks at a few more lines for the list that was asked for first.

@@ -11,11 +11,7 @@ use toml::Spanned;
 
 impl Checker<'_> {
     /// The lists of addresses, in the order in which they are asked.
-    pub(super) fn acls(
-        &mut self,
-        list: &[Spanned<raw::Acl>],
-        services: &[Arc<ServiceSpec>],
-    ) -> Vec<AclSpec> {
+    pub(super) fn acls(&mut self, list: &[Spanned<raw::Acl>], services: &[Arc<ServiceSpec>]) -> Vec<AclSpec> {
         let mut acls: Vec<AclSpec> = Vec::new();
         for (at, entry) in list.iter().enumerate() {
             let raw = entry.get_ref();
@@ -60,7 +56,8 @@ impl Checker<'_> {
             let named = raw.services.as_ref().map(|names| {
                 for (n, name) in names.get_ref().iter().enumerate() {
                     if !services.iter().any(|spec| spec.name == *name.get_ref()) {
-                        let message = format!("there is no service `{}`; name one, or remove it", name.get_ref());
+                        let message =
+                            format!("there is no service `{}`; name one, or remove it", name.get_ref());
                         self.error(name.span(), &key(&format!("services[{n}]")), message);
                     }
                 }

@@ -4,7 +4,7 @@ use super::{Checker, Keyed, raw, unknown};
 use crate::config::PortSpec;
 use dataplane::flow::{Protocol, Protocols};
 use dataplane::session::{ForwardMode, Persistence, Timeouts};
-use dataplane::snapshot::{Network, ServiceOptions, SynProxy, Tunnel};
+use dataplane::snapshot::{Network, NewSessions, ServiceOptions, SynProxy, Tunnel};
 use dataplane::wire::{Encapsulation, GUE_PORT};
 use std::time::Duration;
 use toml::Spanned;
@@ -95,6 +95,7 @@ impl Checker<'_> {
             self.error(value.span(), &key("session_histograms"), message);
         }
         let syn_proxy = self.syn_proxy(raw, mode, protocols, &key("syn_proxy"));
+        let new_sessions = raw.limits.as_ref().and_then(|limits| self.limits(limits, at));
         let session_limit = raw.session_limit.as_ref().and_then(|value| {
             let range = const { raw::Service::TABLE.whole("session_limit") };
             self.number(value, &key("session_limit"), range, "it counts sessions of the service")
@@ -120,9 +121,56 @@ impl Checker<'_> {
             reset_on_expiry: reset_on_expiry.is_some(),
             session_histograms: session_histograms.is_some(),
             syn_proxy,
+            new_sessions,
             session_limit: session_limit.unwrap_or(0) as u64,
             ..ServiceOptions::default()
         }
+    }
+
+    /// How many new sessions it takes.
+    fn limits(&mut self, value: &Spanned<raw::Limits>, at: usize) -> Option<NewSessions> {
+        let raw = value.get_ref();
+        let key = |field: &str| format!("service[{at}].limits.{field}");
+        if raw.new_per_second.is_none() && raw.new_per_source.is_none() {
+            let message = "nothing is limited; write new_per_second or new_per_source";
+            self.error(value.span(), &format!("service[{at}].limits"), message);
+        }
+        let mut number = |value: Option<&Spanned<i64>>, field: &str, remedy: &str| {
+            value.map(|value| self.number(value, &key(field), raw::Limits::TABLE.whole(field), remedy))
+        };
+        let sessions = "it counts new sessions a second";
+        let bits = "it counts the bits of an address that are a source";
+        let each = number(raw.new_per_second.as_ref(), "new_per_second", sessions);
+        let each_of_source = number(raw.new_per_source.as_ref(), "new_per_source", sessions);
+        let prefix4 = number(raw.ipv4_prefix.as_ref(), "ipv4_prefix", bits).unwrap_or(Some(32))?;
+        let prefix6 = number(raw.ipv6_prefix.as_ref(), "ipv6_prefix", bits).unwrap_or(Some(64))?;
+        let apart = |rate: Option<Option<i64>>| rate.flatten().map_or(0, |rate| 1_000_000_000 / rate as u64);
+        Some(NewSessions {
+            each: apart(each),
+            each_of_source: apart(each_of_source),
+            prefix4: prefix4 as u8,
+            prefix6: prefix6 as u8,
+            bans: raw.ban.is_some(),
+        })
+    }
+
+    /// How long sources are banned that come too often.
+    pub(super) fn ban(
+        &mut self,
+        value: &Spanned<raw::Limits>,
+        service: &raw::Service,
+        at: usize,
+    ) -> Option<Duration> {
+        let ban = value.get_ref().ban.as_ref()?;
+        let key = format!("service[{at}].limits.ban");
+        let always = |mode: &Spanned<String>| mode.get_ref() == SynProxy::Always.name();
+        if !service.syn_proxy.as_ref().is_some_and(always) {
+            let message = "anybody could have another banned, by packets in its name; write syn_proxy = \"always\" (tcp with fullnat or nat), or remove this";
+            self.error(ban.span(), &key, message);
+        } else if value.get_ref().new_per_source.is_none() {
+            self.error(ban.span(), &key, "no source can come too often; write new_per_source");
+        }
+        self.duration(ban, &key, const { raw::Limits::TABLE.time("ban") })
     }
 
     /// When clients have to prove themselves.

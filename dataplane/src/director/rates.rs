@@ -1,0 +1,198 @@
+//! How many new sessions a service takes in a second, from all clients and from each source, without a record of any
+//! source.
+//!
+//! Each rate is a generic cell rate algorithm (GCRA, ITU-T I.371): the moment up to which sessions are paid for. For sources
+//! these moments stand in a sketch of four rows, as counts do in a count-min sketch (Cormode and Muthukrishnan 2005): the
+//! earliest of a source's four is its own, or later. A session sets back only those that are earlier than it (conservative update),
+//! and one that is refused sets back none. So a source that keeps its rate is wronged only if in each row one that breaks
+//! its own shares its cell: with 1,000 of those one in a million.
+//!
+//! Sources that break their rate are remembered, the most frequent ones (Space-Saving, Metwally et al. 2005, in buckets).
+
+use super::Director;
+use super::side::HasSide;
+use crate::clock::Instant;
+use crate::drop::DropReason;
+use crate::flow::{Endpoint, FlowHasher, FlowKey6, Key, Protocol};
+use crate::ids::ServiceId;
+use crate::network::Network;
+use crate::snapshot::{NewSessions, Service};
+use crate::wire::Packet;
+use std::collections::VecDeque;
+use std::net::IpAddr;
+
+const ROWS: usize = 4;
+const CELL_BITS: u32 = 15;
+const CELLS: usize = 1 << CELL_BITS;
+/// After silence so much of a second's sessions may come at once.
+const BURST: u64 = 1_000_000_000;
+/// Sources that are remembered: buckets of so many.
+const BUCKETS: usize = 128;
+const TALKERS: usize = 8;
+/// Sources that wait until control is told of them.
+const TOLD: usize = 16;
+
+/// A source that broke its rate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Talker {
+    /// Whose.
+    pub service: ServiceId,
+    /// The source.
+    pub source: Network,
+    /// Sessions that it was refused: never fewer than there were, and at most as many more as the bucket's least had.
+    pub refused: u64,
+}
+
+/// The rates of one worker. Memory is taken when the first limit is asked for: 1.2 MB.
+#[derive(Debug)]
+pub(super) struct Rates {
+    hasher: FlowHasher,
+    cells: Vec<u64>,
+    services: Vec<u64>,
+    talkers: Vec<Option<Talker>>,
+    /// Sources that are to be banned.
+    offenders: VecDeque<(ServiceId, Network)>,
+}
+
+impl Rates {
+    pub(super) fn new(hasher: FlowHasher) -> Self {
+        Self {
+            hasher,
+            cells: Vec::new(),
+            services: Vec::new(),
+            talkers: Vec::new(),
+            offenders: VecDeque::new(),
+        }
+    }
+
+    /// Makes room, once.
+    #[cold]
+    fn begin(&mut self) {
+        self.cells = vec![0; ROWS * CELLS];
+        self.services = vec![0; crate::ids::MAX_SERVICES];
+        self.talkers = vec![None; BUCKETS * TALKERS];
+        self.offenders.reserve(TOLD);
+    }
+
+    /// The places of a source's cells.
+    fn places(hash: u64) -> [usize; ROWS] {
+        std::array::from_fn(|row| row * CELLS + (hash >> (row as u32 * CELL_BITS)) as usize % CELLS)
+    }
+
+    /// The moment up to which a source has paid, or later.
+    fn paid_until(&self, hash: u64) -> u64 {
+        Self::places(hash).into_iter().filter_map(|at| self.cells.get(at).copied()).min().unwrap_or(0)
+    }
+
+    /// Why a session is too much; `None` if it is not.
+    fn exceeds(&self, service: &Service, limit: &NewSessions, hash: u64, now: Instant) -> Option<DropReason> {
+        let is_over =
+            |paid: u64, each: u64| each > 0 && after(paid, each, now) > now.nanos() + BURST.max(each);
+        let of_service = self.services.get(service.id.0 as usize).copied().unwrap_or(0);
+        if is_over(self.paid_until(hash), limit.each_of_source) {
+            return Some(DropReason::SourceRate);
+        }
+        is_over(of_service, limit.each).then_some(DropReason::ServiceRate)
+    }
+
+    /// Pays for a session.
+    fn pay(&mut self, service: &Service, limit: &NewSessions, hash: u64, now: Instant) {
+        if limit.each > 0 {
+            let paid = &mut self.services[service.id.0 as usize];
+            *paid = after(*paid, limit.each, now);
+        }
+        if limit.each_of_source > 0 {
+            let until = after(self.paid_until(hash), limit.each_of_source, now);
+            for at in Self::places(hash) {
+                self.cells[at] = self.cells[at].max(until);
+            }
+        }
+    }
+
+    /// Remembers a source that broke its rate.
+    fn note(&mut self, hash: u64, service: ServiceId, source: Network) {
+        let first = (hash >> 57) as usize % BUCKETS * TALKERS;
+        let bucket = &mut self.talkers[first..first + TALKERS];
+        let is_same = |talker: &Option<Talker>| {
+            talker.is_some_and(|talker| (talker.service, talker.source) == (service, source))
+        };
+        let refused = |talker: &Option<Talker>| talker.map_or(0, |talker| talker.refused);
+        let known = bucket.iter().position(is_same);
+        let least = (0..TALKERS).min_by_key(|at| refused(&bucket[*at]));
+        if let Some(at) = known.or(least) {
+            // Another takes the place and the count of the one with the fewest.
+            let count = refused(&bucket[at]) + 1;
+            bucket[at] = Some(Talker { service, source, refused: count });
+        }
+    }
+}
+
+/// The moment up to which one more is paid for.
+fn after(paid: u64, each: u64, now: Instant) -> u64 {
+    paid.max(now.nanos()) + each
+}
+
+impl Director {
+    /// Whether a new session of a service is too much for its limits, and why; nothing changes.
+    pub(super) fn exceeds_rate<K: Key>(
+        &self,
+        service: &Service,
+        packet: &Packet<K>,
+        now: Instant,
+    ) -> Option<DropReason> {
+        let limit = service.options.new_sessions.as_ref()?;
+        let (_, hash) = self.rates.source(service.id, limit, packet.source());
+        self.rates.exceeds(service, limit, hash, now)
+    }
+
+    /// Pays for a new session of a service with limits.
+    ///
+    /// # Errors
+    /// When it is too much.
+    #[inline(never)]
+    pub(super) fn pay_for_session<K: HasSide>(
+        &mut self,
+        service: &Service,
+        limit: &NewSessions,
+        packet: &Packet<K>,
+        now: Instant,
+    ) -> Result<(), DropReason> {
+        if self.rates.cells.is_empty() {
+            self.rates.begin();
+        }
+        let (source, hash) = self.rates.source(service.id, limit, packet.source());
+        let Some(reason) = self.rates.exceeds(service, limit, hash, now) else {
+            self.rates.pay(service, limit, hash, now);
+            return Ok(());
+        };
+        if reason == DropReason::SourceRate {
+            self.rates.note(hash, service.id, source);
+            let offender = (service.id, source);
+            if limit.bans && self.rates.offenders.len() < TOLD && !self.rates.offenders.contains(&offender) {
+                self.rates.offenders.push_back(offender);
+            }
+        }
+        Err(reason)
+    }
+
+    /// A source that is to be banned, because it broke the rate of a service that wants that.
+    pub fn next_offender(&mut self) -> Option<(ServiceId, Network)> {
+        self.rates.offenders.pop_front()
+    }
+
+    /// The sources that broke their rates, in no order.
+    pub fn talkers(&self) -> impl Iterator<Item = Talker> {
+        self.rates.talkers.iter().flatten().copied()
+    }
+}
+
+impl Rates {
+    /// The source that an address counts for, and its hash.
+    fn source(&self, service: ServiceId, limit: &NewSessions, address: IpAddr) -> (Network, u64) {
+        let prefix_len = if address.is_ipv4() { limit.prefix4 } else { limit.prefix6 };
+        let base = Network { address, prefix_len }.base();
+        let end = |l4_port| Endpoint::new(base, l4_port);
+        let key = FlowKey6::new(Protocol::Tcp, end(service.0 as u16), end((service.0 >> 16) as u16));
+        (Network { address: base, prefix_len }, self.hasher.hash(key))
+    }
+}
