@@ -48,6 +48,7 @@ pub fn compile(
         // Control fills it in.
         proofs: Arc::default(),
         acls: Arc::default(),
+        host_flows: Arc::default(),
     };
     snapshot.follow_servers();
     Ok(snapshot)

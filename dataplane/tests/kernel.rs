@@ -3,8 +3,12 @@
 mod support;
 
 use dataplane::drop::DropReason;
+use dataplane::flow::{Endpoint, Key};
+use dataplane::wire::connection_of_host;
 use pktgen_tests::frames::{Route, ip_frame, tcp, tcp_frame, udp_frame};
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 use support::{A, B, CLIENT, CLIENT6, Fate, LOCAL, Lab, Plan, SERVER, VIP, inbound};
 
 const OWN: &str = "10.0.0.1";
@@ -100,4 +104,39 @@ fn a_flood_for_the_kernel_is_cut_and_counted() {
     assert_eq!(lab.drops(DropReason::KernelLimit), 3_000);
     let bgp = tcp_frame(&to(OWN.parse().unwrap(), 179), tcp::ACK, b"keepalive");
     assert_eq!(lab.send(A, &bgp), Fate::Kernel, "what the host has already goes on");
+}
+
+#[test]
+fn a_connection_that_the_host_has_lives_through_a_flood_of_segments_that_pretend_to_be_of_it() {
+    let own: IpAddr = OWN.parse().unwrap();
+    let bgp = to(own, 179);
+    // The host's own segment of a connection tells its peer's flow; a reset and a SYN and ACK tell none.
+    let back = Route { source: bgp.destination, destination: bgp.source, ..bgp };
+    let flow = connection_of_host(&tcp_frame(&back, tcp::ACK, b"open")).unwrap();
+    assert_eq!((flow.source(), flow.destination()), (Endpoint::new(CLIENT, 4_000), Endpoint::new(own, 179)));
+    for flags in [tcp::SYN, tcp::SYN | tcp::ACK, tcp::RST | tcp::ACK, tcp::RST] {
+        assert_eq!(connection_of_host(&tcp_frame(&back, flags, &[])), None);
+    }
+    assert_eq!(connection_of_host(&udp_frame(&back, b"x")), None);
+    let mut lab = lab();
+    lab.world.host_flows = Arc::new([(flow, 7)].into_iter().collect());
+    let (mut flooded, mut own_lost) = (0, 0);
+    for second in 0..3 {
+        for n in 0..50_000_u32 {
+            // From the peer's address too, but for its port.
+            let source = if n % 2 == 0 { (CLIENT, 1_024 + (n % 2_000) as u16) } else { (SERVER, n as u16) };
+            let forged = Route { source, ..bgp };
+            flooded += u32::from(lab.send(A, &tcp_frame(&forged, tcp::ACK, &[])) == Fate::Kernel);
+            if n % 5_000 == 0 {
+                own_lost += u32::from(lab.send(A, &tcp_frame(&bgp, tcp::ACK, b"keepalive")) != Fate::Kernel);
+            }
+        }
+        assert!(flooded <= 20_000 * (second + 1) + 2_000, "{flooded}");
+        lab.wait(Duration::from_secs(1));
+    }
+    assert_eq!(own_lost, 0);
+    // Who knows its ports has no more than that one connection.
+    let through = (0..50_000).filter(|_| lab.send(A, &tcp_frame(&bgp, tcp::ACK, b"x")) == Fate::Kernel).count();
+    assert!((1_900..=2_100).contains(&through), "{through}");
+    assert_eq!(lab.send(A, &tcp_frame(&Route { source: (CLIENT, 9), ..bgp }, tcp::ACK, &[])), Fate::Kernel);
 }

@@ -1,9 +1,10 @@
 //! The kernel path with real programs: TAP interfaces by the ports' names, ordinary sockets on the appliance's own
 //! addresses, under a flood and without a link.
 
+use pktgen_tests::frames::{Route, tcp, tcp_frame};
 use pktgen_tests::lab::{CLIENT, CLIENT6, Lab, Plan, VIP};
 use pktgen_tests::process::{never_within, run, wait_until};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -168,10 +169,9 @@ fn start_bird(lab: &mut Lab, name: &str, in_director: bool, config: &str) -> Pat
     control
 }
 
-#[test]
-fn bird_announces_the_vip_and_keeps_its_session_under_a_flood() {
-    let mut lab = lab(Plan::default());
-    // The shortest hold time there is.
+/// BIRD on the appliance's host, which announces the VIP with the shortest hold time that there is, and one upstream; gives
+/// whether the route is there.
+fn announce(lab: &mut Lab) -> impl Fn() -> bool + use<> {
     let bgp = |own: &str, number: u32, peer: &str, of_peer: u32, channel: &str| {
         format!(
             "router id {own};\nprotocol device {{}}\nprotocol bgp peer {{ local {own} as {number}; neighbor {peer} as {of_peer}; hold time 3; connect retry time 1; error wait time 1, 2; ipv4 {{ {channel} }}; }}\n"
@@ -182,25 +182,86 @@ fn bird_announces_the_vip_and_keeps_its_session_under_a_flood() {
         bgp(OWN, 65_002, CLIENT, 65_001, "import none; export where source = RTS_STATIC; next hop self;")
             + &vips;
     let upstream = bgp(CLIENT, 65_001, OWN, 65_002, "import all; export none;");
-    start_bird(&mut lab, "bird-director", true, &own);
-    let control = start_bird(&mut lab, "bird-upstream", false, &upstream);
-    let learned = || {
+    start_bird(lab, "bird-director", true, &own);
+    let control = start_bird(lab, "bird-upstream", false, &upstream);
+    let learned = move || {
         let mut birdc = Command::new("birdc");
         let routes = run(birdc.arg("-s").arg(&control).args(["show", "route", &format!("{VIP}/32")]));
         routes.is_ok_and(|routes| routes.contains(&format!("via {OWN} on eth0")))
     };
     assert!(
-        wait_until(Duration::from_secs(20), learned),
+        wait_until(Duration::from_secs(20), &learned),
         "{}",
         std::fs::read_to_string(lab.folder().join("bird-upstream.log")).unwrap()
     );
+    learned
+}
 
+#[test]
+fn bird_announces_the_vip_and_keeps_its_session_under_a_flood() {
+    let mut lab = lab(Plan::default());
+    let learned = announce(&mut lab);
     let (kept, sent) = under_flood(&lab, || never_within(Duration::from_secs(6), || !learned()));
     assert!(kept && sent >= FLOOD_MIN, "the route was lost under {sent} packets");
 
     // An appliance that is gone is not sent to any more.
     lab.sluiced().unwrap().stop();
     assert!(wait_until(Duration::from_secs(10), || !learned()));
+}
+
+/// Sends frames that stand in a file, each behind its length in two bytes, again and again for so many seconds; says how many.
+const SENDER: &str = "import socket, sys, time
+out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+out.bind(('eth0', 0))
+data, frames, at, sent = open(sys.argv[1], 'rb').read(), [], 0, 0
+while at < len(data):
+    size = data[at] << 8 | data[at + 1]
+    frames.append(data[at + 2:at + 2 + size])
+    at += 2 + size
+end = time.monotonic() + float(sys.argv[2])
+while time.monotonic() < end:
+    for frame in frames[sent % len(frames):][:48]:
+        out.send(frame)
+        sent += 1
+    time.sleep(0.001)
+print(sent)
+";
+
+#[test]
+fn bird_keeps_its_session_under_a_flood_of_segments_to_its_own_port() {
+    let mut lab = lab(Plan::default());
+    let learned = announce(&mut lab);
+    let ports = lab.json(&["port", "list"]).unwrap();
+    let octets = ports[0]["mac"].as_str().unwrap().split(':');
+    let station: Vec<u8> = octets.map(|octet| u8::from_str_radix(octet, 16).unwrap()).collect();
+    let mut all = Vec::new();
+    for n in 0..4_800_u32 {
+        // Every fourth in the peer's name.
+        let source = if n % 4 == 0 { CLIENT.parse().unwrap() } else { Ipv4Addr::from_bits(0xc612_0000 + n) };
+        let route = Route {
+            source_mac: [2, 0, 0, 0, 0, 1],
+            destination_mac: station.clone().try_into().unwrap(),
+            source: (source.into(), 1_024 + (n * 7 % 60_000) as u16),
+            destination: (OWN.parse().unwrap(), 179),
+        };
+        let frame = tcp_frame(&route, tcp::ACK, b"");
+        all.extend((frame.len() as u16).to_be_bytes());
+        all.extend(frame);
+    }
+    let path = lab.folder().join("frames");
+    std::fs::write(&path, all).unwrap();
+    let mut sender = lab.client().command("/usr/bin/python3");
+    let sender = sender.args(["-c", SENDER]).arg(&path).arg("12").stdout(std::process::Stdio::piped());
+    let sender = sender.spawn().unwrap();
+    let kept = never_within(Duration::from_secs(11), || !learned());
+    let said = sender.wait_with_output().unwrap().stdout;
+    let sent: u64 = String::from_utf8_lossy(&said).trim().parse().unwrap();
+    let drops = lab.json(&["stats", "drops"]).unwrap();
+    let limited = drops["kernel_limit"].as_u64().unwrap_or(0);
+    println!("{sent} segments to port 179, of which the kernel was kept from {limited}");
+    assert!(limited > sent / 10, "it was no flood: {drops}");
+    assert!(kept, "the route was lost under {sent} segments: {drops}");
+    assert!(learned());
 }
 
 /// The empty folder that sshd wants, made where no start script did, and taken away again.

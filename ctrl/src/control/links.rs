@@ -30,6 +30,9 @@ pub(super) struct Links {
     pub(super) absences: Stale,
     pub(super) next_age: Instant,
     pub(super) next_poll: Instant,
+    /// Which of the host's connections workers know, and when they are looked at again.
+    pub(super) host_flows_seen: u64,
+    pub(super) next_host_flows: Instant,
 }
 
 impl Links {
@@ -43,6 +46,8 @@ impl Links {
             absences: Stale::default(),
             next_age: now,
             next_poll: now,
+            host_flows_seen: 0,
+            next_host_flows: now,
         }
     }
 }

@@ -245,6 +245,7 @@ impl<D: Devices> Control<D> {
         self.publish_names(now);
         self.meter(now);
         self.publish_neighbors();
+        self.publish_host_flows(now);
         self.announce(now);
         self.collect_answers(now);
         if now >= self.links.next_poll {

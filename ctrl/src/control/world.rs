@@ -21,6 +21,8 @@ use std::time::Duration;
 
 /// What health checks find is published so often at most.
 const WEIGHING_PAUSE: Duration = Duration::from_millis(10);
+/// How often the host's connections are looked at.
+const HOST_FLOWS_PAUSE: Duration = Duration::from_millis(100);
 const EXHAUSTED: &str = "there are more services, servers or local addresses than fit, those that drain included; wait until removed servers have no sessions, or remove more";
 
 impl<D: Devices> Control<D> {
@@ -67,6 +69,7 @@ impl<D: Devices> Control<D> {
         self.wanted.config = config;
         self.follow_proofs(&mut snapshot, now);
         self.follow_lists();
+        snapshot.host_flows = Arc::clone(&self.workers.world.host_flows);
         snapshot.acls = self.acls(&self.wanted.config);
         self.publish(snapshot);
         if networks_changed {
@@ -295,6 +298,21 @@ impl<D: Devices> Control<D> {
     pub(super) fn server_hops(&self, service: &ServiceSpec, world: &Snapshot) -> Vec<NextHop> {
         let serving = service.servers.iter().filter(|_| service.forward != ForwardMode::Snat);
         serving.filter_map(|server| world.routes.lookup(server.endpoint.address, 0)).collect()
+    }
+
+    /// Publishes the connections that the host has, if there are others, ten times a second at most: peers make them.
+    pub(super) fn publish_host_flows(&mut self, now: Instant) {
+        let Some(kernel) = &self.kernel else { return };
+        if now < self.links.next_host_flows {
+            return;
+        }
+        self.links.next_host_flows = now + HOST_FLOWS_PAUSE;
+        let connections = kernel.connections();
+        connections.age(std::time::Instant::now());
+        if let Some(host_flows) = connections.changes(&mut self.links.host_flows_seen) {
+            let snapshot = Snapshot::clone(&self.workers.world);
+            self.publish(Snapshot { host_flows, ..snapshot });
+        }
     }
 
     /// Publishes the neighbours if they changed.

@@ -5,11 +5,13 @@
 //! and health checks use ordinary sockets. [`plan`] says what the kernel is to have, [`net`] makes it so, [`pump`] moves
 //! the frames, [`vip`] brings checks to a VIP on one server. Neighbours are answered by Sluice, and the kernel asks for its own.
 
+mod connections;
 mod net;
 mod plan;
 mod pump;
 mod vip;
 
+pub use connections::Connections;
 pub use plan::{Gateways, Interface, Plan};
 pub use vip::{CheckFlow, INTERFACE as CHECKS_INTERFACE, VipChecks, VipPass, VipWay};
 
@@ -37,6 +39,7 @@ pub struct KernelPath {
     netlink: Netlink,
     plan: Plan,
     pump: Option<Pump>,
+    connections: Arc<Connections>,
     /// Checks of VIPs, where they have an interface.
     vip_checks: Option<Arc<VipChecks>>,
     /// Why they have none, or may get no answers.
@@ -90,13 +93,14 @@ impl KernelPath {
         let mut vip_checks = None;
         let mut vip_trouble = Vec::new();
         let mut pump = None;
+        let connections: Arc<Connections> = Arc::default();
         if !taps.is_empty() {
             let device = tun(&plan, &mut netlink, &mut vip_trouble).map_err(|error| vip_trouble.push(error));
             let checks = device.ok().map(|device| (device, Arc::default()));
             vip_checks = checks.as_ref().map(|(_, checks)| Arc::clone(checks));
-            pump = Some(Pump::start(taps, checks, lanes)?);
+            pump = Some(Pump::start(taps, checks, lanes, Arc::clone(&connections))?);
         }
-        Ok(Self { netlink, plan, pump, vip_checks, vip_trouble, missing })
+        Ok(Self { netlink, plan, pump, connections, vip_checks, vip_trouble, missing })
     }
 
     /// Makes the kernel follow a new configuration; says what it refused.
@@ -126,6 +130,11 @@ impl KernelPath {
     /// Checks that aim at a VIP on one server, if they have an interface.
     pub fn vip_checks(&self) -> Option<&Arc<VipChecks>> {
         self.vip_checks.as_ref()
+    }
+
+    /// The connections that the kernel has.
+    pub fn connections(&self) -> &Arc<Connections> {
+        &self.connections
     }
 
     /// The interface of a port, if it has one.

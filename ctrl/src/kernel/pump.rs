@@ -1,14 +1,16 @@
 //! Moves frames between the workers' rings and the kernel's interfaces, on a thread of its own.
 
+use super::connections::Connections;
 use super::vip::VipChecks;
 use dataplane::frame::Frame;
 use dataplane::ids::PortId;
-use dataplane::wire::ETHERNET_LEN;
+use dataplane::wire::{ETHERNET_LEN, connection_of_host};
 use dataplane::worker::KernelLane;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Instant;
 use tun_rs::SyncDevice;
 
 /// How long the thread sleeps when nothing comes from the kernel; a frame from a worker waits at most so long.
@@ -33,12 +35,13 @@ impl Pump {
         taps: Vec<(PortId, SyncDevice)>,
         checks: Option<(SyncDevice, Arc<VipChecks>)>,
         lanes: Vec<KernelLane>,
+        connections: Arc<Connections>,
     ) -> Result<Self, String> {
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&stop);
         let thread = std::thread::Builder::new()
             .name("kernel".into())
-            .spawn(move || run(&taps, checks.as_ref(), lanes, &seen))
+            .spawn(move || run(&taps, checks.as_ref(), lanes, &connections, &seen))
             .map_err(|error| format!("a thread cannot be started: {error}"))?;
         Ok(Self { stop, thread: Some(thread) })
     }
@@ -57,6 +60,7 @@ fn run(
     taps: &[(PortId, SyncDevice)],
     checks: Option<&(SyncDevice, Arc<VipChecks>)>,
     mut lanes: Vec<KernelLane>,
+    connections: &Connections,
     stop: &AtomicBool,
 ) {
     let mut room = Vec::with_capacity(FRAME_MAX);
@@ -78,6 +82,9 @@ fn run(
             for (port, tap) in taps {
                 for _ in 0..FRAMES_PER_ROUND {
                     let Ok(len) = tap.recv(&mut frame) else { break };
+                    if let Some(flow) = connection_of_host(&frame[..len]) {
+                        connections.note(flow, Instant::now());
+                    }
                     // What the worker has no room for is lost, as in a full queue of a device.
                     lane.push(*port, &frame[..len]);
                     moved += 1;

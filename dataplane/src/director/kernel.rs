@@ -1,13 +1,14 @@
 //! The kernel path: what nobody here claims, and the kernel of the appliance's host may want.
 //!
 //! Asked only of packets that would be dropped otherwise. Traffic to VIPs never goes this way, and what does has
-//! limits by kind, so that a flood of one kind leaves room for the others: answers to health checks, connections
-//! that the host has (BGP, ssh), and all that anybody can send.
+//! limits by kind, so that a flood of one kind leaves room for the others: answers to health checks, segments that
+//! pretend to be of connections, and all that anybody can send. Each connection that the host has (BGP, ssh) has a limit of its own:
+//! who floods it must know its ports.
 
 use super::budget::Budget;
 use super::{Arrival, Director};
 use crate::drop::DropReason;
-use crate::snapshot::{AddressRole, Snapshot};
+use crate::snapshot::{AddressRole, HOST_FLOWS_MAX, Snapshot};
 use crate::steering::FIRST_PORT;
 use crate::wire::Unclaimed;
 use std::net::IpAddr;
@@ -22,14 +23,17 @@ const BURST: u64 = 2_000;
 pub(super) enum Kind {
     /// Answers to what health checks ask from local addresses.
     Check,
-    /// Connections that the host has.
+    /// Segments that open no connection.
     Connection,
     /// What opens connections, datagrams, groups, errors.
     Other,
+    /// A connection that the host has, by its number.
+    Known(u16),
 }
 
+const EACH: Budget = Budget::new(PER_SECOND, BURST);
 /// Each kind's own.
-pub(super) const BUDGETS: [Budget; 3] = [Budget::new(PER_SECOND, BURST); 3];
+pub(super) const BUDGETS: [Budget; 3] = [EACH; 3];
 
 impl Director {
     /// What becomes of a packet that is refused for `reason`: the kernel's, if the error is `None`.
@@ -42,8 +46,23 @@ impl Director {
     ) -> Option<DropReason> {
         match self.kernel_kind(frame, reason, arrival) {
             None => Some(reason),
-            Some(kind) if self.kernel_budgets[kind as usize].take(arrival.now) => None,
+            Some(kind) if self.kernel_budget(kind).take(arrival.now) => None,
             Some(_) => Some(DropReason::KernelLimit),
+        }
+    }
+
+    fn kernel_budget(&mut self, kind: Kind) -> &mut Budget {
+        let [check, connection, other] = &mut self.kernel_budgets;
+        match kind {
+            Kind::Check => check,
+            Kind::Connection => connection,
+            Kind::Other => other,
+            Kind::Known(number) => {
+                if self.host_budgets.is_empty() {
+                    self.host_budgets = vec![EACH; HOST_FLOWS_MAX];
+                }
+                self.host_budgets.get_mut(usize::from(number)).unwrap_or(connection)
+            }
         }
     }
 
@@ -85,7 +104,11 @@ fn kind(packet: &Unclaimed, world: &Snapshot) -> Option<Kind> {
     }
     let destination = packet.destination?;
     let is_link_local = matches!(destination, IpAddr::V6(address) if address.is_unicast_link_local());
-    let of_host = if packet.continues { Kind::Connection } else { Kind::Other };
+    let known = || world.host_flows.get(&packet.flow?).copied();
+    let of_host = match packet.continues {
+        true => known().map_or(Kind::Connection, Kind::Known),
+        false => Kind::Other,
+    };
     match world.role(destination) {
         // Checks of a VIP on one server ask from an address of the appliance, and the VIP answers.
         Some(AddressRole::Own) if packet.l4_port < FIRST_PORT && comes_from_vip(packet, world) => {

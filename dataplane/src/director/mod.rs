@@ -140,6 +140,8 @@ pub struct Director {
     towards: Table<Towards>,
     icmp_budget: Budget,
     kernel_budgets: [Budget; 3],
+    /// By the number of a connection of the host's; empty until there is one.
+    host_budgets: Vec<Budget>,
     sequences: Sequences,
     cookies: Cookies,
     /// By service: what the SYN proxy knows of it.
@@ -316,6 +318,7 @@ impl Director {
             towards: hugepages::table(MAX_SERVERS, || Towards::UNKNOWN),
             icmp_budget: answer::ERRORS,
             kernel_budgets: kernel::BUDGETS,
+            host_budgets: Vec::new(),
             sequences: Sequences::fresh(hasher),
             // Of nobody else's, until the process has its secret.
             cookies: Cookies::new([hasher.hash(FlowKey::NONE), hasher.hash(FlowKey6::NONE)], Duration::ZERO),

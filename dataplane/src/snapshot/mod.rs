@@ -22,7 +22,7 @@ pub use services::{
 };
 pub use sources::{Admits, ServerSides, SourceCheck};
 
-use crate::flow::Family;
+use crate::flow::{Family, FlowKey6};
 use crate::ids::{Generation, PortId, ServerId};
 use crate::session::Timeouts;
 use crate::wire::LinkTraits;
@@ -68,7 +68,12 @@ pub struct Snapshot {
     pub proofs: Arc<Proofs>,
     /// Lists of addresses that are asked before a session begins.
     pub acls: Arc<Acls>,
+    /// Connections that the host's kernel has by the kernel path: the peers' flows, each with a number below [`HOST_FLOWS_MAX`].
+    pub host_flows: Arc<Map<FlowKey6, u16>>,
 }
+
+/// Connections of the host that are told apart.
+pub const HOST_FLOWS_MAX: usize = 4_096;
 
 /// A port as the director sees it.
 #[derive(Clone, Debug)]
@@ -100,6 +105,7 @@ impl Snapshot {
             links_down: 0,
             proofs: Arc::default(),
             acls: Arc::default(),
+            host_flows: Arc::default(),
         }
     }
 

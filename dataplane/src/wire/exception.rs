@@ -5,11 +5,13 @@
 
 use super::protocol::{ICMP, ICMPV6, TCP, UDP};
 use super::{ETHERNET_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_LEN, IPV6_LEN, Mac, be16};
+use crate::flow::{Endpoint, FlowKey6, Key, Protocol};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// EtherType of LLDP (IEEE 802.1AB).
 const ETHERTYPE_LLDP: u16 = 0x88cc;
 const SYN: u8 = 0x02;
+const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 /// Bytes of an ICMP error before the packet that it quotes.
 const ICMP_LEN: usize = 8;
@@ -30,6 +32,8 @@ pub struct Unclaimed {
     pub l4_port: u16,
     /// Whether it is a TCP segment that opens no connection.
     pub continues: bool,
+    /// The flow of such a segment.
+    pub flow: Option<FlowKey6>,
 }
 
 impl Unclaimed {
@@ -53,10 +57,12 @@ impl Unclaimed {
                     Some(quoted) => quoted.ports().map_or(0, |(source, _)| source),
                     None => packet.ports().map_or(0, |(_, destination)| destination),
                 };
-                Some(Self { source, destination, unicast, l4_port, continues })
+                let flow = packet.flow().filter(|_| continues);
+                Some(Self { source, destination, unicast, l4_port, continues, flow })
             }
             ETHERTYPE_LLDP => {
-                Some(Self { source: None, destination: None, unicast, l4_port: 0, continues: false })
+                let (source, destination, flow) = (None, None, None);
+                Some(Self { source, destination, unicast, l4_port: 0, continues: false, flow })
             }
             _ => None,
         }
@@ -123,6 +129,14 @@ impl<'a> Datagram<'a> {
         Some((be16(ports, 0), be16(ports, 2)))
     }
 
+    /// The flow of a TCP segment.
+    fn flow(&self) -> Option<FlowKey6> {
+        let (source, destination) = self.ports().filter(|_| self.protocol == TCP)?;
+        let (source, destination) =
+            (Endpoint::new(self.source, source), Endpoint::new(self.destination, destination));
+        Some(FlowKey6::new(Protocol::Tcp, source, destination))
+    }
+
     /// The packet that an ICMP error is about (RFC 792, RFC 4443 §2.1); `None` in everything else, pings too.
     pub fn quoted(&self) -> Option<Self> {
         let body = self.body();
@@ -133,6 +147,15 @@ impl<'a> Datagram<'a> {
         };
         Self::read(body.get(ICMP_LEN..).filter(|_| is_error)?)
     }
+}
+
+/// The flow of the peer's segments, if a frame of the host's kernel is a segment of a connection that it has: it acknowledges
+/// something, and neither begins nor refuses a connection.
+pub fn connection_of_host(frame: &[u8]) -> Option<FlowKey6> {
+    let packet = Datagram::read(frame.get(ETHERNET_LEN..)?)?;
+    let flow = packet.flow()?;
+    let flags = *packet.body().get(13)?;
+    (flags & (SYN | RST | ACK) == ACK).then(|| flow.reversed())
 }
 
 /// Whether a frame about neighbours is one that the kernel must see too, because it waits for the answer, or

@@ -36,7 +36,7 @@ mod uoa;
 
 pub use cross::FRAGMENT_LEN;
 pub use cut::{TAIL_MAX, Tail, cut_ipv4, cut_ipv6};
-pub use exception::{Datagram, Unclaimed, concerns_kernel};
+pub use exception::{Datagram, Unclaimed, concerns_kernel, connection_of_host};
 pub use family::Wire;
 pub use fragment::Fragment;
 pub use heads::Heads;
