@@ -7,6 +7,7 @@ use crate::registry::{Exhausted, ReadSlot, Registry};
 use crate::servers::Standings;
 use crate::topology::{addresses, reply_port, routes};
 use dataplane::ids::Generation;
+use dataplane::session::ForwardMode;
 use dataplane::snapshot::{
     LocalAddress, Neighbors, NewSessions, NextHop, PortConfig, RealServer, Service, ServiceOptions, Services,
     Snapshot,
@@ -185,9 +186,13 @@ fn service<'a>(
     let options = match is_usual {
         true => Arc::clone(&USUAL),
         false => {
+            // All sessions of a source may be one worker's.
+            let is_ones = spec.options.persistence.is_some() || spec.forward == ForwardMode::Nat;
+            let of_source = if is_ones { 1 } else { workers };
             let new_sessions = spec.options.new_sessions.map(|limit| NewSessions {
                 each: limit.each * workers,
-                each_of_source: limit.each_of_source * workers,
+                each_of_source: limit.each_of_source * of_source,
+                burst: limit.burst * workers,
                 ..limit
             });
             let options = spec.options.clone();

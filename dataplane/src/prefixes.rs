@@ -15,7 +15,7 @@ use std::net::IpAddr;
 const STRETCHES: u64 = 1 << 20;
 
 /// A set of prefixes of both families.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prefixes {
     narrow: Ranges<u32>,
     /// The upper half of IPv6 addresses.
@@ -54,6 +54,16 @@ impl Builder {
             }
         }
         self.counts[usize::from(base.is_ipv6())] += 1;
+    }
+
+    /// Adds all that another has.
+    pub fn add_all(&mut self, other: &Self) {
+        self.narrow.extend(&other.narrow);
+        self.wide.extend(&other.wide);
+        self.long.extend(&other.long);
+        for (count, more) in self.counts.iter_mut().zip(other.counts) {
+            *count += more;
+        }
     }
 
     /// Adds the addresses from the first to the last, of one family; false when they are none.
@@ -153,7 +163,7 @@ macro_rules! bits {
 bits!(u32, u64, u128);
 
 /// Ranges in order, which do not touch.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Ranges<T> {
     ranges: Box<[(T, T)]>,
     /// How many ranges begin before each stretch; one more than there are stretches.

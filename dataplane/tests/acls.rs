@@ -10,7 +10,7 @@ use dataplane::snapshot::{Acl, AclAction, Acls, Network, ServiceOptions, SynProx
 use pktgen_tests::frames::{tcp, udp_frame};
 use std::sync::Arc;
 use support::segments::segment;
-use support::{A, B, CLIENT, CLIENT6, Fate, Lab, Plan, answer_to, inbound, inbound6};
+use support::{A, B, CLIENT, CLIENT6, Fate, Lab, Plan, answer_to, inbound, inbound6, world};
 
 fn deny(lab: &mut Lab, networks: &[Network], services: &[u32]) {
     let prefixes: Prefixes = networks.iter().copied().collect();
@@ -85,4 +85,21 @@ fn whoever_is_denied_is_not_even_asked_for_proof() {
     let fate = lab.send(A, &segment(&inbound(4_000), tcp::SYN, 0, &[], &[]));
     assert_eq!(fate, Fate::Dropped(DropReason::AclDenied));
     assert_eq!(lab.stats.syn_proxy(ServiceId(0)).cookies_sent.value(), 0);
+}
+
+#[test]
+fn a_session_of_a_server_that_was_removed_ends_too() {
+    for services in [&[][..], &[0, 1]] {
+        let mut lab = Lab::new(&Plan { weights: vec![1, 1], ..Plan::default() });
+        let seen = lab.send(A, &segment(&inbound(4_000), tcp::SYN, 0, &[], &[])).frame().to_vec();
+        lab.send(B, &segment(&answer_to(&seen), tcp::SYN | tcp::ACK, 1, &[], &[])).frame();
+        // It goes on without the server, until its client is denied.
+        lab.world = world(&Plan { weights: vec![1], first_server: 1, ..Plan::default() });
+        lab.world.routing_epoch += 1;
+        let data = segment(&inbound(4_000), tcp::ACK, 1, &[], b"x");
+        lab.send(A, &data).frame();
+        deny(&mut lab, &CLIENTS, services);
+        assert_eq!(lab.send(A, &data), Fate::Dropped(DropReason::AclDenied), "{services:?}");
+        assert_eq!(lab.stats.sessions_live.value(), 0);
+    }
 }

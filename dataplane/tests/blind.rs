@@ -4,7 +4,7 @@
 mod support;
 
 use dataplane::drop::DropReason;
-use dataplane::ids::PortId;
+use dataplane::ids::{PortId, ServerId};
 use dataplane::session::{ForwardMode, State};
 use dataplane::snapshot::{ClientAddress, ServiceOptions};
 use dataplane::wire::{Proxy, ProxyVersion};
@@ -292,6 +292,34 @@ fn where_answers_go_past_the_clients_own_numbers_count() {
             assert_eq!(states(&lab), [State::FinWait], "{mode:?}");
             client.say(&mut lab, tcp::RST, next + 1, 700, &[]);
             assert_eq!(states(&lab), [State::Close], "{mode:?}");
+        }
+    }
+}
+
+#[test]
+fn an_acknowledgement_of_what_no_server_said_proves_nothing() {
+    for route in [inbound(4_000), inbound6(4_000)] {
+        for mode in [ForwardMode::FullNat, ForwardMode::Nat] {
+            let mut lab = Lab::new(&Plan { mode, ..Plan::default() });
+            let finished = |lab: &Lab| -> u64 {
+                (0..64).map(|id| lab.stats.connects(ServerId(id)).finished.value()).sum()
+            };
+            let half_open =
+                |lab: &Lab| lab.stats.sessions_half_open.value() + lab.stats.sessions_half_open_ipv6.value();
+            let seen = lab.send(A, &segment(&route, tcp::SYN, 0, &[], &[])).frame().to_vec();
+            // Before the server answered, and with any number but its own afterwards.
+            lab.send(A, &segment(&route, tcp::ACK, 0x7777_0001, &[], &[])).frame();
+            let mut answer = segment(&answer_to(&seen), tcp::SYN | tcp::ACK, 1, &[], &[]);
+            set_sequence(&mut answer, 0x5555_fff0);
+            lab.send(B, &answer).frame();
+            for number in [0, 0x7777_0001, 0x5553_ffff, 0x5557_0000] {
+                lab.send(A, &segment(&route, tcp::ACK, number, &[], b"x")).frame();
+                lab.send(A, &segment(&route, tcp::FIN | tcp::ACK, number, &[], &[])).frame();
+            }
+            assert_eq!((finished(&lab), half_open(&lab)), (0, 1), "{mode:?}");
+            // Also behind the first data of a server that speaks first.
+            lab.send(A, &segment(&route, tcp::ACK, 0x5556_2000, &[], &[])).frame();
+            assert_eq!((finished(&lab), half_open(&lab)), (1, 0), "{mode:?}");
         }
     }
 }

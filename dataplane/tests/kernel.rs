@@ -136,7 +136,8 @@ fn a_connection_that_the_host_has_lives_through_a_flood_of_segments_that_pretend
     }
     assert_eq!(own_lost, 0);
     // Who knows its ports has no more than that one connection.
-    let through = (0..50_000).filter(|_| lab.send(A, &tcp_frame(&bgp, tcp::ACK, b"x")) == Fate::Kernel).count();
+    let through =
+        (0..50_000).filter(|_| lab.send(A, &tcp_frame(&bgp, tcp::ACK, b"x")) == Fate::Kernel).count();
     assert!((1_900..=2_100).contains(&through), "{through}");
     assert_eq!(lab.send(A, &tcp_frame(&Route { source: (CLIENT, 9), ..bgp }, tcp::ACK, &[])), Fate::Kernel);
 }

@@ -17,7 +17,7 @@ use support::{A, Fate, Lab, Plan, inbound, inbound6};
 const SECOND: u64 = 1_000_000_000;
 
 fn lab(each: u64, each_of_source: u64) -> Lab {
-    let limit = NewSessions { each, each_of_source, prefix4: 32, prefix6: 64, bans: true };
+    let limit = NewSessions { each, each_of_source, burst: SECOND, prefix4: 32, prefix6: 64, bans: true };
     let options = ServiceOptions { new_sessions: Some(limit), ..ServiceOptions::default() };
     let mut timeouts = Timeouts::default();
     timeouts.set(State::UdpOneWay, 1_000);
@@ -80,7 +80,7 @@ fn sources_that_break_their_rate_are_held_to_it_and_the_others_lose_nothing() {
         let counted: u64 = (0..4).map(|id| lab.stats.service(ServiceId(id)).source_rate.value()).sum();
         assert_eq!(counted, all);
         // The worst are known, and none that kept its rate.
-        let talkers: Vec<_> = lab.director.talkers().collect();
+        let talkers: Vec<_> = lab.director.take_talkers().collect();
         assert_eq!(talkers.len(), 100);
         for talker in talkers {
             assert_eq!(talker.source.prefix_len, if six { 64 } else { 32 });
@@ -89,6 +89,9 @@ fn sources_that_break_their_rate_are_held_to_it_and_the_others_lose_nothing() {
             assert!(talker.refused >= refused[&source], "{talker:?}");
         }
         assert!(lab.director.next_offender().is_some());
+        // Those who stop are forgotten.
+        let left = (0..40).map(|_| lab.director.take_talkers().count()).last();
+        assert_eq!(left, Some(0));
     }
 }
 

@@ -8,9 +8,9 @@
 use crate::assembly::{self, Assembly};
 use crate::machine::{self, cpu_ns};
 use crate::pcap::{self, Judge};
-use crate::rig::SYN;
+use crate::rig::{ACK, SYN};
 use crate::run::Frames;
-use crate::world::{self, Size, Way};
+use crate::world::{self, PEER_MAC, Size, Way};
 use dataplane::director::{Director, Origin, Verdicts};
 use dataplane::dpdk::{self, Clock, Device, DeviceSettings, Eal, EalSettings, Mbuf, Memory, Pool, Queue};
 use dataplane::frame::Frame;
@@ -20,6 +20,7 @@ use dataplane::snapshot::Snapshot;
 use dataplane::steering::ladder::{self, Facts};
 use dataplane::steering::{Seat, Steering};
 use dataplane::worker::{self, Peers, Worker};
+use pktgen_tests::frames::{Route, endpoints, tcp_frame};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
@@ -286,7 +287,21 @@ impl Rig {
                 let len = room.len();
                 let mut frames = [Frame::new(&mut room, 128..len)];
                 let now = dataplane::clock::Instant::from_millis(1);
-                director.process(Origin::queue(PortId(0)), &mut frames, world, now, &mut Verdicts::new());
+                let mut verdicts = Verdicts::new();
+                director.process(Origin::queue(PortId(0)), &mut frames, world, now, &mut verdicts);
+                // What no server answered, no client can finish.
+                if let Some((source, destination)) =
+                    endpoints(frames[0].bytes()).filter(|_| plan.protocol == "tcp")
+                {
+                    let (source_mac, destination_mac) = (PEER_MAC, mac);
+                    let back =
+                        Route { source_mac, destination_mac, source: destination, destination: source };
+                    let mut room = vec![0; 128];
+                    room.extend(tcp_frame(&back, SYN | ACK, &[]));
+                    let len = room.len();
+                    let mut frames = [Frame::new(&mut room, 128..len)];
+                    director.process(Origin::queue(PortId(0)), &mut frames, world, now, &mut verdicts);
+                }
             }
         };
         let (worker, assembly) = assembly::worker(vec![port], world, capacity, seat, peers, prepare);

@@ -151,7 +151,12 @@ impl Rig {
             self.send(0, from, to, kind);
             self.bench.borrow_mut().learn = false;
             match kind {
-                Kind::Tcp(_) => self.send(0, from, to, Kind::Tcp(ACK)),
+                Kind::Tcp(_) => {
+                    if self.sees_answers {
+                        self.send(1, from, to, Kind::Tcp(SYN | ACK));
+                    }
+                    self.send(0, from, to, Kind::Tcp(ACK));
+                }
                 Kind::Udp if self.sees_answers => self.send(1, from, to, kind),
                 Kind::Udp => {}
             }

@@ -250,6 +250,13 @@ fn bird_keeps_its_session_under_a_flood_of_segments_to_its_own_port() {
     }
     let path = lab.folder().join("frames");
     std::fs::write(&path, all).unwrap();
+    let again = || {
+        let mut nstat = lab.client().command("nstat");
+        let said = run(nstat.args(["-asz", "TcpRetransSegs"])).unwrap();
+        let count = said.split_whitespace().skip_while(|word| *word != "TcpRetransSegs").nth(1).unwrap();
+        count.parse::<u64>().unwrap()
+    };
+    let before = again();
     let mut sender = lab.client().command("/usr/bin/python3");
     let sender = sender.args(["-c", SENDER]).arg(&path).arg("12").stdout(std::process::Stdio::piped());
     let sender = sender.spawn().unwrap();
@@ -258,9 +265,12 @@ fn bird_keeps_its_session_under_a_flood_of_segments_to_its_own_port() {
     let sent: u64 = String::from_utf8_lossy(&said).trim().parse().unwrap();
     let drops = lab.json(&["stats", "drops"]).unwrap();
     let limited = drops["kernel_limit"].as_u64().unwrap_or(0);
-    println!("{sent} segments to port 179, of which the kernel was kept from {limited}");
+    let again = again() - before;
+    println!("{sent} segments to port 179, {limited} kept from the kernel; the peer sent {again} again");
     assert!(limited > sent / 10, "it was no flood: {drops}");
     assert!(kept, "the route was lost under {sent} segments: {drops}");
+    // Without a limit of its own half of what the peer sends is lost.
+    assert!(again <= 1, "{again} segments of the peer were lost");
     assert!(learned());
 }
 

@@ -348,8 +348,8 @@ tables! {
         netmask_ipv6: Option<Spanned<i64>>, Whole(1, 128), default 128;
     }
 
-    /// How many new sessions a service takes in a second, over all workers, each of which has an equal part. After silence a
-    /// second's may come at once. Of TCP without `syn_proxy` everybody can use up another source's.
+    /// How many new sessions a service takes in a second, over all workers, each of which has an equal part of the rate. Each lets
+    /// a whole second's pass at once after silence. Of TCP without `syn_proxy` everybody can use up another source's.
     Limits {
         /// From all clients.
         new_per_second: Option<Spanned<i64>>, Whole(1, 1_000_000_000);
@@ -360,7 +360,7 @@ tables! {
         /// The bits of an IPv6 client's address that are a source.
         ipv6_prefix: Option<Spanned<i64>>, Whole(16, 128), default 64;
         /// How long a source is banned from all services that breaks its rate; needs `syn_proxy = "always"`, so that nobody can have
-        /// another banned. Without it what is too much is dropped.
+        /// another banned, and TCP alone. Without it what is too much is dropped.
         ban: Option<Spanned<String>>, Time(Duration::from_secs(1), WEEK);
     }
 

@@ -17,8 +17,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// Bans that fit.
-const BANS_MAX: usize = 16_384;
+/// Bans that fit: of operators, and of sources that came too often.
+const BANS_MAX: usize = 8_192;
 /// Shorter prefixes are no ban.
 const SHORTEST: [u8; 2] = [8, 16];
 /// The slot of the bans.
@@ -34,8 +34,11 @@ pub(super) struct Listing {
     known: HashMap<String, Known>,
     bans: BTreeMap<Network, Ban>,
     banned: Arc<Prefixes>,
-    /// Whether bans are other than those that are published.
-    stale: bool,
+    /// Whether there are bans that are not published, and published ones that are over.
+    is_longer: bool,
+    is_shorter: bool,
+    /// Whether it was told that there is no room.
+    is_full: bool,
 }
 
 #[derive(Debug)]
@@ -54,6 +57,8 @@ struct Known {
 struct Ban {
     until: Option<Instant>,
     reason: String,
+    /// Whether an operator said so.
+    is_said: bool,
 }
 
 impl Listing {
@@ -104,8 +109,11 @@ impl<D: Devices> Control<D> {
             }
         }
         if let Some(files) = &self.listing.files {
-            let with_files = self.listing.known.iter().filter(|(_, known)| !known.list.files.is_empty());
-            files.follow(with_files.map(|(name, known)| (name.clone(), known.list.clone())).collect());
+            let with_files = specs.iter().filter(|spec| !spec.files.is_empty()).map(|spec| {
+                let (prefixes, files) = (spec.prefixes.clone(), spec.files.clone());
+                (spec.name.clone(), List { prefixes, files })
+            });
+            files.follow(with_files.collect());
         }
     }
 
@@ -122,11 +130,11 @@ impl<D: Devices> Control<D> {
         Arc::new(Acls::new(std::iter::once(bans).chain(of_config)))
     }
 
-    /// Publishes other lists. Sessions look once whether they may go on.
-    fn publish_lists(&mut self) {
+    /// Publishes other lists. Sessions look once whether they may go on, if somebody may be denied that was not.
+    fn publish_lists(&mut self, looks_again: bool) {
         let mut snapshot = Snapshot::clone(&self.workers.world);
         snapshot.acls = self.acls(&self.wanted.config);
-        snapshot.routing_epoch = snapshot.routing_epoch.wrapping_add(1);
+        snapshot.routing_epoch = snapshot.routing_epoch.wrapping_add(u16::from(looks_again));
         self.publish(snapshot);
     }
 
@@ -137,21 +145,19 @@ impl<D: Devices> Control<D> {
             return;
         };
         let name = &news.name;
-        match news.result {
-            Ok(prefixes) => {
-                let [four, six] = prefixes.counts();
-                log::info!(target: "acls", "acl {name}: {four} prefixes of IPv4 and {six} of IPv6");
-                known.prefixes = prefixes;
-                known.read = Some(SystemTime::now());
-                known.problem = None;
-                self.publish_lists();
-            }
-            Err(problem) => {
-                if known.problem.as_ref() != Some(&problem) {
-                    log::warn!(target: "acls", why = problem; "acl {name}: {problem}; what was known of it stays");
-                }
-                known.problem = Some(problem);
-            }
+        if let Some(problem) =
+            news.problem.as_ref().filter(|problem| known.problem.as_ref() != Some(*problem))
+        {
+            log::warn!(target: "acls", why = problem; "acl {name}: {problem}; what was known of it stays");
+        } else if news.problem.is_none() {
+            let [four, six] = news.prefixes.counts();
+            log::info!(target: "acls", "acl {name}: {four} prefixes of IPv4 and {six} of IPv6");
+            known.read = Some(SystemTime::now());
+        }
+        known.problem = news.problem;
+        if known.prefixes != news.prefixes {
+            known.prefixes = news.prefixes;
+            self.publish_lists(true);
         }
     }
 
@@ -161,7 +167,7 @@ impl<D: Devices> Control<D> {
         names.sort_by_key(|(name, _)| *name);
         let line = |(name, known): (&String, &Known)| match (&known.problem, known.read) {
             (Some(problem), Some(_)) => Some(format!("acl {name}: {problem}; what was known of it stays")),
-            (Some(problem), None) => Some(format!("acl {name}: {problem}; nothing of its files is known")),
+            (Some(problem), None) => Some(format!("acl {name}: {problem}; nothing is known of such files")),
             (None, None) => Some(format!("acl {name}: its files are not yet read")),
             (None, Some(_)) => None,
         };
@@ -237,23 +243,31 @@ impl<D: Devices> Control<D> {
                 Some(lasting.ok_or_else(|| Refusal::parameters("`seconds` is a whole number up to a year"))?)
             }
         };
-        if self.listing.bans.len() == BANS_MAX && !self.listing.bans.contains_key(&network) {
+        let said = self.listing.bans.values().filter(|ban| ban.is_said).count();
+        if said >= BANS_MAX && !self.listing.bans.contains_key(&network) {
             return Err(Refusal::no(format!(
                 "there are {BANS_MAX} bans; remove some, or write an [[acl]] with a file"
             )));
         }
         let reason = params["reason"].as_str().unwrap_or_default().chars().take(128).collect();
-        self.ban(network, lasting.map(|lasting| now + lasting), reason);
+        let ban = Ban { until: lasting.map(|lasting| now + lasting), reason, is_said: true };
+        self.listing.is_longer |= self.listing.bans.insert(network, ban).is_none();
         self.follow_bans();
         Ok(json!({ "generation": self.workers.world.generation.0 }))
     }
 
-    /// Bans a prefix, if there is room. It is published presently, with others.
-    pub(super) fn ban(&mut self, network: Network, until: Option<Instant>, reason: String) {
-        let Listing { bans, stale, .. } = &mut self.listing;
-        if bans.len() < BANS_MAX || bans.contains_key(&network) {
-            bans.insert(network, Ban { until, reason });
-            *stale = true;
+    /// Bans a source that came too often, if there is room. It is published presently, with others. What an operator said, and
+    /// what lasts longer, stays as it is.
+    pub(super) fn ban(&mut self, network: Network, until: Instant, reason: String) {
+        let Listing { bans, is_longer, is_full, .. } = &mut self.listing;
+        if let Some(known) = bans.get_mut(&network) {
+            let extends = !known.is_said && known.until.is_some_and(|known| known < until);
+            known.until = if extends { Some(until) } else { known.until };
+        } else if bans.values().filter(|ban| !ban.is_said).count() < BANS_MAX {
+            bans.insert(network, Ban { until: Some(until), reason, is_said: false });
+            *is_longer = true;
+        } else if !std::mem::replace(is_full, true) {
+            log::warn!(target: "acls", "{BANS_MAX} sources are banned because they came too often; no more are");
         }
     }
 
@@ -262,11 +276,13 @@ impl<D: Devices> Control<D> {
         self.listing.bans.contains_key(&source)
     }
 
-    /// Publishes bans that are not yet.
+    /// Publishes bans that are not yet. When some are over no session must look again.
     pub(super) fn follow_bans(&mut self) {
-        if std::mem::take(&mut self.listing.stale) {
+        let (is_longer, is_shorter) =
+            (std::mem::take(&mut self.listing.is_longer), std::mem::take(&mut self.listing.is_shorter));
+        if is_longer || is_shorter {
             self.listing.banned = Arc::new(self.listing.bans.keys().copied().collect());
-            self.publish_lists();
+            self.publish_lists(is_longer);
         }
     }
 
@@ -276,7 +292,7 @@ impl<D: Devices> Control<D> {
         if self.listing.bans.remove(&network).is_none() {
             return Err(Refusal::no(format!("{network} is not banned; `sluice ban list` has all")));
         }
-        self.listing.stale = true;
+        self.listing.is_shorter = true;
         self.follow_bans();
         Ok(json!({ "generation": self.workers.world.generation.0 }))
     }
@@ -288,7 +304,7 @@ impl<D: Devices> Control<D> {
         let over = before - self.listing.bans.len();
         if over > 0 {
             log::info!(target: "acls", "{over} bans are over, {} go on", self.listing.bans.len());
-            self.listing.stale = true;
+            (self.listing.is_shorter, self.listing.is_full) = (true, false);
         }
         self.follow_bans();
     }

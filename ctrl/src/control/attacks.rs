@@ -42,6 +42,22 @@ struct Guarded {
 }
 
 impl Guarded {
+    /// The service is gone, and what was done to it over.
+    fn end(&mut self, chronicle: &mut Chronicle, pace: &mut Pace<Edge>, now: Instant) {
+        for (kind, watch) in Kind::ALL.into_iter().zip(&mut self.watches) {
+            let Some(attack) = watch.give_up() else { continue };
+            let name = &self.service;
+            pace.say(over(kind, name, &attack, now));
+            chronicle.keep(Past {
+                kind,
+                service: name.clone(),
+                attack,
+                ended: now,
+                done: "the service is gone",
+            });
+        }
+    }
+
     /// Follows what is wanted of a service; returns whether workers must know.
     fn follow(&mut self, mode: SynProxy, now: Instant) -> bool {
         let asks = match mode {
@@ -84,20 +100,37 @@ impl Attacks {
         })
     }
 
-    /// Forgets services that are gone.
-    pub(super) fn keep(&mut self, is_there: impl Fn(&ServiceId) -> bool) {
-        self.guarded.retain(|id, _| is_there(id));
+    /// Forgets services that are gone, and tells that attacks on them are over.
+    pub(super) fn keep(&mut self, is_there: impl Fn(&ServiceId) -> bool, now: Instant) {
+        let Self { guarded, chronicle, pace } = self;
+        guarded.retain(|id, guarded| {
+            let stays = is_there(id);
+            if !stays {
+                guarded.end(chronicle, pace, now);
+            }
+            stays
+        });
     }
 
     /// The state of a service.
-    fn guarded(&mut self, id: ServiceId, spec: &ServiceSpec) -> &mut Guarded {
+    fn guarded(&mut self, id: ServiceId, spec: &ServiceSpec, now: Instant) -> &mut Guarded {
         let guarded = self.guarded.entry(id).or_default();
         if guarded.service != spec.name {
             // The slot is another's now.
+            guarded.end(&mut self.chronicle, &mut self.pace, now);
             *guarded = Guarded { service: spec.name.clone(), ..Guarded::default() };
         }
         guarded
     }
+}
+
+/// An attack is over.
+fn over(kind: Kind, name: &str, attack: &Ongoing, now: Instant) -> Edge {
+    let (what, counted) = kind.words();
+    let (seconds, peak) = (now.since(attack.since).as_secs(), attack.peak);
+    Edge::better(format!("service {name}: {what} no more, after {seconds} s; at the peak {peak} {counted}"))
+        .from_to(kind.name(), "quiet")
+        .of("service", name)
 }
 
 /// What is done while a service is attacked.
@@ -145,8 +178,8 @@ impl<D: Devices> Control<D> {
             return;
         }
         for kind in Kind::ALL {
-            let reading = is_watched(kind, spec).then(|| self.reading(kind, id, spec));
-            let watch = &mut self.attacks.guarded(id, spec).watches[kind as usize];
+            let reading = is_watched(kind, spec).then(|| self.reading(kind, id, spec, now));
+            let watch = &mut self.attacks.guarded(id, spec, now).watches[kind as usize];
             let rate = if kind == Kind::SynFlood { spec.syn_flood_rate } else { 1 };
             let turn = match reading {
                 Some(reading) => watch.note(reading, rate, is_pressed && kind == Kind::SynFlood, now),
@@ -160,14 +193,14 @@ impl<D: Devices> Control<D> {
                 }
             }
         }
-        if self.attacks.guarded(id, spec).follow(spec.options.syn_proxy, now) {
+        if self.attacks.guarded(id, spec, now).follow(spec.options.syn_proxy, now) {
             let snapshot = Snapshot::clone(&self.workers.world);
             self.publish(Snapshot { proofs: Arc::new(self.attacks.proofs()), ..snapshot });
         }
     }
 
     /// What has been counted of a kind of attack on a service.
-    fn reading(&mut self, kind: Kind, id: ServiceId, spec: &ServiceSpec) -> Reading {
+    fn reading(&mut self, kind: Kind, id: ServiceId, spec: &ServiceSpec, now: Instant) -> Reading {
         let stats = || self.workers.stats.iter();
         match kind {
             Kind::SynFlood => {}
@@ -198,7 +231,7 @@ impl<D: Devices> Control<D> {
                 reading.finished += connects.finished.value();
             }
         }
-        let guarded = self.attacks.guarded(id, spec);
+        let guarded = self.attacks.guarded(id, spec, now);
         if guarded.servers != servers {
             guarded.servers = servers;
             guarded.watches[kind as usize].begin_anew();
@@ -215,15 +248,11 @@ impl<D: Devices> Control<D> {
                     .from_to("quiet", kind.name())
             }
             Turn::Ended(attack) => {
-                let (seconds, peak) = (now.since(attack.since).as_secs(), attack.peak);
                 self.attacks.chronicle.keep(Past { kind, service: name.clone(), attack, ended: now, done });
-                Edge::better(format!(
-                    "service {name}: {what} no more, after {seconds} s; at the peak {peak} {counted}"
-                ))
-                .from_to(kind.name(), "quiet")
+                over(kind, name, &attack, now)
             }
         };
-        self.attacks.pace.say(edge.of("service", name));
+        self.attacks.pace.say(edge);
     }
 
     /// Tells what attacks began and ended, a line a second.
@@ -241,7 +270,7 @@ impl<D: Devices> Control<D> {
             let spec = Arc::clone(&self.wanted.config.services[at]);
             let Some(id) = self.workers.registry.service_id(&spec.name) else { continue };
             if spec.options.syn_proxy == SynProxy::Always || self.attacks.guarded.contains_key(&id) {
-                self.attacks.guarded(id, &spec).follow(spec.options.syn_proxy, now);
+                self.attacks.guarded(id, &spec, now).follow(spec.options.syn_proxy, now);
             }
         }
         snapshot.proofs = Arc::new(self.attacks.proofs());

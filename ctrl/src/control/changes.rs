@@ -131,8 +131,12 @@ impl<D: Devices> Control<D> {
 
     /// The service gets no new sessions; with a deadline it is removed then.
     pub(super) fn drain_service(&mut self, params: &Value, now: Instant) -> Outcome {
-        let service = self.wanted.config.services[self.service_at(params, "name")?].name.clone();
+        let at = self.service_at(params, "name")?;
+        let service = self.wanted.config.services[at].name.clone();
         let deadline = seconds(params)?;
+        if deadline.is_some() {
+            self.check_unlisted(at)?;
+        }
         let answer = self.set_service(&json!({ "name": service, "keys": { "drain": true } }), now)?;
         self.leave_after(deadline, service, None, now);
         Ok(answer)
@@ -220,9 +224,24 @@ impl<D: Devices> Control<D> {
 
     pub(super) fn remove_service(&mut self, params: &Value, now: Instant) -> Outcome {
         let at = self.service_at(params, "name")?;
+        self.check_unlisted(at)?;
         let mut config = self.wanted.config.clone();
         let name = config.services.remove(at).name.clone();
         self.replace_all(config, Change::RemoveService { name }, now)
+    }
+
+    /// A service that a list names cannot go: the file would be wrong.
+    fn check_unlisted(&self, at: usize) -> Result<(), Refusal> {
+        let name = &self.wanted.config.services[at].name;
+        let names_it =
+            |acl: &&config::AclSpec| acl.services.as_ref().is_some_and(|names| names.contains(name));
+        match self.wanted.config.acls.iter().find(names_it) {
+            None => Ok(()),
+            Some(acl) => Err(Refusal::no(format!(
+                "the list {} is for {name}; change `services` of that [[acl]] in the file and reload first",
+                acl.name
+            ))),
+        }
     }
 
     /// The operator's switch, for disasters: a tier, all, or a list of servers, whatever checks say. It ends by

@@ -1,6 +1,7 @@
 //! Sources that break the rates of services: who they are, and bans for those services that want them.
 
 use super::Control;
+use crate::config::ServiceSpec;
 use crate::devices::Devices;
 use crate::view::SourceView;
 use dataplane::clock::Instant;
@@ -9,6 +10,7 @@ use dataplane::ids::ServiceId;
 use dataplane::snapshot::Network;
 use dataplane::worker::{Command, SourceQuery};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Sources that a worker names.
 const NAMED: usize = 1_024;
@@ -24,6 +26,7 @@ impl<D: Devices> Control<D> {
     pub(super) fn ask_for_sources(&mut self) {
         let has_limits = self.wanted.config.services.iter().any(|spec| spec.options.new_sessions.is_some());
         if !has_limits {
+            self.rating.0.clear();
             return;
         }
         for link in &self.workers.links {
@@ -64,11 +67,13 @@ impl<D: Devices> Control<D> {
 
     /// Bans a source that broke the rate of a service, if the service wants that.
     pub(super) fn hear_offender(&mut self, id: ServiceId, source: Network, now: Instant) {
-        let is_of = |spec: &&std::sync::Arc<crate::config::ServiceSpec>| {
-            self.workers.registry.service_id(&spec.name) == Some(id)
-        };
+        // A worker tells it again until it knows of the ban.
+        if self.is_banned(source) {
+            return;
+        }
+        let is_of = |spec: &&Arc<ServiceSpec>| self.workers.registry.service_id(&spec.name) == Some(id);
         let Some(spec) = self.wanted.config.services.iter().find(is_of) else { return };
         let (Some(lasting), name) = (spec.ban, spec.name.clone()) else { return };
-        self.ban(source, Some(now + lasting), format!("more sessions than limits.new_per_source of {name}"));
+        self.ban(source, now + lasting, format!("more sessions than limits.new_per_source of {name}"));
     }
 }

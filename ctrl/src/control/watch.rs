@@ -56,7 +56,7 @@ impl<D: Devices> Control<D> {
             }
             self.servers.watch.round = now + ROUND;
             self.servers.watch.next = 0;
-            self.forget_gone_services();
+            self.forget_gone_services(now);
         }
         let end = (self.servers.watch.next + SLICE).min(count);
         let is_pressed = self.is_pressed();
@@ -122,7 +122,7 @@ impl<D: Devices> Control<D> {
         }
     }
 
-    fn forget_gone_services(&mut self) {
+    fn forget_gone_services(&mut self, now: Instant) {
         let ids = self
             .wanted
             .config
@@ -130,7 +130,7 @@ impl<D: Devices> Control<D> {
             .iter()
             .filter_map(|spec| self.workers.registry.service_id(&spec.name));
         let ids: std::collections::HashSet<_> = ids.collect();
-        self.attacks.keep(|id| ids.contains(id));
+        self.attacks.keep(|id| ids.contains(id), now);
         if self.servers.watch.seen.len() > ids.len() {
             self.servers.watch.seen.retain(|id, _| ids.contains(id));
             self.servers.watch.refusing.retain(|id, _| ids.contains(id));

@@ -10,19 +10,21 @@ pub use read::{network, read};
 use crate::files;
 use dataplane::prefixes::{Builder, Prefixes};
 use dataplane::snapshot::Network;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The name of the list that commands fill.
 pub const BANS: &str = "bans";
 /// How often files are looked at.
 const LOOK: Duration = Duration::from_millis(500);
-/// Prefixes of a list.
+/// How soon a file is read again that could not be.
+const PAUSE: Duration = Duration::from_secs(10);
+/// Prefixes of a file.
 const PREFIXES_MAX: usize = 4_000_000;
 
 /// What a list is made of.
@@ -41,8 +43,10 @@ pub struct News {
     pub name: String,
     /// What it was made of.
     pub list: List,
-    /// Its prefixes; or why they are not known, or not known anew.
-    pub result: Result<Arc<Prefixes>, String>,
+    /// Its prefixes: those that are said, and of each file what it said when it could be read last.
+    pub prefixes: Arc<Prefixes>,
+    /// Why files are not followed.
+    pub problem: Option<String>,
 }
 
 /// The lists that are to be followed, by name.
@@ -71,75 +75,108 @@ impl Lists {
 }
 
 /// By what it is seen that a file is another.
-type Mark = Vec<Result<(u64, u64, i64, i64), io::ErrorKind>>;
+type Mark = Result<(u64, u64, [i64; 4]), io::ErrorKind>;
 
-/// A list that is followed.
-#[derive(Debug, Default)]
+/// A file that is followed.
+#[derive(Debug)]
 struct Followed {
-    list: List,
-    /// What was seen last, and what was read.
+    /// What was seen last, and what was tried to read.
     seen: Option<Mark>,
-    read: Option<Mark>,
+    tried: Option<Mark>,
+    /// When it is tried again whatever is seen, because it could not be read.
+    again: Option<Instant>,
+    /// What it said when it could be read last.
+    prefixes: Arc<Builder>,
+    problem: Option<String>,
+}
+
+impl Followed {
+    fn new() -> Self {
+        Self { seen: None, tried: None, again: None, prefixes: Arc::default(), problem: None }
+    }
+
+    /// Reads the file if it is another; returns whether it did.
+    fn look(&mut self, path: &Path) -> bool {
+        let mark = mark(path);
+        // At first there is nothing that a file could be half of.
+        let is_settled = self.tried.is_none() || self.seen.as_ref() == Some(&mark);
+        let is_due = self.again.is_some_and(|again| again <= Instant::now());
+        let reads = is_settled && self.tried.as_ref() != Some(&mark) || is_due;
+        if reads {
+            let read = read_file(path);
+            self.again = read.is_err().then(|| Instant::now() + PAUSE);
+            match read {
+                Ok(prefixes) => (self.prefixes, self.problem) = (Arc::new(prefixes), None),
+                Err(problem) => self.problem = Some(problem),
+            }
+            self.tried = Some(mark);
+        }
+        self.seen = Some(mark);
+        reads
+    }
 }
 
 fn follow(wanted: &Receiver<Wanted>, tell: impl Fn(News)) {
-    let mut lists: HashMap<String, Followed> = HashMap::new();
+    let mut lists: Wanted = Vec::new();
+    let mut files: HashMap<PathBuf, Followed> = HashMap::new();
     loop {
+        // Lists that are new, or made of something else: told of even if no file was read.
+        let mut stale: HashSet<String> = HashSet::new();
         match wanted.recv_timeout(LOOK) {
             Ok(wanted) => {
-                let mut known = std::mem::take(&mut lists);
-                for (name, list) in wanted {
-                    let same = known.remove(&name).filter(|followed| followed.list == list);
-                    lists.insert(name, same.unwrap_or(Followed { list, seen: None, read: None }));
-                }
+                let is_new = |(name, list): &&(String, List)| {
+                    !lists.iter().any(|(other, known)| other == name && known == list)
+                };
+                stale.extend(wanted.iter().filter(is_new).map(|(name, _)| name.clone()));
+                lists = wanted;
+                files.retain(|path, _| lists.iter().any(|(_, list)| list.files.contains(path)));
             }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
-        for (name, followed) in &mut lists {
-            let mark = mark(&followed.list.files);
-            // At first there is nothing that a file could be half of.
-            let is_settled = followed.read.is_none() || followed.seen.as_ref() == Some(&mark);
-            if is_settled && followed.read.as_ref() != Some(&mark) {
-                let (name, list) = (name.clone(), followed.list.clone());
-                tell(News { name, result: read_all(&list), list });
-                followed.read = Some(mark.clone());
+        let mut read: HashSet<&Path> = HashSet::new();
+        let mut seen: HashSet<&Path> = HashSet::new();
+        for path in lists.iter().flat_map(|(_, list)| &list.files) {
+            if seen.insert(path) && files.entry(path.clone()).or_insert_with(Followed::new).look(path) {
+                read.insert(path);
             }
-            followed.seen = Some(mark);
+        }
+        for (name, list) in &lists {
+            if stale.contains(name) || list.files.iter().any(|path| read.contains(path.as_path())) {
+                tell(news(name, list, &files));
+            }
         }
     }
 }
 
-fn mark(files: &[PathBuf]) -> Mark {
-    let of = |path: &PathBuf| {
-        let asked = path.clone();
-        let metadata = files::beside(path, move |_| std::fs::metadata(asked)).and_then(|metadata| metadata);
-        metadata
-            .map(|metadata| (metadata.ino(), metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
-            .map_err(|error| error.kind())
-    };
-    files.iter().map(of).collect()
-}
-
-/// The prefixes of a list and of all its files together.
-fn read_all(list: &List) -> Result<Arc<Prefixes>, String> {
+/// What is known of a list.
+fn news(name: &str, list: &List, files: &HashMap<PathBuf, Followed>) -> News {
+    let of_list = || list.files.iter().filter_map(|path| files.get(path));
     let mut builder = Builder::default();
     list.prefixes.iter().for_each(|network| builder.add(*network));
-    for path in &list.files {
-        read_file(path, &mut builder)?;
-    }
-    Ok(Arc::new(builder.build()))
+    of_list().for_each(|file| builder.add_all(&file.prefixes));
+    let problems: Vec<_> = of_list().filter_map(|file| file.problem.clone()).collect();
+    let problem = (!problems.is_empty()).then(|| problems.join("; "));
+    News { name: name.to_owned(), list: list.clone(), prefixes: Arc::new(builder.build()), problem }
 }
 
-fn read_file(path: &Path, builder: &mut Builder) -> Result<(), String> {
+fn mark(path: &Path) -> Mark {
+    let asked = path.to_owned();
+    let metadata = files::beside(path, move |_| std::fs::metadata(asked)).and_then(|metadata| metadata);
+    metadata
+        .map(|one| (one.ino(), one.len(), [one.mtime(), one.mtime_nsec(), one.ctime(), one.ctime_nsec()]))
+        .map_err(|error| error.kind())
+}
+
+fn read_file(path: &Path) -> Result<Builder, String> {
     let text = files::read_text(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let before = builder.count();
-    read(&text, builder).map_err(|(line, problem)| format!("{}:{line}: {problem}", path.display()))?;
-    if builder.count() == before {
-        return Err(format!("{}: there is no prefix in it", path.display()));
+    let mut builder = Builder::default();
+    read(&text, &mut builder).map_err(|(line, problem)| format!("{}:{line}: {problem}", path.display()))?;
+    match builder.count() {
+        0 => Err(format!("{}: there is no prefix in it", path.display())),
+        count if count > PREFIXES_MAX => {
+            Err(format!("{}: there are more than {PREFIXES_MAX} prefixes", path.display()))
+        }
+        _ => Ok(builder),
     }
-    if builder.count() > PREFIXES_MAX {
-        return Err(format!("{}: there are more than {PREFIXES_MAX} prefixes", path.display()));
-    }
-    Ok(())
 }

@@ -56,7 +56,7 @@ pub struct SourceView {
     pub source: String,
     /// The service whose rate it broke.
     pub service: String,
-    /// New sessions that it was refused, since it was noticed.
+    /// New sessions that it was refused of late: what is a second old counts for half, and so on.
     pub refused: u64,
     /// Whether it is banned now.
     pub banned: bool,

@@ -190,7 +190,7 @@ impl Director {
         }
         stage.service = find_service(packet, arrival.world);
         if let Ok(service) = service_for(stage, protocol, arrival.world)
-            && arrival.world.acls.deny(service.id, stage.packet.source())
+            && arrival.world.acls.deny(Some(service.id), stage.packet.source())
         {
             said.service = Some(service.id);
             return Err(DropReason::AclDenied);
@@ -224,7 +224,7 @@ impl Director {
         let is_left_behind = session.routing_epoch != world.routing_epoch
             && may_be_left_behind
             && (!may_go_on(session.server, session.protocol(), session.vip(), world)
-                || is_denied(session.server, session.client().address, world));
+                || is_denied(session, world));
         if opens && session.state().is_closed() || is_left_behind {
             said.begins_anew = true;
             return None;
@@ -233,7 +233,7 @@ impl Director {
             return Some(Err(reason));
         }
         let is_new = session.routing_epoch != world.routing_epoch;
-        if is_new && !may_be_left_behind && is_denied(session.server, session.client().address, world) {
+        if is_new && !may_be_left_behind && is_denied(session, world) {
             return Some(Err(DropReason::AclDenied));
         }
         said.server = Some((session.server, Chosen::BySession));

@@ -5,14 +5,13 @@ use super::side::HasSide;
 use super::{Arrival, Director, Staged, Verdicts, unproven};
 use crate::clock::{Instant, Stamp};
 use crate::drop::DropReason;
-use crate::flow::{Direction, Endpoint, Family, FlowKey6, Protocol};
+use crate::flow::{Direction, Endpoint, Family, FlowKey6, Key, Protocol};
 use crate::frame::Frame;
 use crate::ids::{LocalId, NeighborId, ServerId};
-use crate::session::{Needs, SessionIndex, Watch};
+use crate::session::{Needs, Session, SessionIndex, Watch};
 use crate::snapshot::{AclAction, Snapshot, Standing};
 use crate::stats::{DURATION_MS, SIZE_BYTES};
 use crate::wire::{self, Packet};
-use std::net::IpAddr;
 
 impl Director {
     /// Makes a session for a packet that has none, and sends the packet on its way.
@@ -44,11 +43,11 @@ impl Director {
         if let Some(service) = self.wants_proof(stage, protocol, arrival.world) {
             return self.prove(frame, stage, service, arrival, verdicts);
         }
-        self.note_asked(stage, protocol, arrival.world);
         match self.admit(stage, protocol, arrival) {
             Ok(Admitted { index, across, ports_before, port_again }) => {
                 let found = (index, Direction::Inbound);
                 let opens = protocol == Protocol::Tcp && packet.flags.opens();
+                self.note_asked(stage, protocol, arrival.world);
                 let changes = opens && ports_before >= CONNECTIONS_UNCHANGED;
                 if across {
                     if changes {
@@ -78,7 +77,7 @@ impl Director {
         world: &Snapshot,
     ) -> Result<(), DropReason> {
         let Ok(service) = service_for(stage, protocol, world) else { return Ok(()) };
-        let Some(list) = world.acls.find(service.id, stage.packet.source()) else { return Ok(()) };
+        let Some(list) = world.acls.find(Some(service.id), stage.packet.source()) else { return Ok(()) };
         self.stats.acl_hits(list.id).add(1);
         match list.action {
             AclAction::Allow => Ok(()),
@@ -130,8 +129,8 @@ impl Director {
             session.remember_next_hop(Direction::Inbound, NeighborId::NONE);
             session.remember_next_hop(Direction::Outbound, NeighborId::NONE);
             let (server, vip) = (session.server, session.vip());
-            let client = session.client().address;
-            if !may_go_on(server, protocol, vip, world) || is_denied(server, client, world) {
+            let is_denied = is_denied(session, world);
+            if is_denied || !may_go_on(server, protocol, vip, world) {
                 self.note_resets::<K>(index);
                 self.end::<K>(index, world);
                 return self.begin(frame, stage, protocol, arrival, verdicts);
@@ -210,10 +209,17 @@ pub(super) fn may_go_on(server: ServerId, protocol: Protocol, vip: Endpoint, wor
     }
 }
 
-/// Whether a list denies its client a session that it has, since the list was another.
-pub(super) fn is_denied(server: ServerId, client: IpAddr, world: &Snapshot) -> bool {
-    !world.acls.is_empty()
-        && world.services.of_server(server).is_some_and(|service| world.acls.deny(service.id, client))
+/// Whether a list denies a session's client, since the list was another. Where its service is gone those for all are asked.
+pub(super) fn is_denied<K: Key>(session: &Session<K>, world: &Snapshot) -> bool {
+    if world.acls.is_empty() {
+        return false;
+    }
+    let services = &world.services;
+    let service = services
+        .of_server(session.server)
+        .or_else(|| services.find(session.protocol(), session.vip()))
+        .map(|service| service.id);
+    world.acls.deny(service, session.client().address)
 }
 
 /// First connections between a local address and a server that keep the client's sequence

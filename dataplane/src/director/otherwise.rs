@@ -47,8 +47,7 @@ impl Director {
             session.routing_epoch = arrival.world.routing_epoch;
             session.remember_next_hop(Direction::Inbound, NeighborId::NONE);
             session.remember_next_hop(Direction::Outbound, NeighborId::NONE);
-            let (server, client) = (session.server, session.client().address);
-            if is_denied(server, client, arrival.world) {
+            if is_denied(session, arrival.world) {
                 self.note_resets::<FlowKey6>(found.0);
                 self.end::<FlowKey6>(found.0, arrival.world);
                 return Err(DropReason::AclDenied);

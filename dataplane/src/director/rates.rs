@@ -4,17 +4,18 @@
 //! Each rate is a generic cell rate algorithm (GCRA, ITU-T I.371): the moment up to which sessions are paid for. For sources
 //! these moments stand in a sketch of four rows, as counts do in a count-min sketch (Cormode and Muthukrishnan 2005): the
 //! earliest of a source's four is its own, or later. A session sets back only those that are earlier than it (conservative update),
-//! and one that is refused sets back none. So a source that keeps its rate is wronged only if in each row one that breaks
-//! its own shares its cell: with 1,000 of those one in a million.
+//! and one that is refused sets back none. So a source that keeps its rate is wronged only if in each row another that has
+//! used up its own shares its cell: with 1,000 of those one in a million.
 //!
 //! Sources that break their rate are remembered, the most frequent ones (Space-Saving, Metwally et al. 2005, in buckets).
 
 use super::Director;
+use super::budget::Budget;
 use super::side::HasSide;
 use crate::clock::Instant;
 use crate::drop::DropReason;
 use crate::flow::{Endpoint, FlowHasher, FlowKey6, Key, Protocol};
-use crate::ids::ServiceId;
+use crate::ids::{MAX_SERVICES, ServiceId};
 use crate::network::Network;
 use crate::snapshot::{NewSessions, Service};
 use crate::wire::Packet;
@@ -24,13 +25,12 @@ use std::net::IpAddr;
 const ROWS: usize = 4;
 const CELL_BITS: u32 = 15;
 const CELLS: usize = 1 << CELL_BITS;
-/// After silence so much of a second's sessions may come at once.
-const BURST: u64 = 1_000_000_000;
 /// Sources that are remembered: buckets of so many.
 const BUCKETS: usize = 128;
 const TALKERS: usize = 8;
 /// Sources that wait until control is told of them.
 const TOLD: usize = 16;
+const SECOND: u64 = 1_000_000_000;
 
 /// A source that broke its rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,39 +39,41 @@ pub struct Talker {
     pub service: ServiceId,
     /// The source.
     pub source: Network,
-    /// Sessions that it was refused: never fewer than there were, and at most as many more as the bucket's least had.
+    /// Sessions that it was refused of late, as those before the last question count for half, and so on: never fewer than
+    /// there were, and at most as many more as the bucket's least had.
     pub refused: u64,
 }
 
-/// The rates of one worker. Memory is taken when the first limit is asked for: 1.2 MB.
+/// Sources of a worker that are told to control in a second, to be banned.
+const TOLD_A_SECOND: u64 = 100;
+/// A source is banned when of late it was refused as much as it may have in a second, and so often at least.
+const LEAST_REFUSED: u64 = 8;
+
+/// The rates of one worker; 2.2 MB of which only what is used takes memory.
 #[derive(Debug)]
 pub(super) struct Rates {
     hasher: FlowHasher,
-    cells: Vec<u64>,
+    /// The sketch of sources that anybody can pretend to be, and that of sources that proved themselves: floods of the one must
+    /// not reach the other.
+    cells: [Vec<u64>; 2],
     services: Vec<u64>,
     talkers: Vec<Option<Talker>>,
     /// Sources that are to be banned.
     offenders: VecDeque<(ServiceId, Network)>,
+    told: Budget,
 }
 
 impl Rates {
     pub(super) fn new(hasher: FlowHasher) -> Self {
         Self {
             hasher,
-            cells: Vec::new(),
-            services: Vec::new(),
-            talkers: Vec::new(),
-            offenders: VecDeque::new(),
+            // Zeroed memory that nobody wrote to is none.
+            cells: [vec![0; ROWS * CELLS], vec![0; ROWS * CELLS]],
+            services: vec![0; MAX_SERVICES],
+            talkers: vec![None; BUCKETS * TALKERS],
+            offenders: VecDeque::with_capacity(TOLD),
+            told: Budget::new(TOLD_A_SECOND, TOLD as u64),
         }
-    }
-
-    /// Makes room, once.
-    #[cold]
-    fn begin(&mut self) {
-        self.cells = vec![0; ROWS * CELLS];
-        self.services = vec![0; crate::ids::MAX_SERVICES];
-        self.talkers = vec![None; BUCKETS * TALKERS];
-        self.offenders.reserve(TOLD);
     }
 
     /// The places of a source's cells.
@@ -80,16 +82,17 @@ impl Rates {
     }
 
     /// The moment up to which a source has paid, or later.
-    fn paid_until(&self, hash: u64) -> u64 {
-        Self::places(hash).into_iter().filter_map(|at| self.cells.get(at).copied()).min().unwrap_or(0)
+    fn paid_until(&self, limit: &NewSessions, hash: u64) -> u64 {
+        let cells = &self.cells[usize::from(limit.bans)];
+        Self::places(hash).map(|at| cells[at]).into_iter().min().unwrap_or(0)
     }
 
     /// Why a session is too much; `None` if it is not.
     fn exceeds(&self, service: &Service, limit: &NewSessions, hash: u64, now: Instant) -> Option<DropReason> {
         let is_over =
-            |paid: u64, each: u64| each > 0 && after(paid, each, now) > now.nanos() + BURST.max(each);
-        let of_service = self.services.get(service.id.0 as usize).copied().unwrap_or(0);
-        if is_over(self.paid_until(hash), limit.each_of_source) {
+            |paid: u64, each: u64| each > 0 && after(paid, each, now) > now.nanos() + limit.burst.max(each);
+        let of_service = self.services[service.id.0 as usize];
+        if is_over(self.paid_until(limit, hash), limit.each_of_source) {
             return Some(DropReason::SourceRate);
         }
         is_over(of_service, limit.each).then_some(DropReason::ServiceRate)
@@ -102,15 +105,16 @@ impl Rates {
             *paid = after(*paid, limit.each, now);
         }
         if limit.each_of_source > 0 {
-            let until = after(self.paid_until(hash), limit.each_of_source, now);
+            let until = after(self.paid_until(limit, hash), limit.each_of_source, now);
+            let cells = &mut self.cells[usize::from(limit.bans)];
             for at in Self::places(hash) {
-                self.cells[at] = self.cells[at].max(until);
+                cells[at] = cells[at].max(until);
             }
         }
     }
 
-    /// Remembers a source that broke its rate.
-    fn note(&mut self, hash: u64, service: ServiceId, source: Network) {
+    /// Remembers a source that broke its rate; returns how often it did of late.
+    fn note(&mut self, hash: u64, service: ServiceId, source: Network) -> u64 {
         let first = (hash >> 57) as usize % BUCKETS * TALKERS;
         let bucket = &mut self.talkers[first..first + TALKERS];
         let is_same = |talker: &Option<Talker>| {
@@ -119,10 +123,19 @@ impl Rates {
         let refused = |talker: &Option<Talker>| talker.map_or(0, |talker| talker.refused);
         let known = bucket.iter().position(is_same);
         let least = (0..TALKERS).min_by_key(|at| refused(&bucket[*at]));
-        if let Some(at) = known.or(least) {
-            // Another takes the place and the count of the one with the fewest.
-            let count = refused(&bucket[at]) + 1;
-            bucket[at] = Some(Talker { service, source, refused: count });
+        let Some(at) = known.or(least) else { return 0 };
+        // Another takes the place and the count of the one with the fewest.
+        let count = refused(&bucket[at]) + 1;
+        bucket[at] = Some(Talker { service, source, refused: count });
+        // A count that was another's proves nothing of this one.
+        if known.is_some() { count } else { 1 }
+    }
+
+    /// Tells of a source that came far too often.
+    fn tell(&mut self, service: ServiceId, source: Network, now: Instant) {
+        let offender = (service, source);
+        if self.offenders.len() < TOLD && !self.offenders.contains(&offender) && self.told.take(now) {
+            self.offenders.push_back(offender);
         }
     }
 }
@@ -157,19 +170,16 @@ impl Director {
         packet: &Packet<K>,
         now: Instant,
     ) -> Result<(), DropReason> {
-        if self.rates.cells.is_empty() {
-            self.rates.begin();
-        }
         let (source, hash) = self.rates.source(service.id, limit, packet.source());
         let Some(reason) = self.rates.exceeds(service, limit, hash, now) else {
             self.rates.pay(service, limit, hash, now);
             return Ok(());
         };
         if reason == DropReason::SourceRate {
-            self.rates.note(hash, service.id, source);
-            let offender = (service.id, source);
-            if limit.bans && self.rates.offenders.len() < TOLD && !self.rates.offenders.contains(&offender) {
-                self.rates.offenders.push_back(offender);
+            let refused = self.rates.note(hash, service.id, source);
+            let many = (SECOND / limit.each_of_source).max(LEAST_REFUSED);
+            if limit.bans && refused >= many {
+                self.rates.tell(service.id, source, now);
             }
         }
         Err(reason)
@@ -180,9 +190,15 @@ impl Director {
         self.rates.offenders.pop_front()
     }
 
-    /// The sources that broke their rates, in no order.
-    pub fn talkers(&self) -> impl Iterator<Item = Talker> {
-        self.rates.talkers.iter().flatten().copied()
+    /// The sources that broke their rates, in no order. What each was refused counts for half from now on, so that those who
+    /// stopped are forgotten.
+    pub fn take_talkers(&mut self) -> impl Iterator<Item = Talker> {
+        self.rates.talkers.iter_mut().filter_map(|place| {
+            let talker = (*place)?;
+            let refused = talker.refused / 2;
+            *place = (refused > 0).then_some(Talker { refused, ..talker });
+            Some(talker)
+        })
     }
 }
 

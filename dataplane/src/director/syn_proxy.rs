@@ -73,7 +73,7 @@ impl Director {
         world.proofs.concern(&stage.packet, protocol, service).then_some(service)
     }
 
-    /// Counts a SYN of which no proof is asked, if somebody looks for floods of them.
+    /// Counts a connection of which no proof was asked, if somebody looks for floods of them.
     #[inline]
     pub(super) fn note_asked<K: HasSide>(&self, stage: &Staged<K>, protocol: Protocol, world: &Snapshot) {
         if protocol == Protocol::Tcp
@@ -105,8 +105,6 @@ impl Director {
             self.stats.service(service.id).refuse(DropReason::NoSession);
             return Err(DropReason::NoSession);
         };
-        let counters = self.stats.syn_proxy(service.id);
-        counters.cookies_accepted.add(1);
         let made = wire::handshake_frame(stage.packet.key.widen(), &syn);
         if !replace(frame, &made) {
             return Err(DropReason::NoHeadroom);
@@ -271,6 +269,7 @@ impl Director {
                 return Err(reason);
             }
         };
+        self.stats.syn_proxy(service.id).cookies_accepted.add(1);
         let changes = ports_before >= CONNECTIONS_UNCHANGED;
         let is_toa = matches!(service.options.client_address, Some(ClientAddress::Toa(_)));
         let found = (index, Direction::Inbound);

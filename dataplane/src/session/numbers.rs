@@ -3,7 +3,8 @@
 //!
 //! A session keeps the upper half of the number up to which each direction's receiver has acknowledged. A segment that
 //! would end the session must begin not far behind that; any other is passed on, for its receiver knows exactly, and
-//! changes nothing here. With the room of [`RESET_ROOM`] one blind segment of 11,000 ends a session.
+//! changes nothing here. With the room of [`RESET_ROOM`] one blind segment of 11,000 ends a session. Of a connection that is half open it
+//! keeps the upper half of the server's first number instead: one blind acknowledgement of 21,000 finishes it.
 
 use super::{Seen, Session, State};
 use crate::flow::{Direction, Key};
@@ -38,6 +39,11 @@ impl<K: Key> Session<K> {
             self.note_sent(upper_half(sequence));
             return Some(after);
         }
+        // Whoever did not hear the server proves nothing.
+        let proves = before == State::SynRecv && direction == Direction::Inbound && !flags.syn();
+        if proves && !self.heard_server(acknowledged) {
+            return Some(before);
+        }
         // A SYN that nobody has answered acknowledges nothing; behind two FINs only data shows that somebody goes on.
         let is_noted = match before {
             _ if is_live => !flags.syn(),
@@ -65,7 +71,18 @@ impl<K: Key> Session<K> {
             // What comes from now on shows where they are, and whether they go on.
             self.acknowledged = [UNKNOWN; 2];
         }
+        if after == State::SynRecv && flags.syn() && flags.ack() && direction == Direction::Outbound {
+            // Until the client acknowledges it this place is free.
+            *self.acknowledged_mut(Direction::Inbound) = ((sequence >> 16) as u16).max(1).to_be_bytes();
+        }
         Some(after)
+    }
+
+    /// Whether a client that acknowledges this can know the number that its server began with.
+    fn heard_server(&self, acknowledged: u32) -> bool {
+        let began = self.acknowledged[Direction::Inbound as usize];
+        let ahead = ((acknowledged >> 16) as u16).wrapping_sub(u16::from_be_bytes(began));
+        began != UNKNOWN && ahead.wrapping_add(1) <= 2
     }
 
     /// Where it is noted what segments in `direction` acknowledge: the upper half, as it stands on the wire.

@@ -53,8 +53,9 @@ impl Acl {
     }
 
     #[inline]
-    fn is_for(&self, service: ServiceId) -> bool {
-        self.services.as_ref().is_none_or(|services| services.has(service))
+    fn is_for(&self, service: Option<ServiceId>) -> bool {
+        let has = |services: &Set| service.is_some_and(|service| services.has(service));
+        self.services.as_ref().is_none_or(has)
     }
 }
 
@@ -74,15 +75,15 @@ impl Acls {
         self.0.is_empty()
     }
 
-    /// The first list for a service that an address is in. Who is in none may have a session.
+    /// The first list for a service, or for all if there is none, that an address is in. Who is in none may have a session.
     #[inline]
-    pub fn find(&self, service: ServiceId, address: IpAddr) -> Option<&Acl> {
+    pub fn find(&self, service: Option<ServiceId>, address: IpAddr) -> Option<&Acl> {
         self.0.iter().find(|list| list.is_for(service) && list.prefixes.contains(address))
     }
 
     /// Whether a client of a service may not have a session.
     #[inline]
-    pub fn deny(&self, service: ServiceId, address: IpAddr) -> bool {
+    pub fn deny(&self, service: Option<ServiceId>, address: IpAddr) -> bool {
         self.find(service, address).is_some_and(|list| list.action == AclAction::Deny)
     }
 }
@@ -119,7 +120,7 @@ mod tests {
             (3, "2001:db8:1::1", Some(1)),
             (3, "203.0.113.1", None),
         ] {
-            let (service, address) = (ServiceId(service), address.parse().unwrap());
+            let (service, address) = (Some(ServiceId(service)), address.parse().unwrap());
             assert_eq!(acls.find(service, address).map(|list| list.id.0), by, "{address}");
             assert_eq!(acls.deny(service, address), by.is_some_and(|by| by != 0));
         }

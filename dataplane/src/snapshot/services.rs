@@ -226,11 +226,13 @@ pub struct NewSessions {
     pub each: u64,
     /// The same for each source.
     pub each_of_source: u64,
+    /// How far ahead of its rate one may be, in nanoseconds: after silence so much comes at once.
+    pub burst: u64,
     /// A source is an IPv4 network of this length.
     pub prefix4: u8,
     /// A source is an IPv6 network of this length.
     pub prefix6: u8,
-    /// Whether control is told of sources that come too often.
+    /// Whether control is told of sources that come too often; all of them have proved themselves.
     pub bans: bool,
 }
 

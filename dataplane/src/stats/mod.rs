@@ -146,14 +146,14 @@ counters! {
     SynProxyCounters, SynProxyTotals {
         /// SYNs answered by a cookie.
         cookies_sent: Counter of Packets,
-        /// Connections whose client knew its cookie.
+        /// Connections whose client knew its cookie, and got a session.
         cookies_accepted: Counter of Connections,
         /// Segments without session that knew no cookie.
         cookies_wrong: Counter of Packets,
         /// Segments without session that were not looked at, because too many before them knew no cookie.
         cookies_unchecked: Counter of Packets,
-        /// SYNs of which no proof was asked; counted where floods are looked for.
-        unasked: Counter of Packets,
+        /// Connections of which no proof was asked; counted where floods are looked for.
+        unasked: Counter of Connections,
     }
 }
 

@@ -544,7 +544,7 @@ impl<P: Port> Worker<P> {
                 }
                 Command::Sources(mut query) => {
                     let room = query.talkers.capacity();
-                    query.talkers.extend(self.director.talkers().take(room));
+                    query.talkers.extend(self.director.take_talkers().take(room));
                     self.link.named(query);
                 }
             }

@@ -148,6 +148,7 @@ impl Checker<'_> {
         Some(NewSessions {
             each: apart(each),
             each_of_source: apart(each_of_source),
+            burst: 1_000_000_000,
             prefix4: prefix4 as u8,
             prefix6: prefix6 as u8,
             bans: raw.ban.is_some(),
@@ -159,13 +160,15 @@ impl Checker<'_> {
         &mut self,
         value: &Spanned<raw::Limits>,
         service: &raw::Service,
+        protocols: Option<Protocols>,
         at: usize,
     ) -> Option<Duration> {
         let ban = value.get_ref().ban.as_ref()?;
         let key = format!("service[{at}].limits.ban");
         let always = |mode: &Spanned<String>| mode.get_ref() == SynProxy::Always.name();
-        if !service.syn_proxy.as_ref().is_some_and(always) {
-            let message = "anybody could have another banned, by packets in its name; write syn_proxy = \"always\" (tcp with fullnat or nat), or remove this";
+        let is_tcp = protocols.is_some_and(|protocols| protocols == Protocols::from(Protocol::Tcp));
+        if !is_tcp || !service.syn_proxy.as_ref().is_some_and(always) {
+            let message = "anybody could have another banned, by packets in its name; write syn_proxy = \"always\" for a service of tcp alone (fullnat or nat), or remove this";
             self.error(ban.span(), &key, message);
         } else if value.get_ref().new_per_source.is_none() {
             self.error(ban.span(), &key, "no source can come too often; write new_per_source");

@@ -234,7 +234,7 @@ impl Checker<'_> {
             let range = const { raw::Service::TABLE.whole("syn_flood_rate") };
             self.number(value, &key("syn_flood_rate"), range, "it counts connections a second")
         });
-        let ban = raw.limits.as_ref().and_then(|limits| self.ban(limits, raw, at));
+        let ban = raw.limits.as_ref().and_then(|limits| self.ban(limits, raw, protocols, at));
         let passive = raw.passive.as_ref().and_then(|passive| self.passive(passive, mode, at));
         let health = raw.health.as_ref().and_then(|health| {
             self.health(health, at, &servers, &wanted, (protocols, options.client_address), ports)
