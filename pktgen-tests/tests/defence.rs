@@ -434,7 +434,13 @@ fn tell_a_flood(workers: usize) {
     let head = lab.config_head().replace("session_capacity = 200_000", "session_capacity = 20_000");
     let config_with = |mode: &str| {
         let web = lab.service("web", "tcp", 80, "rr", &[0, 1]);
+        // A program that is told, and one that never ends.
+        let told = format!(
+            "\n[[hook]]\ncommand = [\"/bin/sh\", \"-c\", \"echo $SLUICE_EVENT $SLUICE_KIND $SLUICE_SERVICE $SLUICE_LISTEN $SLUICE_RATE $SLUICE_PEAK >> {}\"]\n\n[[hook]]\ncommand = [\"/bin/sleep\", \"3600\"]\n",
+            lab.folder().join("told").display()
+        );
         head.clone()
+            + &told
             + &web.replace("scheduler", &format!("syn_proxy = \"{mode}\"\nscheduler"))
             + &lab.service("api", "tcp", 8080, "rr", &[0, 1])
     };
@@ -497,6 +503,10 @@ fn tell_a_flood(workers: usize) {
             || !asks(&lab) && attacks(&lab).iter().any(|one| one["ended"].is_null()) == is_there;
         assert!(wait_until(SOON, is_followed), "{:?}", attacks(&lab));
     }
+    let hooked = || std::fs::read_to_string(lab.folder().join("told")).unwrap_or_default();
+    assert!(wait_until(SOON, || hooked().lines().count() == 2), "{}", hooked());
+    let begins = format!("begin syn_flood web {VIP}:80 ");
+    assert!(hooked().starts_with(&begins) && hooked().contains("\nend syn_flood web "), "{}", hooked());
     let told = || lab.sluice(&["events", "--kind", "attacks"]).unwrap();
     wait_until(SOON, || told().lines().count() == 2);
     let told = told();

@@ -19,7 +19,7 @@ mod read;
 mod reference;
 mod text;
 
-pub use acl::AclSpec;
+pub use acl::{AclSpec, HookSpec};
 pub use again::Reader;
 pub(crate) use again::blocks;
 pub(crate) use check::parse_duration;
@@ -63,6 +63,8 @@ pub struct Config {
     pub neighbors: BTreeMap<NextHop, Mac>,
     /// Lists of addresses, in the order in which they are asked.
     pub acls: Vec<AclSpec>,
+    /// Programs that are told of attacks.
+    pub hooks: Vec<HookSpec>,
     /// The services.
     pub services: Vec<Arc<ServiceSpec>>,
     /// Where the director is.

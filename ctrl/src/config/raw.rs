@@ -6,6 +6,7 @@ use super::keys::{
     ADDRESS, Holds, L4_PORT, NAME, NETWORK, PATH, SHARE, SOCKET, Shape, Shaped, TIMER, tables,
 };
 use super::policy::Weight;
+use crate::attacks::Kind as Attack;
 use crate::journal::Format as LogFormat;
 use Holds::{Any, Form, Number as Amount, Time, Whole, Words};
 use dataplane::flow::Protocol;
@@ -39,6 +40,9 @@ tables! {
         /// Lists of addresses that may or may not have sessions, in the order in which they are asked.
         #[serde(default)]
         acl: Vec<Spanned<Acl>>, Any;
+        /// Programs that are told when attacks begin and end.
+        #[serde(default)]
+        hook: Vec<Spanned<Hook>>, Any;
         /// What clients connect to.
         #[serde(default)]
         service: Vec<Spanned<Service>>, Any;
@@ -237,6 +241,15 @@ tables! {
         files: Vec<Spanned<String>>, PATH;
         /// The services that it is for; without it all.
         services: Option<Spanned<Vec<Spanned<String>>>>, Form("name of a service");
+    }
+
+    /// A program that is started when an attack begins, and when it is over. What it is about stands in its environment: SLUICE_EVENT
+    /// (`begin` or `end`), SLUICE_KIND, SLUICE_SERVICE, SLUICE_LISTEN, SLUICE_RATE, SLUICE_PEAK and SLUICE_SECONDS. It is ended after 10 s.
+    Hook {
+        /// The program, by its whole path, and its arguments.
+        command: Spanned<OneOrMany>, Form("path and arguments"), owner true;
+        /// The kinds of attacks; without it all.
+        kinds: Option<Spanned<Vec<Spanned<String>>>>, Words(|| Attack::ALL.map(Attack::name).to_vec());
     }
 
     /// A service: what clients connect to, and the servers behind it.

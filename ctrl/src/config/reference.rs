@@ -287,6 +287,7 @@ mod tests {
         let rss = if path == "port.rss" { format!("[port.rss]\n{rss}{line}\n") } else { String::new() };
         let head = match path {
             "dataplane" | "admin" | "timeouts" | "log" => format!("[{path}]\n{line}\n"),
+            "hook" => format!("[[hook]]\n{}\n{line}\n", without("command = [\"/bin/true\"]", key)),
             "acl" => format!("[[acl]]\nname = \"a\"\nprefixes = [\"10.0.0.0/8\"]\n{line}\n"),
             "names" => format!("[names]\nzone = \"a.example\"\nlisten = [\"10.0.0.2:53\"]\n{line}\n"),
             _ => String::new(),

@@ -131,6 +131,16 @@ fn errors_name_file_line_key_and_remedy() {
         ),
         (
             "weight = 100",
+            "weight = 100\n[[hook]]\ncommand = [\"bird-rtbh\"]",
+            "hook[0].command: name the program by its whole path",
+        ),
+        (
+            "weight = 100",
+            "weight = 100\n[[hook]]\ncommand = [\"/bin/true\"]\nkinds = [\"syn_flod\"]",
+            "hook[0].kinds[0]: `syn_flod` is unknown; did you mean `syn_flood`?",
+        ),
+        (
+            "weight = 100",
             "weight = 100\n[[acl]]\nname = \"bans\"\nprefixes = [\"10.0.0.0/8\"]",
             "acl[0].name: `bans` names another list already",
         ),

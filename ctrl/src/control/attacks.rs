@@ -4,6 +4,7 @@ use super::Control;
 use crate::attacks::{Chronicle, Kind, Ongoing, Pace, Past, Reading, Turn, Watch};
 use crate::config::ServiceSpec;
 use crate::devices::Devices;
+use crate::health::Order;
 use crate::journal::Edge;
 use crate::view::AttackView;
 use dataplane::clock::Instant;
@@ -25,6 +26,18 @@ pub(super) struct Attacks {
     guarded: HashMap<ServiceId, Guarded>,
     chronicle: Chronicle,
     pace: Pace<Edge>,
+    /// What programs are to be told.
+    calls: Vec<Call>,
+}
+
+/// An edge, as programs are told of it.
+#[derive(Clone, Debug)]
+struct Call {
+    event: &'static str,
+    kind: Kind,
+    service: String,
+    attack: Ongoing,
+    at: Instant,
 }
 
 /// What is known of a service.
@@ -43,11 +56,12 @@ struct Guarded {
 
 impl Guarded {
     /// The service is gone, and what was done to it over.
-    fn end(&mut self, chronicle: &mut Chronicle, pace: &mut Pace<Edge>, now: Instant) {
+    fn end(&mut self, chronicle: &mut Chronicle, pace: &mut Pace<Edge>, calls: &mut Vec<Call>, now: Instant) {
         for (kind, watch) in Kind::ALL.into_iter().zip(&mut self.watches) {
             let Some(attack) = watch.give_up() else { continue };
             let name = &self.service;
             pace.say(over(kind, name, &attack, now));
+            calls.push(Call { event: "end", kind, service: name.clone(), attack, at: now });
             chronicle.keep(Past {
                 kind,
                 service: name.clone(),
@@ -102,11 +116,11 @@ impl Attacks {
 
     /// Forgets services that are gone, and tells that attacks on them are over.
     pub(super) fn keep(&mut self, is_there: impl Fn(&ServiceId) -> bool, now: Instant) {
-        let Self { guarded, chronicle, pace } = self;
+        let Self { guarded, chronicle, pace, calls } = self;
         guarded.retain(|id, guarded| {
             let stays = is_there(id);
             if !stays {
-                guarded.end(chronicle, pace, now);
+                guarded.end(chronicle, pace, calls, now);
             }
             stays
         });
@@ -117,7 +131,7 @@ impl Attacks {
         let guarded = self.guarded.entry(id).or_default();
         if guarded.service != spec.name {
             // The slot is another's now.
-            guarded.end(&mut self.chronicle, &mut self.pace, now);
+            guarded.end(&mut self.chronicle, &mut self.pace, &mut self.calls, now);
             *guarded = Guarded { service: spec.name.clone(), ..Guarded::default() };
         }
         guarded
@@ -242,6 +256,9 @@ impl<D: Devices> Control<D> {
     /// Tells that an attack began or ended, soon.
     fn note_turn(&mut self, kind: Kind, spec: &ServiceSpec, turn: Turn, now: Instant) {
         let (name, done, (what, counted)) = (&spec.name, done(kind, spec), kind.words());
+        let (Turn::Began(attack) | Turn::Ended(attack)) = turn;
+        let event = if matches!(turn, Turn::Began(_)) { "begin" } else { "end" };
+        self.attacks.calls.push(Call { event, kind, service: name.clone(), attack, at: now });
         let edge = match turn {
             Turn::Began(Ongoing { rate, threshold, .. }) => {
                 Edge::worse(format!("service {name}: {what}: {rate} {counted} (from {threshold} on); {done}"))
@@ -255,12 +272,32 @@ impl<D: Devices> Control<D> {
         self.attacks.pace.say(edge);
     }
 
-    /// Tells what attacks began and ended, a line a second.
+    /// Tells what attacks began and ended: programs at once, and the log a line a second.
     pub(super) fn tell_of_attacks(&mut self, now: Instant) {
+        for call in std::mem::take(&mut self.attacks.calls) {
+            self.call_hooks(&call);
+        }
         let Some((edge, untold)) = self.attacks.pace.next(now) else { return };
         edge.tell("attacks");
         if untold > 0 {
             log::warn!(target: "attacks", "{untold} more attacks began or ended; `sluice attack list` has them");
+        }
+    }
+
+    fn call_hooks(&self, call: &Call) {
+        let Call { event, kind, service, attack, at } = call;
+        let spec = self.wanted.config.place_of(service).map(|at| &self.wanted.config.services[at]);
+        for hook in self.wanted.config.hooks.iter().filter(|hook| hook.kinds.contains(kind)) {
+            let variables = vec![
+                ("SLUICE_EVENT", (*event).to_owned()),
+                ("SLUICE_KIND", kind.name().to_owned()),
+                ("SLUICE_SERVICE", service.clone()),
+                ("SLUICE_LISTEN", spec.map_or(String::new(), |spec| spec.listen_text())),
+                ("SLUICE_RATE", attack.rate.to_string()),
+                ("SLUICE_PEAK", attack.peak.to_string()),
+                ("SLUICE_SECONDS", at.since(attack.since).as_secs().to_string()),
+            ];
+            self.order(vec![Order::Hook { command: Arc::clone(&hook.command), variables }]);
         }
     }
 

@@ -15,6 +15,7 @@ pub fn lines(old: &Config, new: &Config) -> Vec<String> {
         routes: _,
         neighbors: _,
         acls: _,
+        hooks: _,
         services: _,
         location: _,
         names: _,
@@ -37,6 +38,7 @@ pub fn lines(old: &Config, new: &Config) -> Vec<String> {
         ("[[route]]", old.routes != new.routes),
         ("[[neighbor]]", old.neighbors != new.neighbors),
         ("[[acl]]", old.acls != new.acls),
+        ("[[hook]]", old.hooks != new.hooks),
     ];
     lines.extend(parts.iter().filter(|(_, differs)| *differs).map(|(name, _)| format!("~ {name}")));
     let by_name = |config: &Config| -> BTreeMap<String, ServiceSpec> {

@@ -2,6 +2,7 @@
 
 use super::ports::Ports;
 use super::probe::Prober;
+use super::script::{self, Variables};
 use super::{Answer, CheckId, CheckKey, Fault, Tally};
 use crate::health::Health;
 use crate::kernel::VipChecks;
@@ -16,6 +17,10 @@ use tokio::task::JoinHandle;
 
 /// Questions that are open at a time; others wait their turn.
 const OPEN_MAX: usize = 4_096;
+/// Programs that are told of something at a time, those that wait or run in all, and the longest that one may take.
+const HOOKS_MAX: usize = 4;
+const HOOKS_WAITING: usize = 64;
+const HOOK_TIME: Duration = Duration::from_secs(10);
 /// How soon a server is asked again of which nothing is known yet.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
@@ -44,6 +49,13 @@ pub enum Order {
     },
     /// Ask no more.
     Stop(CheckId),
+    /// Tell a program of something.
+    Hook {
+        /// The program and its arguments.
+        command: Arc<[String]>,
+        /// What it is told.
+        variables: Variables,
+    },
 }
 
 /// What a check found out that changes something.
@@ -167,6 +179,18 @@ fn raise_file_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
+/// Tells a program of something.
+async fn hook(command: &[String], variables: &Variables) {
+    let program = command.first().map_or("", |program| program);
+    let ended = tokio::time::timeout(HOOK_TIME, script::run(command, variables)).await;
+    let problem = match ended {
+        Ok(Ok(())) => return,
+        Ok(Err(Fault::Server(problem) | Fault::Here(problem))) => problem,
+        Err(_) => format!("{program}: it was ended after {} s", HOOK_TIME.as_secs()),
+    };
+    log::warn!(target: "hooks", why = problem; "hook: {problem}");
+}
+
 struct Check {
     source: watch::Sender<Option<IpAddr>>,
     task: JoinHandle<()>,
@@ -179,6 +203,8 @@ async fn serve(
 ) {
     let mut checks: HashMap<CheckId, Check> = HashMap::new();
     let ports = Rc::new(Ports::default());
+    let hooks = Rc::new(Semaphore::new(HOOKS_MAX));
+    let told = Rc::new(());
     let means = Means { open: Rc::new(Semaphore::new(OPEN_MAX)), tell, vip_checks, ports };
     while let Some(order) = orders.recv().await {
         match order {
@@ -193,6 +219,20 @@ async fn serve(
                     check.source.send_replace(source);
                 }
             }
+            // Each that is told or waits holds one.
+            Order::Hook { command, variables } => match Rc::strong_count(&told) <= HOOKS_WAITING {
+                true => {
+                    let (hooks, place) = (Rc::clone(&hooks), Rc::clone(&told));
+                    tokio::task::spawn_local(async move {
+                        let _place = place;
+                        let Ok(_running) = hooks.acquire().await else { return };
+                        hook(&command, &variables).await;
+                    });
+                }
+                false => {
+                    log::warn!(target: "hooks", "too many programs are to be told of something; one is not")
+                }
+            },
             Order::Stop(id) => {
                 if let Some(check) = checks.remove(&id) {
                     check.task.abort();

@@ -17,7 +17,7 @@ mod tally;
 pub use engine::{Engine, Finding, Last, Order, Recent};
 pub use probe::Answer;
 pub use relief::Relief;
-pub use script::{adopt_orphans, end_orphans};
+pub use script::{Variables, adopt_orphans, end_orphans};
 pub use tally::Tally;
 
 use crate::config::HealthSpec;

@@ -131,7 +131,7 @@ impl Prober {
                 dns::ask(aim, (query, *wants_ipv6), *expect, preface).await.map(good)
             }
             Probe::Icmp => icmp::ping(target.ip(), aim.source).await.map(good),
-            Probe::Script { command } => script::run(command, target, aim.source).await.map(good),
+            Probe::Script { command } => script::check(command, target, aim.source).await.map(good),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Programs that check: each with all that it starts in a process group of its own, which ends with the question. What
+//! Programs that check, and those that are told of something: each with all that it starts in a process group of its own, which ends with the question. What
 //! leaves the group becomes a child of the daemon when its parent ends, and is ended too.
 
 use super::Fault;
@@ -34,8 +34,25 @@ const OF_THE_MANAGER: [&str; 6] = [
     "STATE_DIRECTORY",
 ];
 
-/// Runs the program; good is status 0.
-pub(super) async fn run(command: &[String], target: SocketAddr, source: Option<IpAddr>) -> Result<(), Fault> {
+/// What a program is told in its environment.
+pub type Variables = Vec<(&'static str, String)>;
+
+/// Runs the program that checks a server; good is status 0.
+pub(super) async fn check(
+    command: &[String],
+    target: SocketAddr,
+    source: Option<IpAddr>,
+) -> Result<(), Fault> {
+    let variables = vec![
+        ("SLUICE_ADDRESS", target.ip().to_string()),
+        ("SLUICE_PORT", target.port().to_string()),
+        ("SLUICE_SOURCE", source.map_or(String::new(), |source| source.to_string())),
+    ];
+    run(command, &variables).await
+}
+
+/// Runs a program to its end.
+pub(super) async fn run(command: &[String], variables: &Variables) -> Result<(), Fault> {
     let Some((program, arguments)) = command.split_first() else { return Ok(()) };
     let mut child = tokio::process::Command::new(program);
     for name in OF_THE_MANAGER {
@@ -43,9 +60,7 @@ pub(super) async fn run(command: &[String], target: SocketAddr, source: Option<I
     }
     child
         .args(arguments)
-        .env("SLUICE_ADDRESS", target.ip().to_string())
-        .env("SLUICE_PORT", target.port().to_string())
-        .env("SLUICE_SOURCE", source.map_or(String::new(), |source| source.to_string()))
+        .envs(variables.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -46,7 +46,7 @@ const FOLD_PAUSE: Duration = Duration::from_secs(1);
 const FLUSH: Duration = Duration::from_millis(500);
 
 /// The kinds of lines. Those of calls that change something are `calls of USER` besides.
-pub const KINDS: [&str; 15] = [
+pub const KINDS: [&str; 16] = [
     "acls",
     "admin",
     "attacks",
@@ -54,6 +54,7 @@ pub const KINDS: [&str; 15] = [
     "config",
     "discovery",
     "health",
+    "hooks",
     "kernel",
     "links",
     "metrics",

@@ -207,7 +207,7 @@ fn other_words_of_a_check_take_nobody_out_and_bring_nobody_back() {
 
     let begun = |order: &Order| match order {
         Order::Start { health, .. } => Some(*health),
-        Order::Move { .. } | Order::Stop(_) => None,
+        Order::Move { .. } | Order::Stop(_) | Order::Hook { .. } => None,
     };
     let begun: Vec<_> = orders.iter().filter_map(begun).collect();
     assert_eq!(begun, [Health::Up, Health::Up, Health::Down, Health::Checking]);

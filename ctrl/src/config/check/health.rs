@@ -14,7 +14,7 @@ use dataplane::snapshot::{ClientAddress, Network};
 use dataplane::wire::ProxyVersion;
 use hyper::header::{HeaderName, HeaderValue};
 use std::io::Read;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -409,40 +409,46 @@ impl Checker<'_> {
             }
             CheckKind::Icmp => Some(Probe::Icmp),
             CheckKind::Script => {
+                let place = raw.command.as_ref().map_or(entry.span(), Spanned::span);
                 let command: Vec<_> =
                     raw.command.iter().flat_map(|list| list.get_ref().iter().cloned()).collect();
-                if let [line] = &command[..]
-                    && line.split_whitespace().count() > 1
-                    && !Path::new(line).exists()
-                {
-                    let words: Vec<_> = line.split_whitespace().map(|word| format!("\"{word}\"")).collect();
-                    let place = raw.command.as_ref().map_or(entry.span(), Spanned::span);
-                    let message = format!(
-                        "there is no program of this name; a program and its arguments are a list: command = [{}]",
-                        words.join(", ")
-                    );
-                    self.error(place, &key("command"), message);
-                    return None;
-                }
-                let absolute = command.first().is_some_and(|program| program.starts_with('/'));
-                if !absolute {
-                    let message =
-                        "name the program by its whole path: command = [\"/usr/lib/check\", \"--fast\"]";
-                    let place = raw.command.as_ref().map_or(entry.span(), Spanned::span);
-                    self.error(place, &key("command"), message);
-                    return None;
-                }
-                if command.iter().any(|word| word.contains('\0')) {
-                    let place = raw.command.as_ref().map_or(entry.span(), Spanned::span);
-                    self.error(place, &key("command"), "no argument of a program can hold a NUL; remove it");
-                }
-                if let Err(error) = executable(Path::new(&command[0])) {
-                    let place = raw.command.as_ref().map_or(entry.span(), Spanned::span);
-                    self.elsewhere(place, &key("command"), format!("{}: {error}", command[0]));
-                }
+                let command = self.program(command, place, &key("command"))?;
                 Some(Probe::Script { command })
             }
         }
+    }
+
+    /// A program and its arguments, if it can be run.
+    pub(super) fn program(
+        &mut self,
+        command: Vec<String>,
+        place: Range<usize>,
+        key: &str,
+    ) -> Option<Vec<String>> {
+        if let [line] = &command[..]
+            && line.split_whitespace().count() > 1
+            && !Path::new(line).exists()
+        {
+            let words: Vec<_> = line.split_whitespace().map(|word| format!("\"{word}\"")).collect();
+            let message = format!(
+                "there is no program of this name; a program and its arguments are a list: command = [{}]",
+                words.join(", ")
+            );
+            self.error(place, key, message);
+            return None;
+        }
+        if !command.first().is_some_and(|program| program.starts_with('/')) {
+            let message = "name the program by its whole path: command = [\"/usr/lib/check\", \"--fast\"]";
+            self.error(place, key, message);
+            return None;
+        }
+        if command.iter().any(|word| word.contains('\0')) {
+            self.error(place.clone(), key, "no argument of a program can hold a NUL; remove it");
+        }
+        if let Err(error) = executable(Path::new(&command[0])) {
+            self.elsewhere(place, key, format!("{}: {error}", command[0]));
+        }
+        Some(command)
     }
 
     /// A file with the authorities that are believed must have some.

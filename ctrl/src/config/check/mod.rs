@@ -184,6 +184,7 @@ impl<'a> Checker<'a> {
         services: Vec<Arc<ServiceSpec>>,
     ) -> Result<(Config, Vec<Problem>), LoadError> {
         let acls = self.acls(&file.acl, &services);
+        let hooks = self.hooks(&file.hook);
         let location = self.location(file);
         let names = self.names(file.names.as_ref());
         let metrics = self.metrics(file.metrics.as_ref());
@@ -200,6 +201,7 @@ impl<'a> Checker<'a> {
                 routes,
                 neighbors,
                 acls,
+                hooks,
                 services,
                 location,
                 names,
