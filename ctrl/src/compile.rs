@@ -193,6 +193,7 @@ fn service<'a>(
                 each: limit.each * workers,
                 each_of_source: limit.each_of_source * of_source,
                 burst: limit.burst * workers,
+                burst_of_source: limit.burst_of_source * of_source,
                 ..limit
             });
             let options = spec.options.clone();

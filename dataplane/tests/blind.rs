@@ -306,7 +306,7 @@ fn an_acknowledgement_of_what_no_server_said_proves_nothing() {
             };
             let half_open =
                 |lab: &Lab| lab.stats.sessions_half_open.value() + lab.stats.sessions_half_open_ipv6.value();
-            let seen = lab.send(A, &segment(&route, tcp::SYN, 0, &[], &[])).frame().to_vec();
+            let seen = lab.send(A, &segment(&route, tcp::SYN, 0x7777_0001, &[], &[])).frame().to_vec();
             // Before the server answered, and with any number but its own afterwards.
             lab.send(A, &segment(&route, tcp::ACK, 0x7777_0001, &[], &[])).frame();
             let mut answer = segment(&answer_to(&seen), tcp::SYN | tcp::ACK, 1, &[], &[]);
@@ -316,6 +316,13 @@ fn an_acknowledgement_of_what_no_server_said_proves_nothing() {
                 lab.send(A, &segment(&route, tcp::ACK, number, &[], b"x")).frame();
                 lab.send(A, &segment(&route, tcp::FIN | tcp::ACK, number, &[], &[])).frame();
             }
+            assert_eq!((finished(&lab), half_open(&lab)), (0, 1), "{mode:?}");
+            // Nor does a SYN that says what the next one will acknowledge, nor what a server says to a SYN that it does not take.
+            lab.send(A, &segment(&route, tcp::SYN, 0x1234_0000, &[], &[])).frame();
+            lab.send(A, &segment(&route, SYN_ACK, 0x1234_0000, &[], &[])).frame();
+            lab.send(A, &segment(&route, tcp::ACK, 0x1234_0000, &[], &[])).frame();
+            lab.send(B, &segment(&answer_to(&seen), tcp::ACK, 1_001, &[], &[])).frame();
+            lab.send(A, &segment(&route, tcp::SYN, 0, &[], &[])).frame();
             assert_eq!((finished(&lab), half_open(&lab)), (0, 1), "{mode:?}");
             // Also behind the first data of a server that speaks first.
             lab.send(A, &segment(&route, tcp::ACK, 0x5556_2000, &[], &[])).frame();

@@ -17,7 +17,15 @@ use support::{A, Fate, Lab, Plan, inbound, inbound6};
 const SECOND: u64 = 1_000_000_000;
 
 fn lab(each: u64, each_of_source: u64) -> Lab {
-    let limit = NewSessions { each, each_of_source, burst: SECOND, prefix4: 32, prefix6: 64, bans: true };
+    let limit = NewSessions {
+        each,
+        each_of_source,
+        burst: SECOND,
+        burst_of_source: SECOND,
+        prefix4: 32,
+        prefix6: 64,
+        bans: true,
+    };
     let options = ServiceOptions { new_sessions: Some(limit), ..ServiceOptions::default() };
     let mut timeouts = Timeouts::default();
     timeouts.set(State::UdpOneWay, 1_000);

@@ -504,7 +504,10 @@ fn tell_a_flood(workers: usize) {
         assert!(wait_until(SOON, is_followed), "{:?}", attacks(&lab));
     }
     let hooked = || std::fs::read_to_string(lab.folder().join("told")).unwrap_or_default();
-    assert!(wait_until(SOON, || hooked().lines().count() == 2), "{}", hooked());
+    assert!(wait_until(SOON, || hooked().contains("\nend ")), "{}", hooked());
+    // The rest are about its growth.
+    let told: Vec<_> = hooked().lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect();
+    assert!(told.iter().skip(1).rev().skip(1).all(|event| event == "grow"), "{told:?}");
     let begins = format!("begin syn_flood web {VIP}:80 ");
     assert!(hooked().starts_with(&begins) && hooked().contains("\nend syn_flood web "), "{}", hooked());
     let told = || lab.sluice(&["events", "--kind", "attacks"]).unwrap();

@@ -243,8 +243,8 @@ tables! {
         services: Option<Spanned<Vec<Spanned<String>>>>, Form("name of a service");
     }
 
-    /// A program that is started when an attack begins, and when it is over. What it is about stands in its environment: SLUICE_EVENT
-    /// (`begin` or `end`), SLUICE_KIND, SLUICE_SERVICE, SLUICE_LISTEN, SLUICE_RATE, SLUICE_PEAK and SLUICE_SECONDS. It is ended after 10 s.
+    /// A program that is started when an attack begins, when its peak doubles, and when it is over. What it is about stands in its
+    /// environment: SLUICE_EVENT (`begin`, `grow` or `end`), SLUICE_KIND, SLUICE_SERVICE, SLUICE_LISTEN, SLUICE_RATE, SLUICE_PEAK and SLUICE_SECONDS. It is ended after 10 s.
     Hook {
         /// The program, by its whole path, and its arguments.
         command: Spanned<OneOrMany>, Form("path and arguments"), owner true;

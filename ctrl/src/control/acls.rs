@@ -91,6 +91,7 @@ impl<D: Devices> Control<D> {
                     if is_whole {
                         known.prefixes = Arc::new(prefixes.iter().copied().collect());
                         known.problem = None;
+                        known.read = Some(SystemTime::now());
                     }
                     known.list = list;
                 }
@@ -149,13 +150,15 @@ impl<D: Devices> Control<D> {
             news.problem.as_ref().filter(|problem| known.problem.as_ref() != Some(*problem))
         {
             log::warn!(target: "acls", why = problem; "acl {name}: {problem}; what was known of it stays");
-        } else if news.problem.is_none() {
+        }
+        let is_other = known.prefixes != news.prefixes;
+        if is_other || news.problem.is_none() {
             let [four, six] = news.prefixes.counts();
             log::info!(target: "acls", "acl {name}: {four} prefixes of IPv4 and {six} of IPv6");
             known.read = Some(SystemTime::now());
         }
         known.problem = news.problem;
-        if known.prefixes != news.prefixes {
+        if is_other {
             known.prefixes = news.prefixes;
             self.publish_lists(true);
         }

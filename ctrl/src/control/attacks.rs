@@ -33,19 +33,43 @@ pub(super) struct Attacks {
 /// An edge, as programs are told of it.
 #[derive(Clone, Debug)]
 struct Call {
-    event: &'static str,
+    event: Event,
     kind: Kind,
     service: String,
+    listen: String,
     attack: Ongoing,
     at: Instant,
+}
+
+/// What programs are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Event {
+    Begin,
+    /// Its peak is twice as high as when it was told last.
+    Grow,
+    End,
+}
+
+impl Event {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Begin => "begin",
+            Self::Grow => "grow",
+            Self::End => "end",
+        }
+    }
 }
 
 /// What is known of a service.
 #[derive(Debug, Default)]
 struct Guarded {
     service: String,
+    /// What it listened on when something was told of it.
+    listen: String,
     /// By [`Kind`].
     watches: [Watch; Kind::ALL.len()],
+    /// The peaks that programs were told, by [`Kind`].
+    told: [u64; Kind::ALL.len()],
     /// Whose counters were read.
     servers: Vec<ServerId>,
     /// Whether its clients are asked for proof.
@@ -61,7 +85,8 @@ impl Guarded {
             let Some(attack) = watch.give_up() else { continue };
             let name = &self.service;
             pace.say(over(kind, name, &attack, now));
-            calls.push(Call { event: "end", kind, service: name.clone(), attack, at: now });
+            let (service, listen) = (name.clone(), self.listen.clone());
+            calls.push(Call { event: Event::End, kind, service, listen, attack, at: now });
             chronicle.keep(Past {
                 kind,
                 service: name.clone(),
@@ -193,13 +218,20 @@ impl<D: Devices> Control<D> {
         }
         for kind in Kind::ALL {
             let reading = is_watched(kind, spec).then(|| self.reading(kind, id, spec, now));
-            let watch = &mut self.attacks.guarded(id, spec, now).watches[kind as usize];
+            let guarded = self.attacks.guarded(id, spec, now);
+            let watch = &mut guarded.watches[kind as usize];
             let rate = if kind == Kind::SynFlood { spec.syn_flood_rate } else { 1 };
             let turn = match reading {
                 Some(reading) => watch.note(reading, rate, is_pressed && kind == Kind::SynFlood, now),
                 // Nobody looks any more.
                 None => watch.give_up().map(Turn::Ended),
             };
+            let told = guarded.told[kind as usize];
+            let grown =
+                guarded.watches[kind as usize].attack().filter(|attack| attack.peak >= 2 * told).copied();
+            if let (None, Some(attack)) = (turn, grown) {
+                self.note_call(Event::Grow, kind, spec, attack, now);
+            }
             if let Some(turn) = turn {
                 self.note_turn(kind, spec, turn, now);
                 if let Some(at) = self.wanted.config.place_of(&spec.name) {
@@ -257,8 +289,8 @@ impl<D: Devices> Control<D> {
     fn note_turn(&mut self, kind: Kind, spec: &ServiceSpec, turn: Turn, now: Instant) {
         let (name, done, (what, counted)) = (&spec.name, done(kind, spec), kind.words());
         let (Turn::Began(attack) | Turn::Ended(attack)) = turn;
-        let event = if matches!(turn, Turn::Began(_)) { "begin" } else { "end" };
-        self.attacks.calls.push(Call { event, kind, service: name.clone(), attack, at: now });
+        let event = if matches!(turn, Turn::Began(_)) { Event::Begin } else { Event::End };
+        self.note_call(event, kind, spec, attack, now);
         let edge = match turn {
             Turn::Began(Ongoing { rate, threshold, .. }) => {
                 Edge::worse(format!("service {name}: {what}: {rate} {counted} (from {threshold} on); {done}"))
@@ -284,20 +316,31 @@ impl<D: Devices> Control<D> {
         }
     }
 
+    /// Has programs told of an attack.
+    fn note_call(&mut self, event: Event, kind: Kind, spec: &ServiceSpec, attack: Ongoing, now: Instant) {
+        let (service, listen) = (spec.name.clone(), spec.listen_text());
+        if let Some(id) = self.workers.registry.service_id(&spec.name) {
+            let guarded = self.attacks.guarded(id, spec, now);
+            guarded.told[kind as usize] = attack.peak;
+            guarded.listen.clone_from(&listen);
+        }
+        self.attacks.calls.push(Call { event, kind, service, listen, attack, at: now });
+    }
+
     fn call_hooks(&self, call: &Call) {
-        let Call { event, kind, service, attack, at } = call;
-        let spec = self.wanted.config.place_of(service).map(|at| &self.wanted.config.services[at]);
+        let Call { event, kind, service, listen, attack, at } = call;
         for hook in self.wanted.config.hooks.iter().filter(|hook| hook.kinds.contains(kind)) {
             let variables = vec![
-                ("SLUICE_EVENT", (*event).to_owned()),
+                ("SLUICE_EVENT", event.name().to_owned()),
                 ("SLUICE_KIND", kind.name().to_owned()),
                 ("SLUICE_SERVICE", service.clone()),
-                ("SLUICE_LISTEN", spec.map_or(String::new(), |spec| spec.listen_text())),
+                ("SLUICE_LISTEN", listen.clone()),
                 ("SLUICE_RATE", attack.rate.to_string()),
                 ("SLUICE_PEAK", attack.peak.to_string()),
                 ("SLUICE_SECONDS", at.since(attack.since).as_secs().to_string()),
             ];
-            self.order(vec![Order::Hook { command: Arc::clone(&hook.command), variables }]);
+            let (command, is_needed) = (Arc::clone(&hook.command), *event == Event::End);
+            self.order(vec![Order::Hook { command, variables, is_needed }]);
         }
     }
 

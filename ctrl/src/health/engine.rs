@@ -17,8 +17,7 @@ use tokio::task::JoinHandle;
 
 /// Questions that are open at a time; others wait their turn.
 const OPEN_MAX: usize = 4_096;
-/// Programs that are told of something at a time, those that wait or run in all, and the longest that one may take.
-const HOOKS_MAX: usize = 4;
+/// Programs that are told of something: those that wait or run, and the longest that one may take.
 const HOOKS_WAITING: usize = 64;
 const HOOK_TIME: Duration = Duration::from_secs(10);
 /// How soon a server is asked again of which nothing is known yet.
@@ -55,6 +54,8 @@ pub enum Order {
         command: Arc<[String]>,
         /// What it is told.
         variables: Variables,
+        /// Whether it is told whatever waits.
+        is_needed: bool,
     },
 }
 
@@ -203,7 +204,7 @@ async fn serve(
 ) {
     let mut checks: HashMap<CheckId, Check> = HashMap::new();
     let ports = Rc::new(Ports::default());
-    let hooks = Rc::new(Semaphore::new(HOOKS_MAX));
+    let mut hooks: HashMap<Arc<[String]>, Rc<Semaphore>> = HashMap::new();
     let told = Rc::new(());
     let means = Means { open: Rc::new(Semaphore::new(OPEN_MAX)), tell, vip_checks, ports };
     while let Some(order) = orders.recv().await {
@@ -219,20 +220,23 @@ async fn serve(
                     check.source.send_replace(source);
                 }
             }
-            // Each that is told or waits holds one.
-            Order::Hook { command, variables } => match Rc::strong_count(&told) <= HOOKS_WAITING {
-                true => {
-                    let (hooks, place) = (Rc::clone(&hooks), Rc::clone(&told));
-                    tokio::task::spawn_local(async move {
-                        let _place = place;
-                        let Ok(_running) = hooks.acquire().await else { return };
-                        hook(&command, &variables).await;
-                    });
+            Order::Hook { command, variables, is_needed } => {
+                // Each that runs or waits holds one.
+                if Rc::strong_count(&told) > HOOKS_WAITING && !is_needed {
+                    log::warn!(target: "hooks", "too many programs are to be told of something; one is not");
+                    continue;
                 }
-                false => {
-                    log::warn!(target: "hooks", "too many programs are to be told of something; one is not")
-                }
-            },
+                let turn = Rc::clone(
+                    hooks.entry(Arc::clone(&command)).or_insert_with(|| Rc::new(Semaphore::new(1))),
+                );
+                let place = Rc::clone(&told);
+                tokio::task::spawn_local(async move {
+                    let _place = place;
+                    // One after the other, in order: what is over must not be told before it begins.
+                    let Ok(_turn) = turn.acquire().await else { return };
+                    hook(&command, &variables).await;
+                });
+            }
             Order::Stop(id) => {
                 if let Some(check) = checks.remove(&id) {
                     check.task.abort();

@@ -82,8 +82,8 @@ fn run(
             for (port, tap) in taps {
                 for _ in 0..FRAMES_PER_ROUND {
                     let Ok(len) = tap.recv(&mut frame) else { break };
-                    if let Some(flow) = connection_of_host(&frame[..len]) {
-                        connections.note(flow, Instant::now());
+                    if let Some((flow, ends)) = connection_of_host(&frame[..len]) {
+                        connections.note(flow, ends, Instant::now());
                     }
                     // What the worker has no room for is lost, as in a full queue of a device.
                     lane.push(*port, &frame[..len]);

@@ -2,11 +2,12 @@
 //!
 //! Asked only of packets that would be dropped otherwise. Traffic to VIPs never goes this way, and what does has
 //! limits by kind, so that a flood of one kind leaves room for the others: answers to health checks, segments that
-//! pretend to be of connections, and all that anybody can send. Each connection that the host has (BGP, ssh) has a limit of its own:
-//! who floods it must know its ports.
+//! pretend to be of connections, those of connections that the host has (BGP, ssh), and all that anybody can send. Of the host's connections each has
+//! something of its own that the others cannot take.
 
 use super::budget::Budget;
 use super::{Arrival, Director};
+use crate::clock::Instant;
 use crate::drop::DropReason;
 use crate::snapshot::{AddressRole, HOST_FLOWS_MAX, Snapshot};
 use crate::steering::FIRST_PORT;
@@ -31,9 +32,10 @@ pub(super) enum Kind {
     Known(u16),
 }
 
-const EACH: Budget = Budget::new(PER_SECOND, BURST);
 /// Each kind's own.
-pub(super) const BUDGETS: [Budget; 3] = [EACH; 3];
+pub(super) const BUDGETS: [Budget; 4] = [Budget::new(PER_SECOND, BURST); 4];
+/// What each connection of the host has whatever the others do: BGP's keepalives, and keystrokes.
+const OWN: Budget = Budget::new(50, 100);
 
 impl Director {
     /// What becomes of a packet that is refused for `reason`: the kernel's, if the error is `None`.
@@ -46,22 +48,25 @@ impl Director {
     ) -> Option<DropReason> {
         match self.kernel_kind(frame, reason, arrival) {
             None => Some(reason),
-            Some(kind) if self.kernel_budget(kind).take(arrival.now) => None,
+            Some(kind) if self.pay_for_kernel(kind, arrival.now) => None,
             Some(_) => Some(DropReason::KernelLimit),
         }
     }
 
-    fn kernel_budget(&mut self, kind: Kind) -> &mut Budget {
-        let [check, connection, other] = &mut self.kernel_budgets;
+    /// Whether a packet of a kind is within its limit. A connection of the host has a little of its own, and beyond that a part of
+    /// what all of them have.
+    fn pay_for_kernel(&mut self, kind: Kind, now: Instant) -> bool {
+        let [check, connection, other, known] = &mut self.kernel_budgets;
         match kind {
-            Kind::Check => check,
-            Kind::Connection => connection,
-            Kind::Other => other,
+            Kind::Check => check.take(now),
+            Kind::Connection => connection.take(now),
+            Kind::Other => other.take(now),
             Kind::Known(number) => {
                 if self.host_budgets.is_empty() {
-                    self.host_budgets = vec![EACH; HOST_FLOWS_MAX];
+                    self.host_budgets = vec![OWN; HOST_FLOWS_MAX];
                 }
-                self.host_budgets.get_mut(usize::from(number)).unwrap_or(connection)
+                let own = self.host_budgets.get_mut(usize::from(number));
+                own.is_some_and(|own| own.take(now)) || known.take(now)
             }
         }
     }

@@ -139,7 +139,7 @@ pub struct Director {
     /// By server.
     towards: Table<Towards>,
     icmp_budget: Budget,
-    kernel_budgets: [Budget; 3],
+    kernel_budgets: [Budget; 4],
     /// By the number of a connection of the host's; empty until there is one.
     host_budgets: Vec<Budget>,
     sequences: Sequences,

@@ -49,6 +49,14 @@ const TOLD_A_SECOND: u64 = 100;
 /// A source is banned when of late it was refused as much as it may have in a second, and so often at least.
 const LEAST_REFUSED: u64 = 8;
 
+/// Where a source is remembered.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    talker: Talker,
+    /// What of its count may be another's, whose place it took.
+    inherited: u64,
+}
+
 /// The rates of one worker; 2.2 MB of which only what is used takes memory.
 #[derive(Debug)]
 pub(super) struct Rates {
@@ -57,7 +65,7 @@ pub(super) struct Rates {
     /// not reach the other.
     cells: [Vec<u64>; 2],
     services: Vec<u64>,
-    talkers: Vec<Option<Talker>>,
+    talkers: Vec<Option<Place>>,
     /// Sources that are to be banned.
     offenders: VecDeque<(ServiceId, Network)>,
     told: Budget,
@@ -89,13 +97,14 @@ impl Rates {
 
     /// Why a session is too much; `None` if it is not.
     fn exceeds(&self, service: &Service, limit: &NewSessions, hash: u64, now: Instant) -> Option<DropReason> {
-        let is_over =
-            |paid: u64, each: u64| each > 0 && after(paid, each, now) > now.nanos() + limit.burst.max(each);
+        let is_over = |paid: u64, each: u64, burst: u64| {
+            each > 0 && after(paid, each, now) > now.nanos() + burst.max(each)
+        };
         let of_service = self.services[service.id.0 as usize];
-        if is_over(self.paid_until(limit, hash), limit.each_of_source) {
+        if is_over(self.paid_until(limit, hash), limit.each_of_source, limit.burst_of_source) {
             return Some(DropReason::SourceRate);
         }
-        is_over(of_service, limit.each).then_some(DropReason::ServiceRate)
+        is_over(of_service, limit.each, limit.burst).then_some(DropReason::ServiceRate)
     }
 
     /// Pays for a session.
@@ -117,18 +126,21 @@ impl Rates {
     fn note(&mut self, hash: u64, service: ServiceId, source: Network) -> u64 {
         let first = (hash >> 57) as usize % BUCKETS * TALKERS;
         let bucket = &mut self.talkers[first..first + TALKERS];
-        let is_same = |talker: &Option<Talker>| {
-            talker.is_some_and(|talker| (talker.service, talker.source) == (service, source))
+        let is_same = |place: &Option<Place>| {
+            place.is_some_and(|place| (place.talker.service, place.talker.source) == (service, source))
         };
-        let refused = |talker: &Option<Talker>| talker.map_or(0, |talker| talker.refused);
+        let refused = |place: &Option<Place>| place.map_or(0, |place| place.talker.refused);
         let known = bucket.iter().position(is_same);
         let least = (0..TALKERS).min_by_key(|at| refused(&bucket[*at]));
         let Some(at) = known.or(least) else { return 0 };
         // Another takes the place and the count of the one with the fewest.
-        let count = refused(&bucket[at]) + 1;
-        bucket[at] = Some(Talker { service, source, refused: count });
-        // A count that was another's proves nothing of this one.
-        if known.is_some() { count } else { 1 }
+        let before = refused(&bucket[at]);
+        let inherited = match (known, bucket[at]) {
+            (Some(_), Some(place)) => place.inherited,
+            _ => before,
+        };
+        bucket[at] = Some(Place { talker: Talker { service, source, refused: before + 1 }, inherited });
+        before + 1 - inherited
     }
 
     /// Tells of a source that came far too often.
@@ -194,9 +206,9 @@ impl Director {
     /// stopped are forgotten.
     pub fn take_talkers(&mut self) -> impl Iterator<Item = Talker> {
         self.rates.talkers.iter_mut().filter_map(|place| {
-            let talker = (*place)?;
-            let refused = talker.refused / 2;
-            *place = (refused > 0).then_some(Talker { refused, ..talker });
+            let Place { talker, inherited } = (*place)?;
+            let (refused, inherited) = (talker.refused / 2, inherited / 2);
+            *place = (refused > 0).then_some(Place { talker: Talker { refused, ..talker }, inherited });
             Some(talker)
         })
     }

@@ -29,7 +29,9 @@ impl<K: Key> Session<K> {
             if is_live && !self.is_plausible(direction, sequence, RESET_ROOM) {
                 return None;
             }
-            self.acknowledged = [UNKNOWN; 2];
+            if after != before {
+                self.acknowledged = [UNKNOWN; 2];
+            }
             return Some(after);
         }
         if is_live && flags.fin() && !self.is_plausible(direction, sequence, FIN_ROOM) {
@@ -39,13 +41,22 @@ impl<K: Key> Session<K> {
             self.note_sent(upper_half(sequence));
             return Some(after);
         }
-        // Whoever did not hear the server proves nothing.
-        let proves = before == State::SynRecv && direction == Direction::Inbound && !flags.syn();
-        if proves && !self.heard_server(acknowledged) {
-            return Some(before);
+        if before == State::SynRecv && !flags.syn() {
+            let proves = match direction {
+                // Whoever did not hear the server proves nothing.
+                Direction::Inbound => self.heard_server(acknowledged),
+                // A server acknowledges, too, what it does not take; it says nothing to those who did not hear it.
+                Direction::Outbound => has_data || flags.fin(),
+            };
+            if !proves {
+                return Some(before);
+            }
         }
         // A SYN that nobody has answered acknowledges nothing; behind two FINs only data shows that somebody goes on.
+        let begins = flags.syn() && direction == Direction::Inbound && after == State::SynRecv;
         let is_noted = match before {
+            // The client must not say what it will be asked for.
+            _ if begins => false,
             _ if is_live => !flags.syn(),
             State::TimeWait => has_data,
             _ => true,
@@ -70,6 +81,9 @@ impl<K: Key> Session<K> {
         if begins_again || after != before && matches!(after, State::Close | State::TimeWait) {
             // What comes from now on shows where they are, and whether they go on.
             self.acknowledged = [UNKNOWN; 2];
+        }
+        if begins && before != after {
+            *self.acknowledged_mut(Direction::Inbound) = UNKNOWN;
         }
         if after == State::SynRecv && flags.syn() && flags.ack() && direction == Direction::Outbound {
             // Until the client acknowledges it this place is free.

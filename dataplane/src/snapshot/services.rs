@@ -228,6 +228,8 @@ pub struct NewSessions {
     pub each_of_source: u64,
     /// How far ahead of its rate one may be, in nanoseconds: after silence so much comes at once.
     pub burst: u64,
+    /// The same of each source.
+    pub burst_of_source: u64,
     /// A source is an IPv4 network of this length.
     pub prefix4: u8,
     /// A source is an IPv6 network of this length.

@@ -11,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// EtherType of LLDP (IEEE 802.1AB).
 const ETHERTYPE_LLDP: u16 = 0x88cc;
 const SYN: u8 = 0x02;
+const FIN: u8 = 0x01;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 /// Bytes of an ICMP error before the packet that it quotes.
@@ -149,13 +150,13 @@ impl<'a> Datagram<'a> {
     }
 }
 
-/// The flow of the peer's segments, if a frame of the host's kernel is a segment of a connection that it has: it acknowledges
-/// something, and neither begins nor refuses a connection.
-pub fn connection_of_host(frame: &[u8]) -> Option<FlowKey6> {
+/// The flow of the peer's segments, if a frame of the host's kernel is a segment of a connection that it has, and whether that
+/// ends: it acknowledges something, and begins no connection.
+pub fn connection_of_host(frame: &[u8]) -> Option<(FlowKey6, bool)> {
     let packet = Datagram::read(frame.get(ETHERNET_LEN..)?)?;
     let flow = packet.flow()?;
     let flags = *packet.body().get(13)?;
-    (flags & (SYN | RST | ACK) == ACK).then(|| flow.reversed())
+    (flags & (SYN | ACK) == ACK).then(|| (flow.reversed(), flags & (RST | FIN) != 0))
 }
 
 /// Whether a frame about neighbours is one that the kernel must see too, because it waits for the answer, or

@@ -149,6 +149,7 @@ impl Checker<'_> {
             each: apart(each),
             each_of_source: apart(each_of_source),
             burst: 1_000_000_000,
+            burst_of_source: 1_000_000_000,
             prefix4: prefix4 as u8,
             prefix6: prefix6 as u8,
             bans: raw.ban.is_some(),
