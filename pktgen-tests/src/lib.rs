@@ -17,6 +17,7 @@ pub mod nics;
 pub mod process;
 pub mod raw_lab;
 pub mod softnic;
+pub mod sshd;
 pub mod tag_switch;
 pub mod tour;
 pub mod wire;

@@ -4,6 +4,7 @@ use pktgen_tests::frames::{ETHERNET, Route, fill_checksums, tcp, tcp_frame};
 use pktgen_tests::lab::{CLIENT, Lab, Plan, VIP};
 use pktgen_tests::netns::Namespace;
 use pktgen_tests::process::{run, wait_until};
+use pktgen_tests::sshd::Ssh;
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -671,4 +672,24 @@ fn who_comes_too_often_is_refused_and_banned_for_a_while() {
     assert!(wait_until(SOON, || is_served(&lab, 80)));
     let web = &lab.json(&["service", "list"]).unwrap()[0];
     assert!(web["refused"]["source_rate"].as_u64() > Some(10), "{web}");
+}
+
+#[test]
+fn ssh_which_speaks_first_works_behind_the_syn_proxy() {
+    let mut lab = Lab::new(Plan { workers: 2, ..Plan::default() }).unwrap();
+    let server = lab.server_ip(0);
+    let ssh = Ssh::start(&mut lab, Some(0), &server).unwrap();
+    let service = lab.service("ssh", "tcp", 22, "rr", &[0]);
+    let config = lab.config_head() + &service.replace("scheduler", "syn_proxy = \"always\"\nscheduler");
+    lab.start_sluiced(&config).unwrap();
+    lab.await_states(&["up"]);
+    let says = |command: &str| ssh.run(lab.client(), VIP, command);
+    assert!(wait_until(SOON, || says("true").is_ok()), "{:?}", says("true"));
+    // Much both ways: what 4 MB add up to at the other end, and back.
+    for _ in 0..5 {
+        let said = says("head -c 4000000 /dev/zero | tr '\\0' x").unwrap();
+        assert!(said.len() == 4_000_000 && said.bytes().all(|byte| byte == b'x'), "{} bytes", said.len());
+    }
+    let proxy = &lab.json(&["service", "list"]).unwrap()[0]["syn_proxy"];
+    assert!(proxy["cookies_accepted"].as_u64() >= Some(6) && proxy["cookies_wrong"] == 0, "{proxy}");
 }

@@ -4,6 +4,7 @@
 use pktgen_tests::frames::{Route, tcp, tcp_frame};
 use pktgen_tests::lab::{CLIENT, CLIENT6, Lab, Plan, VIP};
 use pktgen_tests::process::{never_within, run, wait_until};
+use pktgen_tests::sshd::Ssh;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
@@ -274,52 +275,13 @@ fn bird_keeps_its_session_under_a_flood_of_segments_to_its_own_port() {
     assert!(learned());
 }
 
-/// The empty folder that sshd wants, made where no start script did, and taken away again.
-struct SshdFolder(bool);
-
-impl SshdFolder {
-    const PATH: &str = "/run/sshd";
-
-    fn new() -> Self {
-        Self(std::fs::create_dir(Self::PATH).is_ok())
-    }
-}
-
-impl Drop for SshdFolder {
-    fn drop(&mut self) {
-        if self.0 {
-            let _ = std::fs::remove_dir(Self::PATH);
-        }
-    }
-}
-
 #[test]
 fn ssh_works_under_a_flood() {
     let mut lab = lab(Plan::default());
-    let _folder = SshdFolder::new();
-    let path = |name: &str| lab.folder().join(name).display().to_string();
-    for key in ["host", "user"] {
-        run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f", &path(key)])).unwrap();
-    }
-    let config = format!(
-        "ListenAddress {OWN}\nHostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nPermitRootLogin yes\nUsePAM no\nPidFile none\n",
-        path("host"),
-        path("user.pub")
-    );
-    std::fs::write(path("sshd_config"), config).unwrap();
-    let mut sshd = lab.director().command("/usr/sbin/sshd");
-    sshd.args(["-D", "-e", "-f", &path("sshd_config")]);
-    let (key, known) = (path("user"), path("known_hosts"));
-    lab.start("sshd", &mut sshd).unwrap();
-    let ssh = || {
-        let mut ssh = lab.client().command("ssh");
-        let options = "-F none -o StrictHostKeyChecking=no -o ConnectTimeout=10 -o ConnectionAttempts=3 -o BatchMode=yes";
-        ssh.args(options.split_whitespace()).args(["-i", &key]);
-        ssh.args(["-o", &format!("UserKnownHostsFile={known}"), &format!("root@{OWN}"), "echo it works"]);
-        run(&mut ssh)
-    };
-    assert!(wait_until(Duration::from_secs(10), || ssh().is_ok()), "{:?}", ssh());
-    let (answers, sent) = under_flood(&lab, || (0..3).map(|_| ssh()).collect::<Vec<_>>());
+    let ssh = Ssh::start(&mut lab, None, OWN).unwrap();
+    let says = || ssh.run(lab.client(), OWN, "echo it works");
+    assert!(wait_until(Duration::from_secs(10), || says().is_ok()), "{:?}", says());
+    let (answers, sent) = under_flood(&lab, || (0..3).map(|_| says()).collect::<Vec<_>>());
     assert!(answers.iter().all(|answer| answer.as_deref() == Ok("it works\n")), "{answers:?}");
     assert!(sent >= FLOOD_MIN, "{sent} packets are no flood");
 }
