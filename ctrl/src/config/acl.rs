@@ -1,18 +1,7 @@
-//! Lists of addresses, and programs that are told of attacks, as the operator wants them.
+//! Lists of addresses, as the operator wants them.
 
-use crate::attacks::Kind;
 use dataplane::snapshot::{AclAction, Network};
 use std::path::PathBuf;
-use std::sync::Arc;
-
-/// A program that is told of attacks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HookSpec {
-    /// The program and its arguments.
-    pub command: Arc<[String]>,
-    /// The kinds of attacks.
-    pub kinds: Vec<Kind>,
-}
 
 /// A list of addresses, and what becomes of those who are in it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use super::budget::Budget;
 use super::{Arrival, Director};
 use crate::clock::Instant;
 use crate::drop::DropReason;
-use crate::snapshot::{AddressRole, HOST_FLOWS_MAX, Snapshot};
+use crate::snapshot::{AddressRole, Snapshot};
 use crate::steering::FIRST_PORT;
 use crate::wire::Unclaimed;
 use std::net::IpAddr;
@@ -35,7 +35,7 @@ pub(super) enum Kind {
 /// Each kind's own.
 pub(super) const BUDGETS: [Budget; 4] = [Budget::new(PER_SECOND, BURST); 4];
 /// What each connection of the host has whatever the others do: BGP's keepalives, and keystrokes.
-const OWN: Budget = Budget::new(50, 100);
+pub(super) const OWN: Budget = Budget::new(50, 100);
 
 impl Director {
     /// What becomes of a packet that is refused for `reason`: the kernel's, if the error is `None`.
@@ -62,9 +62,6 @@ impl Director {
             Kind::Connection => connection.take(now),
             Kind::Other => other.take(now),
             Kind::Known(number) => {
-                if self.host_budgets.is_empty() {
-                    self.host_budgets = vec![OWN; HOST_FLOWS_MAX];
-                }
                 let own = self.host_budgets.get_mut(usize::from(number));
                 own.is_some_and(|own| own.take(now)) || known.take(now)
             }

@@ -56,7 +56,7 @@ use crate::ids::{MAX_SERVERS, MAX_SERVICES, PortId, WorkerId};
 use crate::session::{
     Candidate, DatagramId, ForwardMode, Fragments, Session, SessionIndex, SessionTable, Templates,
 };
-use crate::snapshot::{Admits, NextHop, ServiceIndex, Snapshot};
+use crate::snapshot::{Admits, HOST_FLOWS_MAX, NextHop, ServiceIndex, Snapshot};
 use crate::stats::WorkerStats;
 use crate::steering::Seat;
 use crate::wire::{self, Heads, MadeFrame, Packet, Payload, Station, Tail, Unfit, Wire};
@@ -140,8 +140,8 @@ pub struct Director {
     towards: Table<Towards>,
     icmp_budget: Budget,
     kernel_budgets: [Budget; 4],
-    /// By the number of a connection of the host's; empty until there is one.
-    host_budgets: Vec<Budget>,
+    /// By the number of a connection of the host's.
+    host_budgets: Table<Budget>,
     sequences: Sequences,
     cookies: Cookies,
     /// By service: what the SYN proxy knows of it.
@@ -318,7 +318,7 @@ impl Director {
             towards: hugepages::table(MAX_SERVERS, || Towards::UNKNOWN),
             icmp_budget: answer::ERRORS,
             kernel_budgets: kernel::BUDGETS,
-            host_budgets: Vec::new(),
+            host_budgets: hugepages::table(HOST_FLOWS_MAX, || kernel::OWN),
             sequences: Sequences::fresh(hasher),
             // Of nobody else's, until the process has its secret.
             cookies: Cookies::new([hasher.hash(FlowKey::NONE), hasher.hash(FlowKey6::NONE)], Duration::ZERO),

@@ -13,6 +13,7 @@ mod client_address;
 mod discover;
 mod exposed;
 mod health;
+mod hooks;
 mod log;
 mod names;
 mod neighbors;
